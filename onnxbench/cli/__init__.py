@@ -1,0 +1,63 @@
+"""The command line: one app, one error boundary. Commands are thin; the library does the work."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from onnxbench.cli._boundary import bounded
+from onnxbench.cli._command import BenchCommand
+from onnxbench.version import __version__
+
+app = typer.Typer(
+    name="onnxbench",
+    help="ONNX graph surgery and debugging workbench: look into a model, cut it, build it, check it, run it.",
+    epilog="Exit codes: 0 fine, 1 a check found something, 2 usage, 3 and up one per kind of error "
+    "(see docs/errors.md), 70 a bug, 130 Ctrl-C.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"onnxbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+# Command name -> module of onnxbench.cli that holds a function of the same name (with "_" for "-").
+COMMANDS = ("inspect", "find", "extract", "expose", "split", "build", "show", "check", "explain", "run", "doctor")
+
+for _name in COMMANDS:
+    _function = _name.replace("-", "_")
+    app.command(_name, cls=BenchCommand)(getattr(import_module(f"onnxbench.cli.{_function}"), _function))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits the process with its status.
+
+    Args:
+        arguments: What stands after the program's name; ``sys.argv[1:]`` by default.
+    """
+    # Short-lived processes over large graphs make many small objects and almost no cycles.
+    gc.set_threshold(200_000, 50, 50)
+    os.environ.setdefault("PYTHONUTF8", "1")
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(bounded(app, argv))

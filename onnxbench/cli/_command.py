@@ -1,0 +1,69 @@
+"""A command whose list options take several values each, as users of argparse-style tools type them.
+
+``extract in.onnx out.onnx --inputs a b --outputs c`` and ``--inputs a --inputs b`` mean the same. A list option
+takes every word up to the next option. Where positional arguments would then be missing
+(``extract --outputs c in.onnx out.onnx``), the last words of the last list are them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperArgument, TyperCommand, TyperOption
+
+
+class BenchCommand(TyperCommand):
+    """A typer command with argparse-style list options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Spreads list options into repeated ones, then parses as usual."""
+        if not args and self.no_args_is_help:
+            return super().parse_args(ctx, args)
+        return super().parse_args(ctx, self._spread(args))
+
+    def _spread(self, args: list[str]) -> list[str]:
+        options = {
+            name: param
+            for param in self.params
+            if isinstance(param, TyperOption)
+            for name in (*param.opts, *param.secondary_opts)
+        }
+        required = sum(1 for param in self.params if isinstance(param, TyperArgument) and param.required)
+        words, positionals, rest = list(args), 0, []
+        groups: list[tuple[str, list[str]]] = []
+        out: list[str | tuple[str, list[str]]] = []
+        while words:
+            word = words.pop(0)
+            if word == "--":
+                rest = [word, *words]
+                positionals += len(words)
+                break
+            name, attached = (word.split("=", 1)[0], "=" in word) if word.startswith("--") else (word, False)
+            option = options.get(name)
+            if option is None:
+                positionals += not word.startswith("-") or word == "-"
+                out.append(word)
+            elif attached or option.is_flag or option.count:
+                out.append(word)
+            elif option.multiple:
+                values = []
+                while words and (not words[0].startswith("-") or words[0] == "-"):
+                    values.append(words.pop(0))
+                groups.append((name, values))
+                out.append(groups[-1])
+            else:
+                out += [word, *words[:1]]
+                del words[:1]
+        returned: list[str] = []
+        if groups and positionals < required:
+            values = groups[-1][1]
+            keep = max(1, len(values) - (required - positionals))
+            returned = values[keep:]
+            del values[keep:]
+        spread: list[str] = []
+        for item in out:
+            if isinstance(item, str):
+                spread.append(item)
+            else:
+                spread += [part for value in item[1] for part in (item[0], value)] or [item[0]]
+        return [*spread, *returned, *rest]

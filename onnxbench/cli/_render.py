@@ -1,0 +1,106 @@
+"""Printing: results to stdout as text or JSON, everything else to stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxbench.version import SCHEMA_VERSION, __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from onnxbench.errors import BenchError
+
+
+def jsonable(value: Any) -> Any:
+    """Returns a result as plain JSON values: dataclasses become objects, NaN and infinities strings."""
+    if hasattr(value, "to_json"):
+        return jsonable(value.to_json())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, (set, frozenset)):
+        return [jsonable(item) for item in sorted(value)]
+    if isinstance(value, Iterable):
+        return [jsonable(item) for item in value]
+    if hasattr(value, "item"):
+        return jsonable(value.item())
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def print_json(command: str, result: Any) -> None:
+    """Prints a command's result in the envelope that every command shares."""
+    _dump({"schema_version": SCHEMA_VERSION, "onnxbench": __version__, "command": command, "result": jsonable(result)})
+
+
+def print_error_json(error: BenchError, *, command: str) -> None:
+    """Prints an error in the same envelope."""
+    body = {
+        "kind": error.kind,
+        "exit_code": error.exit_code,
+        "message": error.message,
+        "hint": error.hint,
+        "details": list(error.details),
+    }
+    for extra in ("missing", "proposals"):
+        if hasattr(error, extra):
+            body[extra] = jsonable(getattr(error, extra))
+    _dump({"schema_version": SCHEMA_VERSION, "onnxbench": __version__, "command": command, "error": body})
+
+
+def _dump(envelope: dict[str, Any]) -> None:
+    json.dump(envelope, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def note(*lines: str, quiet: bool = False) -> None:
+    """Prints notes to stderr, one line each, unless told to be quiet."""
+    if not quiet:
+        for line in lines:
+            print(f"onnxbench: {line}", file=sys.stderr)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Returns a rich console; piped output is not wrapped to 80 columns."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else 400)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> Table:
+    """Returns a plain rich table; a column whose name starts with ``>`` is right-aligned, no cell is markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_edge=False)
+    for column in columns:
+        made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def format_bytes(count: int | float) -> str:
+    """Returns a size with its unit: ``812 B``, ``22.9 MB`` (powers of 1000, as disks are sold)."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.95 or unit == "TB":
+            return f"{int(size)} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError(unit)

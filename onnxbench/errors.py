@@ -1,0 +1,178 @@
+"""The errors that onnxbench raises, and the exit code each kind ends a command with.
+
+    BenchError
+    ├── UsageError               2   a flag, spelling or combination that cannot be understood
+    ├── CutError                 3   the given tensors do not bound a piece of the model
+    ├── NotFoundError            4   a name or selector that matches nothing
+    ├── ModelError               5   the input is not a model, or not one that can be mended
+    ├── ExternalDataError        6   weights outside the model file: missing, out of range, or out of the folder
+    ├── OutputError              7   the result could not be written
+    ├── RefusedResultError       8   the result does not pass the checks, so it was not written
+    ├── ExecutionError           9   a runtime refused the model or failed while running it
+    ├── FeedsError              10   input data that does not fit the model
+    ├── SpecError               11   a text or YAML specification with a mistake in it
+    ├── MissingDependencyError  12   an optional package is not installed
+    └── UnsupportedError        13   a case that is understood and not supported
+
+0 means fine and 1 means that a check found something (no error is raised for that); 130 is Ctrl-C and
+70 a bug in onnxbench itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+
+class BenchError(Exception):
+    """Base of every error that a user can cause and act on.
+
+    Attributes:
+        message: What is wrong and where, in one sentence.
+        hint: What to do next, or None.
+        details: Further lines (the names that are missing, say), shown under the message.
+        exit_code: The exit status of a command that ends with this error.
+        kind: A stable word for machines (the ``--json`` error object).
+    """
+
+    exit_code: ClassVar[int] = 70
+    kind: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, hint: str | None = None, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = tuple(details)
+
+    def __str__(self) -> str:
+        lines = [self.message, *(f"  {line}" for line in self.details)]
+        if self.hint:
+            lines.append(self.hint)
+        return "\n".join(lines)
+
+
+class UsageError(BenchError):
+    """A flag, spelling or combination of options that cannot be understood."""
+
+    exit_code = 2
+    kind = "usage"
+
+
+class CutError(BenchError):
+    """The given inputs and outputs do not bound a piece of the model.
+
+    Attributes:
+        missing: Names of the tensors that the piece still reads.
+        proposals: Ready sets of inputs that would work, best first (see ``onnxbench.cut.Proposal``).
+    """
+
+    exit_code = 3
+    kind = "cut"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        details: Sequence[str] = (),
+        missing: Sequence[str] = (),
+        proposals: Sequence[object] = (),
+    ) -> None:
+        super().__init__(message, hint=hint, details=details)
+        self.missing = tuple(missing)
+        self.proposals = tuple(proposals)
+
+
+class NotFoundError(BenchError):
+    """A name or selector that matches nothing in the model."""
+
+    exit_code = 4
+    kind = "not-found"
+
+
+class ModelError(BenchError):
+    """The input file is not an ONNX model, or is one that cannot be mended."""
+
+    exit_code = 5
+    kind = "model"
+
+
+class ExternalDataError(BenchError):
+    """Weights stored outside the model file are missing, out of range, or out of the model's folder."""
+
+    exit_code = 6
+    kind = "external-data"
+
+
+class OutputError(BenchError):
+    """The result could not be written; nothing was left behind."""
+
+    exit_code = 7
+    kind = "output"
+
+
+class RefusedResultError(BenchError):
+    """The result does not pass the checks, so it was not written."""
+
+    exit_code = 8
+    kind = "refused"
+
+
+class ExecutionError(BenchError):
+    """A runtime refused the model, or failed while running it."""
+
+    exit_code = 9
+    kind = "execution"
+
+
+class FeedsError(BenchError):
+    """Input data that is missing, unreadable, or does not fit the model's inputs."""
+
+    exit_code = 10
+    kind = "feeds"
+
+
+class SpecError(BenchError):
+    """A text or YAML specification with a mistake in it; the message names the line."""
+
+    exit_code = 11
+    kind = "spec"
+
+
+class MissingDependencyError(BenchError):
+    """An optional package that the request needs is not installed."""
+
+    exit_code = 12
+    kind = "missing-dependency"
+
+
+class UnsupportedError(BenchError):
+    """A case that is understood and that onnxbench does not support."""
+
+    exit_code = 13
+    kind = "unsupported"
+
+
+def error_kinds() -> list[type[BenchError]]:
+    """Returns every concrete error class, by exit code (for docs and the ``--json`` schema)."""
+    return sorted(BenchError.__subclasses__(), key=lambda error: error.exit_code)
+
+
+def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> list[str]:
+    """Returns up to ``limit`` candidates that look like ``name``, most alike first.
+
+    Args:
+        name: What the user typed.
+        candidates: What exists. A hundred thousand names take some tens of milliseconds.
+        limit: The most names to return.
+    """
+    from rapidfuzz import fuzz, process  # loaded only when something has gone wrong
+
+    matches = process.extract(name, list(dict.fromkeys(candidates)), scorer=fuzz.ratio, limit=limit, score_cutoff=55)
+    return [match[0] for match in matches]
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:
+    """Returns a "did you mean" hint for ``name``, or None when nothing is near."""
+    names = nearest(name, candidates)
+    return f"Did you mean {' or '.join(repr(near) for near in names)}?" if names else None

@@ -1,0 +1,218 @@
+"""A model in memory: its structure, and where its weights lie. The only place that reads model files.
+
+``load`` brings the structure alone. Large inline weights are left in the file (``onnxbench.wire``), external
+ones where they are, so a 3 GB model opens in milliseconds and a few megabytes. Everything that onnxbench does
+is done to ``Model.proto``, a plain ``onnx.ModelProto``: what an edit does not touch, unknown fields included,
+stays as it was.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxbench import weights
+from onnxbench.errors import ExternalDataError, ModelError, NotFoundError, UsageError, did_you_mean
+from onnxbench.wire import WireError, lift
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnx import ModelProto, TensorProto
+
+LIFT_FILE_SIZE = 1 << 20
+"""Files smaller than this (bytes) are parsed whole; larger ones have their large weights lifted out first."""
+LIFT_THRESHOLD = 4096
+"""Raw data of at least this many bytes is left in the file."""
+
+TEXT_FORMATS: dict[str, str] = {
+    ".onnxtxt": "onnxtxt", ".onnxtext": "onnxtxt",
+    ".textproto": "textproto", ".pbtxt": "textproto", ".prototxt": "textproto", ".textpb": "textproto",
+    ".json": "json", ".onnxjson": "json",
+}  # fmt: skip
+"""File endings that mean one of onnx's text serializations; any other file is binary."""
+
+Fingerprint = tuple[int, int, int]
+
+
+@dataclass(slots=True)
+class Model:
+    """The structure of a model and the whereabouts of its weights.
+
+    Attributes:
+        proto: The structure. Tensors with ``data_location == EXTERNAL`` have their bytes elsewhere.
+        folder: The folder that external locations are relative to.
+        origin: The file it was loaded from, or None for a model made in memory.
+        allow_outside: Whether external locations may leave ``folder``.
+        sources: The files that hold weights, as they were (size, mtime in ns, inode) when first seen.
+        file_size: Bytes of the model file itself; 0 for a model made in memory.
+    """
+
+    proto: ModelProto
+    folder: Path = field(default_factory=Path.cwd)
+    origin: Path | None = None
+    allow_outside: bool = False
+    sources: dict[Path, Fingerprint] = field(default_factory=dict)
+    file_size: int = 0
+
+    def derive(self, proto: ModelProto) -> Model:
+        """Returns a model with another structure whose weights lie where this model's do."""
+        return Model(proto, self.folder, self.origin, self.allow_outside, self.sources)
+
+    def byte_range(self, tensor: TensorProto) -> weights.ByteRange | None:
+        """Returns where a tensor's bytes lie, or None when they are in ``proto``.
+
+        Raises:
+            ExternalDataError: The place is not usable, or the file changed since the model was loaded.
+        """
+        where = weights.byte_range(tensor, self.folder, allow_outside=self.allow_outside)
+        if where is not None:
+            now = _fingerprint(where.file)
+            if self.sources.setdefault(where.file, now) != now:
+                raise ExternalDataError(
+                    f"{where.file} changed after the model was loaded, so its weights are no longer there",
+                    hint="Load the model again.",
+                )
+        return where
+
+    def array(self, tensor: TensorProto) -> np.ndarray:
+        """Returns the values of a tensor, read now (see ``onnxbench.weights.read_array``)."""
+        self.byte_range(tensor)
+        return weights.read_array(tensor, self.folder, allow_outside=self.allow_outside)
+
+    def check_weights(self) -> None:
+        """Looks whether every weight outside the structure can be had, by the files' sizes alone.
+
+        Raises:
+            ExternalDataError: One cannot.
+        """
+        for tensor in weights.tensors(self.proto):
+            self.byte_range(tensor)
+
+
+def load(path: str | os.PathLike[str], *, allow_outside: bool = False, require_weights: bool = True) -> Model:
+    """Returns the model in a file: its structure, without the weights.
+
+    Args:
+        path: A binary ``.onnx`` file, or one of onnx's text formats by its ending (``TEXT_FORMATS``).
+        allow_outside: Follow external data that leaves the model's folder (``..``, absolute, symbolic links).
+        require_weights: Refuse a model whose external data is not there. Their bytes are not read either way.
+
+    Raises:
+        NotFoundError: There is no such file.
+        ModelError: The file is not an ONNX model.
+        ExternalDataError: Weights are missing, out of range, or out of the folder.
+    """
+    file = Path(path)
+    _require_file(file)
+    data = _read_text(file) if file.suffix.lower() in TEXT_FORMATS else _read_structure(file)
+    proto = _parse(data, file)
+    model = Model(proto, file.resolve().parent, file.resolve(), allow_outside, {}, file.stat().st_size)
+    # The key "location" stands in the bytes of every model with external data or stubs: without it no walk is needed.
+    if require_weights and b"location" in data:
+        model.check_weights()
+    return model
+
+
+def from_proto(proto: ModelProto, *, folder: str | os.PathLike[str] | None = None) -> Model:
+    """Returns a model made of a ``ModelProto`` in memory; external data is looked for in ``folder``."""
+    return Model(proto, Path(folder) if folder is not None else Path.cwd())
+
+
+def _require_file(file: Path) -> None:
+    try:
+        if file.is_file():
+            with open(file, "rb"):
+                return
+        if file.is_dir():
+            raise UsageError(f"{file} is a folder, not a model file")
+        if file.exists():
+            raise UsageError(f"{file} is not a regular file")
+        siblings = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}") from None
+    raise NotFoundError(f"there is no file {file}", hint=did_you_mean(file.name, siblings))
+
+
+def _read_structure(file: Path) -> bytes:
+    """Returns the bytes of a binary model, its large weights replaced by stubs."""
+    size = file.stat().st_size
+    if size == 0:
+        raise ModelError(f"{file} is empty")
+    with open(file, "rb") as handle:
+        if size < LIFT_FILE_SIZE:
+            return handle.read()
+        with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+            try:
+                return lift(buffer, location=str(file.resolve()), threshold=LIFT_THRESHOLD)[0]
+            except WireError as error:
+                raise ModelError(
+                    f"{file} is not an ONNX model: {error}", hint=_what_is_it(buffer[:512]) or "It may be truncated."
+                ) from None
+
+
+def _parse(data: bytes, file: Path) -> ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        raise ModelError(
+            f"{file} is not an ONNX model: the protobuf parser gave up ({error})",
+            hint=_what_is_it(data[:512]) or "It may be truncated.",
+        ) from None
+    if not proto.HasField("graph") and not proto.functions:
+        raise ModelError(f"{file} holds no graph, so it is not an ONNX model", hint=_what_is_it(data[:512]))
+    try:
+        str(proto.producer_name), [opset.domain for opset in proto.opset_import], proto.graph.name
+    except UnicodeDecodeError:
+        raise ModelError(f"{file} is not an ONNX model: its names are not text") from None
+    return proto
+
+
+def _what_is_it(head: bytes) -> str | None:
+    """Returns a hint on what a file that is no model looks like, from its first bytes."""
+    signatures = {
+        b"PK\x03\x04": "It is a zip archive (a PyTorch checkpoint, a .pt2 program or a wheel, perhaps).",
+        b"\x80\x02": "It looks like a Python pickle (an old PyTorch checkpoint, perhaps).",
+        b"\x89HDF": "It is an HDF5 file (a Keras model, perhaps).",
+        b"ptrt": "It is a TensorRT engine.",
+        b"ftrt": "It is a TensorRT engine.",
+        b"version https://git-lfs": "It is a Git LFS pointer: fetch the file itself with 'git lfs pull'.",
+        b"\x1f\x8b": "It is a gzip file.",
+    }
+    for signature, words in signatures.items():
+        if head.startswith(signature):
+            return words
+    if head[4:8] in (b"TFL3", b"ORTM"):
+        return "It is a TensorFlow Lite model." if head[4:8] == b"TFL3" else "It is an ONNX Runtime .ort file."
+    text = head.lstrip()[:1]
+    if text in (b"{", b"["):
+        return "It looks like JSON; onnx's own JSON form is read from a file that ends in .json."
+    return "It looks like a web page: the download went wrong." if text == b"<" else None
+
+
+def _read_text(file: Path) -> bytes:
+    """Returns a text model as the bytes of its binary form."""
+    import onnx
+
+    kind = TEXT_FORMATS[file.suffix.lower()]
+    try:
+        proto = onnx.load_model(os.fspath(file), format=kind, load_external_data=False)
+    except UnicodeDecodeError:
+        raise ModelError(f"{file} is not text, so it is no {kind} model") from None
+    except Exception as error:  # each text parser raises its own family of errors
+        first = str(error).strip().splitlines()
+        raise ModelError(f"{file} is not an ONNX model in {kind} form: {first[0] if first else error!r}") from None
+    return proto.SerializeToString()
+
+
+def _fingerprint(file: Path) -> Fingerprint:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise ExternalDataError(f"{file} cannot be read: {error.strerror}") from None
+    return status.st_size, status.st_mtime_ns, status.st_ino

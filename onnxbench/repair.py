@@ -1,0 +1,117 @@
+"""What a runtime forgives and the onnx checker does not, mended.
+
+ONNX Runtime runs models whose nodes are out of order, whose graph has no name, whose outputs carry no type, or
+whose value infos contradict the operators. Real files have all of these. Each mend changes no number that the
+model computes, and is reported in words.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxbench.graph import GraphIndex, topological_order
+from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, TypeProto
+
+
+def repair(proto: ModelProto) -> list[str]:
+    """Mends a model in place and returns what was done, one sentence each.
+
+    Raises:
+        ModelError: It cannot be mended: a cycle, or a tensor made twice.
+    """
+    return [*_name_graphs(proto), *_set_ir_version(proto), *_sort_nodes(proto), *_mend_types(proto)]
+
+
+def _name_graphs(proto: ModelProto) -> list[str]:
+    if proto.graph.name:
+        return []
+    proto.graph.name = "main_graph"
+    return ["the graph had no name; it is called 'main_graph' now"]
+
+
+def _set_ir_version(proto: ModelProto) -> list[str]:
+    if proto.ir_version:
+        return []
+    from onnx import helper
+
+    proto.ir_version = helper.find_min_ir_version_for(list(proto.opset_import), ignore_unknown=True)
+    return [f"the model had no IR version; it has {proto.ir_version} now, which its opsets need"]
+
+
+def _sort_nodes(proto: ModelProto) -> list[str]:
+    done = []
+    index = GraphIndex(proto)
+    for scope in reversed(index.scopes):  # inner first: reordering a graph copies the bodies of its nodes
+        order = topological_order(scope)
+        if order is None:
+            continue
+        ordered = [type(scope.nodes[position])() for position in order]
+        for copy, position in zip(ordered, order, strict=True):
+            copy.CopyFrom(scope.nodes[position])
+        del scope.graph.node[:]
+        scope.graph.node.extend(ordered)
+        moved = sum(position != at for at, position in enumerate(order))
+        done.append(f"{moved} of {len(order)} nodes of {scope.path or 'the graph'} were out of order; they are sorted")
+    return done
+
+
+def _mend_types(proto: ModelProto) -> list[str]:
+    """Completes the types of outputs and drops value infos that contradict what the operators make."""
+    from onnxbench.inference import inferred
+
+    bare = type(proto)()
+    bare.CopyFrom(proto)
+    del bare.graph.value_info[:]
+    for output in bare.graph.output:
+        output.ClearField("type")
+    made = inferred(bare)
+    types = {info.name: info.type for info in (*made.graph.value_info, *made.graph.output)}
+    return [*_mend_value_infos(proto.graph, types), *_mend_outputs(proto.graph, types)]
+
+
+def _mend_value_infos(graph: GraphProto, types: dict[str, TypeProto]) -> list[str]:
+    wrong = [
+        info for info in graph.value_info if info.name in types and not _agree(info.type, types[info.name])
+    ]
+    if not wrong:
+        return []
+    words = [f"{info.name!r} said {format_type(info.type)}, is {format_type(types[info.name])}" for info in wrong]
+    names = {info.name for info in wrong}
+    for position in reversed(range(len(graph.value_info))):
+        if graph.value_info[position].name in names:
+            graph.value_info[position].type.CopyFrom(types[graph.value_info[position].name])
+    return [f"value info contradicted the operators and was corrected: {text}" for text in words]
+
+
+def _mend_outputs(graph: GraphProto, types: dict[str, TypeProto]) -> list[str]:
+    done = []
+    own = {info.name: info.type for info in graph.input}
+    own.update((info.name, info.type) for info in graph.value_info)
+    for output in graph.output:
+        known = types.get(output.name) or own.get(output.name)
+        if known is None or not is_complete(known):
+            continue
+        if not is_complete(output.type):
+            output.type.CopyFrom(known)
+            done.append(f"output {output.name!r} had no type; it is {format_type(known)}")
+        elif not _agree(output.type, known):
+            done.append(f"output {output.name!r} said {format_type(output.type)}; it is {format_type(known)}")
+            output.type.CopyFrom(known)
+    return done
+
+
+def _agree(stated: TypeProto, known: TypeProto) -> bool:
+    """Tells whether two types can both be true: same kind and element type, no dimension of two sizes."""
+    if stated.WhichOneof("value") != known.WhichOneof("value"):
+        return not is_complete(stated) or not is_complete(known)
+    if 0 not in (elem_type(stated), elem_type(known)) and elem_type(stated) != elem_type(known):
+        return False
+    first, second = tensor_shape(stated), tensor_shape(known)
+    if first is None or second is None:
+        return True
+    return len(first) == len(second) and all(
+        a == b or not isinstance(a, int) or not isinstance(b, int) for a, b in zip(first, second, strict=True)
+    )

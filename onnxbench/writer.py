@@ -1,0 +1,412 @@
+"""Writing models: checked before, atomic, weights copied as byte ranges. The only place that writes them.
+
+The order is: repair if the checker asks for it, check in full, lay out the weights, write everything into a
+hidden folder beside the target, flush it to the disk, and only then rename. Whatever goes wrong before the
+rename (a full disk, Ctrl-C) leaves nothing behind.
+
+The full check needs a model without holes, and must not read gigabytes of weights. So it is run on the
+structure, in which every tensor that lies outside points to one small file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from onnxbench import weights
+from onnxbench.errors import BenchError, ModelError, OutputError, RefusedResultError, UsageError
+from onnxbench.model import TEXT_FORMATS, Model
+from onnxbench.repair import repair
+from onnxbench.wire import STUB_EXPLICIT, Splice, splice
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, TensorProto
+
+PROTOBUF_LIMIT = (1 << 31) - 1
+"""Bytes that one protobuf message may have; a larger model needs external data."""
+_ROOM = 1 << 20  # for the bytes that external data entries add to a structure near the limit
+_SMALL_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveOptions:
+    """How a model is written.
+
+    Attributes:
+        external: Weights in files beside the model: True or False, or None for "only when over 2 GiB".
+        location: Name of the one weights file, relative to the model's folder; by default NAME.onnx.data.
+        per_tensor: One weights file per tensor instead.
+        threshold: Initializers with fewer bytes than this stay inline.
+        alignment: Weights start at multiples of this many bytes (smaller ones than it, of 64).
+        share_weights: Refer to the files that hold the weights now, instead of copying the bytes.
+    """
+
+    external: bool | None = None
+    location: str | None = None
+    per_tensor: bool = False
+    threshold: int = 1024
+    alignment: int = 4096
+    share_weights: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What was written.
+
+    Attributes:
+        path: The model file.
+        size: Its bytes.
+        external_files: Weights files written beside it.
+        external_size: Their bytes.
+        repairs: What had to be mended for the checker to accept the model (see ``onnxbench.repair``).
+    """
+
+    path: Path
+    size: int
+    external_files: tuple[Path, ...]
+    external_size: int
+    repairs: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Blob:
+    """Bytes that go into a weights file: a range of another file, or bytes in memory."""
+
+    file: str
+    offset: int
+    source: weights.ByteRange | bytes
+
+
+def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | None = None) -> Saved:
+    """Writes a model, checked and in one piece, and returns what was written.
+
+    Args:
+        model: The model; it is not changed.
+        path: The target. A text ending (``.onnxtxt``, ``.textproto``, ``.json``) writes that form, weights inline.
+        options: How weights are stored.
+
+    Raises:
+        RefusedResultError: The onnx checker does not accept the model; nothing was written.
+        OutputError: The target cannot be written; nothing was left behind.
+        UsageError: The target is a file that the model is read from.
+        ExternalDataError: A weight cannot be had.
+    """
+    options = options or SaveOptions()
+    target = Path(os.path.realpath(path))
+    proto = type(model.proto)()
+    proto.CopyFrom(model.proto)
+    repairs = make_valid(proto)
+    text = TEXT_FORMATS.get(target.suffix.lower())
+    blobs, inline = ([], _outside(model, proto)) if text else _lay_out(model, proto, target, options)
+    _refuse_inputs(model, target, {blob.file for blob in blobs})
+    try:
+        with _staging(target) as staging:
+            names = _write_blobs(blobs, staging, options)
+            structure = staging / target.name
+            with open(structure, "wb") as out:
+                if text:
+                    out.write(_text_form(model, proto, inline, text))
+                else:
+                    _write_structure(proto, inline, out)
+                _flush(out)
+            sizes = [(staging / name).stat().st_size for name in names]
+            size = structure.stat().st_size
+            if names and target.exists():
+                target.unlink()  # an old model must never be found beside new weights
+            for name in (*names, target.name):
+                os.replace(staging / name, target.parent / name)
+    except OSError as error:
+        raise _cannot_write(error, target) from None
+    return Saved(target, size, tuple(target.parent / name for name in names), sum(sizes), tuple(repairs))
+
+
+def make_valid(proto: ModelProto) -> list[str]:
+    """Repairs a model in place if the checker asks for it, and returns what was done.
+
+    Raises:
+        RefusedResultError: The checker does not accept it even so.
+    """
+    complaint = find_complaint(proto)
+    if complaint is None:
+        return []
+    try:
+        repairs = repair(proto)
+    except ModelError as error:
+        raise RefusedResultError(error.message, hint=error.hint) from None
+    complaint = find_complaint(proto) if repairs else complaint
+    if complaint is not None:
+        raise RefusedResultError("the onnx checker does not accept the result, so it was not written", details=complaint)
+    return repairs
+
+
+def validate(proto: ModelProto) -> None:
+    """Raises RefusedResultError if the full onnx checker does not accept the structure of a model."""
+    complaint = find_complaint(proto)
+    if complaint is not None:
+        raise RefusedResultError("the onnx checker does not accept the model", details=complaint)
+
+
+def find_complaint(proto: ModelProto) -> list[str] | None:
+    """Returns what the full onnx checker (or the check for undefined outputs) has against a model, or None."""
+    import onnx
+
+    undefined = _undefined_outputs(proto)
+    if undefined:
+        return undefined
+    with tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
+        standin = Path(folder) / "model.onnx"
+        checked = type(proto)()
+        checked.CopyFrom(proto)
+        for tensor in weights.tensors(checked):
+            if weights.is_outside(tensor):
+                del tensor.external_data[:]
+                tensor.external_data.add(key="location", value=standin.name)
+        standin.write_bytes(checked.SerializeToString())
+        try:
+            onnx.checker.check_model(os.fspath(standin), full_check=True)
+        except Exception as error:  # ValidationError, InferenceError, and RuntimeError from C++
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            return lines[:12] or [repr(error)]
+    return None
+
+
+def _undefined_outputs(proto: ModelProto) -> list[str] | None:
+    """Returns complaints about graph outputs that nothing makes; the checker does not look."""
+    graph = proto.graph
+    defined = {name for node in graph.node for name in node.output}
+    defined.update(info.name for info in graph.input)
+    defined.update(tensor.name for tensor in graph.initializer)
+    defined.update(tensor.values.name for tensor in graph.sparse_initializer)
+    return [f"graph output {info.name!r} is made by no node" for info in graph.output if info.name not in defined] or None
+
+
+def _lay_out(
+    model: Model, proto: ModelProto, target: Path, options: SaveOptions
+) -> tuple[list[_Blob], list[tuple[TensorProto, weights.ByteRange]]]:
+    """Decides where every large tensor goes, and says so in ``proto``.
+
+    Returns:
+        The blobs to write into weights files, and the tensors whose bytes are spliced into the model file.
+    """
+    outside = _outside(model, proto)
+    if options.share_weights:
+        for tensor, where in outside:
+            _refer(tensor, _shared_location(where.file, target), where.offset, where.length)
+        return [], []
+    total = proto.ByteSize() + sum(where.length for _, where in outside)
+    external = options.external if options.external is not None else total > PROTOBUF_LIMIT - _ROOM
+    if not external:
+        if total > PROTOBUF_LIMIT - _ROOM:
+            raise UsageError(
+                f"the result has {total:,} bytes, and a model file without external data can have {PROTOBUF_LIMIT:,}",
+                hint="Use --save-external-data.",
+            )
+        return [], outside
+    ranges = {id(tensor): where for tensor, where in outside}  # `outside` keeps these objects, so their ids, alive
+    sizer = _Layout(target, options)
+    inline = []
+    for tensor, is_initializer in list(weights.classified_tensors(proto)):
+        found = ranges.get(id(tensor))
+        source: weights.ByteRange | bytes = found if found is not None else tensor.raw_data
+        length = found.length if found is not None else len(tensor.raw_data)
+        # Runtimes do not read external data of node attributes, so these stay inline while they fit.
+        if length >= max(options.threshold, 1) and is_initializer:
+            _refer(tensor, *sizer.place(tensor.name, source, length), length)
+        elif found is not None:
+            inline.append((tensor, found))
+    return sizer.blobs, inline
+
+
+class _Layout:
+    """Places blobs one after the other in one weights file, or each in a file of its own."""
+
+    def __init__(self, target: Path, options: SaveOptions) -> None:
+        self.blobs: list[_Blob] = []
+        self._options = options
+        self._file = options.location or f"{target.name}.data"
+        if Path(self._file).name != self._file:
+            raise UsageError(f"the weights file {self._file!r} must be a plain name: it is written beside the model")
+        if self._file == target.name:
+            raise UsageError("the weights file and the model cannot have the same name")
+        self._taken = {target.name}
+        self._end = 0
+        self._shared: dict[weights.ByteRange, tuple[str, int]] = {}
+
+    def place(self, name: str, source: weights.ByteRange | bytes, length: int) -> tuple[str, int]:
+        """Returns the file and the offset where these bytes will lie; equal ranges lie in one place."""
+        if isinstance(source, weights.ByteRange) and source in self._shared:
+            return self._shared[source]
+        if self._options.per_tensor:
+            file, offset = self._own_file(name), 0
+        else:
+            alignment = self._options.alignment if length >= self._options.alignment else _SMALL_ALIGNMENT
+            file, offset = self._file, -(-self._end // alignment) * alignment
+            self._end = offset + length
+        self.blobs.append(_Blob(file, offset, source))
+        if isinstance(source, weights.ByteRange):
+            self._shared[source] = file, offset
+        return file, offset
+
+    def _own_file(self, name: str) -> str:
+        base = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:100].lstrip(".") or "tensor"
+        file, count = f"{base}.bin", 1
+        while file in self._taken:
+            file, count = f"{base}_{count}.bin", count + 1
+        self._taken.add(file)
+        return file
+
+
+def _outside(model: Model, proto: ModelProto) -> list[tuple[TensorProto, weights.ByteRange]]:
+    found = []
+    for tensor in weights.tensors(proto):
+        if weights.is_outside(tensor):
+            where = model.byte_range(tensor)
+            assert where is not None
+            found.append((tensor, where))
+    return found
+
+
+def _refer(tensor: TensorProto, file: str, offset: int, length: int) -> None:
+    """Makes a tensor refer to external bytes."""
+    tensor.ClearField("raw_data")
+    tensor.data_location = type(tensor).EXTERNAL
+    kept = [(e.key, e.value) for e in tensor.external_data if e.key not in _PLACE_KEYS]
+    del tensor.external_data[:]
+    for key, value in (("location", file), ("offset", str(offset)), ("length", str(length)), *kept):
+        tensor.external_data.add(key=key, value=value)
+
+
+_PLACE_KEYS = ("location", "offset", "length", STUB_EXPLICIT)
+
+
+def _shared_location(file: Path, target: Path) -> str:
+    folder = Path(os.path.realpath(target.parent))
+    real = Path(os.path.realpath(file))
+    if not real.is_relative_to(folder):
+        raise UsageError(
+            f"--share-weights would make {target.name} refer to {real}, which is outside of its folder {folder}",
+            hint="Write the result into the folder of the weights, or let the bytes be copied.",
+        )
+    return real.relative_to(folder).as_posix()
+
+
+def _write_blobs(blobs: list[_Blob], staging: Path, options: SaveOptions) -> list[str]:
+    """Writes the weights files and returns their names, in order."""
+    names = list(dict.fromkeys(blob.file for blob in blobs))
+    needed = sum(b.source.length if isinstance(b.source, weights.ByteRange) else len(b.source) for b in blobs)
+    free = shutil.disk_usage(staging).free
+    if needed > free:
+        raise OutputError(f"the weights take {needed:,} bytes and the disk of {staging.parent} has {free:,} left")
+    for name in names:
+        with open(staging / name, "wb") as out:
+            for blob in blobs:
+                if blob.file != name:
+                    continue
+                out.seek(blob.offset)
+                if isinstance(blob.source, bytes):
+                    out.write(blob.source)
+                else:
+                    weights.copy_range(blob.source, out)
+            _flush(out)
+    return names
+
+
+def _write_structure(
+    proto: ModelProto, inline: list[tuple[TensorProto, weights.ByteRange]], out: BinaryIO
+) -> None:
+    """Writes the model file, the bytes of ``inline`` tensors copied into their places."""
+    if not inline:
+        out.write(proto.SerializeToString(deterministic=True))
+        return
+    salt = _unused_salt(proto)
+    for number, (tensor, _) in enumerate(inline):
+        _make_inline(tensor, salt + b"%010d" % number)
+    structure = proto.SerializeToString(deterministic=True)
+    positions, at = [], structure.find(salt)
+    order = []
+    while at >= 0:
+        positions.append(at)
+        order.append(int(structure[at + len(salt) : at + len(salt) + 10]))
+        at = structure.find(salt, at + 1)
+    sources = [inline[number][1] for number in order]
+    for segment in splice(structure, positions, [source.length for source in sources]):
+        if isinstance(segment, Splice):
+            weights.copy_range(sources[segment.number], out)
+        else:
+            out.write(segment)
+
+
+def _make_inline(tensor: TensorProto, data: bytes) -> None:
+    said = weights.entries(tensor)
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+    if STUB_EXPLICIT in said:
+        tensor.data_location = type(tensor).DEFAULT
+    tensor.raw_data = data
+
+
+def _unused_salt(proto: ModelProto) -> bytes:
+    """Returns bytes that occur nowhere in the structure; the same for the same structure."""
+    data = proto.SerializeToString(deterministic=True)
+    number = 0
+    while (salt := b"\x00onnxbench-payload-%06d\x00" % number) in data:
+        number += 1
+    return salt
+
+
+def _text_form(
+    model: Model, proto: ModelProto, inline: list[tuple[TensorProto, weights.ByteRange]], kind: str
+) -> bytes:
+    from onnx import serialization
+
+    for tensor, where in inline:
+        with open(where.file, "rb") as file:
+            file.seek(where.offset)
+            _make_inline(tensor, file.read(where.length))
+    return serialization.registry.get(kind).serialize_proto(proto)
+
+
+def _refuse_inputs(model: Model, target: Path, external: set[str]) -> None:
+    """Refuses to overwrite what the model is read from, and anything that is not a regular file."""
+    read = {os.path.realpath(file) for file in model.sources}
+    if model.origin is not None:
+        read.add(os.path.realpath(model.origin))
+    for name in (target, *(target.parent / file for file in sorted(external))):
+        if os.path.realpath(name) in read:
+            raise UsageError(
+                f"{name} is what the model is read from, and input files are never changed",
+                hint="Write to another file; a rename afterwards is yours to do.",
+            )
+        if name.exists() and not name.is_file():
+            raise OutputError(f"{name} exists and is not a regular file")
+
+
+@contextlib.contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """Gives a hidden folder beside the target, gone afterwards whatever happens."""
+    if not target.parent.is_dir():
+        raise OutputError(f"there is no folder {target.parent}", hint="Make it first.")
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush(out: BinaryIO) -> None:
+    out.flush()
+    os.fsync(out.fileno())
+
+
+def _cannot_write(error: OSError, target: Path) -> BenchError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"no space left while writing {target}; nothing was left behind")
+    return OutputError(f"cannot write {target}: {error.strerror or error}")
