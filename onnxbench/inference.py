@@ -34,7 +34,7 @@ def inferred(proto: ModelProto) -> ModelProto:
             result = shape_inference.infer_shapes(data, data_prop=propagate)
         except Exception:  # onnx raises RuntimeError, InferenceError, ValueError and others from C++ alike
             continue
-        return _without_made_up_dims(result)
+        return result
     return proto
 
 
@@ -51,14 +51,25 @@ def without_places(proto: ModelProto) -> ModelProto:
     return copy
 
 
-def _without_made_up_dims(proto: ModelProto) -> ModelProto:
-    """Removes the ``unk__7`` names that inference invents: a name promises equality with others of its kind."""
-    for info in (*proto.graph.value_info, *proto.graph.output):
-        if info.type.WhichOneof("value") == "tensor_type":
-            for dim in info.type.tensor_type.shape.dim:
-                if dim.dim_param.startswith("unk__"):
-                    dim.ClearField("dim_param")
-    return proto
+def inferred_types(proto: ModelProto, names: Iterable[str]) -> dict[str, TypeProto]:
+    """Returns the types that inference gave to these tensors of the main graph.
+
+    Args:
+        proto: A model that went through ``inferred``.
+        names: The tensors of interest; others cost one look at their name.
+    """
+    wanted = set(names)
+    infos = (*proto.graph.value_info, *proto.graph.output)
+    return {info.name: without_made_up_dims(info.type) for info in infos if info.name in wanted}
+
+
+def without_made_up_dims(value: TypeProto) -> TypeProto:
+    """Removes, in place, the ``unk__7`` names that inference invents: a name promises equality with its namesakes."""
+    if value.WhichOneof("value") == "tensor_type":
+        for dim in value.tensor_type.shape.dim:
+            if dim.dim_param.startswith("unk__"):
+                dim.ClearField("dim_param")
+    return value
 
 
 class TypeFinder:
@@ -75,6 +86,7 @@ class TypeFinder:
         self._index = index
         self._sources = sources
         self._known: dict[str, dict[str, TypeProto]] = {}
+        self._inferred: ModelProto | None = None
         self._inferred_index: GraphIndex | None = None
 
     def find(self, scope: Scope, names: Iterable[str]) -> dict[str, TypeProto]:
@@ -87,7 +99,7 @@ class TypeFinder:
         if known is None:
             known = self._known[scope.path] = declared_types(scope)
         if any(not _has_shape(known.get(name)) for name in wanted):
-            self._infer(scope, known)
+            self._infer(scope, known, wanted)
         for source in self._sources if scope is self._index.main else ():
             missing = [name for name in wanted if not is_complete(known.get(name))]
             if not missing:
@@ -95,14 +107,18 @@ class TypeFinder:
             known.update((name, found) for name, found in source(self._model, missing).items() if is_complete(found))
         return {name: known[name] for name in wanted if is_complete(known.get(name))}
 
-    def _infer(self, scope: Scope, known: dict[str, TypeProto]) -> None:
+    def _infer(self, scope: Scope, known: dict[str, TypeProto], wanted: list[str]) -> None:
         """Adds what inference tells about a graph to what is known of it; a fuller shape replaces none at all."""
-        if self._inferred_index is None:
-            self._inferred_index = GraphIndex(inferred(self._model.proto))
-        twin = self._inferred_index.scope_paths.get(scope.path)
-        if twin is None:
-            return
-        for name, found in declared_types(twin).items():
+        if self._inferred is None:
+            self._inferred = inferred(self._model.proto)
+        if scope is self._index.main:
+            types = inferred_types(self._inferred, wanted)
+        else:
+            if self._inferred_index is None:
+                self._inferred_index = GraphIndex(self._inferred)
+            twin = self._inferred_index.scope_paths[scope.path]
+            types = {name: without_made_up_dims(value) for name, value in declared_types(twin).items()}
+        for name, found in types.items():
             if not is_complete(known.get(name)) or (not _has_shape(known.get(name)) and _has_shape(found)):
                 known[name] = found
 

@@ -60,7 +60,7 @@ def _sort_nodes(proto: ModelProto) -> list[str]:
 
 def _mend_types(proto: ModelProto) -> list[str]:
     """Completes the types of outputs and drops value infos that contradict what the operators make."""
-    from onnxbench.inference import inferred
+    from onnxbench.inference import inferred, inferred_types
 
     bare = type(proto)()
     bare.CopyFrom(proto)
@@ -68,7 +68,7 @@ def _mend_types(proto: ModelProto) -> list[str]:
     for output in bare.graph.output:
         output.ClearField("type")
     made = inferred(bare)
-    types = {info.name: info.type for info in (*made.graph.value_info, *made.graph.output)}
+    types = inferred_types(made, [info.name for info in (*made.graph.value_info, *made.graph.output)])
     return [*_mend_value_infos(proto.graph, types), *_mend_outputs(proto.graph, types)]
 
 

@@ -1,0 +1,520 @@
+"""Pieces of a model as models of their own: extract, expose, lift. ModelProto to new ModelProto.
+
+A piece is right or refused. It holds exactly the nodes between its inputs and its outputs (what bodies capture
+counts as an input of their node), the initializers, value infos, annotations, functions and opset imports that
+these need, and everything that belongs to the model as a whole. If its inputs do not bound it, nothing is made:
+the error names the tensors that are missing and cuts that would work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnxbench.boundary import Reach, missing_at_rim, reach_back, smallest_cut
+from onnxbench.errors import CutError, NotFoundError, UnsupportedError, UsageError, did_you_mean
+from onnxbench.graph import GraphIndex, Scope, TensorRef, node_bodies, topological_order
+from onnxbench.inference import TypeFinder, TypeSource
+from onnxbench.model import Model
+from onnxbench.tensortype import format_type, make_value_info, tensor_shape
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto
+
+_PROPOSAL_LIMIT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """One input or output of a piece.
+
+    Attributes:
+        name: The tensor.
+        type: Its type as text, ``float32[1, 3, ?]``.
+        origin: Where the type is known from: ``model``, ``inferred``, ``given``.
+    """
+
+    name: str
+    type: str
+    origin: str = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A set of inputs that bounds a piece.
+
+    Attributes:
+        inputs: All inputs of the piece.
+        kind: ``minimum cut``, ``dominating tensors`` or ``whole upstream``.
+        nodes: How many nodes the piece would have.
+    """
+
+    inputs: tuple[str, ...]
+    kind: str
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a model is cut, before anything is made (what ``--dry-run`` shows).
+
+    Attributes:
+        inputs: The piece's inputs.
+        outputs: Its outputs.
+        nodes: Positions of its nodes in the graph, in topological order.
+        constants: Names of the initializers it takes along.
+        dropped: Given inputs that change nothing and were left out.
+        added: Inputs that were added (``auto_inputs``).
+        scope: Path of the graph that is cut; ``""`` for the main one.
+        total_nodes: How many nodes that graph has.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[int, ...]
+    constants: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    scope: str = ""
+    total_nodes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece that was cut out.
+
+    Attributes:
+        model: The piece; its weights still lie where the whole model's do.
+        cut: Where it was cut.
+        inputs: Its inputs with their types.
+        outputs: Its outputs with their types.
+        notes: What a user should know (unknown ranks, dropped inputs, left-out training info).
+    """
+
+    model: Model
+    cut: Cut
+    inputs: tuple[Boundary, ...]
+    outputs: tuple[Boundary, ...]
+    notes: tuple[str, ...] = ()
+
+
+def plan_cut(
+    scope: Scope,
+    outputs: Sequence[str],
+    inputs: Sequence[str] | None = None,
+    *,
+    auto_inputs: bool = False,
+    keep_unused: bool = False,
+) -> Cut:
+    """Returns the cut that gives ``outputs`` from ``inputs``.
+
+    Args:
+        scope: The graph to cut.
+        outputs: Names of the tensors to compute.
+        inputs: Names of the tensors to start from; None means the graph's own inputs.
+        auto_inputs: Where ``inputs`` do not bound the piece, add the smallest set of tensors that does.
+        keep_unused: Keep given inputs that change nothing.
+
+    Raises:
+        CutError: The inputs do not bound the piece (its ``missing`` and ``proposals`` say what would).
+    """
+    order = topological_order(scope)
+    given = list(dict.fromkeys(inputs if inputs is not None else ()))
+    stops = set(given)
+    reach = reach_back(scope, outputs, stops)
+    added: list[str] = []
+    unbounded = inputs is not None and bool(reach.inputs)
+    if unbounded and auto_inputs:
+        added = smallest_cut(scope, outputs, stops) or list(reach.inputs)
+        stops.update(added)
+        reach = reach_back(scope, outputs, stops)
+    elif unbounded:
+        raise _not_bounded(scope, outputs, given, reach)
+    used = reach.stops | (set(scope.captures) & stops)
+    kept = [name for name in (*given, *added) if name in used or keep_unused]
+    if inputs is None:
+        kept = list(reach.inputs)
+    positions = reach.nodes if order is None else {position: None for position in order if position in reach.nodes}
+    return Cut(
+        inputs=tuple(kept),
+        outputs=tuple(dict.fromkeys(outputs)),
+        nodes=tuple(sorted(positions) if order is None else positions),
+        constants=tuple(sorted(reach.constants)),
+        dropped=tuple(name for name in given if name not in used),
+        added=tuple(name for name in added if name in used),
+        scope=scope.path,
+        total_nodes=len(scope.nodes),
+    )
+
+
+def _not_bounded(scope: Scope, outputs: Sequence[str], given: list[str], reach: Reach) -> CutError:
+    missing = missing_at_rim(scope, reach, given)
+    proposals = list(_proposals(scope, outputs, given, reach))
+    named = ", ".join(repr(name) for name in missing[:8]) + (", ..." if len(missing) > 8 else "")
+    ends = ", ".join(repr(name) for name in dict.fromkeys(outputs))
+    plural = "tensors" if len(missing) > 1 else "tensor"
+    return CutError(
+        f"the inputs do not bound the piece: to compute {ends[:200]}, {plural} {named} must be given too"
+        f" (or something above {'them' if len(missing) > 1 else 'it'})",
+        details=[f"{p.kind}: inputs {' '.join(p.inputs)} ({p.nodes} nodes)" for p in proposals],
+        hint="--auto-inputs takes the minimum cut.",
+        missing=missing,
+        proposals=proposals,
+    )
+
+
+def _proposals(scope: Scope, outputs: Sequence[str], given: list[str], reach: Reach) -> Iterable[Proposal]:
+    """Yields up to three different ways to bound the piece, the smallest first."""
+    useful = [name for name in given if name in reach.stops]
+    seen: set[frozenset[str]] = set()
+    smallest = smallest_cut(scope, outputs, given, limit=_PROPOSAL_LIMIT)
+    above = smallest_cut(scope, [*outputs, *useful], (), limit=_PROPOSAL_LIMIT)
+    for kind, inputs in (
+        ("minimum cut", None if smallest is None else [*useful, *smallest]),
+        ("dominating tensors", above),
+        ("whole upstream", reach_back(scope, outputs, ()).inputs),
+    ):
+        if inputs and frozenset(inputs) not in seen:
+            seen.add(frozenset(inputs))
+            yield Proposal(tuple(inputs), kind, len(reach_back(scope, outputs, set(inputs)).nodes))
+
+
+def extract(
+    model: Model,
+    outputs: Sequence[str],
+    inputs: Sequence[str] | None = None,
+    *,
+    index: GraphIndex | None = None,
+    auto_inputs: bool = False,
+    keep_unused: bool = False,
+    types: Mapping[str, TypeProto] | None = None,
+    sources: Sequence[TypeSource] = (),
+) -> Piece:
+    """Returns the piece of a model's main graph that computes ``outputs`` from ``inputs``.
+
+    Args:
+        model: The model; it is not changed.
+        outputs: Exact tensor names.
+        inputs: Exact tensor names, or None for the graph's own inputs.
+        index: The model's index, if there is one already.
+        auto_inputs: Add the smallest set of tensors that bounds the piece.
+        keep_unused: Keep given inputs that change nothing.
+        types: Types that replace what is known of a boundary tensor.
+        sources: Where else to ask for types (see ``onnxbench.inference``).
+
+    Raises:
+        CutError: The inputs do not bound the piece.
+        UnsupportedError: A boundary tensor's element type cannot be found out.
+    """
+    index = index or GraphIndex(model.proto)
+    cut = plan_cut(index.main, outputs, inputs, auto_inputs=auto_inputs, keep_unused=keep_unused)
+    return assemble(model, index, index.main, cut, types=types, finder=TypeFinder(model, index, sources))
+
+
+def assemble(
+    model: Model,
+    index: GraphIndex,
+    scope: Scope,
+    cut: Cut,
+    *,
+    finder: TypeFinder,
+    types: Mapping[str, TypeProto] | None = None,
+) -> Piece:
+    """Returns the model that a cut describes (see ``extract``)."""
+    infos, boundaries, notes = _boundary_infos(scope, cut, finder, types or {})
+    nodes = [scope.nodes[position] for position in cut.nodes]
+    proto = _shell(model.proto)
+    graph = proto.graph
+    if scope is not index.main:
+        _copy_plain_fields(scope.graph, graph)
+    graph.node.extend(nodes)
+    graph.input.extend(infos[name] for name in cut.inputs)
+    graph.output.extend(infos[name] for name in cut.outputs)
+    _copy_belongings(scope, graph, cut)
+    notes += _copy_functions(model.proto, index, proto, nodes)
+    if model.proto.training_info:
+        notes.append("training info was left out: it belongs to the whole model")
+    if cut.dropped:
+        names = ", ".join(repr(name) for name in cut.dropped)
+        kept = set(cut.dropped) & set(cut.inputs)
+        notes.append(
+            f"input {names} changes nothing" + (" (kept as asked)" if kept else " and was dropped (--keep-unused keeps it)")
+        )
+    inputs = tuple(boundaries[name] for name in cut.inputs)
+    outputs = tuple(boundaries[name] for name in cut.outputs)
+    return Piece(model.derive(proto), cut, inputs, outputs, tuple(notes))
+
+
+def _shell(proto: ModelProto) -> ModelProto:
+    """Returns a model with everything that belongs to the whole, unknown fields included, and an empty graph."""
+    from onnx import ModelProto
+
+    shell = ModelProto()
+    # Through bytes and not by copying the fields: this is what keeps unknown fields.
+    big = ("node", "initializer", "sparse_initializer", "value_info", "input", "output", "quantization_annotation")
+    shell.CopyFrom(proto)
+    for name in big:
+        shell.graph.ClearField(name)
+    for name in ("functions", "opset_import", "training_info"):
+        shell.ClearField(name)
+    return shell
+
+
+def _copy_plain_fields(source: object, graph: GraphProto) -> None:
+    """Makes a graph's name, doc string and metadata those of a body or function."""
+    graph.name = source.name  # type: ignore[attr-defined]
+    graph.doc_string = source.doc_string  # type: ignore[attr-defined]
+    del graph.metadata_props[:]
+    graph.metadata_props.extend(source.metadata_props)  # type: ignore[attr-defined]
+
+
+def _boundary_infos(
+    scope: Scope, cut: Cut, finder: TypeFinder, given: Mapping[str, TypeProto]
+) -> tuple[dict[str, ValueInfoProto], dict[str, Boundary], list[str]]:
+    """Returns the value info of each input and output, the same for people, and notes on what is not known."""
+    names = list(dict.fromkeys((*cut.inputs, *cut.outputs)))
+    stated = _stated_infos(scope)
+    known = finder.find(scope, [name for name in names if name not in given])
+    infos: dict[str, ValueInfoProto] = {}
+    boundaries: dict[str, Boundary] = {}
+    notes = []
+    untyped = [name for name in names if name not in given and name not in known]
+    if untyped:
+        raise UnsupportedError(
+            f"the element type of {', '.join(map(repr, untyped[:5]))} is not known, so the piece cannot state it",
+            hint=f"Give it: '{untyped[0]}:auto:float32' (name:shape:dtype), or use --feeds to find it by a run.",
+        )
+    for name in names:
+        value = given.get(name) or known[name]
+        info = make_value_info(name, value)
+        origin = "given" if name in given else "inferred"
+        if name in stated:
+            kept = type(info)()
+            kept.CopyFrom(stated[name])
+            if name not in given and kept.type == value:
+                origin = "model"
+            kept.type.CopyFrom(value)
+            info = kept
+        if value.WhichOneof("value") == "tensor_type" and tensor_shape(value) is None:
+            notes.append(f"the rank of {name!r} is not known; it is left dynamic")
+        infos[name] = info
+        boundaries[name] = Boundary(name, format_type(value), origin)
+    return infos, boundaries, notes
+
+
+def _stated_infos(scope: Scope) -> dict[str, ValueInfoProto]:
+    infos = {info.name: info for info in scope.graph.value_info}
+    if not scope.is_function:
+        infos.update((info.name, info) for info in (*scope.graph.output, *scope.graph.input))  # type: ignore
+    return infos
+
+
+def _copy_belongings(scope: Scope, graph: GraphProto, cut: Cut) -> None:
+    """Copies what the piece's tensors own: initializers, value infos, quantization annotations, listed inputs.
+
+    In a body, initializers of the graphs around it that it captures come along too.
+    """
+    source = scope.graph
+    inputs = set(cut.inputs)
+    tensors = {name for position in cut.nodes for name in scope.writes[position]}
+    constants = set(cut.constants)
+    annotations = [
+        a for a in getattr(source, "quantization_annotation", ()) if a.tensor_name in tensors | constants | inputs
+    ]
+    for annotation in annotations:
+        constants.update(entry.value for entry in annotation.quant_parameter_tensor_names)
+    constants -= inputs
+    holder: Scope | None = scope
+    pending = set(constants)
+    while holder is not None and pending:
+        if not holder.is_function:
+            graph.initializer.extend(t for t in holder.graph.initializer if t.name in pending)  # type: ignore
+            graph.sparse_initializer.extend(
+                t for t in holder.graph.sparse_initializer if t.values.name in pending  # type: ignore[union-attr]
+            )
+            pending -= holder.constants
+        holder = holder.parent
+    graph.quantization_annotation.extend(annotations)
+    outside = inputs | set(cut.outputs)
+    graph.value_info.extend(
+        info for info in source.value_info if info.name not in outside and (info.name in tensors or info.name in constants)
+    )
+    if not scope.is_function:
+        # An initializer that the graph lists among its inputs (before IR 4 it must be) stays listed.
+        graph.input.extend(i for i in source.input if i.name in constants and i.name in scope.constants)  # type: ignore
+
+
+def _copy_functions(source: ModelProto, index: GraphIndex, target: ModelProto, nodes: list[NodeProto]) -> list[str]:
+    """Copies the functions that the nodes need, and the opset imports that all of it needs."""
+    needed = index.function_closure(nodes)
+    target.functions.extend(f for f in source.functions if (f.domain, f.name, f.overload) in needed)
+    domains = _domains(nodes)
+    for key in needed:
+        domains |= _domains(index.functions[key].nodes)
+    kept = [opset for opset in source.opset_import if _plain(opset.domain) in domains]
+    target.opset_import.extend(kept or [opset for opset in source.opset_import if not _plain(opset.domain)][:1])
+    if not target.opset_import:
+        target.opset_import.extend(source.opset_import)
+    return []
+
+
+def _plain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _domains(nodes: Iterable[NodeProto]) -> set[str]:
+    found: set[str] = set()
+    pending: list[Iterable[NodeProto]] = [nodes]
+    while pending:
+        for node in pending.pop():
+            found.add(_plain(node.domain))
+            if node.attribute:
+                pending.extend(body.node for _, body in node_bodies(node))
+    return found
+
+
+def frontier(scope: Scope, positions: Collection[int]) -> tuple[list[str], list[str]]:
+    """Returns the tensors that enter and leave a set of nodes, in graph order.
+
+    Initializers are not among those that enter; graph outputs are among those that leave.
+    """
+    inside = set(positions)
+    made = {name for position in inside for name in scope.writes[position]}
+    graph_outputs = set(scope.outputs)
+    entering: dict[str, None] = {}
+    leaving: dict[str, None] = {}
+    for position in sorted(inside):
+        for name in scope.reads[position]:
+            if name not in made and name not in scope.constants:
+                entering[name] = None
+        for name in scope.writes[position]:
+            users = scope.consumers.get(name, ())
+            if name in graph_outputs or any(user not in inside for user in users) or not users:
+                leaving[name] = None
+    used = {name for name in leaving if name in graph_outputs or scope.consumers.get(name)}
+    return list(entering), [name for name in leaving if name in used] or list(leaving)
+
+
+def lift(
+    model: Model,
+    path: str,
+    *,
+    index: GraphIndex | None = None,
+    types: Mapping[str, TypeProto] | None = None,
+    sources: Sequence[TypeSource] = (),
+) -> Piece:
+    """Returns a body (``If_3/then``) or function as a model of its own, its captures as inputs.
+
+    Captured initializers come along as initializers; inputs follow in the body's order, captures after them.
+
+    Raises:
+        NotFoundError: There is no such body or function.
+        UnsupportedError: A type cannot be found out, or a function needs attributes of its caller.
+    """
+    index = index or GraphIndex(model.proto)
+    scope = index.scope_paths.get(path)
+    if scope is None or scope is index.main:
+        bodies = [name for name in index.scope_paths if name]
+        hint = did_you_mean(path, bodies) or (
+            f"Bodies and functions: {', '.join(bodies[:8])}" if bodies else "The model has no bodies and no functions."
+        )
+        raise NotFoundError(f"{path!r} is no body or function of the model", hint=hint)
+    if scope.is_function and (scope.graph.attribute or scope.graph.attribute_proto):  # type: ignore[union-attr]
+        raise UnsupportedError(
+            f"function {path} has attributes, whose values its callers give",
+            hint="Extract around one of its calls instead, with --inline-functions.",
+        )
+    finder = TypeFinder(model, index, sources)
+    given = dict(types or {})
+    captured, constants = _captured(scope, finder, given)
+    own = [*scope.true_inputs(), *captured]
+    order = topological_order(scope)
+    cut = Cut(
+        inputs=tuple(own),
+        outputs=tuple(dict.fromkeys(scope.outputs)),
+        nodes=tuple(order if order is not None else range(len(scope.nodes))),
+        constants=tuple(sorted(scope.constants | constants)),
+        scope=path,
+        total_nodes=len(scope.nodes),
+    )
+    return assemble(model, index, scope, cut, finder=finder, types=given)
+
+
+def _captured(scope: Scope, finder: TypeFinder, given: dict[str, TypeProto]) -> tuple[list[str], set[str]]:
+    """Splits what a body captures into tensors, whose types are added to ``given``, and initializers."""
+    tensors, constants = [], set()
+    for name in scope.captures:
+        holder = scope.parent
+        while holder is not None and not holder.defines(name):
+            holder = holder.parent
+        if holder is not None and name in holder.constants:
+            constants.add(name)
+        else:
+            tensors.append(name)
+            if holder is not None and name not in given:
+                given.update(finder.find(holder, [name]))
+    return tensors, constants
+
+
+def expose(
+    model: Model,
+    outputs: Sequence[str],
+    *,
+    index: GraphIndex | None = None,
+    types: Mapping[str, TypeProto] | None = None,
+    sources: Sequence[TypeSource] = (),
+) -> Piece:
+    """Returns the whole model with further tensors of its main graph as outputs.
+
+    Args:
+        model: The model; it is not changed.
+        outputs: Exact tensor names; those that are outputs already are left as they are.
+        index: The model's index, if there is one already.
+        types: Types that replace what is known of a tensor.
+        sources: Where else to ask for types.
+
+    Raises:
+        UnsupportedError: A tensor's element type cannot be found out.
+    """
+    index = index or GraphIndex(model.proto)
+    scope = index.main
+    new = [name for name in dict.fromkeys(outputs) if name not in set(scope.outputs)]
+    cut = Cut((), tuple(new), tuple(range(len(scope.nodes))), (), total_nodes=len(scope.nodes))
+    infos, boundaries, notes = _boundary_infos(scope, cut, TypeFinder(model, index, sources), types or {})
+    proto = type(model.proto)()
+    proto.CopyFrom(model.proto)
+    graph = proto.graph
+    graph.output.extend(infos[name] for name in new)
+    named = set(new)
+    for position in reversed(range(len(graph.value_info))):
+        if graph.value_info[position].name in named:
+            del graph.value_info[position]
+    already = len(dict.fromkeys(outputs)) - len(new)
+    if already:
+        notes.append(f"{already} of the tensors {'were outputs' if already > 1 else 'was an output'} already")
+    return Piece(model.derive(proto), cut, (), tuple(boundaries[name] for name in new), tuple(notes))
+
+
+def require_main(refs: Sequence[TensorRef], *, what: str) -> list[str]:
+    """Returns the names of tensors of the main graph.
+
+    Raises:
+        UnsupportedError: One lies inside a body or a function; the hint says how to get at it.
+        UsageError: There are none.
+    """
+    if not refs:
+        raise UsageError(f"{what}: no tensors are named")
+    for ref in refs:
+        if ref.scope.parent is not None:
+            raise UnsupportedError(
+                f"{what} {ref.path!r} lies inside a body, which runs any number of times or not at all,"
+                " so it cannot be an output of the whole model",
+                hint=f"Make that body a model of its own: --lift {ref.scope.path}",
+            )
+        if ref.scope.is_function:
+            raise UnsupportedError(
+                f"{what} {ref.path!r} lies inside a function",
+                hint=f"Inline it with --inline-functions, or make it a model of its own: --lift {ref.scope.path}",
+            )
+    return [ref.name for ref in refs]

@@ -1,0 +1,98 @@
+"""Local functions replaced by their bodies, and where each inner tensor went.
+
+onnx's inliner does the work. It leaves two things to be done around it: it forgets the default values that a
+function gives to its attributes (a call that relies on one silently computes something else), so calls are
+completed first; and it renames what it inlines without saying how, so nodes are tagged before and looked up after.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from onnxbench.errors import UnsupportedError
+from onnxbench.graph import node_bodies
+from onnxbench.model import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from onnx import ModelProto, NodeProto
+
+_TAG = "onnxbench.inlined_from"
+
+
+def inline_functions(model: Model) -> tuple[Model, dict[str, list[str]]]:
+    """Returns a model without local functions, and the new names of what was inside them.
+
+    Returns:
+        The model (the given one if it has no functions), and for every tensor that a node of a function makes, by
+        its path (``local::Block/x``), its names in the main graph: one per call, in graph order. Calls inside bodies
+        are inlined there and are not listed.
+
+    Raises:
+        UnsupportedError: onnx's inliner does not take the model.
+    """
+    from onnx import inliner
+
+    if not model.proto.functions:
+        return model, {}
+    proto = type(model.proto)()
+    proto.CopyFrom(model.proto)
+    _give_defaults(proto)
+    for function in proto.functions:
+        overload = f":{function.overload}" if function.overload else ""
+        for position, node in enumerate(function.node):
+            node.metadata_props.add(key=_TAG, value=f"{position}|{function.domain}::{function.name}{overload}")
+    originals = {
+        f"{function.domain}::{function.name}{f':{function.overload}' if function.overload else ''}": function
+        for function in model.proto.functions
+    }
+    try:
+        inlined = inliner.inline_local_functions(proto)
+    except Exception as error:  # C++ errors of several types
+        raise UnsupportedError(f"onnx cannot inline the functions of this model: {error}") from None
+    moved: dict[str, list[str]] = defaultdict(list)
+    for node in inlined.graph.node:
+        tag = _take_tag(node)
+        if tag is not None:
+            position, _, path = tag.partition("|")
+            for before, after in zip(originals[path].node[int(position)].output, node.output, strict=False):
+                if before and after:
+                    moved[f"{path}/{before}"].append(after)
+    for node in _nodes_below(inlined.graph.node):
+        _take_tag(node)
+    return model.derive(inlined), dict(moved)
+
+
+def _give_defaults(proto: ModelProto) -> None:
+    """Writes a function's default attribute values into the calls that leave them out."""
+    defaults = {(f.domain, f.name, f.overload): f.attribute_proto for f in proto.functions if f.attribute_proto}
+    if not defaults:
+        return
+    roots = [proto.graph.node, *(function.node for function in proto.functions)]
+    for root in roots:
+        for node in (*root, *_nodes_below(root)):
+            given = {attribute.name for attribute in node.attribute}
+            for default in defaults.get((node.domain, node.op_type, node.overload), ()):
+                if default.name not in given:
+                    node.attribute.append(default)
+
+
+def _nodes_below(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Yields the nodes in the bodies of these nodes, at any depth."""
+    pending = list(nodes)
+    while pending:
+        for _, body in node_bodies(pending.pop()):
+            yield from body.node
+            pending.extend(body.node)
+
+
+def _take_tag(node: NodeProto) -> str | None:
+    for position, entry in enumerate(node.metadata_props):
+        if entry.key == _TAG:
+            value: str = entry.value
+            del node.metadata_props[position]
+            return value
+    return None
