@@ -167,11 +167,8 @@ class GraphIndex:
             self.functions[function.domain, function.name, function.overload] = scope
             roots.append(scope)
         self.scopes: list[Scope] = []
-        try:
-            for root in roots:
-                self.scopes += _index_tree(root)
-        except UnicodeDecodeError:
-            raise ModelError("the model has names that are not UTF-8 text") from None
+        for root in roots:
+            self.scopes += _index_tree(root)
 
     def tensors(self) -> Iterator[TensorRef]:
         """Yields every tensor of every graph."""
@@ -288,6 +285,14 @@ def _body_path(path: str, label: str, body_name: str) -> str:
     return f"{path}/{inner}" if path else inner
 
 
+def _require_text(scope: Scope) -> None:
+    """Raises ModelError when a name is not UTF-8: protobuf hands such a string out as bytes."""
+    try:
+        "".join((*scope.producers, *scope.consumers, *scope.inputs, *scope.outputs, *scope.constants))
+    except TypeError:
+        raise ModelError(f"{scope.path or 'the graph'} has tensor names that are not UTF-8 text") from None
+
+
 def _index_uses(scope: Scope) -> None:
     for position, bodies in scope.bodies.items():
         seen = set(scope.reads[position])
@@ -304,6 +309,7 @@ def _index_uses(scope: Scope) -> None:
                 consumers[name] = [position]
             elif users[-1] != position:
                 users.append(position)
+    _require_text(scope)
     if scope.parent is not None:
         own = set(scope.inputs) | scope.constants
         producers = scope.producers

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _FLOAT32, _STRING, _BOOL, _FLOAT64, _COMPLEX64, _COMPLEX128 = 1, 8, 9, 11, 14, 15
 _SMALL_FLOATS = frozenset({10, 16, 17, 18, 19, 20, 23, 24, 27, 28})
+_READABLE = 9  # an exact decimal of up to so many characters is preferred to a shorter one
 _PLAIN_INTEGER = re.compile(r"[+-]?[0-9]+")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity|nan)", re.IGNORECASE)
 _HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]+")
@@ -105,18 +106,23 @@ def _small_float_text(pattern: int, number: int) -> str:
 
     dtype = _numpy_type(number)
     unsigned = np.dtype(f"u{dtype.itemsize}")
-    value = float(np.array([pattern], unsigned).view(dtype).astype(np.float64)[0])
+    with np.errstate(invalid="ignore"):
+        value = float(np.array([pattern], unsigned).view(dtype).astype(np.float64)[0])
     if value != value:
         for text, negative in (("nan", False), ("-nan", True)):
             if _nan(dtype, negative).view(unsigned)[0] == pattern:
                 return text
         return f"{pattern:#x}"
-    for precision in range(1, 18):
+    exact = repr(value)
+    if len(exact) <= _READABLE:
+        return exact
+    for precision in range(4 if dtype.itemsize == 1 else 1, 18):
         text = f"{value:.{precision}g}"
-        if "." not in text and "e" not in text and "n" not in text:
+        if "." not in text and "e" not in text:
             text += ".0"
-        if np.array([float(text)]).astype(dtype).view(unsigned)[0] == pattern:
-            return text
+        with np.errstate(over="ignore"):
+            if np.array([float(text)]).astype(dtype).view(unsigned)[0] == pattern:
+                return text
     return f"{pattern:#x}"
 
 
@@ -182,8 +188,10 @@ def _parse_floats(tokens: Sequence[str], number: int) -> np.ndarray:
     import numpy as np
 
     dtype = _numpy_type(number)
-    try:  # all of them plain: no underscore (which float() takes), no bit pattern
-        if any("_" in token or "x" in token for token in tokens):
+    joined = "".join(tokens)
+    patterns = number in _SMALL_FLOATS or "x" in joined or "X" in joined
+    try:  # float() also takes underscores and the digits of every script
+        if patterns or "_" in joined or not joined.isascii():
             raise ValueError
         doubles = np.array(list(map(float, tokens)), np.float64)
     except ValueError:
@@ -195,22 +203,23 @@ def _parse_floats(tokens: Sequence[str], number: int) -> np.ndarray:
     if lost.size:
         at = int(lost[0])
         raise LiteralError(at, f"{tokens[at]} is too large for {dtype_name(number)}; write inf if you mean it")
-    _set_patterns(made, tokens, finite, number)
+    if patterns:
+        _set_patterns(made, tokens, number)
+    for at in np.flatnonzero(np.isnan(doubles)).tolist():
+        made[at : at + 1] = _nan(made.dtype, tokens[at].startswith("-"))
     return made
 
 
 def _one_double(token: str, index: int, number: int) -> float:
-    if _HEXADECIMAL.fullmatch(token):
-        return 0.0
+    if _HEXADECIMAL.fullmatch(token) or (number in _SMALL_FLOATS and _PLAIN_INTEGER.fullmatch(token)):
+        return 1.0  # a bit pattern, set later
     if _DECIMAL.fullmatch(token):
         return float(token)
     raise LiteralError(index, f"{token!r} is not a number, as an element of {dtype_name(number)} must be")
 
 
-def _set_patterns(made: np.ndarray, tokens: Sequence[str], finite: np.ndarray, number: int) -> None:
-    """Overwrites elements that are given as bit patterns, and NaNs with the ones that their spelling means."""
-    import numpy as np
-
+def _set_patterns(made: np.ndarray, tokens: Sequence[str], number: int) -> None:
+    """Overwrites the elements that are given as bit patterns."""
     unsigned = made.view(f"u{made.dtype.itemsize}")
     limit = 6 if number in (27, 28) else 4 if number == 23 else 8 * made.dtype.itemsize
     small = number in _SMALL_FLOATS
@@ -220,10 +229,6 @@ def _set_patterns(made: np.ndarray, tokens: Sequence[str], finite: np.ndarray, n
             if not 0 <= pattern < 1 << limit:
                 raise LiteralError(at, f"{token} is not a bit pattern of {dtype_name(number)}, which has {limit} bits")
             unsigned[at] = pattern
-    for at in np.flatnonzero(~finite).tolist():
-        token = tokens[at].lower()
-        if token.endswith("nan"):
-            made[at : at + 1] = _nan(made.dtype, token.startswith("-"))
 
 
 def _round_to_float32(tokens: Sequence[str], doubles: np.ndarray) -> np.ndarray:

@@ -7,13 +7,15 @@ model computes, and is reported in words.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from onnxbench.graph import GraphIndex, topological_order
+from onnxbench.graph import GraphIndex, node_bodies, topological_order
+from onnxbench.inference import inferred, inferred_types
 from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, TypeProto
+    from onnx import GraphProto, ModelProto, NodeProto, TypeProto
 
 
 def repair(proto: ModelProto) -> list[str]:
@@ -22,14 +24,29 @@ def repair(proto: ModelProto) -> list[str]:
     Raises:
         ModelError: It cannot be mended: a cycle, or a tensor made twice.
     """
-    return [*_name_graphs(proto), *_set_ir_version(proto), *_sort_nodes(proto), *_mend_types(proto)]
+    mends = (_name_graphs, _set_ir_version, _spell_domains, _sort_nodes, _mend_dims, _mend_types)
+    return [words for mend in mends for words in mend(proto)]
+
+
+def _graphs(proto: ModelProto) -> Iterator[GraphProto]:
+    """Yields the main graph and every body, outer before inner."""
+    pending: list[Iterable[NodeProto]] = [proto.graph.node, *(function.node for function in proto.functions)]
+    yield proto.graph
+    while pending:
+        for node in pending.pop():
+            if node.attribute:
+                for _, body in node_bodies(node):
+                    yield body
+                    pending.append(body.node)
 
 
 def _name_graphs(proto: ModelProto) -> list[str]:
-    if proto.graph.name:
-        return []
-    proto.graph.name = "main_graph"
-    return ["the graph had no name; it is called 'main_graph' now"]
+    done = []
+    for graph in _graphs(proto):
+        if not graph.name:
+            graph.name = "main_graph" if graph is proto.graph else "body"
+            done.append(f"a graph had no name; it is called {graph.name!r} now")
+    return done
 
 
 def _set_ir_version(proto: ModelProto) -> list[str]:
@@ -39,6 +56,42 @@ def _set_ir_version(proto: ModelProto) -> list[str]:
 
     proto.ir_version = helper.find_min_ir_version_for(list(proto.opset_import), ignore_unknown=True)
     return [f"the model had no IR version; it has {proto.ir_version} now, which its opsets need"]
+
+
+def _spell_domains(proto: ModelProto) -> list[str]:
+    """Writes the standard domain as the empty string everywhere, and imports it once."""
+    done = []
+    for opset in proto.opset_import:
+        if opset.domain == "ai.onnx":
+            opset.domain = ""
+            done.append("the opset import 'ai.onnx' is written as '' now, which is the same")
+    for position in range(len(proto.opset_import) - 1, -1, -1):
+        opset = proto.opset_import[position]
+        same = [o for o in proto.opset_import if (o.domain, o.version) == (opset.domain, opset.version)]
+        if len(same) > 1:
+            del proto.opset_import[position]
+            done.append(f"opset {opset.domain or 'ai.onnx'!r} was imported twice; once is enough")
+    renamed = 0
+    for nodes in (*(graph.node for graph in _graphs(proto)), *(function.node for function in proto.functions)):
+        for node in nodes:
+            if node.domain == "ai.onnx":
+                node.domain = ""
+                renamed += 1
+    if renamed:
+        done.append(f"{renamed} nodes spelled the standard domain 'ai.onnx'; it is '' now, which is the same")
+    return done
+
+
+def _mend_dims(proto: ModelProto) -> list[str]:
+    """Makes a dimension of -1, as old exporters wrote it, an unknown one."""
+    done = []
+    for info in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        if info.type.WhichOneof("value") == "tensor_type":
+            for dim in info.type.tensor_type.shape.dim:
+                if dim.dim_value == -1:
+                    dim.ClearField("value")
+                    done.append(f"{info.name!r} had a dimension of -1; it is an unknown one now")
+    return done
 
 
 def _sort_nodes(proto: ModelProto) -> list[str]:
@@ -60,8 +113,6 @@ def _sort_nodes(proto: ModelProto) -> list[str]:
 
 def _mend_types(proto: ModelProto) -> list[str]:
     """Completes the types of outputs and drops value infos that contradict what the operators make."""
-    from onnxbench.inference import inferred, inferred_types
-
     bare = type(proto)()
     bare.CopyFrom(proto)
     del bare.graph.value_info[:]
@@ -97,6 +148,9 @@ def _mend_outputs(graph: GraphProto, types: dict[str, TypeProto]) -> list[str]:
         if not is_complete(output.type):
             output.type.CopyFrom(known)
             done.append(f"output {output.name!r} had no type; it is {format_type(known)}")
+        elif tensor_shape(output.type) is None and tensor_shape(known) is not None:
+            output.type.CopyFrom(known)
+            done.append(f"output {output.name!r} had no shape; it is {format_type(known)}")
         elif not _agree(output.type, known):
             done.append(f"output {output.name!r} said {format_type(output.type)}; it is {format_type(known)}")
             output.type.CopyFrom(known)

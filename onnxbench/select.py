@@ -108,7 +108,7 @@ def tensors(index: GraphIndex, selectors: Sequence[str], *, what: str = "selecto
         refs = select(index, selector).as_tensors()
         if not refs:
             raise NotFoundError(f"{what} {selector!r} names nodes that make no tensor")
-        found.update(dict.fromkeys(_in_order(index, refs)))
+        found.update(dict.fromkeys(in_order(index, refs)))
     return list(found)
 
 
@@ -123,7 +123,7 @@ def nodes(index: GraphIndex, selectors: Sequence[str], *, what: str = "selector"
     """
     found: set[NodeRef] = set()
     for selector in selectors:
-        named = _nodes_named(index, selector)
+        named = nodes_named(index, selector)
         refs = frozenset(named) if named else select(index, selector).as_nodes()
         if not refs:
             raise NotFoundError(f"{what} {selector!r} names tensors that no node makes (inputs or initializers)")
@@ -132,13 +132,15 @@ def nodes(index: GraphIndex, selectors: Sequence[str], *, what: str = "selector"
     return sorted(found, key=lambda ref: (order[id(ref.scope)], ref.position))
 
 
-def _nodes_named(index: GraphIndex, name: str) -> list[NodeRef]:
+def nodes_named(index: GraphIndex, name: str) -> list[NodeRef]:
+    """Returns the nodes of exactly this name or path, unless a tensor has that name."""
     if index.tensor(name) is not None:
         return []
     return [ref for ref in index.nodes() if name in (ref.node.name, ref.path)]
 
 
-def _in_order(index: GraphIndex, refs: Iterable[TensorRef]) -> list[TensorRef]:
+def in_order(index: GraphIndex, refs: Iterable[TensorRef]) -> list[TensorRef]:
+    """Returns tensors in the order of the graph."""
     refs = list(refs)
     if len(refs) < 2:
         return refs

@@ -357,7 +357,7 @@ def _dims(pieces: Sequence[str]) -> tuple[Dim, ...] | None:
             dims.append(None)
         elif dim.isascii() and dim.isdigit():
             dims.append(int(dim))
-        elif not dim or dim[0] in "-+." or dim[0].isdigit() or any(char in dim for char in "[]"):
+        elif not dim or dim[0] in "-+." or _is_number(dim) or any(char in dim for char in "[]"):
             return None
         else:
             dims.append(dim)

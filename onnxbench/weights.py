@@ -77,6 +77,8 @@ def byte_range(tensor: TensorProto, folder: Path, *, allow_outside: bool = False
     where = said.get("location", "")
     if where.startswith(STUB_PREFIX):
         return ByteRange(Path(where[len(STUB_PREFIX) :]), int(said["offset"]), int(said["length"]))
+    if tensor.HasField("raw_data"):
+        raise ExternalDataError(f"tensor {tensor.name!r} has data both inline and in the external file {where!r}")
     file = resolve(where, folder, tensor.name, allow_outside=allow_outside)
     size = raw_size(tensor.dims, tensor.data_type)
     offset, length = _number(tensor, said, "offset", 0), _number(tensor, said, "length", size)
@@ -117,12 +119,16 @@ def resolve(where: str, folder: Path, name: str, *, allow_outside: bool) -> Path
     file = folder / where
     if not allow_outside:
         real, home = Path(os.path.realpath(file)), Path(os.path.realpath(folder))
-        if os.path.isabs(where) or not real.is_relative_to(home):
+        if os.path.isabs(where) or ".." in Path(where).parts or not real.is_relative_to(home):
             raise ExternalDataError(
                 f"tensor {name!r} keeps its data in {where!r}, which leaves the model's folder",
                 hint="If you trust this model, allow it with --allow-outside.",
             )
-    if not file.exists():
+    try:
+        exists = file.exists()
+    except OSError as error:
+        raise ExternalDataError(f"the external data of tensor {name!r} has no usable name: {error.strerror}") from None
+    if not exists:
         raise ExternalDataError(
             f"the external data {where!r} of tensor {name!r} is missing from {folder}",
             hint="Put the weights file beside the model; commands that need no weights still work.",

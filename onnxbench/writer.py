@@ -1,11 +1,8 @@
 """Writing models: checked before, atomic, weights copied as byte ranges. The only place that writes them.
 
-The order is: repair if the checker asks for it, check in full, lay out the weights, write everything into a
+The order is: check in full (``onnxbench.validity``), repair if that asks for it, lay out the weights, write everything into a
 hidden folder beside the target, flush it to the disk, and only then rename. Whatever goes wrong before the
 rename (a full disk, Ctrl-C) leaves nothing behind.
-
-The full check needs a model without holes, and must not read gigabytes of weights. So it is run on the
-structure, in which every tensor that lies outside points to one small file.
 """
 
 from __future__ import annotations
@@ -22,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from onnxbench import weights
-from onnxbench.errors import BenchError, ModelError, OutputError, RefusedResultError, UsageError
+from onnxbench.errors import BenchError, OutputError, UsageError
 from onnxbench.model import TEXT_FORMATS, Model
-from onnxbench.repair import repair
+from onnxbench.validity import make_valid
 from onnxbench.wire import STUB_EXPLICIT, Splice, splice
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, TensorProto
+    from onnx import ModelProto, TensorProto
 
 PROTOBUF_LIMIT = (1 << 31) - 1
 """Bytes that one protobuf message may have; a larger model needs external data."""
@@ -126,66 +123,6 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
     except OSError as error:
         raise _cannot_write(error, target) from None
     return Saved(target, size, tuple(target.parent / name for name in names), sum(sizes), tuple(repairs))
-
-
-def make_valid(proto: ModelProto) -> list[str]:
-    """Repairs a model in place if the checker asks for it, and returns what was done.
-
-    Raises:
-        RefusedResultError: The checker does not accept it even so.
-    """
-    complaint = find_complaint(proto)
-    if complaint is None:
-        return []
-    try:
-        repairs = repair(proto)
-    except ModelError as error:
-        raise RefusedResultError(error.message, hint=error.hint) from None
-    complaint = find_complaint(proto) if repairs else complaint
-    if complaint is not None:
-        raise RefusedResultError("the onnx checker does not accept the result, so it was not written", details=complaint)
-    return repairs
-
-
-def validate(proto: ModelProto) -> None:
-    """Raises RefusedResultError if the full onnx checker does not accept the structure of a model."""
-    complaint = find_complaint(proto)
-    if complaint is not None:
-        raise RefusedResultError("the onnx checker does not accept the model", details=complaint)
-
-
-def find_complaint(proto: ModelProto) -> list[str] | None:
-    """Returns what the full onnx checker (or the check for undefined outputs) has against a model, or None."""
-    import onnx
-
-    undefined = _undefined_outputs(proto)
-    if undefined:
-        return undefined
-    with tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
-        standin = Path(folder) / "model.onnx"
-        checked = type(proto)()
-        checked.CopyFrom(proto)
-        for tensor in weights.tensors(checked):
-            if weights.is_outside(tensor):
-                del tensor.external_data[:]
-                tensor.external_data.add(key="location", value=standin.name)
-        standin.write_bytes(checked.SerializeToString())
-        try:
-            onnx.checker.check_model(os.fspath(standin), full_check=True)
-        except Exception as error:  # ValidationError, InferenceError, and RuntimeError from C++
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            return lines[:12] or [repr(error)]
-    return None
-
-
-def _undefined_outputs(proto: ModelProto) -> list[str] | None:
-    """Returns complaints about graph outputs that nothing makes; the checker does not look."""
-    graph = proto.graph
-    defined = {name for node in graph.node for name in node.output}
-    defined.update(info.name for info in graph.input)
-    defined.update(tensor.name for tensor in graph.initializer)
-    defined.update(tensor.values.name for tensor in graph.sparse_initializer)
-    return [f"graph output {info.name!r} is made by no node" for info in graph.output if info.name not in defined] or None
 
 
 def _lay_out(

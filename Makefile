@@ -1,0 +1,50 @@
+# Every target sets itself up: a fresh machine needs Python 3.11+, git and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types layers check docs bench clean
+
+# The tour of the main job on a real model (magika's, taken from its PyPI wheel).
+demo: $(VENV)/.demo
+	$(BIN)/python examples/tour.py
+
+# All tests. The real models are fetched from PyPI first; those already there are not fetched again.
+test: $(VENV)/.dev
+	$(BIN)/python tests/corpus/fetch.py --pip-only
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+layers: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+check: lint types layers
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/.peers
+	$(BIN)/python benchmarks/run.py
+
+$(VENV)/.demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/.peers: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --editable '.[dev,peers]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-output build dist

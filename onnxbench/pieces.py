@@ -1,0 +1,513 @@
+"""What the commands extract, expose and split do: selectors in, checked pieces out.
+
+The work is done by ``onnxbench.cut`` and ``onnxbench.partition`` on exact names. Here words become names
+(``x:[1,3,224,224]:float32``, ``node:Conv_3``, ``scope:layer1``), runtimes are asked for types that nothing else
+knows, real activations are recorded at the cut, and pieces of a split are written with the manifest that wires
+them together.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxbench import backends, select
+from onnxbench.boundary import depends_on
+from onnxbench.cut import Boundary, Cut, Piece, assemble, frontier, lift, plan_cut, require_main
+from onnxbench.cut import expose as expose_tensors
+from onnxbench.errors import BenchError, CutError, ExecutionError, OutputError, UnsupportedError, UsageError
+from onnxbench.graph import GraphIndex, Scope, TensorRef
+from onnxbench.inference import TypeFinder, TypeSource
+from onnxbench.inlining import inline_functions
+from onnxbench.model import Model, load
+from onnxbench.partition import Partition, split_at, split_parts, split_scopes, split_weights
+from onnxbench.specs import TensorSpec, parse_tensor_specs
+from onnxbench.tensortype import make_type, tensor_shape
+from onnxbench.version import SCHEMA_VERSION
+from onnxbench.writer import Saved, SaveOptions, save
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnx import TypeProto
+
+MANIFEST = "manifest.yaml"
+
+
+def extract(
+    source: Model | str | os.PathLike[str],
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    *,
+    nodes: Sequence[str] = (),
+    body: str | None = None,
+    auto_inputs: bool = False,
+    keep_unused: bool = False,
+    inline: bool = False,
+    feeds: Mapping[str, np.ndarray] | None = None,
+    allow_outside: bool = False,
+) -> Piece:
+    """Returns a piece of a model: between tensors, around nodes, or one body.
+
+    Args:
+        source: A model or a model file.
+        inputs: Where the piece starts: selectors, or ``name:shape:dtype`` to state another type. A selector of nodes
+            means the tensors that enter them. None: the model's own inputs.
+        outputs: Where it ends. A selector of nodes means the tensors that leave them. None: the model's own outputs
+            (those that depend on ``inputs``).
+        nodes: Instead of inputs and outputs: exactly these nodes, with whatever enters and leaves them.
+        body: Instead: a body or function (``If_3/then``), its captures as inputs.
+        auto_inputs: Where the inputs do not bound the piece, add the smallest set of tensors that does.
+        keep_unused: Keep inputs that change nothing.
+        inline: Inline local functions first.
+        feeds: Values for the model's inputs, with which a run may find out types that nothing else tells.
+        allow_outside: For a model file: follow external data that leaves its folder.
+
+    Raises:
+        CutError: The inputs do not bound the piece; ``missing`` and ``proposals`` say what would.
+        NotFoundError: A selector matches nothing.
+        UnsupportedError: A tensor lies inside a body or function, or an element type cannot be found out.
+        UsageError: The request contradicts itself.
+    """
+    model, names = _open(source, allow_outside=allow_outside, inline=inline)
+    index = GraphIndex(model.proto)
+    sources = type_sources(feeds)
+    if body is not None:
+        _refuse_together("lift", body=body, inputs=inputs, outputs=outputs, nodes=nodes)
+        return lift(model, body, index=index, sources=sources)
+    types: dict[str, TypeProto] = {}
+    finder = TypeFinder(model, index, sources)
+    if nodes:
+        _refuse_together("nodes", nodes=nodes, inputs=inputs, outputs=outputs)
+        cut = _cut_nodes(index, nodes)
+    else:
+        if inputs is None and outputs is None:
+            raise UsageError("nothing is named to extract", hint="Give --inputs, --outputs, --node, --scope or --lift.")
+        scope = index.main
+        starts = None
+        if inputs is not None:
+            starts = _boundary(index, inputs, what="--inputs", entering=True, types=types, moved=names)
+        if outputs is None:
+            ends = _outputs_behind(scope, starts or [])
+        else:
+            ends = _boundary(index, outputs, what="--outputs", entering=False, types=types, moved=names)
+        cut = plan_cut(scope, ends, starts, auto_inputs=auto_inputs, keep_unused=keep_unused)
+    complete_types(types, finder, index.main)
+    return assemble(model, index, index.main, cut, finder=finder, types=types)
+
+
+def expose(
+    source: Model | str | os.PathLike[str],
+    outputs: Sequence[str],
+    *,
+    inline: bool = False,
+    feeds: Mapping[str, np.ndarray] | None = None,
+    allow_outside: bool = False,
+) -> Piece:
+    """Returns the whole model with further tensors as outputs.
+
+    Args:
+        source: A model or a model file.
+        outputs: Selectors, or ``name:shape:dtype``. Tensors inside bodies are left out when a pattern matches them
+            along with others, and refused when they are all it matches.
+        inline: Inline local functions first; ``local::Block/x`` then means ``x`` at each call of the function.
+        feeds: As for ``extract``.
+        allow_outside: For a model file: follow external data that leaves its folder.
+
+    Raises:
+        NotFoundError: A selector matches nothing.
+        UnsupportedError: A tensor lies inside a body or function, or an element type cannot be found out.
+    """
+    model, names = _open(source, allow_outside=allow_outside, inline=inline)
+    index = GraphIndex(model.proto)
+    types: dict[str, TypeProto] = {}
+    wanted = _boundary(index, outputs, what="--outputs", entering=False, types=types, moved=names)
+    sources = type_sources(feeds)
+    complete_types(types, TypeFinder(model, index, sources), index.main)
+    return expose_tensors(model, wanted, index=index, types=types, sources=sources)
+
+
+def type_sources(feeds: Mapping[str, np.ndarray] | None = None) -> list[TypeSource]:
+    """Returns the places to ask for types that neither the model nor onnx's inference tells, cheapest first.
+
+    With ``feeds``, the last one is a run: element types and sizes as they really were.
+    """
+    sources: list[TypeSource] = [_symbolic, _runtime]
+    if feeds is not None:
+        values = feeds
+
+        def observed(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
+            found = backends.run_with_outputs(model, dict(values), list(names), optimization="none")
+            return {name: make_type(backends.dtype_of(array), array.shape) for name, array in found.items()}
+
+        sources.append(observed)
+    return sources
+
+
+def _symbolic(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
+    return backends.symbolic_types(model, names)
+
+
+def _runtime(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
+    try:
+        return backends.session_types(model, names)
+    except ExecutionError:
+        return {}  # a model that the runtime does not take: its types stay unknown, and that is what is reported
+
+
+def record(
+    source: Model | str | os.PathLike[str],
+    piece: Piece,
+    feeds: Mapping[str, np.ndarray],
+    *,
+    allow_outside: bool = False,
+) -> dict[str, np.ndarray]:
+    """Returns the real values at a piece's inputs and outputs, computed by running the whole model.
+
+    Args:
+        source: The whole model.
+        piece: A piece of it.
+        feeds: Values for the whole model's inputs.
+        allow_outside: For a model file: follow external data that leaves its folder.
+
+    Raises:
+        ExecutionError: The run failed.
+        UnsupportedError: A boundary tensor lies inside a body.
+    """
+    model, _ = _open(source, allow_outside=allow_outside, inline=False)
+    index = GraphIndex(model.proto)
+    names = [boundary.name for boundary in (*piece.inputs, *(() if piece.cut.scope else piece.outputs))]
+    inner = [name for name in names if not index.main.defines(name)]
+    if inner:
+        raise UnsupportedError(
+            f"{inner[0]!r} lies inside {piece.cut.scope or 'a body'} and has no value of its own in a run of the model",
+            hint="Only a body whose inputs are tensors of the main graph can be recorded.",
+        )
+    return backends.run_with_outputs(model, dict(feeds), names, optimization="none")
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPiece:
+    """One file of a split.
+
+    Attributes:
+        file: Its path.
+        name: Its name in the manifest.
+        nodes: How many nodes it has.
+        weight_bytes: Bytes of the initializers it has.
+        inputs: Its inputs.
+        outputs: Its outputs.
+    """
+
+    file: Path
+    name: str
+    nodes: int
+    weight_bytes: int
+    inputs: tuple[Boundary, ...]
+    outputs: tuple[Boundary, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A model written as disjoint pieces.
+
+    Attributes:
+        manifest: The YAML file that says how the pieces are wired.
+        pieces: The pieces, in the order in which they run.
+        shared_nodes: Constant nodes that more than one piece has a copy of.
+        dead_nodes: Nodes that lead to no output and are in no piece.
+        notes: What a user should know.
+    """
+
+    manifest: Path
+    pieces: tuple[WrittenPiece, ...]
+    shared_nodes: int
+    dead_nodes: int
+    notes: tuple[str, ...]
+
+
+def partition(
+    index: GraphIndex,
+    *,
+    at: Sequence[str] = (),
+    parts: int | None = None,
+    max_weights: int | None = None,
+    by_scopes: int | None = None,
+) -> Partition:
+    """Returns how a model would be split; exactly one way must be given (see ``onnxbench.partition``).
+
+    Raises:
+        UsageError: No way, or more than one, is given.
+        CutError: The model cannot be split so.
+    """
+    ways = [bool(at), parts is not None, max_weights is not None, by_scopes is not None]
+    if sum(ways) != 1:
+        raise UsageError("one of --at, --parts, --max-weights and --by-scopes says how to split", hint="Give just one.")
+    if at:
+        return split_at(index, require_main(select.tensors(index, at, what="--at"), what="--at"))
+    if parts is not None:
+        return split_parts(index, parts)
+    return split_weights(index, max_weights) if max_weights is not None else split_scopes(index, by_scopes or 1)
+
+
+def split(
+    source: Model | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    at: Sequence[str] = (),
+    parts: int | None = None,
+    max_weights: int | None = None,
+    by_scopes: int | None = None,
+    inline: bool = False,
+    feeds: Mapping[str, np.ndarray] | None = None,
+    options: SaveOptions | None = None,
+    allow_outside: bool = False,
+) -> Split:
+    """Writes a model as disjoint pieces that cover it, and a manifest of their wiring.
+
+    Args:
+        source: A model or a model file.
+        folder: Where the pieces go; it is made if it is not there. All files are written, or none.
+        at: Cut at these tensors (selectors).
+        parts: Or: this many pieces of about as many nodes.
+        max_weights: Or: pieces whose weights have at most this many bytes.
+        by_scopes: Or: along PyTorch modules, to this depth of the module tree.
+        inline: Inline local functions first.
+        feeds: As for ``extract``.
+        options: How weights are stored.
+        allow_outside: For a model file: follow external data that leaves its folder.
+
+    Raises:
+        CutError: The model cannot be split so.
+        UsageError: No way of splitting, or more than one, is given.
+        OutputError: The folder cannot be written.
+    """
+    model, _ = _open(source, allow_outside=allow_outside, inline=inline)
+    index = GraphIndex(model.proto)
+    plan = partition(index, at=at, parts=parts, max_weights=max_weights, by_scopes=by_scopes)
+    finder = TypeFinder(model, index, type_sources(feeds))
+    finder.find(index.main, [name for planned in plan.pieces for name in (*planned.cut.inputs, *planned.cut.outputs)])
+    base = model.origin.stem if model.origin else (model.proto.graph.name or "model")
+    made = [
+        (
+            _file_name(base, number, planned.name, len(plan.pieces)),
+            planned.name or f"piece_{number}",
+            assemble(model, index, index.main, planned.cut, finder=finder),
+        )
+        for number, planned in enumerate(plan.pieces, 1)
+    ]
+    return _write_split(model, index, plan, made, Path(folder), options or SaveOptions())
+
+
+def _file_name(base: str, number: int, name: str, count: int) -> str:
+    tail = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:60]
+    return f"{base}_{number:0{len(str(count))}d}{'_' + tail if tail else ''}.onnx"
+
+
+def _write_split(
+    model: Model,
+    index: GraphIndex,
+    plan: Partition,
+    made: list[tuple[str, str, Piece]],
+    folder: Path,
+    options: SaveOptions,
+) -> Split:
+    """Writes all pieces into a hidden folder first, then moves them; the manifest comes last."""
+    import yaml
+
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} exists and is not a folder")
+    existed = folder.is_dir()
+    if not folder.parent.is_dir():
+        raise OutputError(f"there is no folder {folder.parent}", hint="Make it first.")
+    _refuse_sources(model, folder, [file for file, _, _ in made])
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}.", suffix=".part", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder.parent}: {error.strerror}") from None
+    try:
+        saved = [_save_piece(piece, staging / file, options) for file, _, piece in made]
+        manifest = _manifest(model, index, plan, made)
+        (staging / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for written in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST):
+            os.replace(written, folder / written.name)
+    except BaseException as error:
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        if isinstance(error, OSError):
+            raise OutputError(f"cannot write {folder}: {error.strerror or error}") from None
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    pieces = tuple(
+        WrittenPiece(folder / file, name, len(piece.cut.nodes), weight, piece.inputs, piece.outputs)
+        for (file, name, piece), weight in zip(made, (_weight_bytes(piece) for _, _, piece in made), strict=True)
+    )
+    notes = list(plan.notes)
+    for (file, _, piece), done in zip(made, saved, strict=True):
+        notes += [f"{file}: {note}" for note in (*piece.notes, *done.repairs)]
+    return Split(folder / MANIFEST, pieces, plan.shared_nodes, plan.dead_nodes, tuple(notes))
+
+
+def _save_piece(piece: Piece, path: Path, options: SaveOptions) -> Saved:
+    return save(piece.model, path, options=options)
+
+
+def _refuse_sources(model: Model, folder: Path, files: list[str]) -> None:
+    sources = {os.path.realpath(path) for path in (*model.sources, *([model.origin] if model.origin else []))}
+    for file in files:
+        if os.path.realpath(folder / file) in sources:
+            raise UsageError(f"{folder / file} is what the model is read from, and input files are never changed")
+
+
+def _weight_bytes(piece: Piece) -> int:
+    from onnxbench.weights import tensor_bytes
+
+    return sum(tensor_bytes(tensor) for tensor in piece.model.proto.graph.initializer)
+
+
+def _manifest(
+    model: Model, index: GraphIndex, plan: Partition, made: list[tuple[str, str, Piece]]
+) -> dict[str, Any]:
+    """Returns the wiring: which tensor each input of each piece comes from."""
+    maker = {name: file for file, _, piece in made for name in piece.cut.outputs}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": str(model.origin.name) if model.origin else None,
+        "inputs": index.main.true_inputs(),
+        "outputs": list(index.main.outputs),
+        "pieces": [
+            {
+                "file": file,
+                "name": name,
+                "nodes": len(piece.cut.nodes),
+                "inputs": [
+                    {"name": b.name, "type": b.type, "from": maker.get(b.name, "input")} for b in piece.inputs
+                ],
+                "outputs": [{"name": b.name, "type": b.type} for b in piece.outputs],
+            }
+            for file, name, piece in made
+        ],
+        "passed_through": list(plan.passed_through),
+    }
+
+
+def _open(
+    source: Model | str | os.PathLike[str], *, allow_outside: bool, inline: bool
+) -> tuple[Model, dict[str, list[str]]]:
+    model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
+    return inline_functions(model) if inline else (model, {})
+
+
+def _refuse_together(main: str, **given: object) -> None:
+    others = [name for name, value in given.items() if value]
+    if len(others) > 1:
+        raise UsageError(f"--{main.replace('nodes', 'node')} stands alone: it says where the piece starts and ends")
+
+
+def _boundary(
+    index: GraphIndex,
+    words: Sequence[str],
+    *,
+    what: str,
+    entering: bool,
+    types: dict[str, TypeProto],
+    moved: Mapping[str, list[str]],
+) -> list[str]:
+    """Returns the tensors that words mean as one side of a piece; types that they state go into ``types``."""
+    if not words:
+        raise UsageError(f"{what} names nothing")
+    found: dict[str, None] = {}
+    for word in words:
+        if word in moved:
+            found.update(dict.fromkeys(moved[word]))
+            continue
+        ref = index.tensor(word)
+        spec = _typed_word(index, word) if ref is None else None
+        if spec is not None:
+            found[spec.name] = None
+            if spec.shape is not None or spec.dtype is not None:
+                types[spec.name] = make_type(spec.dtype or 0, spec.shape)
+            continue
+        refs = [ref] if ref is not None else _selected(index, word, what=what, entering=entering)
+        main = [ref for ref in refs if ref.scope is index.main]
+        found.update(dict.fromkeys(require_main(main or refs, what=what)))
+    return list(found)
+
+
+def _typed_word(index: GraphIndex, word: str) -> TensorSpec | None:
+    """Returns what ``name:shape:dtype`` says of a tensor of the main graph, or None if the word is no such thing."""
+    if ":" not in word and "=" not in word:
+        return None
+    try:
+        specs = parse_tensor_specs([word], set(index.main.tensor_names()), what="tensor")
+    except BenchError:
+        return None
+    return specs[0] if len(specs) == 1 else None
+
+
+def _selected(index: GraphIndex, word: str, *, what: str, entering: bool) -> list[TensorRef]:
+    named = select.nodes_named(index, word)
+    chosen = select.Selection(nodes=frozenset(named), is_nodes=True) if named else select.select(index, word)
+    if not chosen.is_nodes:
+        return select.in_order(index, chosen.tensors)
+    main = [ref.position for ref in chosen.nodes if ref.scope is index.main]
+    if not main:
+        return select.in_order(index, chosen.as_tensors())
+    enters, leaves = frontier(index.main, main)
+    varying = depends_on(index.main, index.main.true_inputs())
+    names = [name for name in enters if name in varying] if entering else leaves
+    if not names:
+        raise CutError(f"{what} {word!r}: no tensor that depends on an input {'enters' if entering else 'leaves'} it")
+    return [TensorRef(index.main, name) for name in names]
+
+
+def _cut_nodes(index: GraphIndex, selectors: Sequence[str]) -> Cut:
+    """Returns the cut around exactly the selected nodes; constants that they need come along."""
+    refs = select.nodes(index, selectors, what="--node")
+    inner = [ref for ref in refs if ref.scope is not index.main]
+    positions = [ref.position for ref in refs if ref.scope is index.main]
+    if not positions:
+        raise UnsupportedError(
+            f"{inner[0].path!r} lies inside a body or function",
+            hint=f"Make that a model of its own first: --lift {inner[0].scope.path}",
+        )
+    enters, leaves = frontier(index.main, positions)
+    varying = depends_on(index.main, index.main.true_inputs())
+    return plan_cut(index.main, leaves, [name for name in enters if name in varying])
+
+
+def _outputs_behind(scope: Scope, starts: Sequence[str]) -> list[str]:
+    behind = depends_on(scope, starts)
+    outputs = [name for name in scope.outputs if name in behind]
+    if not outputs:
+        raise CutError("no output of the model depends on these inputs", hint="Name the outputs with --outputs.")
+    return outputs
+
+
+def complete_types(types: dict[str, TypeProto], finder: TypeFinder, scope: Scope) -> None:
+    """Fills in what a stated type leaves open (``x:auto:float16``, ``x:[1,3]``) from what is known."""
+    partial = [name for name, value in types.items() if not value.tensor_type.elem_type or not _has_shape(value)]
+    known = finder.find(scope, partial) if partial else {}
+    for name in partial:
+        if name not in known:
+            if not types[name].tensor_type.elem_type:
+                raise UnsupportedError(
+                    f"the element type of {name!r} is not known", hint=f"Give it: '{name}:auto:float32'."
+                )
+            continue
+        value = types[name]
+        if not value.tensor_type.elem_type:
+            value.tensor_type.elem_type = known[name].tensor_type.elem_type
+        if not _has_shape(value) and _has_shape(known[name]):
+            value.tensor_type.shape.CopyFrom(known[name].tensor_type.shape)
+
+
+def _has_shape(value: TypeProto) -> bool:
+    return tensor_shape(value) is not None

@@ -1,0 +1,206 @@
+"""Whether a model is valid: the onnx checker in full, and what it does not look at.
+
+The full check needs a model without holes, and must not read gigabytes of weights. So it is run on the
+structure, in which every tensor that lies outside points to one small file. Two things that the ONNX standard
+and runtimes allow are not accepted by the full check as it stands, and are checked in two steps instead, structure
+and then strict type inference: sparse initializers (inference has no notion of them) and inputs or outputs of
+unknown rank (the structure check wants a shape, of any kind).
+
+The checker does not notice undefined outputs, references to attributes that nobody gives, calls of functions with
+too many arguments, data longer than its tensor, negative dimensions, or two versions of one opset. These are
+looked at here.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxbench import weights
+from onnxbench.errors import ModelError, RefusedResultError
+from onnxbench.graph import node_bodies
+from onnxbench.repair import repair
+from onnxbench.tensortype import dtype_bits, make_type, make_value_info, raw_size, tensor_shape
+
+if TYPE_CHECKING:
+    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+_MOST_COMPLAINTS = 12
+
+
+def make_valid(proto: ModelProto) -> list[str]:
+    """Repairs a model in place if it is not valid, and returns what was done.
+
+    Raises:
+        RefusedResultError: It is not valid even so.
+    """
+    complaints = find_complaints(proto)
+    if not complaints and not any(map(_is_rankless, proto.graph.output)):
+        return []
+    try:
+        repairs = repair(proto)
+    except ModelError as error:
+        raise RefusedResultError(error.message, hint=error.hint) from None
+    if repairs:
+        complaints = find_complaints(proto)
+    if complaints:
+        raise RefusedResultError("the result is not a valid ONNX model, so it was not written", details=complaints)
+    return repairs
+
+
+def validate(proto: ModelProto) -> None:
+    """Raises RefusedResultError if a model is not valid."""
+    complaints = find_complaints(proto)
+    if complaints:
+        raise RefusedResultError("the model is not valid ONNX", details=complaints)
+
+
+def find_complaints(proto: ModelProto) -> list[str]:
+    """Returns what makes a model invalid, or an empty list; large weights may lie outside its structure."""
+    return list(_own_complaints(proto))[:_MOST_COMPLAINTS] or checker_complaints(proto)
+
+
+def checker_complaints(proto: ModelProto) -> list[str]:
+    """Returns the lines of the full onnx checker's first complaint, or an empty list."""
+    import onnx
+
+    checked = type(proto)()
+    checked.CopyFrom(proto)
+    with tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
+        standin = Path(folder) / "model.onnx"
+        for tensor in weights.tensors(checked):
+            if weights.is_outside(tensor):
+                del tensor.external_data[:]
+                tensor.external_data.add(key="location", value=standin.name)
+        rankless = [info for info in (*checked.graph.input, *checked.graph.output) if _is_rankless(info)]
+        in_two_steps = bool(rankless) or len(checked.graph.sparse_initializer) > 0
+        inference = type(proto)()
+        if in_two_steps:
+            inference.CopyFrom(checked)
+            _make_sparse_inputs(inference.graph)
+            for info in rankless:
+                info.type.tensor_type.shape.SetInParent()
+        standin.write_bytes(checked.SerializeToString())
+        try:
+            onnx.checker.check_model(os.fspath(standin), full_check=not in_two_steps)
+            if in_two_steps:
+                onnx.shape_inference.infer_shapes(inference, check_type=True, strict_mode=True)
+        except Exception as error:  # ValidationError, InferenceError, and RuntimeError from C++
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            return lines[:_MOST_COMPLAINTS] or [repr(error)]
+    return []
+
+
+def _is_rankless(info: ValueInfoProto) -> bool:
+    return info.type.WhichOneof("value") == "tensor_type" and tensor_shape(info.type) is None
+
+
+def _make_sparse_inputs(graph: GraphProto) -> None:
+    """Turns sparse initializers into inputs of their type, for type inference."""
+    for sparse in graph.sparse_initializer:
+        graph.input.append(make_value_info(sparse.values.name, make_type(sparse.values.data_type, tuple(sparse.dims))))
+    del graph.sparse_initializer[:]
+
+
+def _own_complaints(proto: ModelProto) -> Iterable[str]:
+    """Yields what the onnx checker does not look at."""
+    yield from _opset_complaints(proto)
+    yield from _graph_output_complaints(proto.graph)
+    for info in (*proto.graph.input, *proto.graph.output):
+        for dim in tensor_shape(info.type) or ():
+            if isinstance(dim, int) and dim < 0:
+                yield f"{info.name!r} has a dimension of {dim}"
+    for tensor in weights.tensors(proto):
+        complaint = _data_complaint(tensor)
+        if complaint:
+            yield complaint
+    functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    yield from _node_complaints(proto.graph.node, frozenset(), functions)
+    for function in proto.functions:
+        yield from _function_complaints(function)
+        given = frozenset((*function.attribute, *(a.name for a in function.attribute_proto)))
+        yield from _node_complaints(function.node, given, functions)
+
+
+def _opset_complaints(proto: ModelProto) -> Iterable[str]:
+    from onnx import defs
+
+    versions: dict[str, int] = {}
+    for opset in proto.opset_import:
+        domain = "" if opset.domain == "ai.onnx" else opset.domain
+        if versions.setdefault(domain, opset.version) != opset.version:
+            yield f"opset {domain or 'ai.onnx'!r} is imported in two versions, {versions[domain]} and {opset.version}"
+    newest = defs.onnx_opset_version()
+    if versions.get("", 0) > newest:
+        yield f"the model uses opset {versions['']}, and the onnx package that is installed knows opsets up to {newest}"
+
+
+def _graph_output_complaints(graph: GraphProto) -> Iterable[str]:
+    defined = {name for node in graph.node for name in node.output}
+    defined.update(info.name for info in graph.input)
+    defined.update(tensor.name for tensor in graph.initializer)
+    defined.update(tensor.values.name for tensor in graph.sparse_initializer)
+    for info in graph.output:
+        if info.name not in defined:
+            yield f"graph output {info.name!r} is made by no node"
+
+
+def _data_complaint(tensor: TensorProto) -> str | None:
+    """Returns a complaint about data that does not have the size of its tensor; too little the checker finds."""
+    if tensor.data_location == 1:
+        return None
+    size = len(tensor.raw_data)
+    if size:
+        wanted = raw_size(tensor.dims, tensor.data_type)
+        if size > wanted and dtype_bits(tensor.data_type):
+            return f"tensor {tensor.name!r} has {size:,} bytes of data where its type and shape take {wanted:,}"
+    elif tensor.float_data and tensor.data_type == 1:
+        count = raw_size(tensor.dims, 1) // 4
+        if len(tensor.float_data) > count:
+            return f"tensor {tensor.name!r} has {len(tensor.float_data):,} values where its shape takes {count:,}"
+    return None
+
+
+def _node_complaints(
+    nodes: Iterable[NodeProto],
+    given: frozenset[str],
+    functions: dict[tuple[str, str, str], FunctionProto],
+) -> Iterable[str]:
+    """Yields complaints about attribute references and calls, in bodies too."""
+    pending = [nodes]
+    while pending:
+        for node in pending.pop():
+            attributes = node.attribute
+            for attribute in attributes:
+                if attribute.ref_attr_name and attribute.ref_attr_name not in given:
+                    yield (
+                        f"attribute {attribute.name!r} of node {node.name or node.op_type!r} refers to attribute "
+                        f"{attribute.ref_attr_name!r}, which nobody gives"
+                    )
+                if attribute.type in (5, 10):
+                    pending += [body.node for _, body in node_bodies(node)]
+                    break
+            if functions:
+                function = functions.get((node.domain, node.op_type, node.overload))
+                if function is not None:
+                    yield from _call_complaints(node, function)
+
+
+def _call_complaints(node: NodeProto, function: FunctionProto) -> Iterable[str]:
+    for what, said, taken in (
+        ("inputs", len(node.input), len(function.input)),
+        ("outputs", len(node.output), len(function.output)),
+    ):
+        if said > taken:
+            label = node.name or node.output[0]
+            yield f"node {label!r} calls {function.domain}::{function.name} with {said} {what}; it has {taken}"
+
+
+def _function_complaints(function: FunctionProto) -> Iterable[str]:
+    defined = {name for node in function.node for name in node.output}.union(function.input)
+    for name in function.output:
+        if name not in defined:
+            yield f"output {name!r} of function {function.domain}::{function.name} is made by no node"
