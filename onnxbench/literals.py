@@ -133,6 +133,11 @@ def float32_text(value: float) -> str:
     return array_texts(np.array([value], np.float32), _FLOAT32)[0]
 
 
+def reads_patterns(tokens: Sequence[str], number: int) -> bool:
+    """Tells whether decimal integers among these literals are read as bit patterns, which may surprise."""
+    return number in _SMALL_FLOATS and any(_PLAIN_INTEGER.fullmatch(token) and int(token) for token in tokens)
+
+
 def parse_array(tokens: Sequence[str], number: int) -> np.ndarray:
     """Returns the flat array of elements that a list of literals spells.
 

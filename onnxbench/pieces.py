@@ -17,17 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench import backends, select
+from onnxbench import backends, captures, select
 from onnxbench.boundary import depends_on
 from onnxbench.cut import Boundary, Cut, Piece, assemble, frontier, lift, plan_cut, require_main
 from onnxbench.cut import expose as expose_tensors
-from onnxbench.errors import BenchError, CutError, ExecutionError, OutputError, UnsupportedError, UsageError
+from onnxbench.errors import (
+    BenchError,
+    CutError,
+    ExecutionError,
+    FeedsError,
+    OutputError,
+    UnsupportedError,
+    UsageError,
+)
 from onnxbench.graph import GraphIndex, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.inlining import inline_functions
 from onnxbench.model import Model, load
 from onnxbench.partition import Partition, split_at, split_parts, split_scopes, split_weights
-from onnxbench.specs import TensorSpec, parse_tensor_specs
+from onnxbench.proof import Proof
+from onnxbench.proof import prove as prove_split
+from onnxbench.specs import TensorSpec, parse_size, parse_tensor_specs
 from onnxbench.tensortype import make_type, tensor_shape
 from onnxbench.version import SCHEMA_VERSION
 from onnxbench.writer import Saved, SaveOptions, save
@@ -105,6 +115,7 @@ def expose(
     source: Model | str | os.PathLike[str],
     outputs: Sequence[str],
     *,
+    exclude: Sequence[str] = (),
     inline: bool = False,
     feeds: Mapping[str, np.ndarray] | None = None,
     allow_outside: bool = False,
@@ -115,6 +126,7 @@ def expose(
         source: A model or a model file.
         outputs: Selectors, or ``name:shape:dtype``. Tensors inside bodies are left out when a pattern matches them
             along with others, and refused when they are all it matches.
+        exclude: Selectors of tensors to leave out of ``outputs``.
         inline: Inline local functions first; ``local::Block/x`` then means ``x`` at each call of the function.
         feeds: As for ``extract``.
         allow_outside: For a model file: follow external data that leaves its folder.
@@ -127,6 +139,9 @@ def expose(
     index = GraphIndex(model.proto)
     types: dict[str, TypeProto] = {}
     wanted = _boundary(index, outputs, what="--outputs", entering=False, types=types, moved=names)
+    if exclude:
+        unwanted = {ref.name for ref in select.tensors(index, exclude, what="--exclude-outputs")}
+        wanted = [name for name in wanted if name not in unwanted]
     sources = type_sources(feeds)
     complete_types(types, TypeFinder(model, index, sources), index.main)
     return expose_tensors(model, wanted, index=index, types=types, sources=sources)
@@ -143,7 +158,7 @@ def type_sources(feeds: Mapping[str, np.ndarray] | None = None) -> list[TypeSour
 
         def observed(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
             found = backends.run_with_outputs(model, dict(values), list(names), optimization="none")
-            return {name: make_type(backends.dtype_of(array), array.shape) for name, array in found.items()}
+            return {name: make_type(captures.onnx_dtype(array.dtype), array.shape) for name, array in found.items()}
 
         sources.append(observed)
     return sources
@@ -189,6 +204,126 @@ def record(
             hint="Only a body whose inputs are tensors of the main graph can be recorded.",
         )
     return backends.run_with_outputs(model, dict(feeds), names, optimization="none")
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What ``extract_file`` and ``expose_file`` did.
+
+    Attributes:
+        piece: The piece, with its inputs, outputs and notes.
+        saved: The written files; None for a dry run.
+        feeds: The file with the recorded values of the piece's inputs, or None.
+        expected: The file with those of its outputs, or None.
+    """
+
+    piece: Piece
+    saved: Saved | None
+    feeds: Path | None = None
+    expected: Path | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know: of the cut, and of what had to be mended."""
+        return (*self.piece.notes, *(self.saved.repairs if self.saved else ()))
+
+
+def extract_file(
+    source: Model | str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    *,
+    nodes: Sequence[str] = (),
+    body: str | None = None,
+    auto_inputs: bool = False,
+    keep_unused: bool = False,
+    inline: bool = False,
+    feeds: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    save_feeds: str | os.PathLike[str] | None = None,
+    options: SaveOptions | None = None,
+    allow_outside: bool = False,
+) -> Extracted:
+    """Writes a piece of a model, and the real values at its boundary if asked for (see ``extract``).
+
+    Args:
+        source: A model or a model file.
+        out: The file to write, or None to write nothing.
+        inputs: As for ``extract``.
+        outputs: As for ``extract``.
+        nodes: As for ``extract``.
+        body: As for ``extract``.
+        auto_inputs: As for ``extract``.
+        keep_unused: As for ``extract``.
+        inline: As for ``extract``.
+        feeds: Values for the model's inputs: a file, folder or script (``onnxbench.captures.load``).
+        seed: Draw values from this seed where ``feeds`` has none.
+        save_feeds: Record the values at the piece's inputs in this ``.npz`` file, and those at its outputs in
+            another whose name ends in ``_outputs.npz``.
+        options: How weights are stored.
+        allow_outside: Follow external data that leaves the model's folder.
+
+    Raises:
+        BenchError: As for ``extract``, ``record`` and ``onnxbench.writer.save``.
+    """
+    model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
+    values = feeds_for(model, feeds, seed=seed) if feeds is not None or save_feeds is not None else None
+    piece = extract(
+        model, inputs, outputs, nodes=nodes, body=body, auto_inputs=auto_inputs, keep_unused=keep_unused,
+        inline=inline, feeds=values,
+    )  # fmt: skip
+    if out is None:
+        return Extracted(piece, None)
+    recorded = None
+    if save_feeds is not None and values is not None:
+        recorded = record(inline_functions(model)[0] if inline else model, piece, values)
+    saved = save(piece.model, out, options=options)
+    if recorded is None or save_feeds is None:
+        return Extracted(piece, saved)
+    feeds_path = Path(save_feeds)
+    expected_path = feeds_path.with_name(f"{feeds_path.stem}_outputs.npz")
+    captures.save(feeds_path, {b.name: recorded[b.name] for b in piece.inputs})
+    ends = {b.name: recorded[b.name] for b in piece.outputs if b.name in recorded}
+    if ends:
+        captures.save(expected_path, ends)
+    return Extracted(piece, saved, feeds_path, expected_path if ends else None)
+
+
+def expose_file(
+    source: Model | str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    outputs: Sequence[str],
+    *,
+    exclude: Sequence[str] = (),
+    inline: bool = False,
+    feeds: str | os.PathLike[str] | None = None,
+    options: SaveOptions | None = None,
+    allow_outside: bool = False,
+) -> Extracted:
+    """Writes a model with further outputs (see ``expose``); ``out`` None writes nothing."""
+    model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
+    values = feeds_for(model, feeds) if feeds is not None else None
+    piece = expose(model, outputs, exclude=exclude, inline=inline, feeds=values)
+    return Extracted(piece, None if out is None else save(piece.model, out, options=options))
+
+
+def feeds_for(
+    model: Model, source: str | os.PathLike[str] | None = None, *, seed: int = 0
+) -> dict[str, captures.Value]:
+    """Returns values for a model's inputs: the first set of ``source``, or drawn from ``seed``.
+
+    Raises:
+        FeedsError: They do not fit the model, or cannot be drawn.
+        NotFoundError: There is no such file.
+    """
+    ports = captures.input_ports(model.proto.graph)
+    if source is None:
+        return captures.random_feeds(ports, seed=seed).feeds
+    first = next(iter(captures.load(source, ports)), None)
+    if first is None:
+        raise FeedsError(f"{source} holds no set of inputs")
+    return captures.check_feeds(first, ports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +437,50 @@ def split(
         for number, planned in enumerate(plan.pieces, 1)
     ]
     return _write_split(model, index, plan, made, Path(folder), options or SaveOptions())
+
+
+def split_file(
+    source: Model | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    at: Sequence[str] = (),
+    parts: int | None = None,
+    max_weights: int | str | None = None,
+    by_scopes: int | None = None,
+    prove: bool = False,
+    inline: bool = False,
+    feeds: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    options: SaveOptions | None = None,
+    allow_outside: bool = False,
+) -> tuple[Split, Proof | None]:
+    """Writes a model as pieces (see ``split``) and, if asked, proves that they are the model.
+
+    Args:
+        source: A model or a model file.
+        folder: As for ``split``.
+        at: As for ``split``.
+        parts: As for ``split``.
+        max_weights: As for ``split``; a text such as ``500MB`` too.
+        by_scopes: As for ``split``.
+        prove: Run the pieces in a chain and compare (see ``onnxbench.proof``).
+        inline: As for ``split``.
+        feeds: Values for the model's inputs: a file, folder or script.
+        seed: Draw values from this seed where ``feeds`` has none.
+        options: How weights are stored.
+        allow_outside: Follow external data that leaves the model's folder.
+
+    Raises:
+        BenchError: As for ``split`` and ``onnxbench.proof.prove``.
+    """
+    model, _ = _open(source, allow_outside=allow_outside, inline=inline)
+    values = feeds_for(model, feeds, seed=seed) if prove or feeds is not None else None
+    limit = parse_size(max_weights) if isinstance(max_weights, str) else max_weights
+    done = split(
+        model, folder, at=at, parts=parts, max_weights=limit, by_scopes=by_scopes,
+        feeds=values if feeds is not None else None, options=options,
+    )  # fmt: skip
+    return done, prove_split(done.manifest, model, values) if prove and values is not None else None
 
 
 def _file_name(base: str, number: int, name: str, count: int) -> str:

@@ -28,7 +28,9 @@ class BenchCommand(TyperCommand):
             if isinstance(param, TyperOption)
             for name in (*param.opts, *param.secondary_opts)
         }
-        required = sum(1 for param in self.params if isinstance(param, TyperArgument) and param.required)
+        arguments = [param for param in self.params if isinstance(param, TyperArgument) and param.nargs == 1]
+        named_output = any(word in ("-o", "--output") or word.startswith("--output=") for word in args)
+        required = len(arguments) - (named_output and len(arguments) > 1)
         words, positionals, rest = list(args), 0, []
         groups: list[tuple[str, list[str]]] = []
         out: list[str | tuple[str, list[str]]] = []

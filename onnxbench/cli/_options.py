@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from onnxbench.writer import SaveOptions
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="The model file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON (with a schema_version).")]
@@ -37,3 +40,28 @@ ShareWeights = Annotated[
     bool,
     typer.Option("--share-weights", help="Refer to the input's own weights files instead of copying their bytes."),
 ]
+InlineFunctions = Annotated[bool, typer.Option("--inline-functions", help="Inline local functions first.")]
+FeedsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--feeds", "--load-inputs", metavar="DATA",
+        help="Values for the model's inputs: .npz, .npy, .pb, Polygraphy .json, a folder, or script.py:func.",
+        show_default=False,
+    ),
+]  # fmt: skip
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Draw inputs that no feeds give from this seed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
+
+
+def save_options(external: str | None, per_tensor: bool, threshold: str, share: bool) -> SaveOptions:
+    """Returns how weights are stored, as these options say."""
+    from onnxbench.specs import parse_size
+    from onnxbench.writer import SaveOptions
+
+    return SaveOptions(
+        external=True if external or per_tensor else None,
+        location=None if external in (None, "auto") else external,
+        per_tensor=per_tensor,
+        threshold=parse_size(threshold),
+        share_weights=share,
+    )

@@ -1,0 +1,81 @@
+"""``onnxbench expose``: the same model with further outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxbench.cli import _pieces
+from onnxbench.cli._options import (
+    AllowOutside,
+    AsJson,
+    DryRun,
+    ExternalData,
+    ExternalThreshold,
+    FeedsOption,
+    InlineFunctions,
+    ModelArgument,
+    PerTensor,
+    Quiet,
+    ShareWeights,
+    save_options,
+)
+
+
+def expose(
+    model: ModelArgument,
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option("--outputs", "--onnx-outputs", "--mark", metavar="SEL...", help="The tensors to expose.",
+                     show_default=False),
+    ] = None,
+    by_type: Annotated[
+        list[str] | None,
+        typer.Option("--outputs-by-type", "--onnx-outputs-by-type", metavar="TYPE...",
+                     help="What operators of these types make.", show_default=False),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude-outputs", "--onnx-exclude-outputs", metavar="SEL...", help="But not these.",
+                     show_default=False),
+    ] = None,
+    short_o: Annotated[
+        list[str] | None,
+        typer.Option("-o", "--output", metavar="OUT|SEL...", help="OUT, or (if OUT is given) the same as --outputs.",
+                     show_default=False),
+    ] = None,
+    inline_functions: InlineFunctions = False,
+    feeds: FeedsOption = None,
+    dry_run: DryRun = False,
+    external_data: ExternalData = None,
+    per_tensor: PerTensor = False,
+    external_threshold: ExternalThreshold = "1K",
+    share_weights: ShareWeights = False,
+    allow_outside: AllowOutside = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make inner tensors outputs of the model, so that any runtime shows their values.
+
+    Tensors inside functions need --inline-functions. Tensors inside If, Loop or Scan bodies cannot be outputs of
+    the whole model; the error says how to get at them.
+
+    \b
+    Examples:
+      onnxbench expose model.onnx seen.onnx --outputs conv1_out 'block*_out'
+      onnxbench expose model.onnx seen.onnx --outputs op:Conv
+      onnxbench expose model.onnx seen.onnx --outputs '*' --exclude-outputs dtype:int64
+      onnxbench expose model.onnx seen.onnx --inline-functions --outputs local::Block/h
+    """
+    from onnxbench import pieces
+
+    target, ends = _pieces.target_and_outputs(out, outputs, short_o, dry_run=dry_run)
+    wanted = [*(ends or ()), *(f"op:{name}" for name in by_type or ())]
+    done = pieces.expose_file(
+        model, target, wanted, exclude=exclude or (), inline=inline_functions, feeds=feeds, allow_outside=allow_outside,
+        options=save_options(external_data, per_tensor, external_threshold, share_weights),
+    )  # fmt: skip
+    _pieces.print_extracted("expose", done, as_json=as_json, quiet=quiet)

@@ -1,0 +1,118 @@
+"""``onnxbench extract``: a piece of a model as a model of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxbench.cli import _pieces
+from onnxbench.cli._options import (
+    AllowOutside,
+    AsJson,
+    DryRun,
+    ExternalData,
+    ExternalThreshold,
+    FeedsOption,
+    InlineFunctions,
+    ModelArgument,
+    PerTensor,
+    Quiet,
+    Seed,
+    ShareWeights,
+    save_options,
+)
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--inputs", "-i", "--from", "--start", "--input_names", "--input-names", metavar="SEL...",
+        help="Where the piece starts: selectors, or name:shape:dtype. Default: the model's own inputs.",
+        show_default=False,
+    ),
+]  # fmt: skip
+Outputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--outputs", "--to", "--end", "--output_names", "--output-names", metavar="SEL...",
+        help="Where it ends. Default: the model's outputs that depend on the inputs.", show_default=False,
+    ),
+]  # fmt: skip
+
+
+def extract(
+    model: ModelArgument,
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
+    inputs: Inputs = None,
+    outputs: Outputs = None,
+    short_o: Annotated[
+        list[str] | None,
+        typer.Option("-o", "--output", metavar="OUT|SEL...", help="OUT, or (if OUT is given) the same as --outputs.",
+                     show_default=False),
+    ] = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option("--node", "--nodes", metavar="SEL...", help="Exactly these nodes and what enters and leaves them.",
+                     show_default=False),
+    ] = None,
+    op: Annotated[
+        list[str] | None,
+        typer.Option("--op", metavar="TYPE...", help="All nodes of an operator type: --node op:TYPE.", show_default=False),
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", metavar="MODULE...", help="A PyTorch module: --node scope:MODULE.", show_default=False),
+    ] = None,
+    lift: Annotated[
+        str | None,
+        typer.Option("--lift", metavar="BODY", help="A body (If_3/then) or function, its captures as inputs.",
+                     show_default=False),
+    ] = None,
+    auto_inputs: Annotated[
+        bool, typer.Option("--auto-inputs", help="Add the smallest set of tensors that bounds the piece.")
+    ] = False,
+    keep_unused: Annotated[bool, typer.Option("--keep-unused", help="Keep inputs that change nothing.")] = False,
+    inline_functions: InlineFunctions = False,
+    feeds: FeedsOption = None,
+    seed: Seed = 0,
+    save_feeds: Annotated[
+        Path | None,
+        typer.Option("--save-feeds", metavar="F.npz",
+                     help="Record the real values at the new inputs (and, in F_outputs.npz, outputs) by running the whole.",
+                     show_default=False),
+    ] = None,
+    dry_run: DryRun = False,
+    external_data: ExternalData = None,
+    per_tensor: PerTensor = False,
+    external_threshold: ExternalThreshold = "1K",
+    share_weights: ShareWeights = False,
+    allow_outside: AllowOutside = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cut a piece out of a model: between tensors, around nodes or a module, or one body.
+
+    The piece is right or refused. If the inputs do not bound it, the command ends with exit code 3, names the
+    tensors that are missing and shows cuts that would work. See `onnxbench find --help` for selectors.
+
+    \b
+    Examples:
+      onnxbench extract model.onnx piece.onnx --inputs 22 --outputs 28
+      onnxbench extract model.onnx piece.onnx --from node:Conv_3 --to node:Relu_9
+      onnxbench extract model.onnx tail.onnx --inputs 'x:[1,64,56,56]:float32'
+      onnxbench extract model.onnx block.onnx --scope encoder.layer.3
+      onnxbench extract model.onnx piece.onnx --outputs 28 --inputs 24 --auto-inputs
+      onnxbench extract model.onnx body.onnx --lift If_3/then
+      onnxbench extract model.onnx piece.onnx --inputs a --outputs b --save-feeds a.npz
+    """
+    from onnxbench import pieces
+
+    target, ends = _pieces.target_and_outputs(out, outputs, short_o, dry_run=dry_run)
+    selectors = [*(node or ()), *(f"op:{name}" for name in op or ()), *(f"scope:{name}" for name in scope or ())]
+    done = pieces.extract_file(
+        model, target, inputs, ends, nodes=selectors, body=lift, auto_inputs=auto_inputs, keep_unused=keep_unused,
+        inline=inline_functions, feeds=feeds, seed=seed, save_feeds=save_feeds, allow_outside=allow_outside,
+        options=save_options(external_data, per_tensor, external_threshold, share_weights),
+    )  # fmt: skip
+    _pieces.print_extracted("extract", done, as_json=as_json, quiet=quiet)
