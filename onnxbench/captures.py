@@ -32,12 +32,13 @@ import sys
 import tempfile
 import traceback
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from onnxbench.errors import FeedsError, NotFoundError, OutputError, UnsupportedError, UsageError, did_you_mean
 from onnxbench.tensortype import (
@@ -87,7 +88,7 @@ class Port:
     @property
     def shape(self) -> tuple[Dim, ...] | None:
         """The shape of a tensor; None when the rank is unknown or it is no tensor."""
-        return None if self.type is None else tensor_shape(self.type)
+        return None if self.type is None else _shape_of(self.type)
 
     @property
     def dtype(self) -> int:
@@ -100,11 +101,19 @@ class Port:
         return "" if self.type is None else (self.type.WhichOneof("value") or "").removesuffix("_type")
 
 
+def _shape_of(kind: TypeProto) -> tuple[Dim, ...] | None:
+    """Returns the shape of a tensor type; a negative size, as some exporters write it, is an unknown one."""
+    shape = tensor_shape(kind)
+    return None if shape is None else tuple(None if isinstance(dim, int) and dim < 0 else dim for dim in shape)
+
+
 def input_ports(graph: GraphProto) -> list[Port]:
     """Returns the inputs of a graph in order; those that an initializer backs are not required."""
     backed = {tensor.name for tensor in graph.initializer}
     backed.update(tensor.values.name for tensor in graph.sparse_initializer)
-    return [Port(info.name, info.type if info.HasField("type") else None, info.name not in backed) for info in graph.input]
+    return [
+        Port(info.name, info.type if info.HasField("type") else None, info.name not in backed) for info in graph.input
+    ]
 
 
 # ---------------------------------------------------------------- drawing inputs
@@ -234,7 +243,7 @@ def _draw_value(
         raise UnsupportedError(
             f"input {name!r} is {format_type(kind)}, for which no values can be drawn", hint="Give it from a script."
         )
-    declared = tensor_shape(kind)
+    declared = _shape_of(kind)
     if declared is None and told is None:
         raise FeedsError(
             f"the model does not say how many dimensions input {name!r} has", hint=f"Give them: --shape '{name}:[1,3]'."
@@ -328,7 +337,7 @@ def _integer_bounds(
                 f"({lowest} to {highest})"
             )
         return low, high
-    if limit is not None and 0 < limit:
+    if limit is not None and limit > 0:
         choices.append(f"{name}: values 0 to {limit - 1} (it indexes a table of {limit} rows)")
         return 0, min(limit - 1, highest)
     if dtype != _BOOL and bits > 8 and "mask" in name.lower():
@@ -345,7 +354,8 @@ def _float_limits(dtype: int) -> tuple[float, float]:
 
     if dtype in _COMPLEX:
         dtype = 1 if dtype == 14 else 11
-    limits = ml_dtypes.finfo(numpy_dtype(dtype))
+    finfo: Any = ml_dtypes.finfo
+    limits = finfo(numpy_dtype(dtype))
     return (float(limits.tiny), float(limits.max)) if dtype == 24 else (float(limits.min), float(limits.max))
 
 
@@ -445,7 +455,7 @@ def _fit(name: str, value: Value, kind: TypeProto | None, cast: bool, sizes: dic
     wanted = kind.tensor_type.elem_type
     array = value if isinstance(value, np.ndarray) else _from_python(name, value, wanted)
     array = _fit_dtype(name, array, wanted, cast, typed=isinstance(value, np.ndarray))
-    _check_shape(name, array.shape, tensor_shape(kind), sizes)
+    _check_shape(name, array.shape, _shape_of(kind), sizes)
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
@@ -487,8 +497,12 @@ def _fit_dtype(name: str, array: Array, wanted: int, cast: bool, *, typed: bool)
     if (cast or not typed) and mine != 0 and same_kind:
         with np.errstate(all="ignore"):
             made = array.astype(target)
-            if floating or np.array_equal(made.astype(array.dtype), array):
-                return made
+            if floating:
+                kept = np.isfinite(made.astype(np.float32)) | ~np.isfinite(array.astype(np.float64))
+            else:
+                kept = made.astype(array.dtype) == array
+        if kept.all():
+            return made
         raise FeedsError(f"input {name!r} has values that {dtype_name(wanted)} cannot hold")
     raise FeedsError(
         f"input {name!r} is {dtype_name(mine) if mine else array.dtype}, the model wants {dtype_name(wanted)}",
@@ -632,12 +646,12 @@ def _by_position(feeds: Feeds, ports: Sequence[Port] | None) -> Feeds:
     return feeds
 
 
-def _load_npy(file: Path | io.BytesIO, name: str = "") -> Array:
+def _load_npy(file: Path | IO[bytes], name: str = "") -> Array:
     import numpy as np
 
     try:
         array = np.load(file, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError, OverflowError) as error:
         said = "it holds Python objects, which are not loaded" if "pickle" in str(error).lower() else str(error)
         raise FeedsError(f"{name or file} cannot be read as .npy: {said}") from None
     if not isinstance(array, np.ndarray):
@@ -786,7 +800,7 @@ def _from_json(value: Any, where: str) -> Array:
 
 
 def _from_script(path: Path, function: str) -> Iterator[Feeds]:
-    """Runs ``path`` and yields what its ``function()`` returns; the script is compiled in memory, nothing is written."""
+    """Runs ``path`` and yields what its ``function()`` returns; it is compiled in memory, so no cache file is left."""
     _require(path)
     module = ModuleType(f"onnxbench_feeds_{path.stem}")
     module.__file__ = str(path)
@@ -880,7 +894,7 @@ class Capture(Mapping[str, Value]):
         if isinstance(tree, dict) and isinstance(tree.get("list"), list):
             return [self._value(item) for item in tree["list"]]
         if isinstance(tree, dict) and isinstance(tree.get("map"), list):
-            return {key: value for key, value in tree["map"]}
+            return dict(tree["map"])
         raise FeedsError(f"the entry {MANIFEST} of {self.path} is not understood")
 
     def _array(self, entry: str) -> Array:
@@ -889,8 +903,8 @@ class Capture(Mapping[str, Value]):
         where = f"{entry!r} in {self.path}"
         try:
             with self._zip.open(self._entries[entry]) as file:
-                array = _load_npy(io.BytesIO(file.read()), where)
-        except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+                array = _load_npy(file, where)
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
             raise FeedsError(f"{where} cannot be read: {error}") from None
         if entry == MANIFEST:
             return array
@@ -1007,7 +1021,9 @@ class CaptureWriter:
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error.strerror}") from None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         import numpy as np
 
         assert self._temporary is not None

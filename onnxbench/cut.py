@@ -20,7 +20,7 @@ from onnxbench.model import Model
 from onnxbench.tensortype import format_type, make_value_info, tensor_shape
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto
+    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto
 
 _PROPOSAL_LIMIT = 64
 
@@ -239,7 +239,7 @@ def assemble(
         names = ", ".join(repr(name) for name in cut.dropped)
         kept = set(cut.dropped) & set(cut.inputs)
         notes.append(
-            f"input {names} changes nothing" + (" (kept as asked)" if kept else " and was dropped (--keep-unused keeps it)")
+            f"input {names} changes nothing" + (" (kept as asked)" if kept else "; dropped (--keep-unused keeps it)")
         )
     inputs = tuple(boundaries[name] for name in cut.inputs)
     outputs = tuple(boundaries[name] for name in cut.outputs)
@@ -261,12 +261,12 @@ def _shell(proto: ModelProto) -> ModelProto:
     return shell
 
 
-def _copy_plain_fields(source: object, graph: GraphProto) -> None:
+def _copy_plain_fields(source: GraphProto | FunctionProto, graph: GraphProto) -> None:
     """Makes a graph's name, doc string and metadata those of a body or function."""
-    graph.name = source.name  # type: ignore[attr-defined]
-    graph.doc_string = source.doc_string  # type: ignore[attr-defined]
+    graph.name = source.name
+    graph.doc_string = source.doc_string
     del graph.metadata_props[:]
-    graph.metadata_props.extend(source.metadata_props)  # type: ignore[attr-defined]
+    graph.metadata_props.extend(source.metadata_props)
 
 
 def _boundary_infos(
@@ -306,7 +306,7 @@ def _boundary_infos(
 def _stated_infos(scope: Scope) -> dict[str, ValueInfoProto]:
     infos = {info.name: info for info in scope.graph.value_info}
     if not scope.is_function:
-        infos.update((info.name, info) for info in (*scope.graph.output, *scope.graph.input))  # type: ignore
+        infos.update((info.name, info) for info in (*scope.graph.output, *scope.graph.input))
     return infos
 
 
@@ -329,20 +329,20 @@ def _copy_belongings(scope: Scope, graph: GraphProto, cut: Cut) -> None:
     pending = set(constants)
     while holder is not None and pending:
         if not holder.is_function:
-            graph.initializer.extend(t for t in holder.graph.initializer if t.name in pending)  # type: ignore
-            graph.sparse_initializer.extend(
-                t for t in holder.graph.sparse_initializer if t.values.name in pending  # type: ignore[union-attr]
-            )
+            graph.initializer.extend(t for t in holder.graph.initializer if t.name in pending)
+            graph.sparse_initializer.extend(t for t in holder.graph.sparse_initializer if t.values.name in pending)
             pending -= holder.constants
         holder = holder.parent
     graph.quantization_annotation.extend(annotations)
     outside = inputs | set(cut.outputs)
     graph.value_info.extend(
-        info for info in source.value_info if info.name not in outside and (info.name in tensors or info.name in constants)
+        info
+        for info in source.value_info
+        if info.name not in outside and (info.name in tensors or info.name in constants)
     )
     if not scope.is_function:
         # An initializer that the graph lists among its inputs (before IR 4 it must be) stays listed.
-        graph.input.extend(i for i in source.input if i.name in constants and i.name in scope.constants)  # type: ignore
+        graph.input.extend(i for i in source.input if i.name in constants and i.name in scope.constants)
 
 
 def _copy_functions(source: ModelProto, index: GraphIndex, target: ModelProto, nodes: list[NodeProto]) -> list[str]:
@@ -420,7 +420,7 @@ def lift(
             f"Bodies and functions: {', '.join(bodies[:8])}" if bodies else "The model has no bodies and no functions."
         )
         raise NotFoundError(f"{path!r} is no body or function of the model", hint=hint)
-    if scope.is_function and (scope.graph.attribute or scope.graph.attribute_proto):  # type: ignore[union-attr]
+    if scope.is_function and (scope.graph.attribute or scope.graph.attribute_proto):
         raise UnsupportedError(
             f"function {path} has attributes, whose values its callers give",
             hint="Extract around one of its calls instead, with --inline-functions.",

@@ -249,10 +249,10 @@ def _index_tree(root: Scope) -> list[Scope]:
 def _index_nodes(scope: Scope) -> None:
     graph = scope.graph
     if scope.is_function:
-        scope.inputs, scope.outputs = list(graph.input), list(graph.output)  # type: ignore[arg-type]
+        scope.inputs, scope.outputs = list(graph.input), list(graph.output)
     else:
-        scope.inputs = [info.name for info in graph.input]  # type: ignore[union-attr]
-        scope.outputs = [info.name for info in graph.output]  # type: ignore[union-attr]
+        scope.inputs = [info.name for info in graph.input]
+        scope.outputs = [info.name for info in graph.output]
         scope.constants = set(_constant_names(graph))
     nodes = scope.nodes = list(graph.node)
     reads, writes, producers = scope.reads, scope.writes, scope.producers
@@ -269,12 +269,10 @@ def _index_nodes(scope: Scope) -> None:
         reads.append(read)
         for attribute in node.attribute:
             kind = attribute.type
-            if kind == _GRAPH or kind == _GRAPHS:
+            if kind in (_GRAPH, _GRAPHS):
                 labels = labels or scope.labels()
                 scope.bodies[position] = [
-                    Scope(
-                        _body_path(scope.path, labels[position], name), body, scope, position, name, scope.depth + 1
-                    )
+                    Scope(_body_path(scope.path, labels[position], name), body, scope, position, name, scope.depth + 1)
                     for name, body in node_bodies(node)
                 ]
                 break
@@ -382,8 +380,9 @@ def _find_cycle(scope: Scope, waiting: list[int]) -> list[str]:
     while position not in trail:
         trail[position] = len(trail)
         position = next(
-            scope.producers[name] for name in scope.reads[position] if waiting[scope.producers.get(name, position)]
-            and name in scope.producers
+            scope.producers[name]
+            for name in scope.reads[position]
+            if waiting[scope.producers.get(name, position)] and name in scope.producers
         )
     cycle = [node for node, at in trail.items() if at >= trail[position]]
     labels = [scope.label(node) for node in reversed(cycle)]
@@ -398,10 +397,10 @@ def declared_types(scope: Scope) -> dict[str, TypeProto]:
     types: dict[str, TypeProto] = {info.name: info.type for info in graph.value_info if info.HasField("type")}
     if scope.is_function:
         return types
-    infos = (*graph.input, *graph.output)  # type: ignore[arg-type]
-    types.update((info.name, info.type) for info in infos if info.HasField("type"))  # type: ignore[union-attr]
-    for tensor in graph.initializer:  # type: ignore[union-attr]
+    infos = (*graph.input, *graph.output)
+    types.update((info.name, info.type) for info in infos if info.HasField("type"))
+    for tensor in graph.initializer:
         types[tensor.name] = initializer_type(tensor)
-    for sparse in graph.sparse_initializer:  # type: ignore[union-attr]
+    for sparse in graph.sparse_initializer:
         types[sparse.values.name] = make_type(sparse.values.data_type, tuple(sparse.dims))
     return types

@@ -57,8 +57,8 @@ def inline_functions(model: Model) -> tuple[Model, dict[str, list[str]]]:
     for node in inlined.graph.node:
         tag = _take_tag(node)
         if tag is not None:
-            position, _, path = tag.partition("|")
-            for before, after in zip(originals[path].node[int(position)].output, node.output, strict=False):
+            at, _, path = tag.partition("|")
+            for before, after in zip(originals[path].node[int(at)].output, node.output, strict=False):
                 if before and after:
                     moved[f"{path}/{before}"].append(after)
     for node in _nodes_below(inlined.graph.node):

@@ -158,7 +158,7 @@ def _parse(data: bytes, file: Path) -> ModelProto:
     from google.protobuf.message import DecodeError
 
     try:
-        proto = onnx.ModelProto.FromString(data)
+        proto: ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise ModelError(
             f"{file} is not an ONNX model: the protobuf parser gave up ({error})",
@@ -207,7 +207,8 @@ def _read_text(file: Path) -> bytes:
     except Exception as error:  # each text parser raises its own family of errors
         first = str(error).strip().splitlines()
         raise ModelError(f"{file} is not an ONNX model in {kind} form: {first[0] if first else error!r}") from None
-    return proto.SerializeToString()
+    data: bytes = proto.SerializeToString()
+    return data
 
 
 def _fingerprint(file: Path) -> Fingerprint:

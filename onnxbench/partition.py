@@ -18,6 +18,7 @@ are never copied.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -183,7 +184,7 @@ def split_weights(index: GraphIndex, most: int) -> Partition:
     """
     plan = _Plan(index)
     scope = plan.scope
-    sizes: dict[str, int] = {tensor.name: tensor_bytes(tensor) for tensor in scope.graph.initializer}  # type: ignore
+    sizes: dict[str, int] = {tensor.name: tensor_bytes(tensor) for tensor in scope.graph.initializer}
     crossing = _crossings(plan)
     needs = _constant_needs(plan)
     cuts: list[int] = []
@@ -255,7 +256,7 @@ def split_scopes(index: GraphIndex, depth: int) -> Partition:
         module[position] = own
         level[position] = max((level[p] + (module[p] != own) for p in before), default=0)
         group[position] = (level[position], own)
-    return _pieces(plan, group, name=lambda key: str(key[1]))  # type: ignore[index]
+    return _pieces(plan, group, name=lambda key: str(key[1]) if isinstance(key, tuple) else "")
 
 
 def _crossings(plan: _Plan) -> list[int]:
@@ -278,7 +279,7 @@ def _crossings(plan: _Plan) -> list[int]:
 def _runs(plan: _Plan, cuts: list[int]) -> dict[int, object]:
     group: dict[int, object] = {}
     starts = [0, *cuts, len(plan.live)]
-    for number, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+    for number, (start, stop) in enumerate(itertools.pairwise(starts)):
         group.update(dict.fromkeys(plan.live[start:stop], number))
     return group
 

@@ -551,9 +551,7 @@ def _weight_bytes(piece: Piece) -> int:
     return sum(tensor_bytes(tensor) for tensor in piece.model.proto.graph.initializer)
 
 
-def _manifest(
-    model: Model, index: GraphIndex, plan: Partition, made: list[tuple[str, str, Piece]]
-) -> dict[str, Any]:
+def _manifest(model: Model, index: GraphIndex, plan: Partition, made: list[tuple[str, str, Piece]]) -> dict[str, Any]:
     """Returns the wiring: which tensor each input of each piece comes from."""
     maker = {name: file for file, _, piece in made for name in piece.cut.outputs}
     return {
@@ -566,9 +564,7 @@ def _manifest(
                 "file": file,
                 "name": name,
                 "nodes": len(piece.cut.nodes),
-                "inputs": [
-                    {"name": b.name, "type": b.type, "from": maker.get(b.name, "input")} for b in piece.inputs
-                ],
+                "inputs": [{"name": b.name, "type": b.type, "from": maker.get(b.name, "input")} for b in piece.inputs],
                 "outputs": [{"name": b.name, "type": b.type} for b in piece.outputs],
             }
             for file, name, piece in made

@@ -15,15 +15,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from onnxbench import backends
+from onnxbench import backends, captures
 from onnxbench.drift import TensorDrift, Tolerance, compare
 from onnxbench.errors import SpecError
 from onnxbench.model import Model, load
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ class Proof:
 
 
 def prove(
-    manifest: str | os.PathLike[str], model: Model, feeds: Mapping[str, np.ndarray], *, threads: int | None = None
+    manifest: str | os.PathLike[str], model: Model, feeds: Mapping[str, captures.Value], *, threads: int = 0
 ) -> Proof:
     """Returns what running the pieces of a split in a chain shows against running the whole model.
 
@@ -69,7 +66,7 @@ def prove(
         manifest: The manifest that ``onnxbench.pieces.split`` wrote.
         model: The whole model.
         feeds: Values for the whole model's inputs.
-        threads: Threads per operator; None for ONNX Runtime's default.
+        threads: Threads within an operator; 0 for ONNX Runtime's default.
 
     Raises:
         SpecError: The manifest cannot be read.
@@ -80,8 +77,8 @@ def prove(
     made = {output["name"]: piece["file"] for piece in wiring["pieces"] for output in piece["outputs"]}
     names = list(made)
     rounds = _computes_in_fp16(model)
-    exact = _differences(path.parent, wiring, model, feeds, names, "none", threads)
-    optimized = _differences(path.parent, wiring, model, feeds, names, "all", threads)
+    exact = _differences(path.parent, wiring, model, feeds, names, backends.Options("none", threads=threads))
+    optimized = _differences(path.parent, wiring, model, feeds, names, backends.Options("all", threads=threads))
     tensors = tuple(
         ProvenTensor(name, made[name], exact[name].bitwise_equal, exact[name], optimized[name]) for name in names
     )
@@ -93,24 +90,21 @@ def _differences(
     folder: Path,
     wiring: dict[str, Any],
     model: Model,
-    feeds: Mapping[str, np.ndarray],
+    feeds: Mapping[str, captures.Value],
     names: list[str],
-    optimization: str,
-    threads: int | None,
+    options: backends.Options,
 ) -> dict[str, TensorDrift]:
     """Returns, by tensor, how the chained pieces differ from the whole at one optimization level."""
-    whole = backends.run_with_outputs(model, dict(feeds), names, optimization=optimization, threads=threads)
-    last_use = {
-        entry["name"]: number for number, piece in enumerate(wiring["pieces"]) for entry in piece["inputs"]
-    }
+    whole = backends.run_with_outputs(model, feeds, names, options=options)
+    last_use = {entry["name"]: number for number, piece in enumerate(wiring["pieces"]) for entry in piece["inputs"]}
     values: dict[str, Any] = dict(feeds)
     found: dict[str, TensorDrift] = {}
     for number, piece in enumerate(wiring["pieces"]):
         part = load(folder / piece["file"])
         wanted = [entry["name"] for entry in piece["inputs"]]
-        made = backends.run_model(
-            part, {name: values[name] for name in wanted}, optimization=optimization, threads=threads
-        )
+        session = backends.open_session(part, options=options)
+        made = session.run({name: values[name] for name in wanted})
+        session.close()
         for name, value in made.items():
             found[name] = compare(whole.pop(name), value, tolerance=Tolerance.for_rounding(), name=name)
             if last_use.get(name, -1) > number:

@@ -124,9 +124,7 @@ def _mend_types(proto: ModelProto) -> list[str]:
 
 
 def _mend_value_infos(graph: GraphProto, types: dict[str, TypeProto]) -> list[str]:
-    wrong = [
-        info for info in graph.value_info if info.name in types and not _agree(info.type, types[info.name])
-    ]
+    wrong = [info for info in graph.value_info if info.name in types and not _agree(info.type, types[info.name])]
     if not wrong:
         return []
     words = [f"{info.name!r} said {format_type(info.type)}, is {format_type(types[info.name])}" for info in wrong]

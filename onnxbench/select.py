@@ -415,8 +415,8 @@ def _nodes_by_op(index: GraphIndex, pattern: str, exact: bool) -> Iterable[NodeR
     return (
         ref
         for ref in index.nodes()
-        if matches(ref.node.op_type) and (not separator or ref.node.domain.replace("ai.onnx", "") == wanted
-                                          or ref.node.domain == domain)
+        if matches(ref.node.op_type)
+        and (not separator or ref.node.domain.replace("ai.onnx", "") == wanted or ref.node.domain == domain)
     )
 
 
@@ -496,9 +496,7 @@ def _marked(index: GraphIndex, spelling: str) -> list[TensorRef]:
     return found
 
 
-def _closure(
-    seeds: Iterable[TensorRef], step: Callable[[Scope, str], Iterable[str]]
-) -> frozenset[TensorRef]:
+def _closure(seeds: Iterable[TensorRef], step: Callable[[Scope, str], Iterable[str]]) -> frozenset[TensorRef]:
     """Returns all tensors reached from the seeds, each within its own graph."""
     reached: set[TensorRef] = set(seeds)
     pending = list(reached)

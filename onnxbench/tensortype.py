@@ -178,5 +178,5 @@ def is_complete(value: TypeProto | None) -> bool:
         elif kind == "map_type":
             value = value.map_type.value_type
         else:
-            return kind == "opaque_type"
+            return bool(kind == "opaque_type")
     return False

@@ -20,7 +20,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-Buffer = bytes | mmap.mmap | memoryview
+Buffer = bytes | mmap.mmap
 
 # Which fields of which message hold messages on the way to a TensorProto (onnx.proto, field numbers).
 _CHILDREN: dict[str, dict[int, str]] = {

@@ -1,8 +1,8 @@
 """Writing models: checked before, atomic, weights copied as byte ranges. The only place that writes them.
 
-The order is: check in full (``onnxbench.validity``), repair if that asks for it, lay out the weights, write everything into a
-hidden folder beside the target, flush it to the disk, and only then rename. Whatever goes wrong before the
-rename (a full disk, Ctrl-C) leaves nothing behind.
+The order is: check in full (``onnxbench.validity``), repair if that asks for it, lay out the weights, write
+everything into a hidden folder beside the target, flush it to the disk, and only then rename. Whatever goes wrong
+before the rename (a full disk, Ctrl-C) leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -256,9 +256,7 @@ def _write_blobs(blobs: list[_Blob], staging: Path, options: SaveOptions) -> lis
     return names
 
 
-def _write_structure(
-    proto: ModelProto, inline: list[tuple[TensorProto, weights.ByteRange]], out: BinaryIO
-) -> None:
+def _write_structure(proto: ModelProto, inline: list[tuple[TensorProto, weights.ByteRange]], out: BinaryIO) -> None:
     """Writes the model file, the bytes of ``inline`` tensors copied into their places."""
     if not inline:
         out.write(proto.SerializeToString(deterministic=True))
@@ -308,7 +306,8 @@ def _text_form(
         with open(where.file, "rb") as file:
             file.seek(where.offset)
             _make_inline(tensor, file.read(where.length))
-    return serialization.registry.get(kind).serialize_proto(proto)
+    text = serialization.registry.get(kind).serialize_proto(proto)
+    return text if isinstance(text, bytes) else str(text).encode()
 
 
 def _refuse_inputs(model: Model, target: Path, external: set[str]) -> None:

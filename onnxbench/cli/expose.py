@@ -29,23 +29,35 @@ def expose(
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
     outputs: Annotated[
         list[str] | None,
-        typer.Option("--outputs", "--onnx-outputs", "--mark", metavar="SEL...", help="The tensors to expose.",
-                     show_default=False),
+        typer.Option(
+            "--outputs", "--onnx-outputs", "--mark", metavar="SEL...", help="The tensors to expose.", show_default=False
+        ),
     ] = None,
     by_type: Annotated[
         list[str] | None,
-        typer.Option("--outputs-by-type", "--onnx-outputs-by-type", metavar="TYPE...",
-                     help="What operators of these types make.", show_default=False),
+        typer.Option(
+            "--outputs-by-type",
+            "--onnx-outputs-by-type",
+            metavar="TYPE...",
+            help="What operators of these types make.",
+            show_default=False,
+        ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude-outputs", "--onnx-exclude-outputs", metavar="SEL...", help="But not these.",
-                     show_default=False),
+        typer.Option(
+            "--exclude-outputs", "--onnx-exclude-outputs", metavar="SEL...", help="But not these.", show_default=False
+        ),
     ] = None,
     short_o: Annotated[
         list[str] | None,
-        typer.Option("-o", "--output", metavar="OUT|SEL...", help="OUT, or (if OUT is given) the same as --outputs.",
-                     show_default=False),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT|SEL...",
+            help="OUT, or (if OUT is given) the same as --outputs.",
+            show_default=False,
+        ),
     ] = None,
     inline_functions: InlineFunctions = False,
     feeds: FeedsOption = None,

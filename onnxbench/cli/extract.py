@@ -48,17 +48,29 @@ def extract(
     outputs: Outputs = None,
     short_o: Annotated[
         list[str] | None,
-        typer.Option("-o", "--output", metavar="OUT|SEL...", help="OUT, or (if OUT is given) the same as --outputs.",
-                     show_default=False),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT|SEL...",
+            help="OUT, or (if OUT is given) the same as --outputs.",
+            show_default=False,
+        ),
     ] = None,
     node: Annotated[
         list[str] | None,
-        typer.Option("--node", "--nodes", metavar="SEL...", help="Exactly these nodes and what enters and leaves them.",
-                     show_default=False),
+        typer.Option(
+            "--node",
+            "--nodes",
+            metavar="SEL...",
+            help="Exactly these nodes and what enters and leaves them.",
+            show_default=False,
+        ),
     ] = None,
     op: Annotated[
         list[str] | None,
-        typer.Option("--op", metavar="TYPE...", help="All nodes of an operator type: --node op:TYPE.", show_default=False),
+        typer.Option(
+            "--op", metavar="TYPE...", help="All nodes of an operator type: --node op:TYPE.", show_default=False
+        ),
     ] = None,
     scope: Annotated[
         list[str] | None,
@@ -66,8 +78,9 @@ def extract(
     ] = None,
     lift: Annotated[
         str | None,
-        typer.Option("--lift", metavar="BODY", help="A body (If_3/then) or function, its captures as inputs.",
-                     show_default=False),
+        typer.Option(
+            "--lift", metavar="BODY", help="A body (If_3/then) or function, its captures as inputs.", show_default=False
+        ),
     ] = None,
     auto_inputs: Annotated[
         bool, typer.Option("--auto-inputs", help="Add the smallest set of tensors that bounds the piece.")
@@ -78,9 +91,12 @@ def extract(
     seed: Seed = 0,
     save_feeds: Annotated[
         Path | None,
-        typer.Option("--save-feeds", metavar="F.npz",
-                     help="Record the real values at the new inputs (and, in F_outputs.npz, outputs) by running the whole.",
-                     show_default=False),
+        typer.Option(
+            "--save-feeds",
+            metavar="F.npz",
+            help="Record the real values at the new inputs (and outputs, in F_outputs.npz) by a run of the whole.",
+            show_default=False,
+        ),
     ] = None,
     dry_run: DryRun = False,
     external_data: ExternalData = None,

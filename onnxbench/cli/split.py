@@ -35,13 +35,18 @@ def split(
     ] = None,
     max_weights: Annotated[
         str | None,
-        typer.Option("--max-weights", metavar="SIZE", help="Cut so that no piece has more weights than this (500MB).",
-                     show_default=False),
+        typer.Option(
+            "--max-weights",
+            metavar="SIZE",
+            help="Cut so that no piece has more weights than this (500MB).",
+            show_default=False,
+        ),
     ] = None,
     by_scopes: Annotated[
         int | None,
-        typer.Option("--by-scopes", metavar="DEPTH", min=1, help="Cut along PyTorch modules, to this depth.",
-                     show_default=False),
+        typer.Option(
+            "--by-scopes", metavar="DEPTH", min=1, help="Cut along PyTorch modules, to this depth.", show_default=False
+        ),
     ] = None,
     prove: Annotated[
         bool, typer.Option("--prove", help="Run the pieces in a chain and compare them with the whole.")

@@ -1,0 +1,59 @@
+"""onnxbench: ONNX graph surgery and debugging.
+
+Everything here is loaded on first use: ``import onnxbench`` costs nothing.
+
+    import onnxbench
+
+    model = onnxbench.load("model.onnx")
+    piece = onnxbench.extract(model, ["22"], ["28"])
+    onnxbench.save(piece.model, "piece.onnx")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from onnxbench.version import __version__
+
+if TYPE_CHECKING:
+    from onnxbench.errors import BenchError as BenchError
+    from onnxbench.graph import GraphIndex as GraphIndex
+    from onnxbench.model import Model as Model
+    from onnxbench.model import from_proto as from_proto
+    from onnxbench.model import load as load
+    from onnxbench.pieces import expose as expose
+    from onnxbench.pieces import extract as extract
+    from onnxbench.pieces import split as split
+    from onnxbench.validity import validate as validate
+    from onnxbench.writer import SaveOptions as SaveOptions
+    from onnxbench.writer import save as save
+
+_HOMES = {
+    "BenchError": "errors",
+    "GraphIndex": "graph",
+    "Model": "model",
+    "SaveOptions": "writer",
+    "expose": "pieces",
+    "extract": "pieces",
+    "from_proto": "model",
+    "load": "model",
+    "save": "writer",
+    "split": "pieces",
+    "validate": "validity",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'onnxbench' has no attribute {name!r}")
+    value = getattr(import_module(f"onnxbench.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,77 @@
+"""What every backend does to a model before it runs it: other outputs, and weights put into the structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from onnxbench.errors import NotFoundError, UnsupportedError, did_you_mean
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
+
+    from onnxbench.model import Model
+
+
+def expose(proto: ModelProto, outputs: Sequence[str] | None) -> ModelProto:
+    """Returns the model with exactly these tensors of its main graph as outputs; the given one if nothing changes.
+
+    Tensors that were no outputs come without a type: the runtime infers it.
+
+    Raises:
+        NotFoundError: The main graph has no such tensor.
+        UnsupportedError: It lies inside a body or function.
+    """
+    if outputs is None or list(outputs) == [info.name for info in proto.graph.output]:
+        return proto
+    names = list(dict.fromkeys(outputs))
+    graph = proto.graph
+    there = {info.name for info in graph.output}
+    if not there.issuperset(names):
+        there.update(name for node in graph.node for name in node.output)
+        there.update(info.name for info in graph.input)
+        there.update(tensor.name for tensor in graph.initializer)
+        there.update(tensor.values.name for tensor in graph.sparse_initializer)
+    for name in names:
+        if name not in there or not name:
+            raise _unknown(proto, name, there)
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    declared = {info.name: info for info in graph.output}
+    del copy.graph.output[:]
+    for name in names:
+        added = copy.graph.output.add(name=name)
+        if name in declared:
+            added.CopyFrom(declared[name])
+    return copy
+
+
+def _unknown(proto: ModelProto, name: str, there: Iterable[str]) -> Exception:
+    from onnxbench.graph import GraphIndex
+
+    ref = GraphIndex(proto).tensor(name)
+    if ref is not None:
+        return UnsupportedError(
+            f"{name!r} lies inside {'a function' if ref.scope.is_function else 'a body'}, so a run of the model has no "
+            "value of its own for it",
+            hint=f"Make that graph a model of its own first: extract --lift {ref.scope.path}",
+        )
+    return NotFoundError(f"the model has no tensor {name!r}", hint=did_you_mean(name, there))
+
+
+def inline_weights(model: Model, tensors: Iterable[TensorProto]) -> None:
+    """Puts the bytes of tensors that lie outside the structure into it, in place.
+
+    Raises:
+        ExternalDataError: They cannot be had.
+    """
+    for tensor in tensors:
+        where = model.byte_range(tensor)
+        if where is None:
+            continue
+        with open(where.file, "rb") as file:
+            file.seek(where.offset)
+            data = file.read(where.length)
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.raw_data = data
