@@ -102,9 +102,14 @@ class Port:
 
 
 def _shape_of(kind: TypeProto) -> tuple[Dim, ...] | None:
-    """Returns the shape of a tensor type; a negative size, as some exporters write it, is an unknown one."""
+    """Returns the shape of a tensor type; ``-1`` and ``?``, as some exporters write them, are unknown dimensions."""
     shape = tensor_shape(kind)
-    return None if shape is None else tuple(None if isinstance(dim, int) and dim < 0 else dim for dim in shape)
+    unknown = (None, "?", "*", "-1", "None")
+    return (
+        None
+        if shape is None
+        else tuple(None if dim in unknown or (isinstance(dim, int) and dim < 0) else dim for dim in shape)
+    )
 
 
 def input_ports(graph: GraphProto) -> list[Port]:
@@ -211,11 +216,8 @@ def _bind(port: Port, told: Sequence[Dim] | None, sizes: dict[str, int]) -> None
                 f"input {port.name!r} is given the shape {format_shape(told)}, but the model fixes dimension {axis} "
                 f"at {theirs}: {format_shape(declared)}"
             )
-        if isinstance(theirs, str) and sizes.setdefault(theirs, mine) != mine:
-            raise FeedsError(
-                f"dimension {theirs!r} is {sizes[theirs]} elsewhere and {mine} in input {port.name!r}",
-                hint="One symbol has one size in all inputs.",
-            )
+        if isinstance(theirs, str):
+            sizes.setdefault(theirs, mine)
 
 
 def _draw_value(
@@ -410,14 +412,13 @@ def check_feeds(feeds: Mapping[str, Value], ports: Sequence[Port], *, cast: bool
             problems.append(f"{name!r} is not an input of the model")
             hint = hint or did_you_mean(name, known)
     fitted: Feeds = {}
-    sizes: dict[str, tuple[int, str]] = {}
     for port in ports:
         if port.name not in feeds:
             if port.required:
                 problems.append(f"input {port.name!r} ({format_type(port.type)}) is missing")
             continue
         try:
-            fitted[port.name] = _fit(port.name, feeds[port.name], port.type, cast, sizes)
+            fitted[port.name] = _fit(port.name, feeds[port.name], port.type, cast)
         except FeedsError as error:
             problems.append(error.message)
             hint = hint or error.hint
@@ -431,21 +432,21 @@ def check_feeds(feeds: Mapping[str, Value], ports: Sequence[Port], *, cast: bool
     return fitted
 
 
-def _fit(name: str, value: Value, kind: TypeProto | None, cast: bool, sizes: dict[str, tuple[int, str]]) -> Value:
+def _fit(name: str, value: Value, kind: TypeProto | None, cast: bool) -> Value:
     import numpy as np
 
     which = None if kind is None else kind.WhichOneof("value")
     if kind is None or which is None:
         return value
     if which == "optional_type":
-        return None if value is None else _fit(name, value, kind.optional_type.elem_type, cast, sizes)
+        return None if value is None else _fit(name, value, kind.optional_type.elem_type, cast)
     if value is None:
         raise FeedsError(f"input {name!r} is {format_type(kind)} and cannot be absent")
     if which == "sequence_type":
         if not isinstance(value, (list, tuple)):
             raise FeedsError(f"input {name!r} is {format_type(kind)} and wants a list, not {_describe(value)}")
         inner = kind.sequence_type.elem_type
-        return [_fit(f"{name}[{i}]", item, inner, cast, {}) for i, item in enumerate(value)]
+        return [_fit(f"{name}[{i}]", item, inner, cast) for i, item in enumerate(value)]
     if which == "map_type":
         if not isinstance(value, dict):
             raise FeedsError(f"input {name!r} is {format_type(kind)} and wants a dict, not {_describe(value)}")
@@ -455,7 +456,7 @@ def _fit(name: str, value: Value, kind: TypeProto | None, cast: bool, sizes: dic
     wanted = kind.tensor_type.elem_type
     array = value if isinstance(value, np.ndarray) else _from_python(name, value, wanted)
     array = _fit_dtype(name, array, wanted, cast, typed=isinstance(value, np.ndarray))
-    _check_shape(name, array.shape, _shape_of(kind), sizes)
+    _check_shape(name, array.shape, _shape_of(kind))
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
@@ -520,9 +521,8 @@ def _strings(array: Array) -> Array:
     return made
 
 
-def _check_shape(
-    name: str, shape: tuple[int, ...], wanted: Sequence[Dim] | None, sizes: dict[str, tuple[int, str]]
-) -> None:
+def _check_shape(name: str, shape: tuple[int, ...], wanted: Sequence[Dim] | None) -> None:
+    """Compares a shape with the model's. Symbols are not compared: exporters reuse them, and no runtime looks."""
     if wanted is None:
         return
     if len(shape) != len(wanted):
@@ -536,13 +536,6 @@ def _check_shape(
                 f"input {name!r} has the shape {format_shape(shape)}; the model wants {format_shape(wanted)} "
                 f"(dimension {axis} is {mine}, not {theirs})"
             )
-        if isinstance(theirs, str):
-            size, other = sizes.setdefault(theirs, (mine, name))
-            if size != mine:
-                raise FeedsError(
-                    f"input {name!r} has the shape {format_shape(shape)}: its dimension {axis} ({theirs}) is {mine}, "
-                    f"but {theirs} is {size} in {other!r}"
-                )
 
 
 # ---------------------------------------------------------------- reading

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxbench.boundary import Reach, missing_at_rim, reach_back, smallest_cut
-from onnxbench.errors import CutError, NotFoundError, UnsupportedError, UsageError, did_you_mean
+from onnxbench.errors import CutError, NotFoundError, Proposal, UnsupportedError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, Scope, TensorRef, node_bodies, topological_order
 from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.model import Model
@@ -38,21 +38,6 @@ class Boundary:
     name: str
     type: str
     origin: str = "model"
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A set of inputs that bounds a piece.
-
-    Attributes:
-        inputs: All inputs of the piece.
-        kind: ``minimum cut``, ``dominating tensors`` or ``whole upstream``.
-        nodes: How many nodes the piece would have.
-    """
-
-    inputs: tuple[str, ...]
-    kind: str
-    nodes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +143,7 @@ def _not_bounded(scope: Scope, outputs: Sequence[str], given: list[str], reach: 
         f"the inputs do not bound the piece: to compute {ends[:200]}, {plural} {named} must be given too"
         f" (or something above {'them' if len(missing) > 1 else 'it'})",
         details=[f"{p.kind}: inputs {' '.join(p.inputs)} ({p.nodes} nodes)" for p in proposals],
-        hint="--auto-inputs takes the minimum cut.",
+        hint="auto_inputs adds the minimum cut.",
         missing=missing,
         proposals=proposals,
     )

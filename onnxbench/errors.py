@@ -21,6 +21,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -58,12 +59,27 @@ class UsageError(BenchError):
     kind = "usage"
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A set of inputs that bounds a piece.
+
+    Attributes:
+        inputs: All inputs of the piece.
+        kind: ``minimum cut``, ``dominating tensors`` or ``whole upstream``.
+        nodes: How many nodes the piece would have.
+    """
+
+    inputs: tuple[str, ...]
+    kind: str
+    nodes: int
+
+
 class CutError(BenchError):
     """The given inputs and outputs do not bound a piece of the model.
 
     Attributes:
         missing: Names of the tensors that the piece still reads.
-        proposals: Ready sets of inputs that would work, best first (see ``onnxbench.cut.Proposal``).
+        proposals: Ready sets of inputs that would work, smallest first.
     """
 
     exit_code = 3
@@ -76,7 +92,7 @@ class CutError(BenchError):
         hint: str | None = None,
         details: Sequence[str] = (),
         missing: Sequence[str] = (),
-        proposals: Sequence[object] = (),
+        proposals: Sequence[Proposal] = (),
     ) -> None:
         super().__init__(message, hint=hint, details=details)
         self.missing = tuple(missing)

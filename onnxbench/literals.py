@@ -178,7 +178,7 @@ def _parse_integer(token: str, index: int, number: int) -> int:
 def _integer_limits(dtype: np.dtype) -> tuple[int, int]:
     import ml_dtypes
 
-    limits = ml_dtypes.iinfo(dtype)
+    limits = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
     return int(limits.min), int(limits.max)
 
 
@@ -291,7 +291,7 @@ def quote(text: str | bytes, *, one_line: bool = False) -> str:
     """
     if isinstance(text, bytes):
         try:
-            text = text.decode()
+            return quote(text.decode(), one_line=one_line)
         except UnicodeDecodeError:
             return f'b"{_escape(text)}"'
     if _CONTROL.search(text) or (one_line and ("\n" in text or "\t" in text)):
@@ -318,16 +318,17 @@ def _escape(data: bytes) -> str:
     return _TO_ESCAPE.sub(one, data).decode("ascii")
 
 
-def unquote(body: str, *, escapes: bool = False) -> str | bytes:
+def unquote(body: str, *, escapes: bool = False) -> bytes:
     r"""Returns what a string literal holds, given the text between its quotes.
 
     Args:
         body: The text between the quotes.
-        escapes: Whether it is the ``b"..."`` form (returned as bytes); else a backslash only protects the next
-            character, as in onnx.parser.
+        escapes: Whether it is the ``b"..."`` form; else a backslash only protects the next character, as in
+            onnx.parser.
     """
     if not escapes:
-        return re.sub(r"\\(.)", r"\1", body, flags=re.DOTALL) if "\\" in body else body
+        plain = re.sub(r"\\(.)", r"\1", body, flags=re.DOTALL) if "\\" in body else body
+        return plain.encode("utf-8", "surrogatepass")
 
     def one(match: re.Match[bytes]) -> bytes:
         escape = match[1]

@@ -4,13 +4,22 @@ Two exporters leave two kinds of traces. The default one (``torch.export``) writ
 ``pkg.torch.onnx.name_scopes`` and ``class_hierarchy`` are Python lists as text, from the model down to the
 operator, and ``pkg.torch.onnx.stack_trace`` ends in the line that made the node. The TorchScript one puts the
 module path into the node's name, ``/layer1/layer1.0/conv1/Conv``. Anything else has no provenance.
+
+A TorchScript name has one segment per module that was *called*: the last atom of the module's path that is not
+a number, and the numbers after it. So a child of a called Sequential ``layer1`` is ``layer1.0`` and takes the
+place of the segment before it, a child ``conv1`` of that is appended, and so is ``layer.0`` of a ModuleList,
+which is never called itself. Two things cannot be told from one name alone. A module ``model`` with a ModuleList
+of that same name gives ``model`` and ``model.0``, as a Sequential would; and ``relu_1`` is the second call of
+``relu`` or another module. ``Origins`` knows all nodes and weights of a model and decides both by evidence.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,8 +29,28 @@ NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 STACK_TRACE = "pkg.torch.onnx.stack_trace"
 FX_NODE = "pkg.torch.onnx.fx_node"
+RULE = "pkg.onnxscript.rewriter.rule_name"
 
-_FRAME = re.compile(r'File "([^"]+)", line (\d+)(?:, in (\S+))?\s*\n?([^\n]*)')
+_FRAME = re.compile(r'^ *File "([^"\n]+)", line (\d+)(?:, in (\S+))?[^\n]*(?:\n(?! *File ")([^\n]*))?', re.MULTILINE)
+_PLAIN_LIST = re.compile(r"\['[^'\\]*'(?:, '[^'\\]*')*\]")
+_CALL = re.compile(r"(.+)_([1-9]\d*)")
+_REENTRY = re.compile(r"@(\d+)")
+_FRAMEWORK = re.compile(r"(^|[/\\])(site|dist)-packages[/\\]torch[/\\]|^<eval_with_key>")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One line of a stack trace: where, and what is written there."""
+
+    file: str
+    line: int
+    function: str | None = None
+    code: str | None = None
+
+    @property
+    def place(self) -> str:
+        """``file.py:12``."""
+        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +58,21 @@ class Provenance:
     """What is known of a node's origin.
 
     Attributes:
-        scope: Module path such as ``layer1.0.conv1``; ``""`` for the model itself.
-        classes: Class names along that path, outermost first; empty when the exporter kept none.
-        source: ``file.py:12``, or None.
-        code: The text of that line, or None.
+        scope: Module path such as ``layer1.0.conv1``; ``""`` for the model itself, None when unknown.
+        scopes: The modules that were being called, outermost first, ``scope`` last; empty if only ``scope`` is known.
+        classes: The class names of these.
+        frames: The stack trace, outermost call first; empty when the exporter kept none.
+        call: 0 for the first call of the module, 1 for the second (of one that is called several times).
+        rule: The rewrite rule of the exporter that made the node out of others, or None.
         kind: ``torch.export``, ``torchscript``, or ``none``.
     """
 
-    scope: str = ""
+    scope: str | None = None
+    scopes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    source: str | None = None
-    code: str | None = None
+    frames: tuple[Frame, ...] = ()
+    call: int = 0
+    rule: str | None = None
     kind: str = "none"
 
     @property
@@ -47,66 +80,190 @@ class Provenance:
         """Class of the innermost module, or None."""
         return self.classes[-1] if self.classes else None
 
+    @property
+    def frame(self) -> Frame | None:
+        """The innermost line of the user's own: not of PyTorch itself, unless there is no other."""
+        own = [frame for frame in self.frames if not _FRAMEWORK.search(frame.file)]
+        return (own or self.frames)[-1] if self.frames else None
+
+    @property
+    def source(self) -> str | None:
+        """``file.py:12`` of ``frame``, or None."""
+        return self.frame.place if self.frame else None
+
+    @property
+    def code(self) -> str | None:
+        """The text of that line, or None."""
+        return self.frame.code if self.frame else None
+
 
 NONE = Provenance()
 
 
-def provenance(node: NodeProto) -> Provenance:
-    """Returns where a node comes from; ``NONE`` when it carries no trace of PyTorch."""
-    if node.metadata_props:
-        said = {entry.key: entry.value for entry in node.metadata_props}
-        if NAME_SCOPES in said or STACK_TRACE in said:
-            return _from_metadata(said)
-    if node.name.startswith("/"):
-        return Provenance(scope=torchscript_scope(node.name), kind="torchscript")
-    return NONE
+class Origins:
+    """Reads the provenance of one model's nodes, with the whole model as evidence.
+
+    Args:
+        nodes: All nodes of the model, those of bodies and functions included; they are passed over once.
+        weights: Names of its initializers, in which PyTorch writes module paths (``layer1.0.conv1.weight``).
+    """
+
+    def __init__(self, nodes: Iterable[NodeProto], weights: Iterable[str] = ()) -> None:
+        self._weights = frozenset(weights)
+        self._members: dict[str, list[NodeProto]] = {}
+        for node in nodes:
+            spelled = _spelled_path(node)
+            if spelled is not None:
+                self._members.setdefault(spelled, []).append(node)
+        self._modules = _prefixes(self._weights) if self._members else frozenset()
+        self._spellings = _ancestors(self._members)
+        self._places: dict[str, tuple[str, int]] = {}
+
+    def of(self, node: NodeProto) -> Provenance:
+        """Returns where a node comes from; ``NONE`` when it carries no trace of PyTorch."""
+        if node.metadata_props:
+            said = {entry.key: entry.value for entry in node.metadata_props}
+            if NAME_SCOPES in said or STACK_TRACE in said:
+                return _from_metadata(said)
+        spelled = _spelled_path(node)
+        if spelled is None:
+            return NONE
+        scope, call = self._place(spelled)
+        return Provenance(scope, call=call, kind="torchscript")
+
+    def scope(self, node: NodeProto) -> str | None:
+        """Returns the module path of a node, or None when it is unknown (cheaper than ``of``)."""
+        for entry in node.metadata_props:
+            if entry.key == NAME_SCOPES:
+                return _innermost(_literal_list(entry.value))[0]
+        spelled = _spelled_path(node)
+        return None if spelled is None else self._place(spelled)[0]
+
+    def _place(self, spelled: str) -> tuple[str, int]:
+        """Returns the module path and the call that the path in a TorchScript name means."""
+        place = self._places.get(spelled)
+        if place is None:
+            base, call = self._call(spelled)
+            place = self._places[spelled] = _module_path(base, self._modules), call
+        return place
+
+    def _call(self, spelled: str) -> tuple[str, int]:
+        """Splits ``/a/relu_1`` into ``/a/relu`` and 1 if it is a second call rather than a module of its own."""
+        match = _CALL.fullmatch(spelled)
+        if match is None or match[1] not in self._spellings or _module_path(spelled, self._modules) in self._modules:
+            return spelled, 0
+        if self._weights_read_in(spelled) - self._weights_read_in(match[1]):
+            return spelled, 0
+        return match[1], int(match[2])
+
+    def _weights_read_in(self, spelled: str) -> frozenset[str]:
+        return self._weights.intersection(name for node in self._members.get(spelled, ()) for name in node.input)
 
 
 def scope_of(node: NodeProto) -> str | None:
-    """Returns the module path of a node, or None when it has no provenance (cheaper than ``provenance``)."""
-    for entry in node.metadata_props:
-        if entry.key == NAME_SCOPES:
-            return _module_path(_literal_list(entry.value))
-    return torchscript_scope(node.name) if node.name.startswith("/") else None
+    """Returns the module path that a node itself tells, or None (see ``Origins`` for what the model tells)."""
+    return _ALONE.scope(node)
 
 
 def torchscript_scope(name: str) -> str:
-    """Returns the module path in a TorchScript-style node name.
+    """Returns the module path in a TorchScript-style node name: ``/layer1/layer1.0/conv1/Conv`` is in
+    ``layer1.0.conv1``.
+    """  # noqa: D205
+    return _module_path(name.rpartition("/")[0], frozenset())
 
-    ``/layer1/layer1.0/conv1/Conv`` is node ``Conv`` of module ``layer1.0.conv1``: a segment that repeats the path
-    so far (``layer1.0`` after ``layer1``) replaces it, any other is appended.
+
+def _spelled_path(node: NodeProto) -> str | None:
+    """Returns the path part of a TorchScript-style name; a node that has lost its name is known by its output."""
+    name = node.name or (node.output[0] if node.output else "")
+    return name.rpartition("/")[0] if name.startswith("/") else None
+
+
+def _module_path(spelled: str, modules: Collection[str]) -> str:
+    """Returns the module path that ``/layer1/layer1.0/conv1`` means (see the top of this file).
+
+    Where a segment may replace the one before it or follow it, ``modules`` (known paths) decides, if it can.
     """
-    path = ""
-    for segment in name.split("/")[1:-1]:
-        if path and (segment == path or segment.startswith(f"{path}.")):
-            path = segment
-        elif path and segment.split(".")[0] == path.rsplit(".", 1)[-1] and "." in segment:
-            path = f"{path.rpartition('.')[0]}.{segment}".lstrip(".")
+    path = last = ""
+    for segment in spelled.split("/"):
+        if not segment:
+            continue
+        appended = f"{path}.{segment}" if path else segment
+        if last and segment.startswith(f"{last}."):
+            replaced = path[: len(path) - len(last)] + segment
+            path = appended if appended in modules and replaced not in modules else replaced
         else:
-            path = f"{path}.{segment}" if path else segment
+            path = appended
+        last = segment
     return path
+
+
+def _prefixes(names: Iterable[str]) -> frozenset[str]:
+    """Returns every module path that these state_dict names go through."""
+    found: set[str] = set()
+    for name in names:
+        path = name.rpartition(".")[0]
+        while path and path not in found:
+            found.add(path)
+            path = path.rpartition(".")[0]
+    return frozenset(found)
+
+
+def _ancestors(spellings: Iterable[str]) -> frozenset[str]:
+    """Returns these slash-separated paths and all that enclose them."""
+    found: set[str] = set()
+    for spelled in spellings:
+        while spelled and spelled not in found:
+            found.add(spelled)
+            spelled = spelled.rpartition("/")[0]
+    return frozenset(found)
 
 
 def _from_metadata(said: dict[str, str]) -> Provenance:
     scopes = _literal_list(said.get(NAME_SCOPES, ""))
-    classes = _literal_list(said.get(CLASS_HIERARCHY, ""))
-    source = code = None
-    frames = _FRAME.findall(said.get(STACK_TRACE, ""))
-    if frames:
-        file, line, _, text = frames[-1]
-        source, code = f"{file}:{line}", text.strip() or None
-    return Provenance(_module_path(scopes), tuple(classes[:-1]), source, code, "torch.export")
+    classes = _literal_list(said.get(CLASS_HIERARCHY, ""))[:-1]
+    scope, call = _innermost(scopes)
+    return Provenance(
+        scope,
+        tuple(_REENTRY.sub("", path) for path in scopes[:-1]) if len(classes) == len(scopes) - 1 else (),
+        tuple(classes),
+        _frames(said.get(STACK_TRACE, "")),
+        call,
+        said.get(RULE),
+        "torch.export",
+    )
 
 
-def _module_path(scopes: list[str]) -> str:
-    """Returns the innermost module of a name_scopes list, whose last entry is the operator itself."""
-    modules = [scope for scope in scopes[:-1] if scope]
-    return modules[-1] if modules else ""
+@lru_cache(maxsize=4096)
+def _frames(text: str) -> tuple[Frame, ...]:
+    return tuple(
+        Frame(file, int(line), function or None, code.strip() or None)
+        for file, line, function, code in _FRAME.findall(text)
+    )
+
+
+def _innermost(scopes: list[str]) -> tuple[str | None, int]:
+    """Returns the innermost module of a name_scopes list, whose last entry is the operator itself, and its call.
+
+    torch.export writes the second call of ``relu`` as ``relu@1``.
+    """
+    modules = scopes[:-1]
+    if not modules:
+        return None, 0
+    path = next((path for path in reversed(modules) if path), "")
+    if "@" not in path:
+        return path, 0
+    calls = _REENTRY.findall(path)
+    return _REENTRY.sub("", path), int(calls[-1]) if calls else 0
 
 
 def _literal_list(text: str) -> list[str]:
+    if _PLAIN_LIST.fullmatch(text):
+        return text[2:-2].split("', '")
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return []
     return [str(item) for item in value] if isinstance(value, (list, tuple)) else []
+
+
+_ALONE = Origins(())

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from onnxbench.errors import NotFoundError, UsageError, did_you_mean, nearest
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, declared_types
-from onnxbench.provenance import scope_of
+from onnxbench.provenance import Origins
 from onnxbench.tensortype import dtype_name, dtype_number, elem_type
 
 _PREFIXES = ("node", "op", "scope", "mark", "input", "output", "weight", "dtype")
@@ -196,8 +196,14 @@ def _nothing(index: GraphIndex, selector: str) -> NotFoundError:
     return NotFoundError(f"{selector!r} matches no tensor of the model", hint=hint)
 
 
+def origins(index: GraphIndex) -> Origins:
+    """Returns what tells where the nodes of a model come from in PyTorch."""
+    return Origins((ref.node for ref in index.nodes()), index.main.constants)
+
+
 def _scopes_of(index: GraphIndex) -> set[str]:
-    return {scope for ref in index.nodes() if (scope := scope_of(ref.node))}
+    known = origins(index)
+    return {scope for ref in index.nodes() if (scope := known.scope(ref.node))}
 
 
 _CANDIDATES: dict[str, Callable[[GraphIndex], Iterable[str]]] = {
@@ -205,7 +211,7 @@ _CANDIDATES: dict[str, Callable[[GraphIndex], Iterable[str]]] = {
     "op": lambda index: {ref.node.op_type for ref in index.nodes()},
     "scope": _scopes_of,
     "mark": lambda index: {
-        f"{point.function}[{point.call}]:{point.side}" for point in (_mark(ref) for ref in index.nodes()) if point
+        f"{point.function}[{point.call}]:{point.side}" for point in (mark_point(ref) for ref in index.nodes()) if point
     },
     "dtype": lambda index: {
         dtype_name(elem_type(value)) for scope in index.scopes for value in declared_types(scope).values()
@@ -425,8 +431,9 @@ def _nodes_by_scope(index: GraphIndex, pattern: str, exact: bool) -> Iterable[No
     compiled = re.compile(re.escape(pattern) + r"(\..*)?") if exact or not _is_glob(pattern) else None
     glob = _glob(pattern)
     verdicts: dict[str, bool] = {}
+    known = origins(index)
     for ref in index.nodes():
-        scope = scope_of(ref.node)
+        scope = known.scope(ref.node)
         if scope is None:
             continue
         verdict = verdicts.get(scope)
@@ -449,7 +456,9 @@ _NODE_FILTERS: dict[str, Callable[[GraphIndex, str, bool], Iterable[NodeRef]]] =
 
 
 @dataclass(frozen=True, slots=True)
-class _MarkPoint:
+class MarkPoint:
+    """The point that a Mark node marks: an input or output of one call of a marked function."""
+
     function: str
     call: int
     side: str
@@ -460,7 +469,7 @@ class _MarkPoint:
 _MARK_SPELLING = re.compile(r"(?P<function>[^:\[\]]+)(\[(?P<call>\d+)\])?:(?P<side>input|output)(:(?P<name>.+))?")
 
 
-def _mark(ref: NodeRef) -> _MarkPoint | None:
+def mark_point(ref: NodeRef) -> MarkPoint | None:
     """Returns the point that a Mark node marks; MMDeploy's and our own have the same attributes."""
     node = ref.node
     if node.op_type != "Mark" or node.domain not in MARK_DOMAINS:
@@ -470,7 +479,7 @@ def _mark(ref: NodeRef) -> _MarkPoint | None:
     def text(key: str) -> str:
         return said[key].s.decode(errors="replace") if key in said else ""
 
-    return _MarkPoint(
+    return MarkPoint(
         text("func"),
         said["func_id"].i if "func_id" in said else 0,
         text("type"),
@@ -485,7 +494,7 @@ def _marked(index: GraphIndex, spelling: str) -> list[TensorRef]:
         raise UsageError(f"mark:{spelling} is not a mark", hint="Write mark:FUNCTION[CALL]:input or ...:output.")
     found = []
     for ref in index.nodes():
-        point = _mark(ref)
+        point = mark_point(ref)
         if (
             point is not None
             and (point.function, point.side) == (match["function"], match["side"])

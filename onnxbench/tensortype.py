@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from onnxbench.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from onnx import TensorProto, TypeProto, ValueInfoProto
+    from onnx import TensorProto, TensorShapeProto, TypeProto, ValueInfoProto
 
 Dim = int | str | None
 """One dimension: a size, a symbolic name, or None when unknown."""
@@ -88,9 +88,12 @@ def tensor_shape(value: TypeProto) -> tuple[Dim, ...] | None:
     return tuple(_dim(dim) for dim in tensor.shape.dim)
 
 
-def _dim(dim: object) -> Dim:
-    which = dim.WhichOneof("value")  # type: ignore[attr-defined]
-    return getattr(dim, which) or (0 if which == "dim_value" else None) if which else None
+def _dim(dim: TensorShapeProto.Dimension) -> Dim:
+    which = dim.WhichOneof("value")
+    if which == "dim_value":
+        return dim.dim_value
+    # Some exporters write a question mark where the dimension has no name; it is not one name for all of them.
+    return dim.dim_param if which == "dim_param" and dim.dim_param not in ("", "?") else None
 
 
 def elem_type(value: TypeProto) -> int:

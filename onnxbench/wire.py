@@ -81,8 +81,8 @@ def _lift_message(
         if wire_type != 2 or stop - payload < threshold:
             continue
         if kind == "tensor" and number == _RAW_DATA:
-            places = [buffer[at] for field, _, _, at, _ in _fields(buffer, start, end) if field in _PLACES]
-            if any(places):  # it already says that its data is elsewhere: left as it stands
+            places = [buffer[at:to] for field, _, _, at, to in _fields(buffer, start, end) if field in _PLACES]
+            if any(place != b"\0" for place in places):  # it says that its data is elsewhere: left as it stands
                 continue
             pieces.append(buffer[copied:field_start])
             tail = _stub(location, payload, stop - payload, explicit=bool(places))  # last: the last word counts
@@ -183,6 +183,8 @@ def _fields(buffer: Buffer, start: int, end: int) -> Iterator[tuple[int, int, in
                 stop += 1
             elif wire_type in (1, 5):
                 stop = position + (8 if wire_type == 1 else 4)
+            elif wire_type == 3:
+                stop = _group_end(buffer, position, end)
             else:
                 raise WireError(f"wire type {wire_type} at byte {field_start}, which no model uses")
             if stop > end:
@@ -191,6 +193,28 @@ def _fields(buffer: Buffer, start: int, end: int) -> Iterator[tuple[int, int, in
             position = stop
     except IndexError:
         raise WireError(f"the data ends in the middle of a field, at byte {len(buffer)}") from None
+
+
+def _group_end(buffer: Buffer, position: int, end: int) -> int:
+    """Returns where a group ends: no field of a model is one, but an unknown field may be."""
+    depth = 1
+    while depth:
+        if position >= end:
+            raise WireError(f"a group has no end at byte {end}")
+        tag, position = _varint(buffer, position)
+        wire_type = tag & 7
+        if wire_type == 0:
+            _, position = _varint(buffer, position)
+        elif wire_type == 2:
+            length, position = _varint(buffer, position)
+            position += length
+        elif wire_type in (1, 5):
+            position += 8 if wire_type == 1 else 4
+        elif wire_type in (3, 4):
+            depth += 1 if wire_type == 3 else -1
+        else:
+            raise WireError(f"wire type {wire_type} in a group that ends at byte {position}, which no model uses")
+    return position
 
 
 def _varint(buffer: Buffer, position: int) -> tuple[int, int]:

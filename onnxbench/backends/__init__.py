@@ -40,6 +40,8 @@ class Options:
         libraries: Libraries with custom operators, which are loaded into this process (they are code).
         profile: Where the runtime's own trace (JSON) goes when the session is closed.
         verbose: Let the runtime write its log to stderr.
+        frugal: Hold as little memory as possible, for a session that runs once: nodes run in the order of the file
+            where dependencies allow, and buffers go back to the system at once.
     """
 
     optimization: str = "all"
@@ -48,6 +50,7 @@ class Options:
     libraries: tuple[Path, ...] = ()
     profile: Path | None = None
     verbose: bool = False
+    frugal: bool = False
 
 
 class Session(Protocol):
@@ -219,7 +222,7 @@ def stream_outputs(
         sizes = observed_sizes(model, feeds, wanted, backend=backend, options=chosen)
         batches = _batches(wanted, sizes, max_bytes)
     for batch in batches:
-        session = open_session(model, backend, outputs=batch, options=chosen)
+        session = open_session(model, backend, outputs=batch, options=replace(chosen, frugal=True))
         values = session.run(feeds)
         session.close()
         del session
@@ -259,7 +262,8 @@ def observed_shapes(
     types = session_types(model, names)
     tensors = [name for name in names if name in types and types[name].WhichOneof("value") == "tensor_type"]
     probed, probes = with_probes(model, {name: ["Shape"] for name in tensors})
-    session = open_session(probed, backend, outputs=[probes[name] for name in tensors], options=options)
+    chosen = replace(options or Options(), optimization="none", frugal=True)
+    session = open_session(probed, backend, outputs=[probes[name] for name in tensors], options=chosen)
     values = session.run(feeds)
     return {name: tuple(int(size) for size in values[probes[name]]) for name in tensors}
 
@@ -286,9 +290,13 @@ def observed_sizes(
 def with_probes(model: Model, chains: Mapping[str, Sequence[str]]) -> tuple[Model, dict[str, str]]:
     """Returns the model with a chain of operators behind each of these tensors, and the names of the chains' ends.
 
+    Each chain stands right behind the node that makes its tensor, so that a session that keeps to the file's order
+    (``Options.frugal``) runs it at once and drops the tensor.
+
     Args:
         model: The model; it is not changed.
-        chains: Tensor to the types of operators with one input (``Sub`` subtracts the tensor from itself).
+        chains: Tensor of the main graph to the types of operators with one input. ``Sub`` subtracts the tensor from
+            itself, ``ReduceSum`` reduces all axes, ``Cast:1`` casts to element type 1.
     """
     proto = type(model.proto)()
     proto.CopyFrom(model.proto)
@@ -299,17 +307,28 @@ def with_probes(model: Model, chains: Mapping[str, Sequence[str]]) -> tuple[Mode
     while any(name.startswith(prefix) for name in taken):
         prefix += "_"
     ends: dict[str, str] = {}
-    for number, (name, operators) in enumerate(chains.items()):
-        current = name
-        for step, operator in enumerate(operators):
+    pending = {name: number for number, name in enumerate(chains)}
+
+    def append(name: str) -> None:
+        number, current = pending.pop(name), name
+        for step, operator in enumerate(chains[name]):
             made = f"{prefix}_{number}_{step}"
-            node = proto.graph.node.add(op_type=operator.partition(":")[0], name=made)
+            node = proto.graph.node.add(op_type=operator.partition(":")[0], name=made, output=[made])
             node.input.extend([current, current] if operator == "Sub" else [current])
-            node.output.append(made)
             if operator == "ReduceSum":
                 node.attribute.add(name="keepdims", type=2, i=0)
             if operator.startswith("Cast:"):
                 node.attribute.add(name="to", type=2, i=int(operator[5:]))
             current = made
         ends[name] = current
-    return model.derive(proto), ends
+
+    del proto.graph.node[:]
+    for name in list(pending):
+        if name not in taken:
+            append(name)
+    for node in model.proto.graph.node:
+        proto.graph.node.append(node)
+        for name in node.output:
+            if name in pending:
+                append(name)
+    return model.derive(proto), {name: ends[name] for name in chains}

@@ -171,6 +171,10 @@ def _settings(runtime: Any, options: Options, folder: str | None, traces: Path |
     if options.threads:
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
+    if options.frugal:
+        # Of the nodes that are ready, the first in the file runs next: probes run before what comes after them.
+        settings.execution_order = runtime.ExecutionOrder.PRIORITY_BASED
+        settings.enable_cpu_mem_arena = settings.enable_mem_pattern = False
     if folder is not None:
         settings.add_session_config_entry(_FOLDER_ENTRY, folder)
     for library in options.libraries:
@@ -255,17 +259,43 @@ def session_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
     """Returns the types that ONNX Runtime gives to tensors of the main graph (see ``onnxbench.backends``).
 
     The tensors become outputs without a type, the runtime infers what they are, and the model that it writes back
-    tells (its own list of outputs does not tell a scalar from an unknown rank). Weights need not be there for this:
-    large ones are made inputs. Where a kernel insists on a constant weight, the session gets them after all, and
-    then the list of outputs has to do.
+    tells (its own list of outputs does not tell a scalar from an unknown rank). It only writes its own view of a
+    graph that it had to change, so it is given a function to inline. Weights need not be there for this: large ones
+    are made inputs. Where a kernel insists on a constant weight, the session gets them after all, and then the list
+    of outputs has to do.
     """
     from onnxbench.backends import Options
 
     runtime = _runtime()
-    proto = expose(model.proto, names)
-    light = type(proto)()
-    light.CopyFrom(proto)
-    graph = light.graph
+    options = Options(optimization="none")
+    proto = type(model.proto)()
+    proto.CopyFrom(expose(model.proto, names))
+    _make_inputs_of_weights(proto)
+    _add_function(proto)
+    with tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
+        written = Path(folder) / "typed.onnx"
+        data, root = _serialize(model, proto)
+        settings = _settings(runtime, options, root, None)
+        settings.optimized_model_filepath = str(written)
+        try:
+            session = runtime.InferenceSession(data, settings, providers=_providers(runtime, options.providers))
+        except Exception:  # any refusal: the whole model decides
+            listed = {port.name: port.type for port in BACKEND.open(model, outputs=names, options=options).outputs}
+            told = {}
+        else:
+            listed = {node.name: _type_of(node) for node in session.get_outputs()}
+            told = {info.name: info.type for info in type(proto).FromString(written.read_bytes()).graph.output}
+    found = {}
+    for name in names:
+        best = told.get(name) if is_complete(told.get(name)) else listed.get(name)
+        if best is not None and is_complete(best):
+            found[name] = best
+    return found
+
+
+def _make_inputs_of_weights(proto: ModelProto) -> None:
+    """Turns the main graph's initializers that lie outside the structure into inputs of the same type, in place."""
+    graph = proto.graph
     listed = {info.name for info in graph.input}
     for position in reversed(range(len(graph.initializer))):
         tensor = graph.initializer[position]
@@ -273,20 +303,25 @@ def session_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
             if tensor.name not in listed:
                 graph.input.add(name=tensor.name).type.CopyFrom(initializer_type(tensor))
             del graph.initializer[position]
-    options = Options(optimization="none")
-    with tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
-        written = Path(folder) / "typed.onnx"
-        data, root = _serialize(model.derive(light), light)
-        settings = _settings(runtime, options, root, None)
-        settings.optimized_model_filepath = str(written)
-        try:
-            runtime.InferenceSession(data, settings, providers=_providers(runtime, options.providers))
-        except Exception:  # any refusal: the whole model decides
-            session = BACKEND.open(model, outputs=names, options=options)
-            return {port.name: port.type for port in session.outputs if port.type is not None}
-        typed = type(proto).FromString(written.read_bytes())
-    found = {info.name: info.type for info in typed.graph.output}
-    return {name: found[name] for name in names if is_complete(found.get(name))}
+
+
+def _add_function(proto: ModelProto) -> None:
+    """Adds a call of a function that makes one constant, in place."""
+    from onnx import TensorProto, helper
+
+    domain = "onnxbench.rewrite"
+    versions = {opset.domain: opset.version for opset in proto.opset_import}
+    version = versions.get("", versions.get("ai.onnx", 0))
+    if not version:
+        version = 13
+        proto.opset_import.add(domain="", version=version)
+    constant = helper.make_node("Constant", [], ["made"], value=helper.make_tensor("", TensorProto.FLOAT, [], [0.0]))
+    imports = [helper.make_opsetid("", version)]
+    proto.functions.append(helper.make_function(domain, "Rewrite", [], ["made"], [constant], imports))
+    proto.opset_import.add(domain=domain, version=1)
+    proto.ir_version = max(proto.ir_version, 8)
+    proto.graph.node.add(op_type="Rewrite", domain=domain, output=["onnxbench.rewrite"])
+    proto.graph.output.add(name="onnxbench.rewrite")
 
 
 def symbolic_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
@@ -303,16 +338,9 @@ def symbolic_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
         return {}
     proto = type(model.proto)()
     proto.CopyFrom(model.proto)
-    outside = {tensor.name for tensor in proto.graph.initializer if weights.is_outside(tensor)}
-    if any(weights.is_outside(tensor) and not movable for tensor, movable in weights.classified_tensors(proto)):
-        return {}
     known = _symbols(proto)
-    for position in reversed(range(len(proto.graph.initializer))):
-        tensor = proto.graph.initializer[position]
-        if tensor.name in outside:
-            if all(info.name != tensor.name for info in proto.graph.input):
-                proto.graph.input.add(name=tensor.name).type.CopyFrom(initializer_type(tensor))
-            del proto.graph.initializer[position]
+    _make_inputs_of_weights(proto)
+    inline_weights(model, [tensor for tensor in weights.tensors(proto) if weights.is_outside(tensor)])
     logger = logging.getLogger(symbolic_shape_infer.__name__)
     before = logger.disabled
     logger.disabled = True
@@ -412,10 +440,10 @@ def _to_ort(name: str, value: Value, port: Port) -> Any:
     if port.dtype not in _BITS_ONLY:
         return ort_value.ortvalue_from_numpy(value)
     array = value
-    bits = weights_bits(port.dtype)
+    bits = _bits(port.dtype)
     if bits < 8:
         array = np.zeros(value.shape, dtype=np.uint8)
-        packed = pack(value, bits)
+        packed = _pack(value, bits)
         array.reshape(-1)[: packed.size] = packed
     return ort_value.ortvalue_from_numpy_with_onnx_type(array, port.dtype)
 
@@ -428,20 +456,20 @@ def _from_ort(value: Any, port: Port) -> Value:
     data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
     shape = tuple(value.shape())
     target = numpy_dtype(port.dtype)
-    bits = weights_bits(port.dtype)
+    bits = _bits(port.dtype)
     if bits < 8:
-        return unpack(np.frombuffer(data, dtype=np.uint8), bits, shape).view(target)
+        return _unpack(np.frombuffer(data, dtype=np.uint8), bits, shape).view(target)
     return np.frombuffer(bytearray(data), dtype=target).reshape(shape)
 
 
-def weights_bits(number: int) -> int:
+def _bits(number: int) -> int:
     """Returns the bits of one element."""
     from onnxbench.tensortype import dtype_bits
 
     return dtype_bits(number)
 
 
-def pack(array: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
+def _pack(array: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
     """Returns elements of less than a byte (one per byte) packed, the first in the lowest bits."""
     import numpy as np
 
@@ -455,7 +483,7 @@ def pack(array: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
     return packed
 
 
-def unpack(packed: np.ndarray[Any, Any], bits: int, shape: Sequence[int]) -> np.ndarray[Any, Any]:
+def _unpack(packed: np.ndarray[Any, Any], bits: int, shape: Sequence[int]) -> np.ndarray[Any, Any]:
     """Returns packed elements one per byte, in the low bits (``ml_dtypes`` ignores the others)."""
     import numpy as np
 
@@ -487,7 +515,7 @@ _NOISE = tuple(
         r"^This is an invalid model\.\s*",
         r"^In Node, .*? Error (?=\S)",
         r"^Node ?\([^)]*\) Op \([^)]*\)\s*",
-        r"^Graph attribute inferencing failed:\s*",
+        r"^(?:\[\w+\]\s*)?Graph attribute inferencing failed:\s*",
         r"^(?:Fatal error|Error|Type Error):\s*",
         r"^==> Context:\s*",
     )

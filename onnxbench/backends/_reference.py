@@ -35,12 +35,13 @@ class ReferenceBackend:
 
     def open(self, model: Model, *, outputs: Sequence[str] | None, options: Options) -> ReferenceSession:
         """Returns a session (see ``onnxbench.backends.open_session``); providers, threads and levels mean nothing."""
-        # Functions are inlined (the evaluator mixes up overloads and loses default attributes), and the rest mended:
-        # it runs nodes as they stand, and knows one spelling of each domain.
+        # It runs nodes as they stand and knows one spelling of each domain: the model is mended. It mixes up overloads
+        # of functions and loses default attributes: they are inlined.
         proto = type(model.proto)()
-        proto.CopyFrom(inline_functions(model.derive(expose(model.proto, outputs)))[0].proto)
-        inline_weights(model, [tensor for tensor in weights.tensors(proto) if weights.is_outside(tensor)])
+        proto.CopyFrom(expose(model.proto, outputs))
         repair(proto)
+        proto = inline_functions(model.derive(proto))[0].proto
+        inline_weights(model, [tensor for tensor in weights.tensors(proto) if weights.is_outside(tensor)])
         return ReferenceSession(proto)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxbench.cli._render import console, format_bytes, note, print_json, table
-from onnxbench.errors import UsageError
+from onnxbench.errors import CutError, UsageError
 
 if TYPE_CHECKING:
     from onnxbench.cut import Boundary
@@ -30,6 +33,27 @@ def target_and_outputs(
     if out is None and not dry_run:
         raise UsageError("no file to write is named", hint="Give OUT after the model (or -o OUT), or use --dry-run.")
     return (None if dry_run else out), outputs
+
+
+@contextmanager
+def proposals_as_commands(model: Path, out: Path | None, outputs: list[str] | None) -> Iterator[None]:
+    """Turns the cuts that a CutError proposes into command lines that are ready to be run."""
+    try:
+        yield
+    except CutError as error:
+        words = ["onnxbench", "extract", str(model), *([str(out)] if out else ["--dry-run"])]
+        ends = ["--outputs", *outputs] if outputs else []
+        error.details = tuple(
+            line
+            for proposal in error.proposals
+            for line in (
+                f"{proposal.kind} ({proposal.nodes:,} nodes):",
+                f"  {shlex.join([*words, '--inputs', *proposal.inputs, *ends])}",
+            )
+        )
+        if error.proposals:
+            error.hint = "--auto-inputs takes the minimum cut."
+        raise
 
 
 def print_extracted(command: str, done: Extracted, *, as_json: bool, quiet: bool) -> None:

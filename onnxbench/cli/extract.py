@@ -126,9 +126,10 @@ def extract(
 
     target, ends = _pieces.target_and_outputs(out, outputs, short_o, dry_run=dry_run)
     selectors = [*(node or ()), *(f"op:{name}" for name in op or ()), *(f"scope:{name}" for name in scope or ())]
-    done = pieces.extract_file(
-        model, target, inputs, ends, nodes=selectors, body=lift, auto_inputs=auto_inputs, keep_unused=keep_unused,
-        inline=inline_functions, feeds=feeds, seed=seed, save_feeds=save_feeds, allow_outside=allow_outside,
-        options=save_options(external_data, per_tensor, external_threshold, share_weights),
-    )  # fmt: skip
+    with _pieces.proposals_as_commands(model, target, ends):
+        done = pieces.extract_file(
+            model, target, inputs, ends, nodes=selectors, body=lift, auto_inputs=auto_inputs, keep_unused=keep_unused,
+            inline=inline_functions, feeds=feeds, seed=seed, save_feeds=save_feeds, allow_outside=allow_outside,
+            options=save_options(external_data, per_tensor, external_threshold, share_weights),
+        )  # fmt: skip
     _pieces.print_extracted("extract", done, as_json=as_json, quiet=quiet)

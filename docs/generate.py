@@ -1,0 +1,77 @@
+"""Writes the generated pages of the documentation: errors and the command-line reference.
+
+``python docs/generate.py`` writes them, ``--check`` exits 1 and names those that are out of date.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+
+
+def errors_page() -> str:
+    """Returns the page on exit codes and error kinds, from the error tree itself."""
+    from onnxbench.errors import error_kinds
+
+    rows = "\n".join(
+        f"| {error.exit_code} | `{error.kind}` | `{error.__name__}` | {(error.__doc__ or '').strip().splitlines()[0]} |"
+        for error in error_kinds()
+    )
+    return f"""# Errors and exit codes
+
+Every command ends with one of these. An error is one message on stderr: what is wrong and where, details, and what to
+do next. With `--json` the same stands on stdout as an object: `schema_version`, `command`, and `error` with `kind`,
+`exit_code`, `message`, `hint`, `details` (and `missing` and `proposals` for a cut).
+
+| exit code | kind | Python class (`onnxbench.errors`) | meaning |
+|---|---|---|---|
+| 0 | | | fine |
+| 1 | | | a check found something: findings, a difference, a proof that failed |
+{rows}
+| 70 | | | a bug in onnxbench; a report with versions and the traceback is saved, and its path is shown |
+| 130 | | | interrupted (Ctrl-C); nothing was written |
+"""
+
+
+def cli_page() -> str:
+    """Returns the command-line reference: every command's own help."""
+    import os
+
+    os.environ["COLUMNS"] = "110"
+    from typer.testing import CliRunner
+
+    from onnxbench.cli import COMMANDS, app
+
+    runner = CliRunner(env={"COLUMNS": "110", "TERM": "dumb", "NO_COLOR": "1"})
+    parts = ["# Command line", "", "Generated from the commands' own help by `python docs/generate.py`.", ""]
+    for words in ([], *([name] for name in COMMANDS)):
+        title = " ".join(["onnxbench", *words])
+        text = runner.invoke(app, [*words, "--help"], prog_name="onnxbench").output
+        text = "\n".join(line.rstrip() for line in text.strip().splitlines())
+        parts += [f"## {title}", "", "```", text, "```", ""]
+    return "\n".join(parts)
+
+
+PAGES = {"errors.md": errors_page, "cli.md": cli_page}
+
+
+def main(arguments: list[str]) -> int:
+    """Writes or checks the pages; returns the exit status."""
+    stale = []
+    for name, make in PAGES.items():
+        text = make()
+        path = DOCS / name
+        if "--check" in arguments:
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                stale.append(name)
+        else:
+            path.write_text(text, encoding="utf-8")
+    if stale:
+        print(f"out of date: {', '.join(stale)}; run 'python docs/generate.py'")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

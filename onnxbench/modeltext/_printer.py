@@ -1,0 +1,715 @@
+"""Printing a model as text; see ``onnxbench.modeltext`` for the syntax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from onnxbench import literals, weights
+from onnxbench.errors import ExternalDataError, ModelError, UsageError
+from onnxbench.graph import GraphIndex, Scope
+from onnxbench.model import Model
+from onnxbench.modeltext._syntax import (
+    ATTRIBUTE_WORDS,
+    FLOAT,
+    FLOATS,
+    GRAPH,
+    GRAPHS,
+    IDENTIFIER,
+    INT,
+    INTS,
+    RESERVED,
+    SPARSE,
+    SPARSES,
+    SPECIAL_FLOATS,
+    STRING,
+    STRINGS,
+    TENSOR,
+    TENSORS,
+    TYPE,
+    TYPE_NAMES,
+    TYPE_WORDS,
+    TYPES,
+    VALUE_FIELDS,
+    WRAPPERS,
+    type_word,
+)
+from onnxbench.tensortype import format_type
+from onnxbench.wire import STUB_PREFIX
+
+if TYPE_CHECKING:
+    from onnx import (
+        AttributeProto,
+        FunctionProto,
+        GraphProto,
+        ModelProto,
+        NodeProto,
+        SparseTensorProto,
+        TensorProto,
+        TypeProto,
+        ValueInfoProto,
+    )
+
+Weights = Literal["elided", "inline", "stats"]
+"""What is printed of large weights: nothing but type and place, every value, or statistics."""
+
+_WRAP = 16  # values on a line, when they do not fit on the line of their tensor
+_WIDE = 110  # characters; longer signatures get one line per value
+
+
+class _Names(dict[str, str]):
+    """Tensor and node names as they are printed, each looked at once."""
+
+    def __missing__(self, name: str) -> str:
+        if isinstance(name, bytes):  # what protobuf returns for a string that is not UTF-8
+            raise ModelError(f"the model has a name that is not UTF-8 text: {name!r}")
+        plain = IDENTIFIER.fullmatch(name) and name not in TYPE_WORDS and name not in WRAPPERS
+        if plain and not RESERVED.fullmatch(name) and name.lower() not in SPECIAL_FLOATS:
+            text = name
+        else:
+            text = literals.quote(name)
+        self[name] = text
+        return text
+
+
+@dataclass(slots=True)
+class _Values:
+    """The text of a tensor's values.
+
+    Attributes:
+        rows: The literals, a row per line; a single row is put on the line of the tensor.
+        comment: What stands in a comment beside it.
+    """
+
+    rows: Iterable[str]
+    comment: str = ""
+    is_long: bool = False
+
+
+class Printer:
+    """Prints one model; see ``onnxbench.modeltext.lines``."""
+
+    def __init__(self, model: Model, mode: Weights, max_elements: int, notes: list[str]) -> None:
+        if mode not in ("elided", "inline", "stats"):
+            raise UsageError(f"{mode!r} is no way to print weights", hint="Use elided, inline or stats.")
+        self._model = model
+        self._mode = mode
+        self._max_elements = max_elements
+        self._notes = notes
+        self._names = _Names()
+        self._ops: dict[tuple[str, str], str] = {}
+        self._one_line = False
+        self._left_out = self._left_out_bytes = 0
+
+    # -- the whole ----------------------------------------------------------------------------------------------
+
+    def whole(self) -> Iterator[str]:
+        """Yields a whole model."""
+        proto = self._model.proto
+        self._note_unknown_fields(proto)
+        yield from self._header(proto)
+        yield from self._graph(proto.graph, "", "", "")
+        for function in proto.functions:
+            yield ""
+            yield from self.function(function)
+        if self._left_out:
+            origin = self._model.origin
+            name = _printable(origin.name) if origin else "MODEL"
+            plural = "s" if self._left_out > 1 else ""
+            yield (
+                f"# The values of {self._left_out:,} tensor{plural} ({self._left_out_bytes:,} bytes) are left out: build"
+                f" with --weights-from {name}"
+            )
+
+    def _header(self, proto: ModelProto) -> Iterator[str]:
+        entries: list[list[str]] = []
+        if proto.HasField("ir_version"):
+            entries.append([f"ir_version: {proto.ir_version}"])
+        if proto.opset_import:
+            entries.append([f"opset_import: {self._opsets(proto)}"])
+        texts = [key for key in ("producer_name", "producer_version", "domain") if proto.HasField(key)]
+        entries += [[f"{key}: {literals.quote(getattr(proto, key))}"] for key in texts]
+        if proto.HasField("model_version"):
+            entries.append([f"model_version: {proto.model_version}"])
+        if proto.HasField("doc_string"):
+            entries.append([f"doc_string: {literals.quote(proto.doc_string)}"])
+        if proto.metadata_props:
+            pairs = [f"{literals.quote(p.key)}: {literals.quote(p.value)}" for p in proto.metadata_props]
+            short = sum(map(len, pairs)) < _WIDE
+            entries.append(
+                [f"metadata_props: [{', '.join(pairs)}]"] if short
+                else ["metadata_props: [", *_joined([f"   {pair}" for pair in pairs]), "]"]
+            )  # fmt: skip
+        if proto.configuration:
+            part = type(proto)(configuration=proto.configuration)
+            entries.append([f"textproto: {_textproto(part)}"])
+        if proto.training_info:
+            entries.append(["training_info: [", *self._training(proto), "]"])
+        if not entries:
+            return
+        yield "<"
+        for at, entry in enumerate(entries):
+            *first, last = entry
+            for line in first:
+                yield f"   {line}"
+            yield f"   {last}{',' if at + 1 < len(entries) else ''}"
+        yield ">"
+
+    def _opsets(self, proto: ModelProto | FunctionProto) -> str:
+        return "[" + ", ".join(f"{literals.quote(o.domain)} : {o.version}" for o in proto.opset_import) + "]"
+
+    def _training(self, proto: ModelProto) -> Iterator[str]:
+        for at, training in enumerate(proto.training_info):
+            graphs = [key for key in ("initialization", "algorithm") if training.HasField(key)]
+            bindings = [key for key in ("initialization_binding", "update_binding") if getattr(training, key)]
+            entries: list[Iterable[str]] = [
+                *(self._graph(getattr(training, key), f"{key}: ", "", "      ") for key in graphs),
+                *([f"      {key}: {_pairs(getattr(training, key))}"] for key in bindings),
+            ]
+            yield "   {"
+            for number, entry in enumerate(entries):
+                yield from _with_suffix(entry, "," if number + 1 < len(entries) else "")
+            yield "   }," if at + 1 < len(proto.training_info) else "   }"
+
+    def function(self, function: FunctionProto) -> Iterator[str]:
+        """Yields a local function."""
+        entries = [f"domain: {literals.quote(function.domain)}"]
+        if function.overload:
+            entries.append(f"overload: {literals.quote(function.overload)}")
+        entries.append(f"opset_import: {self._opsets(function)}")
+        if function.HasField("doc_string"):
+            entries.append(f"doc_string: {literals.quote(function.doc_string)}")
+        if function.metadata_props:
+            entries.append(f"metadata_props: {_pairs(function.metadata_props)}")
+        yield "<"
+        yield from _joined([f"   {entry}" for entry in entries])
+        yield ">"
+        place = f"function {function.name!r}"
+        attributes = [self._names[name] for name in function.attribute]
+        attributes += [self._attribute(attribute, place, []) for attribute in function.attribute_proto]
+        head = self._names[function.name] + (f" <{', '.join(attributes)}>" if attributes else "")
+        inputs, outputs = ([self._names[name] for name in names] for names in (function.input, function.output))
+        yield f"{head} ({', '.join(inputs)}) => ({', '.join(outputs)})"
+        if function.value_info:
+            yield "<"
+            yield from _joined([f"   {self._value_info(info)}" for info in function.value_info])
+            yield ">"
+        yield "{"
+        for node in function.node:
+            yield from self._node(node, "   ", place)
+        yield "}"
+
+    def _graph(self, graph: GraphProto, prefix: str, suffix: str, indent: str) -> Iterator[str]:
+        """Yields a graph; ``prefix`` stands before its name and ``suffix`` after its last brace."""
+        inputs = [self._value_info(info) for info in graph.input]
+        outputs = [self._value_info(info) for info in graph.output]
+        head = f"{indent}{prefix}{self._names[graph.name]}"
+        signature = f"{head} ({', '.join(inputs)}) => ({', '.join(outputs)})"
+        if len(signature) <= _WIDE:
+            yield signature
+        else:
+            yield f"{head} ("
+            yield from _joined([f"{indent}   {each}" for each in inputs])
+            yield f"{indent}) => ("
+            yield from _joined([f"{indent}   {each}" for each in outputs])
+            yield f"{indent})"
+        extras = self._extras(graph)
+        if graph.quantization_annotation:
+            annotations = [
+                f"{literals.quote(each.tensor_name)}: {_pairs(each.quant_parameter_tensor_names)}"
+                for each in graph.quantization_annotation
+            ]
+            extras.append(f"quantization_annotation: [{', '.join(annotations)}]")
+        if extras:
+            yield f"{indent}@{{{', '.join(extras)}}}"
+        if graph.initializer or graph.sparse_initializer or graph.value_info:
+            yield f"{indent}<"
+            yield from self._declarations(graph, f"{indent}   ")
+            yield f"{indent}>"
+        yield f"{indent}{{"
+        for node in graph.node:
+            yield from self._node(node, f"{indent}   ", "")
+        yield f"{indent}}}{suffix}"
+
+    def _declarations(self, graph: GraphProto, indent: str) -> Iterator[str]:
+        remaining = len(graph.initializer) + len(graph.sparse_initializer) + len(graph.value_info)
+        for tensor in graph.initializer:
+            remaining -= 1
+            yield from self._initializer(tensor, indent, "," if remaining else "")
+        for sparse in graph.sparse_initializer:
+            remaining -= 1
+            yield self._sparse_initializer(sparse, indent, "," if remaining else "")
+        for info in graph.value_info:
+            remaining -= 1
+            yield f"{indent}{self._value_info(info)}{',' if remaining else ''}"
+
+    def _initializer(self, tensor: TensorProto, indent: str, separator: str) -> Iterator[str]:
+        head = f"{indent}{self._tensor_type(tensor)} {self._names[tensor.name]} = "
+        values = self._values(tensor)
+        tail = self._tail(self._tensor_extras(tensor)) + separator + self._comment(values.comment)
+        if values.is_long:
+            yield f"{head}{{"
+            yield from _joined(f"{indent}   {row}" for row in values.rows)
+            yield f"{indent}}}{tail}"
+        else:
+            yield f"{head}{{{', '.join(values.rows)}}}{tail}"
+
+    def _sparse_initializer(self, sparse: SparseTensorProto, indent: str, separator: str) -> str:
+        comments: list[str] = []
+        text = self._sparse(sparse, sparse.values.name, comments)
+        return f"{indent}{text}{separator}{self._comment('; '.join(comments))}"
+
+    def _sparse(self, sparse: SparseTensorProto, name: str, comments: list[str]) -> str:
+        """Returns a sparse tensor: its type, its name if it has one, and its two parts."""
+        dims = f"[{','.join(map(str, sparse.dims))}]" if sparse.dims else ""
+        parts = []
+        for part, label in ((sparse.values, "values"), (sparse.indices, "indices")):
+            own_name = part.name if label == "indices" or part.name != name else ""
+            parts.append(self._inline_tensor(part, own_name, label, comments))
+        word = type_word(sparse.values.data_type)
+        shown = f" {self._names[name]}" if name else ""
+        return f"sparse_tensor({word}{dims}){shown} = {{{', '.join(parts)}}}"
+
+    # -- nodes --------------------------------------------------------------------------------------------------
+
+    def _node(self, node: NodeProto, indent: str, place: str) -> Iterator[str]:
+        names = self._names
+        outputs = ", ".join([names[name] for name in node.output])
+        inputs = ", ".join([names[name] for name in node.input])
+        label = f"[{names[node.name]}] " if node.name else ""
+        domain, op_type = node.domain, node.op_type
+        operator = self._ops.get((domain, op_type)) or self._operator(domain, op_type)
+        if node.overload:
+            operator += f":{names[node.overload]}"
+        extras = self._extras(node)
+        if node.device_configurations:
+            part = type(node)(device_configurations=node.device_configurations)
+            extras.append(f"textproto: {_textproto(part)}")
+        tail = self._tail(extras)
+        if not node.attribute:
+            yield f"{indent}{label}{outputs} = {operator} ({inputs}){tail}"
+            return
+        comments: list[str] = []
+        if not any(attribute.type in (GRAPH, GRAPHS) for attribute in node.attribute):
+            where = place or f"node {node.name or outputs!r}"
+            texts = ", ".join([self._attribute(attribute, where, comments) for attribute in node.attribute])
+            note = self._comment("; ".join(comments)) if comments else ""
+            yield f"{indent}{label}{outputs} = {operator} <{texts}> ({inputs}){tail}{note}"
+            return
+        yield f"{indent}{label}{outputs} = {operator} ({inputs}) <"
+        remaining = len(node.attribute)
+        for attribute in node.attribute:
+            remaining -= 1
+            yield from self._attribute_lines(attribute, f"{indent}   ", "," if remaining else "", place)
+        yield f"{indent}>{tail}"
+
+    def _operator(self, domain: str, op_type: str) -> str:
+        name = op_type if IDENTIFIER.fullmatch(op_type) else literals.quote(op_type)
+        text = self._ops[domain, op_type] = f"{_dotted(domain)}.{name}" if domain else name
+        return text
+
+    def _attribute_lines(self, attribute: AttributeProto, indent: str, separator: str, place: str) -> Iterator[str]:
+        kind = attribute.type
+        if kind not in (GRAPH, GRAPHS) or attribute.ref_attr_name:
+            comments: list[str] = []
+            text = self._attribute(attribute, place, comments)
+            yield f"{indent}{text}{separator}{self._comment('; '.join(comments))}"
+            return
+        self._note_other_values(attribute, place)
+        tail = self._tail(self._extras(attribute))
+        head = f"{self._names[attribute.name]}: {ATTRIBUTE_WORDS[kind]} = "
+        if kind == GRAPH:
+            yield from self._graph(attribute.g, head, tail + separator, indent)
+            return
+        yield f"{indent}{head}["
+        for at, graph in enumerate(attribute.graphs):
+            yield from self._graph(graph, "", "," if at + 1 < len(attribute.graphs) else "", f"{indent}   ")
+        yield f"{indent}]{tail}{separator}"
+
+    def _attribute(self, attribute: AttributeProto, place: str, comments: list[str]) -> str:
+        """Returns an attribute that holds no graph (or a default graph of a function) as one line."""
+        kind = attribute.type or self._guess_type(attribute, place)
+        self._note_other_values(attribute, place)
+        head = f"{self._names[attribute.name]}: {ATTRIBUTE_WORDS.get(kind, 'undefined')} = "
+        if attribute.ref_attr_name:
+            return f"{head}@{self._names[attribute.ref_attr_name]}{self._tail(self._extras(attribute))}"
+        if kind == INT:
+            text = str(attribute.i)
+        elif kind == INTS:
+            text = f"[{', '.join(map(str, attribute.ints))}]"
+        elif kind == FLOAT:
+            text = literals.float32_text(attribute.f)
+        elif kind == FLOATS:
+            text = f"[{', '.join(self._floats(attribute))}]"
+        elif kind == STRING:
+            text = literals.quote(attribute.s)
+        elif kind == STRINGS:
+            text = f"[{', '.join(map(literals.quote, attribute.strings))}]"
+        else:
+            text = self._large_attribute(attribute, kind, comments)
+        if attribute.doc_string:
+            text += self._tail(self._extras(attribute))
+        return head + text
+
+    def _floats(self, attribute: AttributeProto) -> list[str]:
+        import numpy as np
+
+        return literals.array_texts(np.array(attribute.floats, np.float32), FLOAT)
+
+    def _large_attribute(self, attribute: AttributeProto, kind: int, comments: list[str]) -> str:
+        name = attribute.name
+        if kind == TENSOR:
+            return self._inline_tensor(attribute.t, attribute.t.name, name, comments)
+        if kind == TENSORS:
+            each = (self._inline_tensor(t, t.name, name, comments) for t in attribute.tensors)
+            return f"[{', '.join(each)}]"
+        if kind == SPARSE:
+            return self._sparse(attribute.sparse_tensor, attribute.sparse_tensor.values.name, comments)
+        if kind == SPARSES:
+            return f"[{', '.join(self._sparse(s, s.values.name, comments) for s in attribute.sparse_tensors)}]"
+        if kind == TYPE:
+            return self._typed(attribute.tp)
+        if kind == TYPES:
+            return f"[{', '.join(map(self._typed, attribute.type_protos))}]"
+        graphs = [attribute.g] if kind == GRAPH else list(attribute.graphs)
+        self._one_line = True
+        texts = [" ".join(line.strip() for line in self._graph(graph, "", "", "")) for graph in graphs]
+        self._one_line = False
+        return texts[0] if kind == GRAPH else f"[{', '.join(texts)}]"
+
+    def _guess_type(self, attribute: AttributeProto, place: str) -> int:
+        """Returns the type of an attribute that states none (as IR version 1 allowed), by the value it has."""
+        present = {field.name for field, _ in attribute.ListFields()}
+        for kind, name in VALUE_FIELDS.items():
+            if name in present:
+                self._notes.append(
+                    f"{place}: attribute {attribute.name!r} states no type; the text says {ATTRIBUTE_WORDS[kind]}"
+                )
+                return kind
+        if not attribute.ref_attr_name:
+            self._notes.append(f"{place}: attribute {attribute.name!r} has neither a type nor a value; the text says 0")
+            return INT
+        return 0
+
+    def _note_other_values(self, attribute: AttributeProto, place: str) -> None:
+        known = 2 + (attribute.doc_string != "") + (attribute.ref_attr_name != "")
+        fields = attribute.ListFields()
+        if len(fields) <= known:
+            return
+        own = VALUE_FIELDS.get(attribute.type, "") if not attribute.ref_attr_name else ""
+        kept = {"name", "type", "doc_string", "ref_attr_name", own}
+        others = [each.name for each, _ in fields if each.name not in kept]
+        if others and attribute.type:
+            listed = ", ".join(others)
+            self._notes.append(f"{place}: attribute {attribute.name!r} also has {listed}, which is not in the text")
+
+    # -- values and types ---------------------------------------------------------------------------------------
+
+    def _value_info(self, info: ValueInfoProto) -> str:
+        name = self._names[info.name]
+        extras = self._extras(info) if info.doc_string or info.metadata_props else []
+        if not info.HasField("type"):
+            return f"{name}{self._tail(extras)}"
+        return f"{self._type(info.type)} {name}{self._tail(extras + self._denotations(info.type))}"
+
+    def _typed(self, value: TypeProto) -> str:
+        return self._type(value) + self._tail(self._denotations(value))
+
+    def _type(self, value: TypeProto) -> str:
+        kind = value.WhichOneof("value")
+        if kind == "tensor_type":
+            return self._element(value.tensor_type)
+        if kind is None:
+            return "?"
+        if kind == "sparse_tensor_type":
+            return f"sparse_tensor({self._element(value.sparse_tensor_type)})"
+        if kind == "sequence_type":
+            return f"seq({self._inner(value.sequence_type.elem_type)})"
+        if kind == "optional_type":
+            return f"optional({self._inner(value.optional_type.elem_type)})"
+        if kind == "map_type":
+            return f"map({type_word(value.map_type.key_type)}, {self._inner(value.map_type.value_type)})"
+        opaque = value.opaque_type
+        if opaque.domain:
+            return f"opaque({_dotted(opaque.domain)}, {self._names[opaque.name]})"
+        return f"opaque({self._names[opaque.name] if opaque.name else ''})"
+
+    def _inner(self, value: TypeProto) -> str:
+        if self._denotations(value):
+            self._notes.append(f"a denotation inside of the type {format_type(value)} is not in the text")
+        return self._type(value)
+
+    def _element(self, tensor: Any) -> str:
+        """Returns a tensor type: no brackets for rank 0, empty ones when the rank is unknown."""
+        word = type_word(tensor.elem_type)
+        if not tensor.HasField("shape"):
+            return f"{word}[]"
+        dims = tensor.shape.dim
+        if not dims:
+            return word
+        texts = []
+        for dim in dims:
+            which = dim.WhichOneof("value")
+            texts.append(
+                "?" if which is None else str(dim.dim_value) if which == "dim_value" else self._names[dim.dim_param]
+            )
+        return f"{word}[{','.join(texts)}]"
+
+    def _denotations(self, value: TypeProto) -> list[str]:
+        found = [f"denotation: {literals.quote(value.denotation)}"] if value.denotation else []
+        kind = value.WhichOneof("value")
+        if kind in ("tensor_type", "sparse_tensor_type"):
+            dims = getattr(value, kind).shape.dim
+            if any(dim.denotation for dim in dims):
+                found.append(f"dim_denotation: [{', '.join(literals.quote(dim.denotation) for dim in dims)}]")
+        return found
+
+    def _tensor_type(self, tensor: TensorProto) -> str:
+        word = type_word(tensor.data_type)
+        return f"{word}[{','.join(map(str, tensor.dims))}]" if tensor.dims else word
+
+    def _inline_tensor(self, tensor: TensorProto, name: str, label: str, comments: list[str]) -> str:
+        values = self._values(tensor)
+        if values.comment:
+            comments.append(f"{label}: {values.comment}")
+        shown = f" {self._names[name]} =" if name else ""
+        extras = self._tail(self._tensor_extras(tensor))
+        return f"{self._tensor_type(tensor)}{shown} {{{', '.join(values.rows)}}}{extras}"
+
+    def _tensor_extras(self, tensor: TensorProto) -> list[str]:
+        extras = self._extras(tensor) if tensor.doc_string or tensor.metadata_props else []
+        if tensor.HasField("segment"):
+            extras.append(f"textproto: {_textproto(type(tensor)(segment=tensor.segment))}")
+        return extras
+
+    def _values(self, tensor: TensorProto) -> _Values:
+        """Returns what stands between the braces of a tensor."""
+        count = math.prod(tensor.dims)
+        problem = _data_problem(tensor, count)
+        if problem:
+            self._notes.append(f"tensor {tensor.name!r}: {problem}; its data is not in the text")
+            return _Values(["..."], problem)
+        is_large = count > self._max_elements
+        if is_large and self._mode != "inline":
+            return self._leave_out(tensor)
+        if tensor.data_type == 8:
+            texts: Iterable[str] = map(literals.quote, tensor.string_data)
+            return _Values(_rows(list(texts)) if is_large else texts, is_long=is_large)
+        try:
+            array = self._model.array(tensor).reshape(-1)
+        except ExternalDataError as error:
+            if self._mode == "inline":
+                raise
+            self._notes.append(f"{error.message}; the text has no values for it")
+            return _Values(["..."], self._place(tensor))
+        if is_large:
+            return _Values(_array_rows(array, tensor.data_type), is_long=True)
+        return _Values(literals.array_texts(array, tensor.data_type))
+
+    def _leave_out(self, tensor: TensorProto) -> _Values:
+        self._left_out += 1
+        self._left_out_bytes += weights.tensor_bytes(tensor)
+        return _Values(["..."], self._place(tensor) + (self._statistics(tensor) if self._mode == "stats" else ""))
+
+    def _place(self, tensor: TensorProto) -> str:
+        """Returns the size of a tensor's data and where it lies, in words."""
+        size = f"{weights.tensor_bytes(tensor):,} bytes"
+        said = weights.entries(tensor)
+        if not weights.is_outside(tensor):
+            origin = self._model.origin
+            return f"{size} in {_printable(origin.name)}" if origin else size
+        where = said.get("location", "")
+        name = Path(where.removeprefix(STUB_PREFIX)).name if where.startswith(STUB_PREFIX) else where
+        offset = said.get("offset", "0")
+        return f"{size} at {int(offset) if offset.isdigit() else 0:,} of {_printable(name)}"
+
+    def _statistics(self, tensor: TensorProto) -> str:
+        import numpy as np
+
+        if tensor.data_type == 8 or tensor.data_type in (14, 15):
+            return ""
+        array = self._model.array(tensor).reshape(-1)
+        values = array.astype(np.float64)
+        finite = values[np.isfinite(values)]
+        words = []
+        if finite.size:
+            words.append(f"min {finite.min():.4g}, max {finite.max():.4g}")
+            words.append(f"mean {finite.mean():.4g}, std {finite.std():.4g}")
+        for word, number in (("NaN", int(np.isnan(values).sum())), ("Inf", int(np.isinf(values).sum()))):
+            if number:
+                words.append(f"{number:,} {word}")
+        return f": {', '.join(words)}"
+
+    # -- what stands beside things ------------------------------------------------------------------------------
+
+    def _extras(self, message: Any) -> list[str]:
+        """Returns the doc string and metadata of a node, value, tensor, attribute or graph."""
+        extras = []
+        if message.doc_string:
+            extras.append(f"doc_string: {literals.quote(message.doc_string, one_line=True)}")
+        pairs = getattr(message, "metadata_props", None)
+        if pairs:
+            extras.append(f"metadata_props: {_pairs(pairs)}")
+        return extras
+
+    def _tail(self, extras: list[str]) -> str:
+        return f" @{{{', '.join(extras)}}}" if extras else ""
+
+    def _comment(self, text: str) -> str:
+        return f"  # {text}" if text and not self._one_line else ""
+
+    def _note_unknown_fields(self, proto: ModelProto) -> None:
+        """Notes fields that this version of onnx does not know; their bytes are in no text."""
+        known = type(proto)()
+        known.CopyFrom(proto)
+        known.DiscardUnknownFields()  # type: ignore[attr-defined]
+        lost = proto.ByteSize() - known.ByteSize()
+        if lost > 0:
+            places = _with_unknown_fields(proto)
+            listed = f"{', '.join(places[:4])}{f' and {len(places) - 4:,} more' if len(places) > 4 else ''}"
+            self._notes.append(f"fields that onnx does not know ({lost:,} bytes: in {listed}) are not in the text")
+
+    # -- parts --------------------------------------------------------------------------------------------------
+
+    def selection(self, index: GraphIndex, selectors: Sequence[str], nodes: Sequence[str]) -> Iterator[str]:
+        """Yields the declarations of the selected tensors and the selected nodes, graph by graph."""
+        from onnxbench import select
+
+        tensors = select.tensors(index, selectors) if selectors else []
+        wanted_nodes = select.nodes(index, nodes, what="--node") if nodes else []
+        chosen: dict[Scope, tuple[list[str], list[int]]] = {}
+        for ref in tensors:
+            names, positions = chosen.setdefault(ref.scope, ([], []))
+            made_at = ref.scope.producers.get(ref.name)
+            if made_at is None:
+                names.append(ref.name)
+            else:
+                positions.append(made_at)
+        for node in wanted_nodes:
+            chosen.setdefault(node.scope, ([], []))[1].append(node.position)
+        for scope in index.scopes:
+            if scope in chosen:
+                names, positions = chosen[scope]
+                if scope.path:
+                    yield f"# {_printable(scope.path)}"
+                yield from self._declared(scope, set(names))
+                for position in sorted(set(positions)):
+                    yield from self._node(scope.nodes[position], "", scope.path)
+
+    def _declared(self, scope: Scope, names: set[str]) -> Iterator[str]:
+        graph = scope.graph
+        if scope.is_function:
+            yield from (self._names[name] for name in scope.inputs if name in names)
+            return
+        for info in graph.input:
+            if info.name in names:
+                yield f"{self._value_info(info)}  # input"
+        for tensor in graph.initializer:
+            if tensor.name in names:
+                yield from self._initializer(tensor, "", "")
+        for sparse in graph.sparse_initializer:
+            if sparse.values.name in names:
+                yield self._sparse_initializer(sparse, "", "")
+
+
+def _with_unknown_fields(proto: ModelProto) -> list[str]:
+    """Returns the messages that have unknown fields, by type and name."""
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    found = []
+    stack: list[Any] = [proto]
+    while stack:
+        message = stack.pop()
+        if len(UnknownFieldSet(message)):
+            name = getattr(message, "name", "")
+            found.append(f"{message.DESCRIPTOR.name}{f' {name!r}' if name else ''}")
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                stack.extend(reversed(value) if field.is_repeated else [value])
+    return found
+
+
+def _dotted(domain: str) -> str:
+    return domain if all(map(IDENTIFIER.fullmatch, domain.split("."))) else literals.quote(domain)
+
+
+def _joined(items: Iterable[str]) -> Iterator[str]:
+    """Yields lines with a comma after all but the last."""
+    previous: str | None = None
+    for item in items:
+        if previous is not None:
+            yield f"{previous},"
+        previous = item
+    if previous is not None:
+        yield previous
+
+
+def _with_suffix(items: Iterable[str], suffix: str) -> Iterator[str]:
+    previous: str | None = None
+    for item in items:
+        if previous is not None:
+            yield previous
+        previous = item
+    if previous is not None:
+        yield previous + suffix
+
+
+def _pairs(entries: Iterable[Any]) -> str:
+    texts = [
+        f"{literals.quote(entry.key, one_line=True)}: {literals.quote(entry.value, one_line=True)}" for entry in entries
+    ]
+    return f"[{', '.join(texts)}]"
+
+
+def _textproto(message: Any) -> str:
+    from google.protobuf import text_format
+
+    return literals.quote(text_format.MessageToString(message, as_one_line=True), one_line=True)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
+
+
+def _rows(texts: list[str]) -> Iterator[str]:
+    for at in range(0, len(texts), _WRAP):
+        yield ", ".join(texts[at : at + _WRAP])
+
+
+def _array_rows(array: Any, number: int) -> Iterator[str]:
+    block = _WRAP << 12  # some megabytes of text at a time
+    for start in range(0, len(array), block):
+        yield from _rows(literals.array_texts(array[start : start + block], number))
+
+
+def _data_problem(tensor: TensorProto, count: int) -> str:
+    """Returns what is wrong with a tensor's own data, or "" (data outside is judged when it is read)."""
+    number = tensor.data_type
+    if number == 0 or number not in TYPE_NAMES:
+        return f"element type {type_word(number)} has no values"
+    if count < 0 or any(dim < 0 for dim in tensor.dims):
+        return f"shape {list(tensor.dims)} has a negative size"
+    if weights.is_outside(tensor):
+        return ""
+    if number == 8:
+        held, wanted = len(tensor.string_data), count
+    elif tensor.HasField("raw_data"):
+        held, wanted = len(tensor.raw_data), weights.tensor_bytes(tensor)
+    else:
+        held, wanted = _typed_length(tensor), _typed_length_wanted(number, count)
+    return "" if held == wanted else f"it holds {held:,} where {type_word(number)}{list(tensor.dims)} takes {wanted:,}"
+
+
+def _typed_length(tensor: TensorProto) -> int:
+    from onnx import helper
+
+    return len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
+
+
+def _typed_length_wanted(number: int, count: int) -> int:
+    if number in (21, 22, 23):
+        return (count + 1) // 2
+    return (count + 3) // 4 if number in (25, 26) else count * literals.literals_per_element(number)

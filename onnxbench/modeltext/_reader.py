@@ -1,0 +1,857 @@
+"""Reading a model from text; see ``onnxbench.modeltext`` for the syntax."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from onnxbench import literals
+from onnxbench.errors import UsageError, did_you_mean
+from onnxbench.modeltext._originals import Elided, ScopeKey, TensorKey, function_key, mark_elided
+from onnxbench.modeltext._syntax import (
+    ATTRIBUTE_TYPES,
+    ATTRIBUTE_WORDS,
+    ELIDED,
+    FLOAT,
+    GRAPH,
+    INT,
+    MAX_BODY_DEPTH,
+    MAX_TYPE_DEPTH,
+    PLURALS,
+    SINGULARS,
+    SPARSE,
+    SPECIAL_FLOATS,
+    STRING,
+    TENSOR,
+    TYPE,
+    TYPE_NAMES,
+    TYPE_WORDS,
+    VALUE_FIELDS,
+    WRAPPERS,
+    type_word,
+)
+from onnxbench.modeltext._tokens import NAME_KINDS, SPACE, WHITE, Tokens
+from onnxbench.tensortype import dtype_number
+from onnxbench.wire import STUB_PREFIX
+
+if TYPE_CHECKING:
+    from onnx import (
+        AttributeProto,
+        FunctionProto,
+        GraphProto,
+        ModelProto,
+        NodeProto,
+        SparseTensorProto,
+        TensorProto,
+        TypeProto,
+        ValueInfoProto,
+    )
+
+
+@dataclass(slots=True)
+class Marks:
+    """Lines of a specification, from 1, that errors point at.
+
+    Attributes:
+        source: The file, as the user named it.
+        nodes: By graph: the line of each node, in the order of the protobuf message.
+        outputs: By graph: the line of each output.
+        graphs: By graph: the line it starts at.
+    """
+
+    source: str
+    nodes: dict[ScopeKey, list[int]] = field(default_factory=dict)
+    outputs: dict[ScopeKey, list[int]] = field(default_factory=dict)
+    graphs: dict[ScopeKey, int] = field(default_factory=dict)
+
+
+_COMMENT = re.compile(r"#[^\n]*")
+_EXTRA_TYPE = re.compile(r"undefined|dtype[0-9]+|float32|float64")
+_HEADER_KEYS = (
+    "ir_version", "opset_import", "producer_name", "producer_version", "domain", "model_version", "doc_string",
+    "metadata_props", "training_info", "textproto",
+)  # fmt: skip
+_FUNCTION_KEYS = ("domain", "overload", "opset_import", "doc_string", "metadata_props")
+_EXTRA_KEYS = (
+    "doc_string", "metadata_props", "denotation", "dim_denotation", "quantization_annotation", "textproto",
+)  # fmt: skip
+
+
+class Reader(Tokens):
+    """Reads one text, with a method per rule of the grammar.
+
+    Attributes:
+        marks: Lines of what was read.
+        notes: What the user should know.
+        elided: The tensors whose values are left out.
+    """
+
+    def __init__(self, text: str, source: str, *, first_line: int = 1, first_column: int = 1) -> None:
+        super().__init__(text, source, first_line=first_line, first_column=first_column)
+        self.marks = Marks(source)
+        self.notes: list[str] = []
+        self.elided: list[Elided] = []
+        self._depth = 0
+        self._patterns_noted = False
+
+    def _pairs(self, entries: Any) -> None:
+        self.expect("[", "before pairs of strings")
+        while self.kind != "]":
+            entry = entries.add()
+            self._text(entry, "key")
+            self.expect(":", "between a key and its value")
+            self._text(entry, "value")
+            if not self.take(","):
+                break
+        self.expect("]", "after pairs of strings")
+
+    def _text(self, message: Any, name: str) -> None:
+        """Reads a string into a text field; bytes that are not UTF-8, which files have, go past the setter's check."""
+        value = self.any_string()
+        try:
+            setattr(message, name, value.decode())
+        except UnicodeDecodeError:
+            number = message.DESCRIPTOR.fields_by_name[name].number
+            message.MergeFromString(_varint(number << 3 | 2) + _varint(len(value)) + value)
+
+    def _id_list(self, close: str, where: str) -> list[str]:
+        """Returns names separated by commas; nothing between two commas is an empty name."""
+        names: list[str] = []
+        while True:
+            if self.kind in NAME_KINDS:
+                names.append(self.name("a name"))
+            elif self.kind == ",":
+                names.append("")
+            else:
+                break
+            if not self.take(","):
+                break
+        if self.kind != close:
+            raise self.error(f"expected ',' or {close!r} {where}, found {self.found()}")
+        self.advance()
+        return names
+
+    # -- the whole ----------------------------------------------------------------------------------------------
+
+    def model(self) -> ModelProto:
+        """Returns the model; the text ends after it."""
+        from onnx import ModelProto
+
+        proto = ModelProto()
+        if self.kind == "end":
+            raise self.error("the text is empty")
+        if self.take("<"):
+            self._entries(_HEADER_KEYS, "the model's header", lambda key: self._header_entry(proto, key))
+        self._graph(proto.graph, ("main",))
+        while self.kind != "end":
+            self._function(proto.functions.add())
+        return proto
+
+    def node_alone(self, node: NodeProto) -> None:
+        """Reads one node; the text ends after it."""
+        self._node(node, ("main",), 0)
+        if self.kind != "end":
+            raise self.error(f"expected the end of the node, found {self.found()}")
+
+    def _entries(self, keys: Sequence[str], where: str, read_value: Any, close: str = ">") -> None:
+        """Reads ``key: value, ...`` up to ``close``."""
+        while True:
+            start, key = self.start, self.name(f"a key of {where}")
+            if key not in keys:
+                hint = did_you_mean(key, keys) or f"Keys here: {', '.join(keys)}."
+                raise self.error(f"{key!r} is no key of {where}", at=start, hint=hint)
+            self.expect(":", f"after {key!r}")
+            read_value(key)
+            if not self.take(","):
+                break
+        if self.kind != close:
+            raise self.error(f"expected ',' or {close!r} in {where}, found {self.found()}")
+        self.advance()
+
+    def _header_entry(self, proto: ModelProto, key: str) -> None:
+        if key in ("ir_version", "model_version"):
+            setattr(proto, key, self.integer("a number"))
+        elif key == "opset_import":
+            self._opsets(proto)
+        elif key == "metadata_props":
+            self._pairs(proto.metadata_props)
+        elif key == "training_info":
+            self.expect("[", "before training info")
+            while self.kind != "]":
+                self._training(proto)
+                if not self.take(","):
+                    break
+            self.expect("]", "after training info")
+        elif key == "textproto":
+            self._textproto(proto)
+        else:
+            self._text(proto, key)
+
+    def _opsets(self, proto: ModelProto | FunctionProto) -> None:
+        self.expect("[", "before opset imports")
+        while self.kind != "]":
+            domain = self.string()
+            self.expect(":", "between a domain and its version")
+            proto.opset_import.add(domain=domain, version=self.integer("an opset version"))
+            if not self.take(","):
+                break
+        self.expect("]", "after opset imports")
+
+    def _training(self, proto: ModelProto) -> None:
+        number = len(proto.training_info)
+        training = proto.training_info.add()
+        keys = ("initialization", "algorithm", "initialization_binding", "update_binding")
+
+        def read_value(key: str) -> None:
+            if key in keys[:2]:
+                self._graph(getattr(training, key), ("training", number, key))
+            else:
+                self._pairs(getattr(training, key))
+
+        self.expect("{", "before training info")
+        if not self.take("}"):
+            self._entries(keys, "training info", read_value, "}")
+
+    def _function(self, function: FunctionProto) -> None:
+        def read_value(key: str) -> None:
+            if key == "opset_import":
+                self._opsets(function)
+            elif key == "metadata_props":
+                self._pairs(function.metadata_props)
+            elif key == "doc_string":
+                self._text(function, key)
+            else:
+                setattr(function, key, self.string())
+
+        if self.take("<"):
+            self._entries(_FUNCTION_KEYS, "a function's header", read_value)
+        start = self.start
+        function.name = self.name("the name of a graph or function")
+        scope = function_key(function)
+        if self.take("<"):
+            while True:
+                name = self.name("an attribute of the function")
+                if self.kind in (":", "="):
+                    self._attribute(function.attribute_proto.add(), name, scope, "")
+                else:
+                    function.attribute.append(name)
+                if not self.take(","):
+                    break
+            self.expect(">", "after the attributes of a function")
+        for names, what in ((function.input, "inputs"), (function.output, "outputs")):
+            if what == "outputs":
+                self.expect("=", "before the outputs of a function")
+                self.expect(">", "before the outputs of a function")
+            self.expect("(", f"before the {what} of a function")
+            while self.kind != ")":
+                if self._at_type():
+                    info = function.value_info.add()
+                    self._value_info(info)
+                    names.append(info.name)
+                else:
+                    names.append(self.name(f"one of a function's {what}"))
+                if not self.take(","):
+                    break
+            self.expect(")", f"after the {what} of a function")
+        if self.take("<"):
+            while self.kind != ">":
+                self._value_info(function.value_info.add())
+                if not self.take(","):
+                    break
+            self.expect(">", "after the value infos of a function")
+        self.marks.graphs[scope] = self.line_of(start)
+        self._node_list(function, scope)
+
+    def _graph(self, graph: GraphProto, scope: ScopeKey) -> None:
+        self.marks.graphs[scope] = self.line_of(self.start)
+        graph.name = self.name("the name of a graph")
+        if self.kind == "(":
+            self.advance()
+            while self.kind != ")":
+                info = graph.input.add()
+                start = self.start
+                self._value_info(info)
+                if self.take("="):
+                    tensor = graph.initializer.add(name=info.name)
+                    self._tensor_of(tensor, info.type, (*scope, "initializer", info.name), start)
+                    self._extras(tensor)
+                if not self.take(","):
+                    break
+            self._close(")", "the inputs of a graph")
+        self.expect("=", "and '>' before the outputs of a graph")
+        self.expect(">", "before the outputs of a graph")
+        self.expect("(", "before the outputs of a graph")
+        marks = self.marks.outputs.setdefault(scope, [])
+        while self.kind != ")":
+            marks.append(self.line_of(self.start))
+            self._value_info(graph.output.add())
+            if not self.take(","):
+                break
+        self._close(")", "the outputs of a graph")
+        self._extras(graph)
+        if self.take("<"):
+            while self.kind != ">":
+                self._declaration(graph, scope)
+                if not self.take(","):
+                    break
+            self._close(">", "the initializers and value infos of a graph")
+        self._extras(graph)
+        self._node_list(graph, scope)
+
+    def _close(self, close: str, what: str) -> None:
+        if self.kind != close:
+            raise self.error(f"expected ',' or {close!r} in {what}, found {self.found()}", hint=self._type_hint())
+        self.advance()
+
+    def _type_hint(self) -> str | None:
+        """Returns a hint when the word before the current token looks like a misspelt element type."""
+        before = re.search(r"([A-Za-z_][A-Za-z0-9_]*)[ \t]*$", self.text[max(0, self.start - 80) : self.start])
+        if before is None or before[1] in TYPE_WORDS or before[1] in WRAPPERS:
+            return None
+        try:
+            number = dtype_number(before[1])
+        except UsageError:
+            return did_you_mean(before[1], [*TYPE_WORDS, *WRAPPERS]) if self.kind in ("[", *NAME_KINDS) else None
+        return f"The text syntax calls this element type {type_word(number)!r}."
+
+    def _declaration(self, graph: GraphProto, scope: ScopeKey) -> None:
+        """Reads a value info or an initializer (whose type is a value info's)."""
+        from onnx import ValueInfoProto
+
+        start = self.start
+        info = ValueInfoProto()
+        self._value_info(info)
+        if not self.take("="):
+            graph.value_info.append(info)
+        elif info.type.WhichOneof("value") == "sparse_tensor_type":
+            key = (*scope, "values", info.name), (*scope, "indices", info.name)
+            self._sparse(graph.sparse_initializer.add(), info.type, info.name, key, start)
+        else:
+            tensor = graph.initializer.add(name=info.name)
+            self._tensor_of(tensor, info.type, (*scope, "initializer", info.name), start)
+            self._extras(tensor)
+
+    def _node_list(self, graph: GraphProto | FunctionProto, scope: ScopeKey) -> None:
+        self.expect("{", "before the nodes")
+        marks = self.marks.nodes.setdefault(scope, [])
+        add = graph.node.add
+        while self.kind != "}":
+            if self.kind == "end":
+                raise self.error("expected a node or '}', found the end of the text")
+            marks.append(self.line_of(self.start))
+            self._node(add(), scope, len(marks) - 1)
+        self.advance()
+
+    # -- nodes --------------------------------------------------------------------------------------------------
+
+    def _node(self, node: NodeProto, scope: ScopeKey, position: int) -> None:
+        if self.take("["):
+            if self.kind != "]":
+                node.name = self.name("the name of a node")
+            self.expect("]", "after the name of a node")
+        outputs = self._id_list("=", "after the outputs of a node")
+        node.output.extend(outputs)
+        owner = next(filter(None, outputs), f"#{position}")
+        parts = [self.name("an operator type")]
+        while self.take("."):
+            parts.append(self.name("the rest of an operator type"))
+        node.op_type = parts.pop()
+        if parts:
+            node.domain = ".".join(parts)
+        if self.take(":"):
+            node.overload = self.name("the overload of a function")
+        if self.take("<"):
+            self._attributes(node, scope, owner)
+        self.expect("(", f"before the inputs of {node.op_type}")
+        node.input.extend(self._id_list(")", f"after the inputs of {node.op_type}"))
+        if not node.attribute and self.take("<"):
+            self._attributes(node, scope, owner)
+        if self.kind == "@":
+            self._extras(node)
+
+    def _attributes(self, node: NodeProto, scope: ScopeKey, owner: str) -> None:
+        while True:
+            name = self.name("the name of an attribute")
+            self._attribute(node.attribute.add(), name, scope, owner)
+            if not self.take(","):
+                break
+        if self.kind != ">":
+            raise self.error(f"expected ',' or '>' after an attribute of {node.op_type}, found {self.found()}")
+        self.advance()
+
+    def _attribute(self, attribute: AttributeProto, name: str, scope: ScopeKey, owner: str) -> None:
+        attribute.name = name
+        kind = 0
+        if self.take(":"):
+            start, word = self.start, self.name("the type of an attribute")
+            kind = ATTRIBUTE_TYPES.get(word, 0)
+            if not kind and word != "undefined":
+                hint = did_you_mean(word, ATTRIBUTE_TYPES) or f"Attribute types: {', '.join(ATTRIBUTE_TYPES)}."
+                raise self.error(f"{word!r} is no type of an attribute", at=start, hint=hint)
+        self.expect("=", f"after the attribute {name!r}")
+        if self.take("@"):
+            attribute.ref_attr_name = self.name("the function attribute that is referred to")
+        elif self.kind == "[":
+            kind = self._attribute_list(attribute, kind, (*scope, owner))
+        else:
+            kind = self._attribute_value(attribute, kind, (*scope, owner, name, 0))
+        if kind:
+            attribute.type = kind  # type: ignore[assignment]
+        self._extras(attribute)
+
+    def _attribute_list(self, attribute: AttributeProto, kind: int, owner: ScopeKey) -> int:
+        """Reads a list of values; returns the attribute's type."""
+        from onnx import AttributeProto
+
+        start = self.start
+        self.advance()
+        if self.kind == "]":
+            if kind not in SINGULARS:
+                hint = f"Write {attribute.name}: ints = [], or another of {', '.join(_plural_words())}."
+                raise self.error("an empty list needs the type of its elements", at=start, hint=hint)
+            self.advance()
+            return kind
+        wanted = SINGULARS.get(kind, kind)
+        values: list[AttributeProto] = []
+        while True:
+            element = AttributeProto()
+            element.type = self._attribute_value(  # type: ignore[assignment]
+                element, wanted, (*owner, attribute.name, len(values))
+            )
+            values.append(element)
+            if not self.take(","):
+                break
+        self._close("]", "a list of attribute values")
+        kinds = {int(each.type) for each in values}
+        if kinds == {INT, FLOAT}:
+            kinds = {FLOAT}
+        if len(kinds) > 1:
+            words = " and ".join(sorted(ATTRIBUTE_WORDS[each] for each in kinds))
+            raise self.error(f"a list cannot hold {words} together", at=start)
+        single = kinds.pop()
+        if single == FLOAT:
+            attribute.floats.extend([float(v.i) if v.type == INT else v.f for v in values])
+        else:
+            _extend_list(attribute, single, values)
+        return PLURALS[single]
+
+    def _attribute_value(self, attribute: AttributeProto, wanted: int, key: TensorKey) -> int:
+        """Reads one value; returns its type (``wanted``, if that is not 0)."""
+        start = self.start
+        kind = self._any_value(attribute, wanted, key)
+        if wanted and kind != wanted:
+            raise self.error(
+                f"attribute {key[-2]!r} is {_with_article(wanted)}, and this is {_with_article(kind)}", at=start
+            )
+        return kind
+
+    def _any_value(self, attribute: AttributeProto, wanted: int, key: TensorKey) -> int:
+        if self.kind == "num" or (self.kind == "id" and self.value.lower() in SPECIAL_FLOATS and wanted != GRAPH):
+            return self._number(attribute, wanted)
+        if self.kind in ("str", "bytes") and wanted != GRAPH and self.following() != "(":
+            value = self.any_string()
+            attribute.s = value
+            return STRING
+        if self.kind == "?" or self._at_type(only=wanted == TYPE):
+            return self._typed_value(attribute, key)
+        if self.kind in NAME_KINDS:
+            if self.following() not in ("(", "="):
+                hint = 'A string needs quotes; a body is name (inputs) => (outputs) {...}.'
+                hint = self._misspelt_type() or did_you_mean(self.value, ("inf", "nan")) or hint
+                raise self.error(f"{self.value!r} is no value of an attribute", hint=hint)
+            self._body(attribute, key)
+            return GRAPH
+        raise self.error(f"expected the value of an attribute, found {self.found()}")
+
+    def _misspelt_type(self) -> str | None:
+        return did_you_mean(self.value, TYPE_WORDS) if self.following() == "[" else None
+
+    def _number(self, attribute: AttributeProto, wanted: int) -> int:
+        token = self.value
+        if wanted != FLOAT and re.fullmatch(r"[+-]?[0-9]+", token):
+            attribute.i = self.integer("an integer")
+            return INT
+        try:
+            attribute.f = literals.parse_float32(token)
+        except literals.LiteralError as error:
+            raise self.error(str(error)) from None
+        self.advance()
+        return FLOAT
+
+    def _typed_value(self, attribute: AttributeProto, key: TensorKey) -> int:
+        """Reads a type, or the tensor that begins with one."""
+        from onnx import TypeProto
+
+        start = self.start
+        value = TypeProto()
+        self._type(value)
+        name = ""
+        if self.kind in NAME_KINDS:
+            name = self.name("the name of a tensor")
+        if self.kind not in ("{", "=", "dots") and not name:
+            attribute.tp.CopyFrom(value)
+            self._extras(attribute.tp)
+            return TYPE
+        self.take("=")
+        if value.WhichOneof("value") == "sparse_tensor_type":
+            keys = (*key, "values"), (*key, "indices")
+            self._sparse(attribute.sparse_tensor, value, name, keys, start)
+            return SPARSE
+        if name:
+            attribute.t.name = name
+        self._tensor_of(attribute.t, value, (*key, "value"), start)
+        self._extras(attribute.t)
+        return TENSOR
+
+    def _body(self, attribute: AttributeProto, key: TensorKey) -> None:
+        if self._depth >= MAX_BODY_DEPTH:
+            raise self.error(f"bodies nested more than {MAX_BODY_DEPTH} deep do not fit the ONNX format")
+        self._depth += 1
+        self._graph(attribute.g, key)
+        self._depth -= 1
+
+    # -- types --------------------------------------------------------------------------------------------------
+
+    def _at_type(self, *, only: bool = False) -> bool:
+        if self.kind != "id":
+            return False
+        if self.value in TYPE_WORDS or self.value in WRAPPERS:
+            return True
+        if not _EXTRA_TYPE.fullmatch(self.value):
+            return False
+        following = self.following()
+        return only or following in ("[", "{", '"', "_") or (following.isascii() and following.isalpha())
+
+    def _value_info(self, info: ValueInfoProto) -> None:
+        if self.kind == "?":
+            self.advance()
+            info.type.SetInParent()
+        elif self._at_type():
+            self._type(info.type)
+        elif self.kind == "id" and self.following() == "[":
+            hint = did_you_mean(self.value, [*TYPE_WORDS, *WRAPPERS])
+            raise self.error(f"{self.value!r} is no element type", hint=self._known_type(self.value) or hint)
+        info.name = self.name("the name of a value")
+        if self.kind == "@":
+            self._extras(info)
+
+    def _known_type(self, word: str) -> str | None:
+        try:
+            return f"The text syntax calls this element type {type_word(dtype_number(word))!r}."
+        except UsageError:
+            return None
+
+    def _type(self, value: TypeProto, depth: int = 0) -> None:
+        if depth > MAX_TYPE_DEPTH:
+            raise self.error(f"types nested more than {MAX_TYPE_DEPTH} deep are not supported")
+        if self.take("?"):
+            value.SetInParent()
+            return
+        start, word = self.start, self.name("a type")
+        if word not in WRAPPERS:
+            self._element_type(value.tensor_type, word, start)
+            return
+        self.expect("(", f"after {word!r}")
+        if word == "seq":
+            self._type(value.sequence_type.elem_type, depth + 1)
+        elif word == "optional":
+            self._type(value.optional_type.elem_type, depth + 1)
+        elif word == "sparse_tensor":
+            self._element_type(value.sparse_tensor_type, self.name("an element type"), start)
+        elif word == "map":
+            key_start = self.start
+            value.map_type.key_type = self._type_number(self.name("the type of a map's keys"), key_start)
+            self.expect(",", "between the types of a map")
+            self._type(value.map_type.value_type, depth + 1)
+        else:
+            self._opaque(value)
+        self.expect(")", f"after the type in {word!r}")
+
+    def _opaque(self, value: TypeProto) -> None:
+        value.opaque_type.SetInParent()
+        if self.kind == ")":
+            return
+        parts = [self.name("the name of an opaque type")]
+        while self.take("."):
+            parts.append(self.name("the rest of a domain"))
+        if self.take(","):
+            value.opaque_type.domain = ".".join(parts)
+            value.opaque_type.name = self.name("the name of an opaque type")
+        else:
+            value.opaque_type.name = ".".join(parts)
+
+    def _type_number(self, word: str, start: int) -> int:
+        number = TYPE_WORDS.get(word)
+        if number is None:
+            if word in ("float32", "float64"):
+                return dtype_number(word)
+            if word == "undefined":
+                return 0
+            if re.fullmatch(r"dtype[0-9]{1,9}", word):
+                return int(word[5:])
+            hint = self._known_type(word) or did_you_mean(word, TYPE_WORDS)
+            raise self.error(f"{word!r} is no element type", at=start, hint=hint)
+        return number
+
+    def _element_type(self, tensor: Any, word: str, start: int) -> None:
+        tensor.elem_type = self._type_number(word, start)
+        if not self.take("["):
+            tensor.shape.SetInParent()
+            return
+        if self.take("]"):
+            return
+        dims = tensor.shape.dim
+        while True:
+            dim = dims.add()
+            if self.kind == "num":
+                dim.dim_value = self.integer("a size")
+            elif not self.take("?"):
+                dim.dim_param = self.name("a size, a name or '?'")
+            if not self.take(","):
+                break
+        self._close("]", "a shape")
+
+    # -- values -------------------------------------------------------------------------------------------------
+
+    def _sparse(
+        self, sparse: SparseTensorProto, value: TypeProto, name: str, keys: tuple[TensorKey, TensorKey], start: int
+    ) -> None:
+        """Reads the two parts of a sparse tensor."""
+        from onnx import TypeProto
+
+        shape = value.sparse_tensor_type
+        if not shape.HasField("shape") or any(not dim.HasField("dim_value") for dim in shape.shape.dim):
+            raise self.error("a sparse tensor with values needs a shape of numbers", at=start)
+        sparse.dims.extend(dim.dim_value for dim in shape.shape.dim)
+        self.expect("{", "before the values and indices of a sparse tensor")
+        for part, key in zip((sparse.values, sparse.indices), keys, strict=True):
+            if part is sparse.indices:
+                self.expect(",", "between the values and the indices of a sparse tensor")
+            at = self.start
+            part_type = TypeProto()
+            self._type(part_type)
+            if self.kind in NAME_KINDS:
+                part.name = self.name("the name of a tensor")
+            self.take("=")
+            self._tensor_of(part, part_type, key, at)
+            self._extras(part)
+        if sparse.values.data_type != shape.elem_type:
+            raise self.error("the values of a sparse tensor must have its element type", at=start)
+        if name:
+            sparse.values.name = name
+        self.expect("}", "after the indices of a sparse tensor")
+
+    def _tensor_of(self, tensor: TensorProto, value: TypeProto, key: TensorKey, start: int) -> None:
+        """Reads the data of a tensor whose type has been read."""
+        if value.WhichOneof("value") != "tensor_type":
+            raise self.error("only tensors can have values", at=start)
+        shape = value.tensor_type
+        if not shape.HasField("shape"):
+            raise self.error("a tensor with values needs a shape; write no brackets for a scalar", at=start)
+        for dim in shape.shape.dim:
+            if not dim.HasField("dim_value"):
+                raise self.error("the shape of a tensor with values must be numbers", at=start)
+            tensor.dims.append(dim.dim_value)
+        tensor.data_type = shape.elem_type
+        if self.kind == "dots":
+            self._elide(tensor, key, None, self.start)
+            self.advance()
+        elif self.kind == "{":
+            self._data(tensor, key)
+        elif self.kind == "[":
+            tensor.data_location = type(tensor).EXTERNAL
+            self._pairs(tensor.external_data)
+            if any(entry.value.startswith((STUB_PREFIX, ELIDED)) for entry in tensor.external_data):
+                raise self.error("this location is reserved", at=start)
+        else:
+            raise self.error(f"expected the values of a tensor in braces, found {self.found()}")
+
+    def _elide(self, tensor: TensorProto, key: TensorKey, old_name: str | None, offset: int) -> None:
+        mark_elided(tensor, len(self.elided))
+        self.elided.append(Elided(key, old_name, offset))
+
+    def _data(self, tensor: TensorProto, key: TensorKey) -> None:
+        """Reads the values between braces; numbers are taken all at once, not token by token."""
+        opened = self.start
+        text = self.text
+        space = SPACE.match(text, self.end)
+        begin = space.end() if space else self.end
+        if text.startswith("...", begin):
+            self.advance()
+            self.advance()
+            old_name = self.string() if self.kind in ("str", "bytes") else None
+            self._elide(tensor, key, old_name, opened)
+            self.expect("}", "after the dots")
+            return
+        if tensor.data_type == 8:
+            self._strings(tensor)
+            return
+        if tensor.data_type == 0 or tensor.data_type not in TYPE_NAMES:
+            raise self.error(f"element type {type_word(tensor.data_type)} has no values", at=opened)
+        close = text.find("}", begin)
+        if close < 0:
+            raise self.error("the values of a tensor do not end with '}'", at=opened)
+        body = text[begin:close]
+        if "#" in body:
+            close, body = self._without_comments(begin)
+        tokens = [token.strip(WHITE) for token in body.split(",")] if body.strip(WHITE) else []
+        try:
+            array = literals.parse_array(tokens, tensor.data_type)
+        except literals.LiteralError as error:
+            raise self._error_in_values(str(error), begin, close, error.index) from None
+        self._check_count(tensor, len(array), opened)
+        if not self._patterns_noted:
+            self._note_patterns(tensor, tokens)
+        tensor.raw_data = _raw(array, tensor.data_type)
+        self.end = close + 1
+        self.advance()
+
+    def _without_comments(self, begin: int) -> tuple[int, str]:
+        """Returns where the values end and their text with comments blanked out."""
+        at, pieces = begin, []
+        while True:
+            match = re.compile(r"[#}]").search(self.text, at)
+            if match is None:
+                raise self.error("the values of a tensor do not end with '}'", at=begin)
+            pieces.append(self.text[at : match.start()])
+            if match[0] == "}":
+                return match.start(), "".join(pieces)
+            comment = _COMMENT.match(self.text, match.start())
+            assert comment is not None
+            pieces.append(" " * len(comment[0]))
+            at = comment.end()
+
+    def _error_in_values(self, message: str, begin: int, close: int, index: int) -> SpecError:
+        blanked = _COMMENT.sub(lambda match: " " * len(match[0]), self.text[begin:close])
+        at = 0
+        for _ in range(index):
+            at = blanked.index(",", at) + 1
+        space = SPACE.match(blanked, at)
+        return self.error(message, at=begin + (space.end() if space else at))
+
+    def _note_patterns(self, tensor: TensorProto, tokens: list[str]) -> None:
+        if literals.reads_patterns(tokens, tensor.data_type):
+            self._patterns_noted = True
+            word = type_word(tensor.data_type)
+            self.notes.append(
+                f"{self.source}:{self.line_of(self.start)}: integers in a {word} tensor are bit patterns, as in"
+                " onnx.parser; write 1.0 for a value"
+            )
+
+    def _strings(self, tensor: TensorProto) -> None:
+        opened = self.start
+        self.advance()
+        while self.kind != "}":
+            value = self.any_string()
+            tensor.string_data.append(value)
+            if not self.take(","):
+                break
+        self._close("}", "the values of a string tensor")
+        self._check_count(tensor, len(tensor.string_data), opened)
+
+    def _check_count(self, tensor: TensorProto, count: int, opened: int) -> None:
+        wanted = math.prod(tensor.dims)
+        if count != wanted or any(dim < 0 for dim in tensor.dims):
+            shape = f"{type_word(tensor.data_type)}{list(tensor.dims) or ''}"
+            plural = "value" if count == 1 else "values"
+            raise self.error(f"{count:,} {plural} for a tensor {shape}, which takes {wanted:,}", at=opened)
+
+    # -- what stands beside things ------------------------------------------------------------------------------
+
+    def _extras(self, message: Any) -> None:
+        """Reads ``@{...}`` into a message, if it is there."""
+        if self.kind != "@":
+            return
+        self.advance()
+        self.expect("{", "after '@'")
+        if self.take("}"):
+            return
+        fields = message.DESCRIPTOR.fields_by_name
+        keys = [key for key in _EXTRA_KEYS if key in fields or key == "textproto"]
+        if "type" in fields or "denotation" in fields:
+            keys += ["denotation", "dim_denotation"]
+        self._entries(keys, "these annotations", lambda key: self._extra(message, key), "}")
+
+    def _extra(self, message: Any, key: str) -> None:
+        start = self.start
+        if key == "doc_string":
+            self._text(message, key)
+        elif key == "metadata_props":
+            self._pairs(message.metadata_props)
+        elif key == "textproto":
+            self._textproto(message)
+        elif key == "quantization_annotation":
+            self._quantization(message)
+        elif key == "denotation":
+            (message.type if hasattr(message, "type") else message).denotation = self.string()
+        else:
+            self._dim_denotation(message.type if hasattr(message, "type") else message, start)
+
+    def _dim_denotation(self, value: TypeProto, start: int) -> None:
+        names = []
+        self.expect("[", "before the denotations of dimensions")
+        while self.kind != "]":
+            names.append(self.string())
+            if not self.take(","):
+                break
+        self.expect("]", "after the denotations of dimensions")
+        kind = value.WhichOneof("value")
+        dims = getattr(value, kind).shape.dim if kind in ("tensor_type", "sparse_tensor_type") else []
+        if len(dims) != len(names):
+            raise self.error(f"{len(names)} denotations for {len(dims)} dimensions", at=start)
+        for dim, name in zip(dims, names, strict=True):
+            if name:
+                dim.denotation = name
+
+    def _quantization(self, graph: GraphProto) -> None:
+        self.expect("[", "before quantization annotations")
+        while self.kind != "]":
+            annotation = graph.quantization_annotation.add(tensor_name=self.string())
+            self.expect(":", "after the name of a tensor")
+            self._pairs(annotation.quant_parameter_tensor_names)
+            if not self.take(","):
+                break
+        self.expect("]", "after quantization annotations")
+
+    def _textproto(self, message: Any) -> None:
+        from google.protobuf import text_format
+
+        start, text = self.start, self.string()
+        try:
+            text_format.Merge(text, message)
+        except text_format.ParseError as error:
+            raise self.error(f"this is no textproto of {message.DESCRIPTOR.name}: {error}", at=start) from None
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _plural_words() -> list[str]:
+    return [ATTRIBUTE_WORDS[kind] for kind in SINGULARS]
+
+
+def _with_article(kind: int) -> str:
+    word = ATTRIBUTE_WORDS.get(kind, "undefined").replace("_", " ")
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+
+
+def _extend_list(attribute: AttributeProto, single: int, values: list[AttributeProto]) -> None:
+    source, target = VALUE_FIELDS[single], VALUE_FIELDS[PLURALS[single]]
+    getattr(attribute, target).extend([getattr(value, source) for value in values])
+
+
+def _raw(array: Any, number: int) -> bytes:
+    """Returns the raw data of a flat array, packed as onnx packs its type."""
+    from onnx import numpy_helper
+
+    del number  # the array's own dtype says it
+    raw: bytes = numpy_helper.from_array(array).raw_data
+    return raw
