@@ -126,7 +126,7 @@ def command(
 ) -> list[str]:
     """Returns a command line by which a tool cuts a piece as a process of its own."""
     if tool == "polygraphy":
-        return [*_script("polygraphy"), *polygraphy_arguments(str(source), str(target), inputs, outputs)]
+        return script_command("polygraphy", *polygraphy_arguments(str(source), str(target), inputs, outputs))
     line = [sys.executable, __file__, tool, str(source), str(target)]
     line += ["--infer"] if infer else []
     return [*line, "--inputs", *inputs, "--outputs", *outputs]
@@ -134,13 +134,14 @@ def command(
 
 def onnxbench_command(*arguments: Any) -> list[str]:
     """Returns a command line of onnxbench."""
-    return [*_script("onnxbench"), *(str(argument) for argument in arguments)]
+    return script_command("onnxbench", *arguments)
 
 
-def _script(name: str) -> list[str]:
-    """Returns how a package is started: its installed script, or ``python -m`` where there is none."""
+def script_command(name: str, *arguments: Any) -> list[str]:
+    """Returns a command line of a package: its installed script, or ``python -m`` where there is none."""
     script = Path(sys.executable).with_name(name)
-    return [str(script)] if script.exists() else [sys.executable, "-m", name]
+    start = [str(script)] if script.exists() else [sys.executable, "-m", name]
+    return [*start, *(str(argument) for argument in arguments)]
 
 
 def main() -> None:

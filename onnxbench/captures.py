@@ -541,8 +541,10 @@ def _check_shape(name: str, shape: tuple[int, ...], wanted: Sequence[Dim] | None
 # ---------------------------------------------------------------- reading
 
 
-def load(source: str | os.PathLike[str], ports: Sequence[Port] | None = None) -> Iterator[Feeds]:
-    """Yields the sets of inputs that a source holds, one after the other; most hold one.
+def load(
+    source: str | os.PathLike[str], ports: Sequence[Port] | None = None, *, prefix: str = "input"
+) -> Iterator[Feeds]:
+    """Yields the sets of values that a source holds, one after the other; most hold one.
 
     Args:
         source: ``.npz``; ``.npy`` or ``.pb`` (for the single input); Polygraphy's ``.json``; a folder of ``.npz`` or
@@ -550,6 +552,7 @@ def load(source: str | os.PathLike[str], ports: Sequence[Port] | None = None) ->
             ``test_data_set_0``); ``script.py:function`` (``load_data`` unless named; a leading ``@`` is allowed),
             which is run and returns a dict or an iterable of dicts.
         ports: The inputs of the model. They are needed to read what has no names: ``.npy``, ``.pb``, ``arr_0``.
+        prefix: In a folder, files called ``input_0`` count by position (``output``: those called ``output_0``).
 
     Raises:
         NotFoundError: There is no such file.
@@ -562,7 +565,7 @@ def load(source: str | os.PathLike[str], ports: Sequence[Port] | None = None) ->
         return
     path = Path(text)
     if path.is_dir():
-        yield from _from_folder(path, ports)
+        yield from _from_folder(path, ports, prefix)
         return
     _require(path)
     ending = path.suffix.lower()
@@ -708,7 +711,7 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name) if part]
 
 
-def _from_folder(folder: Path, ports: Sequence[Port] | None) -> Iterator[Feeds]:
+def _from_folder(folder: Path, ports: Sequence[Port] | None, prefix: str) -> Iterator[Feeds]:
     entries = sorted(folder.iterdir(), key=_natural)
     for ending in (".npz", ".json"):
         files = [entry for entry in entries if entry.is_file() and entry.suffix.lower() == ending]
@@ -716,39 +719,38 @@ def _from_folder(folder: Path, ports: Sequence[Port] | None) -> Iterator[Feeds]:
             for file in files:
                 yield from load(file, ports)
             return
+    other = "output_" if prefix == "input" else "input_"
     values = [
         entry
         for entry in entries
-        if entry.is_file() and entry.suffix.lower() in (".npy", ".pb") and not entry.name.startswith("output_")
+        if entry.is_file() and entry.suffix.lower() in (".npy", ".pb") and not entry.name.startswith(other)
     ]
     if values:
-        yield _values_of_folder(folder, values, ports)
+        yield _values_of_folder(values, ports, prefix)
         return
     folders = [entry for entry in entries if entry.is_dir()]
     if not folders:
-        raise FeedsError(f"the folder {folder} holds no .npz, .json, .npy or .pb file")
+        raise FeedsError(f"the folder {folder} holds no .npz, .json, .npy or .pb file of {prefix}s")
     for inner in folders:
-        yield from _from_folder(inner, ports)
+        yield from _from_folder(inner, ports, prefix)
 
 
-def _values_of_folder(folder: Path, files: Sequence[Path], ports: Sequence[Port] | None) -> Feeds:
-    """Reads one file per input: by its name, by its name with odd characters as ``_``, or ``input_0`` by position."""
+def _values_of_folder(files: Sequence[Path], ports: Sequence[Port] | None, prefix: str) -> Feeds:
+    """Reads one file per value: by its name, by its name with odd characters as ``_``, or ``input_0`` by position."""
     required = [port for port in ports or () if port.required]
     by_stem = {stem: port for port in ports or () for stem in (file_stem(port.name), port.name)}
     feeds: Feeds = {}
     for file in files:
         port = by_stem.get(file.stem)
-        position = re.fullmatch(r"input_(\d+)", file.stem)
-        if port is None and position:
-            if ports is not None and int(position[1]) >= len(required):
-                raise FeedsError(f"{file} is for input number {position[1]}, and the model has {len(required)} inputs")
-            port = required[int(position[1])] if ports is not None else None
+        position = re.fullmatch(rf"{prefix}_(\d+)", file.stem)
+        if port is None and position and ports is not None:
+            if int(position[1]) >= len(required):
+                raise FeedsError(f"{file} is for {prefix} number {position[1]}, and the model has {len(required)}")
+            port = required[int(position[1])]
         if port is None and ports is not None:
-            raise FeedsError(f"{file} is for no input of the model", hint=did_you_mean(file.stem, by_stem))
+            raise FeedsError(f"{file} is for no {prefix} of the model", hint=did_you_mean(file.stem, by_stem))
         port = port or Port(file.stem, None)
         feeds[port.name] = load_value(file, port)
-    if not feeds:
-        raise FeedsError(f"the folder {folder} holds no inputs")
     return feeds
 
 

@@ -20,7 +20,7 @@ from onnxbench.model import Model
 from onnxbench.tensortype import format_type, make_value_info, tensor_shape
 
 if TYPE_CHECKING:
-    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto
+    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TypeProto, ValueInfoProto
 
 _PROPOSAL_LIMIT = 64
 
@@ -103,9 +103,11 @@ def plan_cut(
 
     Raises:
         CutError: The inputs do not bound the piece (its ``missing`` and ``proposals`` say what would).
+        NotFoundError: There is no tensor of one of these names.
     """
     order = topological_order(scope)
     given = list(dict.fromkeys(inputs if inputs is not None else ()))
+    _require_names(scope, (*outputs, *given))
     stops = set(given)
     reach = reach_back(scope, outputs, stops)
     added: list[str] = []
@@ -131,6 +133,13 @@ def plan_cut(
         scope=scope.path,
         total_nodes=len(scope.nodes),
     )
+
+
+def _require_names(scope: Scope, names: Iterable[str]) -> None:
+    for name in names:
+        if not scope.defines(name) and name not in scope.consumers and name not in scope.outputs:
+            where = f" in {scope.path}" if scope.path else ""
+            raise NotFoundError(f"there is no tensor {name!r}{where}", hint=did_you_mean(name, scope.tensor_names()))
 
 
 def _not_bounded(scope: Scope, outputs: Sequence[str], given: list[str], reach: Reach) -> CutError:
@@ -190,6 +199,7 @@ def extract(
 
     Raises:
         CutError: The inputs do not bound the piece.
+        NotFoundError: There is no tensor of one of these names.
         UnsupportedError: A boundary tensor's element type cannot be found out.
     """
     index = index or GraphIndex(model.proto)
@@ -208,7 +218,8 @@ def assemble(
 ) -> Piece:
     """Returns the model that a cut describes (see ``extract``)."""
     infos, boundaries, notes = _boundary_infos(scope, cut, finder, types or {})
-    nodes = [scope.nodes[position] for position in cut.nodes]
+    nodes, remade = _without_given(index, scope, cut)
+    notes += remade
     proto = _shell(model.proto)
     graph = proto.graph
     if scope is not index.main:
@@ -217,7 +228,7 @@ def assemble(
     graph.input.extend(infos[name] for name in cut.inputs)
     graph.output.extend(infos[name] for name in cut.outputs)
     _copy_belongings(scope, graph, cut)
-    notes += _copy_functions(model.proto, index, proto, nodes)
+    _copy_functions(model.proto, index, proto, nodes, _imports(model.proto, scope))
     if model.proto.training_info:
         notes.append("training info was left out: it belongs to the whole model")
     if cut.dropped:
@@ -229,6 +240,38 @@ def assemble(
     inputs = tuple(boundaries[name] for name in cut.inputs)
     outputs = tuple(boundaries[name] for name in cut.outputs)
     return Piece(model.derive(proto), cut, inputs, outputs, tuple(notes))
+
+
+def _without_given(index: GraphIndex, scope: Scope, cut: Cut) -> tuple[list[NodeProto], list[str]]:
+    """Returns the piece's nodes, none of which makes an input of the piece, and notes on what was renamed for that.
+
+    A node of several outputs may be needed for one and make another that is given. That one gets a name that nobody
+    reads; to leave it out is not possible for every operator.
+    """
+    given = set(cut.inputs)
+    nodes, notes = [], []
+    taken: set[str] | None = None
+    for position in cut.nodes:
+        node = scope.nodes[position]
+        if given.isdisjoint(scope.writes[position]):
+            nodes.append(node)
+            continue
+        copy = type(node)()
+        copy.CopyFrom(node)
+        for at, name in enumerate(node.output):
+            if name in given:
+                taken = {ref.name for ref in index.tensors()} if taken is None else taken
+                fresh = f"{name}_not_used"
+                while fresh in taken:
+                    fresh += "_"
+                taken.add(fresh)
+                copy.output[at] = fresh
+                notes.append(
+                    f"node {scope.label(position)!r} is needed for another output and makes the input {name!r} as well;"
+                    f" what it makes is called {fresh!r} and not used"
+                )
+        nodes.append(copy)
+    return nodes, notes
 
 
 def _shell(proto: ModelProto) -> ModelProto:
@@ -259,7 +302,10 @@ def _boundary_infos(
 ) -> tuple[dict[str, ValueInfoProto], dict[str, Boundary], list[str]]:
     """Returns the value info of each input and output, the same for people, and notes on what is not known."""
     names = list(dict.fromkeys((*cut.inputs, *cut.outputs)))
+    _refuse_sparse(scope, cut.outputs)
     stated = _stated_infos(scope)
+    if not scope.path:
+        finder.verify(name for name in cut.inputs if name not in given)
     known = finder.find(scope, [name for name in names if name not in given])
     infos: dict[str, ValueInfoProto] = {}
     boundaries: dict[str, Boundary] = {}
@@ -288,6 +334,19 @@ def _boundary_infos(
     return infos, boundaries, notes
 
 
+def _refuse_sparse(scope: Scope, outputs: Iterable[str]) -> None:
+    """Raises UnsupportedError when an output is a sparse constant, which runtimes read and do not give out."""
+    sparse = {tensor.values.name for tensor in getattr(scope.graph, "sparse_initializer", ())}
+    for name in outputs:
+        position = scope.producers.get(name)
+        made = position is not None and any(a.name == "sparse_value" for a in scope.nodes[position].attribute)
+        if name in sparse or made:
+            raise UnsupportedError(
+                f"{name!r} is a sparse constant, and no runtime gives these out",
+                hint="Take what the nodes that read it make.",
+            )
+
+
 def _stated_infos(scope: Scope) -> dict[str, ValueInfoProto]:
     infos = {info.name: info for info in scope.graph.value_info}
     if not scope.is_function:
@@ -314,6 +373,8 @@ def _copy_belongings(scope: Scope, graph: GraphProto, cut: Cut) -> None:
     pending = set(constants)
     while holder is not None and pending:
         if not holder.is_function:
+            # An initializer that its graph lists among the inputs (before IR 4 it must be) stays listed.
+            graph.input.extend(i for i in holder.graph.input if i.name in pending and i.name in holder.constants)
             graph.initializer.extend(t for t in holder.graph.initializer if t.name in pending)
             graph.sparse_initializer.extend(t for t in holder.graph.sparse_initializer if t.values.name in pending)
             pending -= holder.constants
@@ -325,23 +386,32 @@ def _copy_belongings(scope: Scope, graph: GraphProto, cut: Cut) -> None:
         for info in source.value_info
         if info.name not in outside and (info.name in tensors or info.name in constants)
     )
-    if not scope.is_function:
-        # An initializer that the graph lists among its inputs (before IR 4 it must be) stays listed.
-        graph.input.extend(i for i in source.input if i.name in constants and i.name in scope.constants)
 
 
-def _copy_functions(source: ModelProto, index: GraphIndex, target: ModelProto, nodes: list[NodeProto]) -> list[str]:
-    """Copies the functions that the nodes need, and the opset imports that all of it needs."""
+def _copy_functions(
+    source: ModelProto,
+    index: GraphIndex,
+    target: ModelProto,
+    nodes: list[NodeProto],
+    imports: Sequence[OperatorSetIdProto],
+) -> None:
+    """Copies the functions that the nodes need, and of ``imports`` what all of it needs."""
     needed = index.function_closure(nodes)
     target.functions.extend(f for f in source.functions if (f.domain, f.name, f.overload) in needed)
     domains = _domains(nodes)
     for key in needed:
         domains |= _domains(index.functions[key].nodes)
-    kept = [opset for opset in source.opset_import if _plain(opset.domain) in domains]
-    target.opset_import.extend(kept or [opset for opset in source.opset_import if not _plain(opset.domain)][:1])
-    if not target.opset_import:
-        target.opset_import.extend(source.opset_import)
-    return []
+    kept = [opset for opset in imports if _plain(opset.domain) in domains]
+    target.opset_import.extend(kept or [opset for opset in imports if not _plain(opset.domain)][:1] or imports)
+
+
+def _imports(proto: ModelProto, scope: Scope) -> list[OperatorSetIdProto]:
+    """Returns the opset imports that hold in a graph: a function has its own, which go before the model's."""
+    while scope.parent is not None:
+        scope = scope.parent
+    own = list(scope.graph.opset_import) if scope.is_function else []
+    said = {_plain(opset.domain) for opset in own}
+    return [*own, *(opset for opset in proto.opset_import if _plain(opset.domain) not in said)]
 
 
 def _plain(domain: str) -> str:

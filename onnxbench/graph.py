@@ -86,6 +86,9 @@ class Scope:
                 node.name if node.name and seen[node.name] == 1 else f"{node.name or node.op_type}#{position}"
                 for position, node in enumerate(self.nodes)
             ]
+            for position, node in enumerate(self.nodes):  # a node may be called what another one is called by us
+                while self._labels[position] != node.name and self._labels[position] in seen:
+                    self._labels[position] += "#"
         return self._labels
 
     def label(self, position: int) -> str:
@@ -355,6 +358,32 @@ def topological_order(scope: Scope) -> list[int] | None:
             hint="No runtime can order these nodes; one of these connections is wrong.",
         )
     return order
+
+
+def sort_nodes(proto: ModelProto) -> list[tuple[int, list[int]]]:
+    """Sorts the nodes of every graph of a model in place, where they are not in an order that a checker accepts.
+
+    Returns:
+        Of each graph that was sorted, its number among ``GraphIndex.scopes`` (as they were before), and the old
+        positions of its nodes in the new order.
+
+    Raises:
+        ModelError: As for ``topological_order``.
+    """
+    done = []
+    scopes = GraphIndex(proto).scopes
+    for number in reversed(range(len(scopes))):  # inner first: reordering a graph copies the bodies of its nodes
+        scope = scopes[number]
+        order = topological_order(scope)
+        if order is None:
+            continue
+        ordered = [type(scope.nodes[position])() for position in order]
+        for copy, position in zip(ordered, order, strict=True):
+            copy.CopyFrom(scope.nodes[position])
+        del scope.graph.node[:]
+        scope.graph.node.extend(ordered)
+        done.append((number, order))
+    return done
 
 
 def refuse_duplicates(scope: Scope) -> None:

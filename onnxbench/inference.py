@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from onnxbench import weights
-from onnxbench.graph import GraphIndex, Scope, declared_types
-from onnxbench.tensortype import is_complete, tensor_shape
+from onnxbench.graph import GraphIndex, Scope, declared_types, sort_nodes, topological_order
+from onnxbench.tensortype import agree, is_complete, make_value_info, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TypeProto
@@ -85,9 +85,11 @@ class TypeFinder:
         self._model = model
         self._index = index
         self._sources = sources
-        self._known: dict[str, dict[str, TypeProto]] = {}
+        self._known: dict[Scope, dict[str, TypeProto]] = {}
         self._inferred: ModelProto | None = None
         self._inferred_index: GraphIndex | None = None
+        self._moved: dict[Scope, dict[int, int]] = {}
+        self._verified: set[str] = set()
 
     def find(self, scope: Scope, names: Iterable[str]) -> dict[str, TypeProto]:
         """Returns the types of these tensors of a graph; a name that no source can tell is absent.
@@ -95,9 +97,7 @@ class TypeFinder:
         A type whose element type is known and whose rank is not is complete enough to be returned.
         """
         wanted = list(dict.fromkeys(names))
-        known = self._known.get(scope.path)
-        if known is None:
-            known = self._known[scope.path] = declared_types(scope)
+        known = self._stated(scope)
         if any(not _has_shape(known.get(name)) for name in wanted):
             self._infer(scope, known, wanted)
         for source in self._sources if scope is self._index.main else ():
@@ -107,20 +107,141 @@ class TypeFinder:
             known.update((name, found) for name, found in source(self._model, missing).items() if is_complete(found))
         return {name: known[name] for name in wanted if is_complete(known.get(name))}
 
+    def verify(self, names: Iterable[str]) -> None:
+        """Compares what the main graph states of these tensors with what their operators make, and corrects it.
+
+        A wrong value info does no harm inside a model, for runtimes ignore it; as the type of a piece's input it
+        would make the piece refuse the very tensors that it is for. Only the operators between a tensor and the
+        nearest ones with a stated type are looked at, so this costs as much as the boundary is wide.
+        """
+        scope, known = self._index.main, self._stated(self._index.main)
+        made = [n for n in names if n not in self._verified and n in scope.producers and is_complete(known.get(n))]
+        self._verified.update(made)
+        if not made:
+            return
+        found = inferred_types(inferred(self._upstream(made, known)), made)
+        wrong = [name for name in made if name in found and not agree(known[name], found[name])]
+        if not wrong:
+            return
+        right = inferred_types(inferred(_bare(self._model.with_small_weights(self._tidied()))), wrong)
+        known.update((name, right.get(name, found[name])) for name in wrong)
+
+    def _stated(self, scope: Scope) -> dict[str, TypeProto]:
+        known = self._known.get(scope)
+        if known is None:
+            known = self._known[scope] = declared_types(scope)
+        return known
+
+    def _upstream(self, names: Sequence[str], known: dict[str, TypeProto]) -> ModelProto:
+        """Returns a model of the nodes that make ``names`` from the nearest tensors whose type is stated."""
+        from onnx import ModelProto
+
+        scope = self._index.main
+        nodes: set[int] = set()
+        stops: dict[str, None] = {}
+        constants: set[str] = set()
+        pending = [scope.producers[name] for name in names]
+        while pending:
+            position = pending.pop()
+            if position in nodes:
+                continue
+            nodes.add(position)
+            for name in scope.reads[position]:
+                if name in scope.constants:
+                    constants.add(name)
+                elif name in scope.producers and not _has_shape(known.get(name)):
+                    pending.append(scope.producers[name])
+                elif name in known:
+                    stops[name] = None
+        made = {name for position in nodes for name in scope.writes[position]}
+        source = self._index.proto
+        proto = ModelProto(ir_version=source.ir_version, opset_import=source.opset_import)
+        needed = self._index.function_closure([scope.nodes[position] for position in nodes])
+        proto.functions.extend(f for f in source.functions if (f.domain, f.name, f.overload) in needed)
+        graph = proto.graph
+        graph.name = "upstream"
+        graph.input.extend(make_value_info(name, known[name]) for name in stops if name not in made)
+        graph.initializer.extend(t for t in source.graph.initializer if t.name in constants)
+        graph.sparse_initializer.extend(t for t in source.graph.sparse_initializer if t.values.name in constants)
+        order = topological_order(scope)
+        in_order = sorted(nodes) if order is None else [position for position in order if position in nodes]
+        graph.node.extend(scope.nodes[position] for position in in_order)
+        return self._model.with_small_weights(proto)
+
+    def _tidied(self) -> ModelProto:
+        """Returns the model as inference wants it: nodes sorted, the standard domain spelled ``""``."""
+        scopes = self._index.scopes
+        unsorted = any(topological_order(scope) is not None for scope in scopes)
+        spelled = any(node.domain == "ai.onnx" for scope in scopes for node in scope.nodes)
+        if not unsorted and not spelled:
+            return self._model.proto
+        proto = type(self._model.proto)()
+        proto.CopyFrom(self._model.proto)
+        if spelled:
+            for ref in GraphIndex(proto).nodes():
+                if ref.node.domain == "ai.onnx":
+                    ref.node.domain = ""
+        for number, order in sort_nodes(proto):
+            self._moved[scopes[number]] = {position: at for at, position in enumerate(order)}
+        return proto
+
     def _infer(self, scope: Scope, known: dict[str, TypeProto], wanted: list[str]) -> None:
         """Adds what inference tells about a graph to what is known of it; a fuller shape replaces none at all."""
         if self._inferred is None:
-            self._inferred = inferred(self._model.proto)
+            self._inferred = inferred(_without_contradictions(self._model.with_small_weights(self._tidied())))
         if scope is self._index.main:
             types = inferred_types(self._inferred, wanted)
         else:
-            if self._inferred_index is None:
-                self._inferred_index = GraphIndex(self._inferred)
-            twin = self._inferred_index.scope_paths[scope.path]
-            types = {name: without_made_up_dims(value) for name, value in declared_types(twin).items()}
+            types = {name: without_made_up_dims(value) for name, value in declared_types(self._twin(scope)).items()}
         for name, found in types.items():
             if not is_complete(known.get(name)) or (not _has_shape(known.get(name)) and _has_shape(found)):
                 known[name] = found
+
+    def _twin(self, scope: Scope) -> Scope:
+        """Returns the graph of the inferred model that a graph of the model became."""
+        assert self._inferred is not None
+        if self._inferred_index is None:
+            self._inferred_index = GraphIndex(self._inferred)
+        chain = []
+        while scope.parent is not None:
+            chain.append(scope)
+            scope = scope.parent
+        twin = self._inferred_index.main
+        if scope is not self._index.main:
+            key = next(key for key, function in self._index.functions.items() if function is scope)
+            twin = self._inferred_index.functions[key]
+        for body in reversed(chain):
+            owner = self._moved.get(scope, {}).get(body.owner, body.owner)
+            twin = twin.bodies[owner][scope.bodies[body.owner].index(body)]
+            scope = body
+        return twin
+
+
+def _bare(proto: ModelProto) -> ModelProto:
+    """Returns a copy of a model that states no type but those of its inputs and initializers."""
+    bare = type(proto)()
+    bare.CopyFrom(proto)
+    del bare.graph.value_info[:]
+    for output in bare.graph.output:
+        output.ClearField("type")
+    return bare
+
+
+def _without_contradictions(proto: ModelProto) -> ModelProto:
+    """Returns the model with the value infos corrected that contradict the operators: inference believes them all."""
+    stated = {info.name: info.type for info in (*proto.graph.value_info, *proto.graph.output)}
+    if not proto.graph.value_info:
+        return proto
+    found = inferred_types(inferred(_bare(proto)), stated)
+    wrong = {name for name, value in stated.items() if name in found and not agree(value, found[name])}
+    if not wrong:
+        return proto
+    right = type(proto)()
+    right.CopyFrom(proto)
+    for info in (*right.graph.value_info, *right.graph.output):
+        if info.name in wrong:
+            info.type.CopyFrom(found[info.name])
+    return right
 
 
 def _has_shape(value: TypeProto | None) -> bool:

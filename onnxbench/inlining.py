@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from onnxbench.errors import UnsupportedError
-from onnxbench.graph import node_bodies
+from onnxbench.graph import node_bodies, sort_nodes
 from onnxbench.model import Model
 
 if TYPE_CHECKING:
@@ -40,25 +40,27 @@ def inline_functions(model: Model) -> tuple[Model, dict[str, list[str]]]:
         return model, {}
     proto = type(model.proto)()
     proto.CopyFrom(model.proto)
+    sort_nodes(proto)  # the inliner renames as it goes, and loses its way where a tensor is read before it is made
     _give_defaults(proto)
+    made: dict[str, list[list[str]]] = {}
     for function in proto.functions:
-        overload = f":{function.overload}" if function.overload else ""
+        path = f"{function.domain}::{function.name}{f':{function.overload}' if function.overload else ''}"
+        made[path] = [list(node.output) for node in function.node]
         for position, node in enumerate(function.node):
-            node.metadata_props.add(key=_TAG, value=f"{position}|{function.domain}::{function.name}{overload}")
-    originals = {
-        f"{function.domain}::{function.name}{f':{function.overload}' if function.overload else ''}": function
-        for function in model.proto.functions
-    }
+            node.metadata_props.add(key=_TAG, value=f"{position}|{path}")
     try:
-        inlined = inliner.inline_local_functions(proto)
+        inlined = inliner.inline_local_functions(proto, convert_version=True)
     except Exception as error:  # C++ errors of several types
         raise UnsupportedError(f"onnx cannot inline the functions of this model: {error}") from None
+    if inlined.functions:
+        names = ", ".join(f"{function.domain}::{function.name}" for function in inlined.functions)
+        raise UnsupportedError(f"onnx cannot inline the functions {names} of this model")
     moved: dict[str, list[str]] = defaultdict(list)
     for node in inlined.graph.node:
         tag = _take_tag(node)
         if tag is not None:
             at, _, path = tag.partition("|")
-            for before, after in zip(originals[path].node[int(at)].output, node.output, strict=False):
+            for before, after in zip(made[path][int(at)], node.output, strict=False):
                 if before and after:
                     moved[f"{path}/{before}"].append(after)
     for node in _nodes_below(inlined.graph.node):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.errors import ExternalDataError, ModelError, NotFoundError, UsageError, did_you_mean
-from onnxbench.wire import WireError, lift
+from onnxbench.wire import STUB_PREFIX, WireError, lift
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,9 @@ LIFT_FILE_SIZE = 1 << 20
 """Files smaller than this (bytes) are parsed whole; larger ones have their large weights lifted out first."""
 LIFT_THRESHOLD = 4096
 """Raw data of at least this many bytes is left in the file."""
+
+SMALL_WEIGHT = 1024
+"""Weights of at most this many bytes may be shapes, axes or other numbers that type inference looks at."""
 
 TEXT_FORMATS: dict[str, str] = {
     ".onnxtxt": "onnxtxt", ".onnxtext": "onnxtxt",
@@ -48,6 +51,7 @@ class Model:
         allow_outside: Whether external locations may leave ``folder``.
         sources: The files that hold weights, as they were (size, mtime in ns, inode) when first seen.
         file_size: Bytes of the model file itself; 0 for a model made in memory.
+        real_folder: Where the model file itself lies, if ``folder`` only has a symbolic link to it.
     """
 
     proto: ModelProto
@@ -56,10 +60,13 @@ class Model:
     allow_outside: bool = False
     sources: dict[Path, Fingerprint] = field(default_factory=dict)
     file_size: int = 0
+    real_folder: Path | None = None
 
     def derive(self, proto: ModelProto) -> Model:
         """Returns a model with another structure whose weights lie where this model's do."""
-        return Model(proto, self.folder, self.origin, self.allow_outside, self.sources)
+        return Model(
+            proto, self.folder, self.origin, self.allow_outside, self.sources, real_folder=self.real_folder
+        )
 
     def byte_range(self, tensor: TensorProto) -> weights.ByteRange | None:
         """Returns where a tensor's bytes lie, or None when they are in ``proto``.
@@ -67,7 +74,9 @@ class Model:
         Raises:
             ExternalDataError: The place is not usable, or the file changed since the model was loaded.
         """
-        where = weights.byte_range(tensor, self.folder, allow_outside=self.allow_outside)
+        where = weights.byte_range(
+            tensor, self.folder, real_folder=self.real_folder, allow_outside=self.allow_outside
+        )
         if where is not None:
             now = _fingerprint(where.file)
             if self.sources.setdefault(where.file, now) != now:
@@ -80,7 +89,35 @@ class Model:
     def array(self, tensor: TensorProto) -> np.ndarray:
         """Returns the values of a tensor, read now (see ``onnxbench.weights.read_array``)."""
         self.byte_range(tensor)
-        return weights.read_array(tensor, self.folder, allow_outside=self.allow_outside)
+        return weights.read_array(
+            tensor, self.folder, real_folder=self.real_folder, allow_outside=self.allow_outside
+        )
+
+    def with_small_weights(self, proto: ModelProto) -> ModelProto:
+        """Returns a structure with small weights in it that lie outside, as shapes and axes may: inference needs them.
+
+        Args:
+            proto: A structure whose weights lie where this model's do; it is returned itself if there are none.
+
+        Raises:
+            ExternalDataError: They cannot be had.
+        """
+        small = {}
+        for number, tensor in enumerate(weights.tensors(proto)):
+            if weights.is_outside(tensor):
+                where = self.byte_range(tensor)
+                if where is not None and where.length <= SMALL_WEIGHT:
+                    small[number] = where
+        if not small:
+            return proto
+        copy = type(proto)()
+        copy.CopyFrom(proto)
+        for number, tensor in enumerate(weights.tensors(copy)):
+            if number in small:
+                tensor.ClearField("external_data")
+                tensor.ClearField("data_location")
+                tensor.raw_data = weights.read_bytes(small[number])
+        return copy
 
     def check_weights(self) -> None:
         """Looks whether every weight outside the structure can be had, by the files' sizes alone.
@@ -107,9 +144,13 @@ def load(path: str | os.PathLike[str], *, allow_outside: bool = False, require_w
     """
     file = Path(path)
     _require_file(file)
-    data = _read_text(file) if file.suffix.lower() in TEXT_FORMATS else _read_structure(file)
+    data, lifted = (_read_text(file), 0) if file.suffix.lower() in TEXT_FORMATS else _read_structure(file)
+    if data.count(STUB_PREFIX.encode()) != lifted:  # or a file could name any other one to be read
+        raise ExternalDataError(f"{file} names an external location that is reserved, {STUB_PREFIX!r}")
     proto = _parse(data, file)
-    model = Model(proto, file.resolve().parent, file.resolve(), allow_outside, {}, file.stat().st_size)
+    folder, origin = file.parent.resolve(), file.resolve()
+    real_folder = origin.parent if origin.parent != folder else None
+    model = Model(proto, folder, origin, allow_outside, {}, file.stat().st_size, real_folder)
     # The key "location" stands in the bytes of every model with external data or stubs: without it no walk is needed.
     if require_weights and b"location" in data:
         model.check_weights()
@@ -130,23 +171,27 @@ def _require_file(file: Path) -> None:
             raise UsageError(f"{file} is a folder, not a model file")
         if file.exists():
             raise UsageError(f"{file} is not a regular file")
+        if file.is_symlink():
+            file.stat()
         siblings = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
+    except FileNotFoundError:
+        raise NotFoundError(f"{file} is a symbolic link to a file that is not there") from None
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from None
     raise NotFoundError(f"there is no file {file}", hint=did_you_mean(file.name, siblings))
 
 
-def _read_structure(file: Path) -> bytes:
-    """Returns the bytes of a binary model, its large weights replaced by stubs."""
+def _read_structure(file: Path) -> tuple[bytes, int]:
+    """Returns the bytes of a binary model, its large weights replaced by stubs, and how many stubs there are."""
     size = file.stat().st_size
     if size == 0:
         raise ModelError(f"{file} is empty")
     with open(file, "rb") as handle:
         if size < LIFT_FILE_SIZE:
-            return handle.read()
+            return handle.read(), 0
         with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
             try:
-                return lift(buffer, location=str(file.resolve()), threshold=LIFT_THRESHOLD)[0]
+                return lift(buffer, location=weights.stub_location(file.resolve()), threshold=LIFT_THRESHOLD)
             except WireError as error:
                 raise ModelError(
                     f"{file} is not an ONNX model: {error}", hint=_what_is_it(buffer[:512]) or "It may be truncated."
@@ -205,8 +250,9 @@ def _read_text(file: Path) -> bytes:
     except UnicodeDecodeError:
         raise ModelError(f"{file} is not text, so it is no {kind} model") from None
     except Exception as error:  # each text parser raises its own family of errors
-        first = str(error).strip().splitlines()
-        raise ModelError(f"{file} is not an ONNX model in {kind} form: {first[0] if first else error!r}") from None
+        said = error.args[0] if error.args else repr(error)
+        words = " ".join((said.decode(errors="replace") if isinstance(said, bytes) else str(said)).split())
+        raise ModelError(f"{file} is not an ONNX model in {kind} form: {words[:300]}") from None
     data: bytes = proto.SerializeToString()
     return data
 

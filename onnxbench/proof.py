@@ -12,7 +12,7 @@ agree with anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from onnxbench import backends, captures
 from onnxbench.drift import TensorDrift, Tolerance, compare
 from onnxbench.errors import SpecError
 from onnxbench.model import Model, load
+from onnxbench.progress import track
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,11 @@ def prove(
     made = {output["name"]: piece["file"] for piece in wiring["pieces"] for output in piece["outputs"]}
     names = list(made)
     rounds = _computes_in_fp16(model)
-    exact = _differences(path.parent, wiring, model, feeds, names, backends.Options("none", threads=threads))
-    optimized = _differences(path.parent, wiring, model, feeds, names, backends.Options("all", threads=threads))
+    with track("running the pieces", 2 * len(wiring["pieces"]), "pieces") as advance:
+        exact, optimized = (
+            _differences(path.parent, wiring, model, feeds, names, backends.Options(level, threads=threads), advance)
+            for level in ("none", "all")
+        )
     tensors = tuple(
         ProvenTensor(name, made[name], exact[name].bitwise_equal, exact[name], optimized[name]) for name in names
     )
@@ -93,6 +97,7 @@ def _differences(
     feeds: Mapping[str, captures.Value],
     names: list[str],
     options: backends.Options,
+    advance: Callable[[int], None],
 ) -> dict[str, TensorDrift]:
     """Returns, by tensor, how the chained pieces differ from the whole at one optimization level."""
     whole = backends.run_with_outputs(model, feeds, names, options=options)
@@ -112,6 +117,7 @@ def _differences(
         for name in wanted:
             if last_use[name] == number:
                 values.pop(name, None)
+        advance(1)
     return found
 
 

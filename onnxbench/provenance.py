@@ -122,7 +122,8 @@ class Origins:
     def of(self, node: NodeProto) -> Provenance:
         """Returns where a node comes from; ``NONE`` when it carries no trace of PyTorch."""
         if node.metadata_props:
-            said = {entry.key: entry.value for entry in node.metadata_props}
+            # protobuf hands out bytes where text is not UTF-8; such an entry says nothing.
+            said = {entry.key: entry.value for entry in node.metadata_props if isinstance(entry.value, str)}
             if NAME_SCOPES in said or STACK_TRACE in said:
                 return _from_metadata(said)
         spelled = _spelled_path(node)
@@ -131,10 +132,16 @@ class Origins:
         scope, call = self._place(spelled)
         return Provenance(scope, call=call, kind="torchscript")
 
+    def kind(self, node: NodeProto) -> str:
+        """Returns which trace of PyTorch a node carries: ``torch.export``, ``torchscript`` or ``none``."""
+        if any(entry.key in (NAME_SCOPES, STACK_TRACE) for entry in node.metadata_props):
+            return "torch.export"
+        return "none" if _spelled_path(node) is None else "torchscript"
+
     def scope(self, node: NodeProto) -> str | None:
         """Returns the module path of a node, or None when it is unknown (cheaper than ``of``)."""
         for entry in node.metadata_props:
-            if entry.key == NAME_SCOPES:
+            if entry.key == NAME_SCOPES and isinstance(entry.value, str):
                 return _innermost(_literal_list(entry.value))[0]
         spelled = _spelled_path(node)
         return None if spelled is None else self._place(spelled)[0]
@@ -158,6 +165,11 @@ class Origins:
 
     def _weights_read_in(self, spelled: str) -> frozenset[str]:
         return self._weights.intersection(name for node in self._members.get(spelled, ()) for name in node.input)
+
+
+def provenance(node: NodeProto) -> Provenance:
+    """Returns what a node itself tells of where it comes from (see ``Origins`` for what the model tells)."""
+    return _ALONE.of(node)
 
 
 def scope_of(node: NodeProto) -> str | None:

@@ -7,25 +7,29 @@ model computes, and is reported in words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from onnxbench.graph import GraphIndex, node_bodies, topological_order
+from onnxbench.graph import GraphIndex, node_bodies, sort_nodes
 from onnxbench.inference import inferred, inferred_types
-from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
+from onnxbench.tensortype import agree, format_type, is_complete, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TypeProto
 
 
-def repair(proto: ModelProto) -> list[str]:
+def repair(proto: ModelProto, *, complete: Callable[[ModelProto], ModelProto] | None = None) -> list[str]:
     """Mends a model in place and returns what was done, one sentence each.
+
+    Args:
+        proto: The model.
+        complete: Gives a structure the small weights that type inference needs (``Model.with_small_weights``).
 
     Raises:
         ModelError: It cannot be mended: a cycle, or a tensor made twice.
     """
-    mends = (_name_graphs, _set_ir_version, _spell_domains, _sort_nodes, _mend_dims, _mend_types)
-    return [words for mend in mends for words in mend(proto)]
+    mends = (_name_graphs, _set_ir_version, _spell_domains, _sort_nodes, _mend_dims)
+    return [words for mend in mends for words in mend(proto)] + _mend_types(proto, complete)
 
 
 def _graphs(proto: ModelProto) -> Iterator[GraphProto]:
@@ -95,36 +99,29 @@ def _mend_dims(proto: ModelProto) -> list[str]:
 
 
 def _sort_nodes(proto: ModelProto) -> list[str]:
+    paths = [scope.path for scope in GraphIndex(proto).scopes]
     done = []
-    index = GraphIndex(proto)
-    for scope in reversed(index.scopes):  # inner first: reordering a graph copies the bodies of its nodes
-        order = topological_order(scope)
-        if order is None:
-            continue
-        ordered = [type(scope.nodes[position])() for position in order]
-        for copy, position in zip(ordered, order, strict=True):
-            copy.CopyFrom(scope.nodes[position])
-        del scope.graph.node[:]
-        scope.graph.node.extend(ordered)
+    for number, order in sort_nodes(proto):
         moved = sum(position != at for at, position in enumerate(order))
-        done.append(f"{moved} of {len(order)} nodes of {scope.path or 'the graph'} were out of order; they are sorted")
+        where = paths[number] or "the graph"
+        done.append(f"{moved} of {len(order)} nodes of {where} were out of order; they are sorted")
     return done
 
 
-def _mend_types(proto: ModelProto) -> list[str]:
+def _mend_types(proto: ModelProto, complete: Callable[[ModelProto], ModelProto] | None) -> list[str]:
     """Completes the types of outputs and drops value infos that contradict what the operators make."""
     bare = type(proto)()
     bare.CopyFrom(proto)
     del bare.graph.value_info[:]
     for output in bare.graph.output:
         output.ClearField("type")
-    made = inferred(bare)
+    made = inferred(bare if complete is None else complete(bare))
     types = inferred_types(made, [info.name for info in (*made.graph.value_info, *made.graph.output)])
     return [*_mend_value_infos(proto.graph, types), *_mend_outputs(proto.graph, types)]
 
 
 def _mend_value_infos(graph: GraphProto, types: dict[str, TypeProto]) -> list[str]:
-    wrong = [info for info in graph.value_info if info.name in types and not _agree(info.type, types[info.name])]
+    wrong = [info for info in graph.value_info if info.name in types and not agree(info.type, types[info.name])]
     if not wrong:
         return []
     words = [f"{info.name!r} said {format_type(info.type)}, is {format_type(types[info.name])}" for info in wrong]
@@ -149,21 +146,7 @@ def _mend_outputs(graph: GraphProto, types: dict[str, TypeProto]) -> list[str]:
         elif tensor_shape(output.type) is None and tensor_shape(known) is not None:
             output.type.CopyFrom(known)
             done.append(f"output {output.name!r} had no shape; it is {format_type(known)}")
-        elif not _agree(output.type, known):
+        elif not agree(output.type, known):
             done.append(f"output {output.name!r} said {format_type(output.type)}; it is {format_type(known)}")
             output.type.CopyFrom(known)
     return done
-
-
-def _agree(stated: TypeProto, known: TypeProto) -> bool:
-    """Tells whether two types can both be true: same kind and element type, no dimension of two sizes."""
-    if stated.WhichOneof("value") != known.WhichOneof("value"):
-        return not is_complete(stated) or not is_complete(known)
-    if 0 not in (elem_type(stated), elem_type(known)) and elem_type(stated) != elem_type(known):
-        return False
-    first, second = tensor_shape(stated), tensor_shape(known)
-    if first is None or second is None:
-        return True
-    return len(first) == len(second) and all(
-        a == b or not isinstance(a, int) or not isinstance(b, int) for a, b in zip(first, second, strict=True)
-    )

@@ -183,3 +183,17 @@ def is_complete(value: TypeProto | None) -> bool:
         else:
             return bool(kind == "opaque_type")
     return False
+
+
+def agree(stated: TypeProto, known: TypeProto) -> bool:
+    """Tells whether two types can both be true: same kind and element type, no dimension of two sizes."""
+    if stated.WhichOneof("value") != known.WhichOneof("value"):
+        return not is_complete(stated) or not is_complete(known)
+    if 0 not in (elem_type(stated), elem_type(known)) and elem_type(stated) != elem_type(known):
+        return False
+    first, second = tensor_shape(stated), tensor_shape(known)
+    if first is None or second is None:
+        return True
+    return len(first) == len(second) and all(
+        a == b or not isinstance(a, int) or not isinstance(b, int) for a, b in zip(first, second, strict=True)
+    )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,23 +29,29 @@ if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 _MOST_COMPLAINTS = 12
+Complete = Callable[["ModelProto"], "ModelProto"]
 
 
-def make_valid(proto: ModelProto) -> list[str]:
+def make_valid(proto: ModelProto, *, complete: Complete | None = None) -> list[str]:
     """Repairs a model in place if it is not valid, and returns what was done.
+
+    Args:
+        proto: The model.
+        complete: Gives a structure the small weights that type inference needs, where they may lie outside
+            (``Model.with_small_weights``).
 
     Raises:
         RefusedResultError: It is not valid even so.
     """
-    complaints = find_complaints(proto)
+    complaints = find_complaints(proto, complete=complete)
     if not complaints and not any(map(_is_rankless, proto.graph.output)):
         return []
     try:
-        repairs = repair(proto)
+        repairs = repair(proto, complete=complete)
     except ModelError as error:
         raise RefusedResultError(error.message, hint=error.hint) from None
     if repairs:
-        complaints = find_complaints(proto)
+        complaints = find_complaints(proto, complete=complete)
     if complaints:
         raise RefusedResultError("the result is not a valid ONNX model, so it was not written", details=complaints)
     return repairs
@@ -58,9 +64,15 @@ def validate(proto: ModelProto) -> None:
         raise RefusedResultError("the model is not valid ONNX", details=complaints)
 
 
-def find_complaints(proto: ModelProto) -> list[str]:
-    """Returns what makes a model invalid, or an empty list; large weights may lie outside its structure."""
-    return list(_own_complaints(proto))[:_MOST_COMPLAINTS] or checker_complaints(proto)
+def find_complaints(proto: ModelProto, *, complete: Complete | None = None) -> list[str]:
+    """Returns what makes a model invalid, or an empty list; large weights may lie outside its structure.
+
+    Args:
+        proto: The model.
+        complete: As for ``make_valid``.
+    """
+    complaints = list(_own_complaints(proto))[:_MOST_COMPLAINTS]
+    return complaints or checker_complaints(proto if complete is None else complete(proto))
 
 
 def checker_complaints(proto: ModelProto) -> list[str]:
@@ -107,6 +119,7 @@ def _make_sparse_inputs(graph: GraphProto) -> None:
 
 def _own_complaints(proto: ModelProto) -> Iterable[str]:
     """Yields what the onnx checker does not look at."""
+    yield from _name_complaints(proto)
     yield from _opset_complaints(proto)
     yield from _graph_output_complaints(proto.graph)
     for info in (*proto.graph.input, *proto.graph.output):
@@ -123,6 +136,26 @@ def _own_complaints(proto: ModelProto) -> Iterable[str]:
         yield from _function_complaints(function)
         given = frozenset((*function.attribute, *(a.name for a in function.attribute_proto)))
         yield from _node_complaints(function.node, given, functions)
+
+
+def _name_complaints(proto: ModelProto) -> Iterable[str]:
+    """Yields a complaint if a tensor has a name that is not UTF-8 text: protobuf hands such a name out as bytes."""
+    names: list[str] = []
+    pending: list[GraphProto | FunctionProto] = [proto.graph, *proto.functions]
+    while pending:
+        graph = pending.pop()
+        if hasattr(graph, "initializer"):
+            names += [tensor.name for tensor in graph.initializer]
+            names += [info.name for info in graph.input]
+        for node in graph.node:
+            names += node.output
+            if node.attribute:
+                pending += [body for _, body in node_bodies(node)]
+    try:
+        "".join(names)
+    except TypeError:
+        wrong = next(name for name in names if not isinstance(name, str))
+        yield f"the tensor name {wrong!r} is not UTF-8 text"
 
 
 def _opset_complaints(proto: ModelProto) -> Iterable[str]:
@@ -151,11 +184,12 @@ def _graph_output_complaints(graph: GraphProto) -> Iterable[str]:
 def _data_complaint(tensor: TensorProto) -> str | None:
     """Returns a complaint about data that does not have the size of its tensor; too little the checker finds."""
     if tensor.data_location == 1:
-        return None
-    size = len(tensor.raw_data)
+        size = weights.stub_length(tensor)  # other external data is looked at where its file is
+    else:
+        size = len(tensor.raw_data)
     if size:
         wanted = raw_size(tensor.dims, tensor.data_type)
-        if size > wanted and dtype_bits(tensor.data_type):
+        if (size > wanted or (size < wanted and tensor.data_location == 1)) and dtype_bits(tensor.data_type):
             return f"tensor {tensor.name!r} has {size:,} bytes of data where its type and shape take {wanted:,}"
     elif tensor.float_data and tensor.data_type == 1:
         count = raw_size(tensor.dims, 1) // 4

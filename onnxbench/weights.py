@@ -10,12 +10,12 @@ files of the machine are read.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from onnxbench.errors import ExternalDataError
+from onnxbench.errors import ExternalDataError, ModelError
 from onnxbench.tensortype import dtype_name, raw_size
 from onnxbench.wire import STUB_PREFIX
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
-COPY_BLOCK = 8 << 20
+COPY_BLOCK = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,12 @@ def location(tensor: TensorProto) -> str | None:
     return None if named.startswith(STUB_PREFIX) else named
 
 
+def stub_length(tensor: TensorProto) -> int:
+    """Returns how many bytes a stub stands for; 0 for any other tensor."""
+    said = entries(tensor)
+    return int(said["length"]) if said.get("location", "").startswith(STUB_PREFIX) else 0
+
+
 def tensor_bytes(tensor: TensorProto) -> int:
     """Returns the size of a tensor's data in bytes, from its dims and element type; strings by their length."""
     if tensor.data_type == 8:
@@ -60,26 +66,47 @@ def tensor_bytes(tensor: TensorProto) -> int:
     return raw_size(tensor.dims, tensor.data_type)
 
 
-def byte_range(tensor: TensorProto, folder: Path, *, allow_outside: bool = False) -> ByteRange | None:
+def stub_location(file: Path) -> str:
+    """Returns what a stub says after ``STUB_PREFIX`` of bytes that lie in ``file``: its path, always as UTF-8 text."""
+    path = os.fspath(file)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "\0" + os.fsencode(path).hex()
+    return path
+
+
+def _stub_file(said: str) -> Path:
+    return Path(os.fsdecode(bytes.fromhex(said[1:])) if said.startswith("\0") else said)
+
+
+def byte_range(
+    tensor: TensorProto, folder: Path, *, real_folder: Path | None = None, allow_outside: bool = False
+) -> ByteRange | None:
     """Returns where the bytes of a tensor lie, or None when they are in the parsed structure.
 
     Args:
         tensor: A tensor of a model loaded by ``onnxbench.model.load``.
         folder: The folder that external locations are relative to.
-        allow_outside: Also follow locations that leave ``folder``.
+        real_folder: Where the model file itself lies, if it was reached through a symbolic link (as the files of a
+            Hugging Face cache are): weights may lie there too.
+        allow_outside: Also follow locations that leave these folders.
 
     Raises:
         ExternalDataError: The location, offset or length is not usable, or the file does not hold the range.
+        ModelError: The tensor has its data twice.
     """
     if not is_outside(tensor):
         return None
     said = entries(tensor)
     where = said.get("location", "")
     if where.startswith(STUB_PREFIX):
-        return ByteRange(Path(where[len(STUB_PREFIX) :]), int(said["offset"]), int(said["length"]))
+        if tensor.HasField("raw_data"):
+            raise ModelError(f"tensor {tensor.name!r} has its data twice")
+        return ByteRange(_stub_file(where[len(STUB_PREFIX) :]), int(said["offset"]), int(said["length"]))
     if tensor.HasField("raw_data"):
         raise ExternalDataError(f"tensor {tensor.name!r} has data both inline and in the external file {where!r}")
-    file = resolve(where, folder, tensor.name, allow_outside=allow_outside)
+    file = resolve(where, folder, tensor.name, real_folder=real_folder, allow_outside=allow_outside)
     size = raw_size(tensor.dims, tensor.data_type)
     offset, length = _number(tensor, said, "offset", 0), _number(tensor, said, "length", size)
     if length != size:
@@ -106,20 +133,24 @@ def _number(tensor: TensorProto, said: dict[str, str], key: str, default: int) -
     return int(text)
 
 
-def resolve(where: str, folder: Path, name: str, *, allow_outside: bool) -> Path:
+def resolve(
+    where: str, folder: Path, name: str, *, real_folder: Path | None = None, allow_outside: bool = False
+) -> Path:
     """Returns the regular file that an external location means.
 
     Raises:
-        ExternalDataError: The location is empty, leaves ``folder``, or is no regular file.
+        ExternalDataError: The location is empty, leaves the folders (see ``byte_range``), or is no regular file.
     """
     if not where or "\0" in where:
         raise ExternalDataError(f"tensor {name!r} has external data but names no file")
-    if where.startswith(STUB_PREFIX):
-        raise ExternalDataError(f"tensor {name!r} uses the reserved location {where[:60]!r}")
     file = folder / where
+    if real_folder is not None and not os.path.lexists(file):
+        file = real_folder / where
     if not allow_outside:
-        real, home = Path(os.path.realpath(file)), Path(os.path.realpath(folder))
-        if os.path.isabs(where) or ".." in Path(where).parts or not real.is_relative_to(home):
+        real = Path(os.path.realpath(file))
+        homes = [Path(os.path.realpath(home)) for home in (folder, real_folder) if home is not None]
+        inside = any(real.is_relative_to(home) for home in homes)
+        if os.path.isabs(where) or ".." in Path(where).parts or not inside:
             raise ExternalDataError(
                 f"tensor {name!r} keeps its data in {where!r}, which leaves the model's folder",
                 hint="If you trust this model, allow it with --allow-outside.",
@@ -135,13 +166,20 @@ def resolve(where: str, folder: Path, name: str, *, allow_outside: bool) -> Path
         )
     if not file.is_file():
         raise ExternalDataError(f"the external data {where!r} of tensor {name!r} is not a regular file")
+    if not os.access(file, os.R_OK):
+        raise ExternalDataError(f"the external data {where!r} of tensor {name!r} may not be read by this user")
     return file
 
 
-def copy_range(source: ByteRange, out: BinaryIO) -> None:
+def copy_range(source: ByteRange, out: BinaryIO, advance: Callable[[int], None] = lambda amount: None) -> None:
     """Copies a byte range to the current position of ``out`` without holding more than a block of it.
 
     The kernel copies where it can (``copy_file_range``), so that the bytes do not pass through Python.
+
+    Args:
+        source: What to copy.
+        out: Where to; its position ends up behind the copy.
+        advance: Is called with the bytes of every block that is done.
 
     Raises:
         ExternalDataError: The file holds fewer bytes than the range.
@@ -151,26 +189,47 @@ def copy_range(source: ByteRange, out: BinaryIO) -> None:
         done = 0
         try:
             while done < source.length:
-                count = min(source.length - done, 1 << 30)
+                count = min(source.length - done, COPY_BLOCK)
                 copied = os.copy_file_range(file.fileno(), out.fileno(), count, source.offset + done)
                 if copied == 0:
                     break
                 done += copied
+                advance(copied)
         except (AttributeError, OSError) as error:
             if isinstance(error, OSError) and error.errno in (28, 122):  # no space, quota: not ours to work around
                 raise
         file.seek(source.offset + done)
         while done < source.length:
-            block = file.read(min(COPY_BLOCK, source.length - done))
+            block = file.read(min(COPY_BLOCK >> 3, source.length - done))
             if not block:
                 raise ExternalDataError(f"{source.file} ended {source.length - done:,} bytes too early while copying")
             out.write(block)
             done += len(block)
+            advance(len(block))
     out.flush()
     out.seek(0, os.SEEK_END)
 
 
-def read_array(tensor: TensorProto, folder: Path, *, allow_outside: bool = False) -> np.ndarray:
+def read_bytes(source: ByteRange) -> bytes:
+    """Returns the bytes of a range.
+
+    Raises:
+        ExternalDataError: The file does not hold them, or cannot be read.
+    """
+    try:
+        with open(source.file, "rb") as file:
+            file.seek(source.offset)
+            data = file.read(source.length)
+    except OSError as error:
+        raise ExternalDataError(f"{source.file} cannot be read: {error.strerror}") from None
+    if len(data) < source.length:
+        raise ExternalDataError(f"{source.file} ends {source.length - len(data):,} bytes too early")
+    return data
+
+
+def read_array(
+    tensor: TensorProto, folder: Path, *, real_folder: Path | None = None, allow_outside: bool = False
+) -> np.ndarray:
     """Returns the values of one tensor as a NumPy array of its shape, read from wherever they lie.
 
     Elements that NumPy lacks come as the types of ``ml_dtypes`` (bfloat16, float8, int4, unpacked to one element
@@ -178,18 +237,21 @@ def read_array(tensor: TensorProto, folder: Path, *, allow_outside: bool = False
 
     Raises:
         ExternalDataError: As for ``byte_range``.
+        ModelError: The data does not fit the tensor's type and shape.
     """
     import onnx
     from onnx import numpy_helper
 
-    where = byte_range(tensor, folder, allow_outside=allow_outside)
-    if where is None:
-        return numpy_helper.to_array(tensor)
-    inline = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims)
-    with open(where.file, "rb") as file:
-        file.seek(where.offset)
-        inline.raw_data = file.read(where.length)
-    return numpy_helper.to_array(inline)
+    where = byte_range(tensor, folder, real_folder=real_folder, allow_outside=allow_outside)
+    held = tensor
+    if where is not None:
+        held = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=read_bytes(where))
+    try:
+        return numpy_helper.to_array(held)
+    except (ValueError, TypeError, KeyError) as error:  # too much or too little data, an unknown element type
+        raise ModelError(
+            f"the data of tensor {tensor.name!r} does not fit {dtype_name(tensor.data_type)}{list(tensor.dims)}: {error}"
+        ) from None
 
 
 def tensors(proto: ModelProto) -> Iterator[TensorProto]:

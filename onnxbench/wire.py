@@ -81,9 +81,10 @@ def _lift_message(
         if wire_type != 2 or stop - payload < threshold:
             continue
         if kind == "tensor" and number == _RAW_DATA:
-            places = [buffer[at:to] for field, _, _, at, to in _fields(buffer, start, end) if field in _PLACES]
-            if any(place != b"\0" for place in places):  # it says that its data is elsewhere: left as it stands
-                continue
+            fields = list(_fields(buffer, start, end))
+            places = [buffer[at:to] for field, _, _, at, to in fields if field in _PLACES]
+            if any(place != b"\0" for place in places) or sum(field[0] == _RAW_DATA for field in fields) > 1:
+                continue  # it says that its data is elsewhere, or has it twice: left as it stands
             pieces.append(buffer[copied:field_start])
             tail = _stub(location, payload, stop - payload, explicit=bool(places))  # last: the last word counts
         elif number in children:

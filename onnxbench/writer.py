@@ -13,18 +13,21 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from onnxbench import weights
-from onnxbench.errors import BenchError, OutputError, UsageError
+from onnxbench.errors import BenchError, OutputError, UnsupportedError, UsageError
+from onnxbench.graph import GraphIndex
 from onnxbench.model import TEXT_FORMATS, Model
+from onnxbench.progress import track
 from onnxbench.validity import make_valid
 from onnxbench.wire import STUB_EXPLICIT, Splice, splice
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
     from onnx import ModelProto, TensorProto
 
 PROTOBUF_LIMIT = (1 << 31) - 1
@@ -94,14 +97,17 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
         RefusedResultError: The onnx checker does not accept the model; nothing was written.
         OutputError: The target cannot be written; nothing was left behind.
         UsageError: The target is a file that the model is read from.
+        UnsupportedError: A text form cannot hold the model.
         ExternalDataError: A weight cannot be had.
     """
     options = options or SaveOptions()
     target = Path(os.path.realpath(path))
     proto = type(model.proto)()
     proto.CopyFrom(model.proto)
-    repairs = make_valid(proto)
-    text = TEXT_FORMATS.get(target.suffix.lower())
+    repairs = make_valid(proto, complete=model.with_small_weights)
+    text = TEXT_FORMATS.get(Path(path).suffix.lower())
+    if text and (options.external or options.share_weights):
+        raise UsageError(f"{target.name} is a text form, which holds its weights itself")
     blobs, inline = ([], _outside(model, proto)) if text else _lay_out(model, proto, target, options)
     _refuse_inputs(model, target, {blob.file for blob in blobs})
     try:
@@ -116,13 +122,32 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
                 _flush(out)
             sizes = [(staging / name).stat().st_size for name in names]
             size = structure.stat().st_size
-            if names and target.exists():
-                target.unlink()  # an old model must never be found beside new weights
-            for name in (*names, target.name):
-                os.replace(staging / name, target.parent / name)
+            _publish(staging, target.parent, [*names, target.name])
     except OSError as error:
         raise _cannot_write(error, target) from None
     return Saved(target, size, tuple(target.parent / name for name in names), sum(sizes), tuple(repairs))
+
+
+def _publish(staging: Path, folder: Path, names: list[str]) -> None:
+    """Moves files into a folder, all of them or none; the model, which is the last one, is never beside wrong weights."""
+    if len(names) == 1:
+        os.replace(staging / names[0], folder / names[0])
+        return
+    before = staging / "before"
+    before.mkdir()
+    try:
+        for name in reversed(names):
+            if (folder / name).exists():
+                os.replace(folder / name, before / name)
+        for name in names:
+            os.replace(staging / name, folder / name)
+    except BaseException:
+        for name in reversed(names):
+            if not (staging / name).exists():
+                (folder / name).unlink(missing_ok=True)
+            if (before / name).exists():
+                os.replace(before / name, folder / name)
+        raise
 
 
 def _lay_out(
@@ -242,18 +267,24 @@ def _write_blobs(blobs: list[_Blob], staging: Path, options: SaveOptions) -> lis
     free = shutil.disk_usage(staging).free
     if needed > free:
         raise OutputError(f"the weights take {needed:,} bytes and the disk of {staging.parent} has {free:,} left")
-    for name in names:
-        with open(staging / name, "wb") as out:
-            for blob in blobs:
-                if blob.file != name:
-                    continue
-                out.seek(blob.offset)
-                if isinstance(blob.source, bytes):
-                    out.write(blob.source)
-                else:
-                    weights.copy_range(blob.source, out)
-            _flush(out)
+    by_file: dict[str, list[_Blob]] = {name: [] for name in names}
+    for blob in blobs:
+        by_file[blob.file].append(blob)
+    with track("copying weights", needed, "bytes") as advance:
+        for name, held in by_file.items():
+            _write_blob_file(held, staging / name, advance)
     return names
+
+
+def _write_blob_file(blobs: list[_Blob], path: Path, advance: Callable[[int], None]) -> None:
+    with open(path, "wb") as out:
+        for blob in blobs:
+            out.seek(blob.offset)
+            if isinstance(blob.source, bytes):
+                out.write(blob.source)
+            else:
+                weights.copy_range(blob.source, out, advance)
+        _flush(out)
 
 
 def _write_structure(proto: ModelProto, inline: list[tuple[TensorProto, weights.ByteRange]], out: BinaryIO) -> None:
@@ -272,11 +303,13 @@ def _write_structure(proto: ModelProto, inline: list[tuple[TensorProto, weights.
         order.append(int(structure[at + len(salt) : at + len(salt) + 10]))
         at = structure.find(salt, at + 1)
     sources = [inline[number][1] for number in order]
-    for segment in splice(structure, positions, [source.length for source in sources]):
-        if isinstance(segment, Splice):
-            weights.copy_range(sources[segment.number], out)
-        else:
-            out.write(segment)
+    lengths = [source.length for source in sources]
+    with track("copying weights", sum(lengths), "bytes") as advance:
+        for segment in splice(structure, positions, lengths):
+            if isinstance(segment, Splice):
+                weights.copy_range(sources[segment.number], out, advance)
+            else:
+                out.write(segment)
 
 
 def _make_inline(tensor: TensorProto, data: bytes) -> None:
@@ -300,14 +333,77 @@ def _unused_salt(proto: ModelProto) -> bytes:
 def _text_form(
     model: Model, proto: ModelProto, inline: list[tuple[TensorProto, weights.ByteRange]], kind: str
 ) -> bytes:
+    """Returns a model as text.
+
+    Raises:
+        UnsupportedError: Something of it would be lost: onnx's text forms do not hold everything, and its printer does
+            not say so.
+    """
     from onnx import serialization
 
     for tensor, where in inline:
-        with open(where.file, "rb") as file:
-            file.seek(where.offset)
-            _make_inline(tensor, file.read(where.length))
-    text = serialization.registry.get(kind).serialize_proto(proto)
+        _make_inline(tensor, weights.read_bytes(where))
+    serializer = serialization.registry.get(kind)
+    try:
+        text = serializer.serialize_proto(proto)
+        again = serializer.deserialize_proto(text, type(proto)())
+        lost = _differences(_normal(proto), _normal(again))
+    except Exception as error:  # each text form raises its own family of errors
+        lost = [f"it cannot be read back: {' '.join(str(error).split())[:200]}"]
+    if lost:
+        raise UnsupportedError(
+            f"the {kind} form cannot hold this model without loss",
+            details=lost[:8],
+            hint="Write a binary .onnx file" + (", or .textproto." if kind != "textproto" else "."),
+        )
     return text if isinstance(text, bytes) else str(text).encode()
+
+
+def _normal(proto: ModelProto) -> ModelProto:
+    """Returns a copy in which what can be written in two ways is written in one: tensor data, the standard domain."""
+    from onnx import numpy_helper
+
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    for tensor in weights.tensors(copy):
+        if tensor.data_type != 8 and not tensor.HasField("raw_data"):  # 8: strings, which have no raw form
+            raw = numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
+            for name in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "data_location"):
+                tensor.ClearField(name)
+            tensor.raw_data = raw
+    for ref in GraphIndex(copy).nodes():
+        if not ref.node.domain:
+            ref.node.ClearField("domain")
+    return copy
+
+
+def _differences(first: Message, second: Message, path: str = "") -> list[str]:
+    """Returns the paths of the fields in which two messages differ; unknown fields count as one.
+
+    A plain field that is set to its default value and one that is not set say the same.
+    """
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    if first == second:
+        return []
+    found: dict[str, None] = {}
+    for field in first.DESCRIPTOR.fields:
+        one, other, name = getattr(first, field.name), getattr(second, field.name), f"{path}{field.name}"
+        says = hasattr(one, "DESCRIPTOR") or field.containing_oneof is not None
+        if says and first.HasField(field.name) != second.HasField(field.name):
+            found[name] = None
+        if one == other:
+            continue
+        if field.message_type is None or (not hasattr(one, "DESCRIPTOR") and len(one) != len(other)):
+            found[name] = None
+        elif hasattr(one, "DESCRIPTOR"):
+            found.update(dict.fromkeys(_differences(one, other, f"{name}.")))
+        else:
+            for inner, twin in zip(one, other, strict=True):
+                found.update(dict.fromkeys(_differences(inner, twin, f"{name}.")))
+    if len(UnknownFieldSet(first)) != len(UnknownFieldSet(second)):
+        found[f"{path}(unknown fields)"] = None
+    return list(found)
 
 
 def _refuse_inputs(model: Model, target: Path, external: set[str]) -> None:

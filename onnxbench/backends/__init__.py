@@ -7,6 +7,7 @@ is imported when it is used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from onnxbench.captures import Port, Value, onnx_dtype
-from onnxbench.errors import UsageError, did_you_mean
+from onnxbench.errors import ExecutionError, UsageError, did_you_mean
+from onnxbench.tensortype import dtype_bits, elem_type, is_complete
 
 if TYPE_CHECKING:
     from onnx import TypeProto
@@ -159,6 +161,16 @@ def symbolic_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
     return _ort.symbolic_types(model, names)
 
 
+def tensor_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
+    """Returns the types of tensors of the main graph: ONNX Runtime's own, or where it refuses the model, onnx's."""
+    try:
+        return session_types(model, names)
+    except ExecutionError:
+        from onnxbench.inference import inferred, inferred_types
+
+        return {name: kind for name, kind in inferred_types(inferred(model.proto), names).items() if is_complete(kind)}
+
+
 def dtype_of(value: Value) -> int:
     """Returns the ``TensorProto.DataType`` of an array's elements; 0 for what is no array."""
     return onnx_dtype(value.dtype) if hasattr(value, "dtype") else 0
@@ -217,7 +229,7 @@ def stream_outputs(
     if optimization is not None:
         chosen = replace(chosen, optimization=optimization)
     wanted = list(dict.fromkeys(names))
-    batches = [wanted]
+    batches = [wanted] if wanted else []
     if max_bytes is not None and len(wanted) > 1:
         sizes = observed_sizes(model, feeds, wanted, backend=backend, options=chosen)
         batches = _batches(wanted, sizes, max_bytes)
@@ -259,7 +271,7 @@ def observed_shapes(
         FeedsError: The feeds do not fit.
         ExecutionError: The run failed.
     """
-    types = session_types(model, names)
+    types = tensor_types(model, names)
     tensors = [name for name in names if name in types and types[name].WhichOneof("value") == "tensor_type"]
     probed, probes = with_probes(model, {name: ["Shape"] for name in tensors})
     chosen = replace(options or Options(), optimization="none", frugal=True)
@@ -277,11 +289,7 @@ def observed_sizes(
     options: Options | None = None,
 ) -> dict[str, int]:
     """Returns the bytes that tensors take in memory for these feeds (see ``observed_shapes``)."""
-    import math
-
-    from onnxbench.tensortype import dtype_bits, elem_type
-
-    types = session_types(model, names)
+    types = tensor_types(model, names)
     shapes = observed_shapes(model, feeds, names, backend=backend, options=options)
     width = {name: max(1, (dtype_bits(elem_type(types[name])) or 256) // 8) for name in shapes}
     return {name: math.prod(shape) * width[name] for name, shape in shapes.items()}

@@ -116,7 +116,7 @@ class OrtSession:
         fitted = check_feeds(feeds, self.inputs)
         names = [port.name for port in self.outputs] if outputs is None else list(dict.fromkeys(outputs))
         try:
-            return self._run(fitted, names)
+            return {} if not names else self._run(fitted, names)
         except Exception as error:  # the seam, as above
             if isinstance(error, UnsupportedError):
                 raise

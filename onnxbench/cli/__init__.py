@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -60,5 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Short-lived processes over large graphs make many small objects and almost no cycles.
     gc.set_threshold(200_000, 50, 50)
     os.environ.setdefault("PYTHONUTF8", "1")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what is half-written goes
     argv = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(bounded(app, argv))

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from onnxbench.cli._progress import bars
 from onnxbench.cli._render import print_error_json
 from onnxbench.errors import BenchError, OutputError
 from onnxbench.version import __version__
@@ -22,7 +23,8 @@ BUG = 70
 def bounded(app: Callable[..., Any], argv: list[str]) -> int:
     """Runs the app on ``argv`` and returns the exit status; prints one clear message on any error."""
     try:
-        return _status(lambda: app(args=argv, prog_name="onnxbench", standalone_mode=True))
+        with bars():
+            return _status(lambda: app(args=argv, prog_name="onnxbench", standalone_mode=True))
     except BenchError as error:
         return _report(error, argv)
     except KeyboardInterrupt:

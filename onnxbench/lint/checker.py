@@ -102,7 +102,7 @@ def check_nodes(proto: ModelProto, index: GraphIndex) -> dict[NodeKey, str]:
         for position, node in enumerate(scope.nodes):
             if index.functions and (node.domain, node.op_type, node.overload) in index.functions:
                 continue
-            if any(attribute.type in _HOLDERS for attribute in node.attribute):
+            if node.domain == "ai.onnx" or any(attribute.type in _HOLDERS for attribute in node.attribute):
                 node = _hollow(node)
             try:
                 check_node(node.SerializeToString(), context, lexical)
@@ -117,12 +117,9 @@ _HOLDERS = frozenset({_GRAPH, _GRAPHS, _TENSOR, _TENSORS, _SPARSE, _SPARSES})
 def _checker_context(proto: ModelProto, root: Scope) -> Any:
     from onnx import IR_VERSION, checker
 
-    imports = root.graph.opset_import if root.is_function else proto.opset_import  # type: ignore[union-attr]
     versions: dict[str, int] = {}
-    for opset in imports:
+    for opset in getattr(root.graph, "opset_import", proto.opset_import):
         versions.setdefault("" if opset.domain == "ai.onnx" else opset.domain, opset.version)
-    if "" in versions:
-        versions["ai.onnx"] = versions[""]  # both spellings are understood by runtimes; a rule tells them apart
     context = checker.C.CheckerContext()
     context.ir_version = min(proto.ir_version, IR_VERSION) or IR_VERSION
     context.opset_imports = versions
@@ -167,7 +164,7 @@ def infer_strictly(proto: ModelProto, index: GraphIndex, refused: frozenset[Node
         refused: Nodes that the checker refuses; they are not looked at.
     """
     found = StrictInference()
-    if _makes_twice(index):
+    if makes_twice(index):
         found.stopped = "a tensor is made twice, so its type is not known"
         return found
     probe = _probe(proto, index, refused)
@@ -190,11 +187,12 @@ def infer_strictly(proto: ModelProto, index: GraphIndex, refused: frozenset[Node
                 break
             _leave_out(probe, keys)
     found.complaints.sort(key=lambda complaint: complaint.at)
-    found.types = _types(probe, index)
+    found.types = _types(probe if error is None else _loosely_inferred(probe, data_prop=False), probe, index)
     return found
 
 
-def _makes_twice(index: GraphIndex) -> bool:
+def makes_twice(index: GraphIndex) -> bool:
+    """Tells whether some graph makes a tensor twice, so that who makes it is not known."""
     return any(
         len(scope.producers) != sum(map(len, scope.writes))
         or not scope.producers.keys().isdisjoint(scope.inputs)
@@ -285,14 +283,9 @@ def _leave_out(probe: ModelProto, keys: set[NodeKey]) -> None:
         if node.name in names:
             for name in filter(None, node.output):
                 added = probe.graph.input.add(name=name)
-                if name in stored_types(stated):
+                if name in stated and is_complete(stated[name].type):
                     added.type.CopyFrom(stated[name].type)
             del probe.graph.node[position]
-
-
-def stored_types(infos: dict[str, ValueInfoProto]) -> set[str]:
-    """Returns the names whose info states a complete type."""
-    return {name for name, info in infos.items() if is_complete(info.type)}
 
 
 def _twins(proto: ModelProto, index: GraphIndex, *, by_name: bool) -> list[Any]:
@@ -412,13 +405,12 @@ def can_agree(stated: TypeProto, known: TypeProto) -> bool:
     )
 
 
-def _types(probe: ModelProto, index: GraphIndex) -> dict[str, dict[str, TypeProto]]:
+def _types(typed: ModelProto, probe: ModelProto, index: GraphIndex) -> dict[str, dict[str, TypeProto]]:
     """Returns the types of all tensors of all graphs as far as inference finds them.
 
     Propagating the values of shape tensors finds more ranks, but in bodies it finds less (onnx 1.23 takes a body
     that is inferred twice for an error), so both ways are asked.
     """
-    typed = _loosely_inferred(probe, data_prop=False)
     types = {
         scope.path: dict(_stated(graph))
         for scope, graph in zip(index.scopes, _twins(typed, index, by_name=True), strict=True)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
 from onnxbench.graph import GraphIndex, Scope
+from onnxbench.lint.data import is_sound
 from onnxbench.lint.findings import Finding, Place, Severity
 from onnxbench.lint.rules import Rule
 from onnxbench.lint.checker import NodeKey, StrictInference, check_nodes, infer_strictly
 from onnxbench.provenance import NONE, Provenance, provenance
-from onnxbench.tensortype import dtype_bits
+from onnxbench.tensortype import tensor_shape
 from onnxbench.validity import find_complaints
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ Opener = Callable[["Model"], object]
 """Makes a session of a model in some runtime, or raises ``onnxbench.errors.ExecutionError``."""
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
-_SMALL = 4096  # elements of a constant that a check looks at without being allowed to read weights
+SMALL = 4096
+"""Elements of a constant that a check looks at without being allowed to read weights."""
 _GRAPH, _GRAPHS = 5, 10
 _STRING_FIELD, _MESSAGE_FIELD = 9, 11
 
@@ -77,22 +79,12 @@ class Facts:
         root = self.root(scope)
         found = self._opsets.get(id(root))
         if found is None:
-            imports = root.graph.opset_import if root.is_function else self.proto.opset_import  # type: ignore[union-attr]
+            function = function_of(root)
             found = {}
-            for opset in imports:
+            for opset in (function or self.proto).opset_import:
                 found.setdefault("" if opset.domain == "ai.onnx" else opset.domain, opset.version)
             self._opsets[id(root)] = found
         return found
-
-    @cached_property
-    def has_duplicates(self) -> bool:
-        """Whether some graph makes a tensor twice, so that who makes it is not known."""
-        return any(
-            len(scope.producers) != sum(map(len, scope.writes))
-            or not scope.producers.keys().isdisjoint(scope.inputs)
-            or not scope.producers.keys().isdisjoint(scope.constants)
-            for scope in self.index.scopes
-        )
 
     @cached_property
     def live(self) -> dict[int, set[int]]:
@@ -113,7 +105,7 @@ class Facts:
     def integers(self, scope: Scope, name: str) -> list[int] | None:
         """Returns the values of a small constant of integers or booleans, or None."""
         tensor = self.constant(scope, name)
-        if tensor is None or tensor.data_type not in (6, 7, 9) or weights.is_outside(tensor):
+        if tensor is None or tensor.data_type not in (6, 7, 9):
             return None
         array = readable_array(tensor)
         return None if array is None else [int(value) for value in array.ravel()]
@@ -154,8 +146,16 @@ class Facts:
 
     @cached_property
     def complaints(self) -> list[str]:
-        """What ``onnxbench.validity`` has against the model; it decides whether a save mends anything."""
+        """What ``onnxbench.validity`` has against the model."""
         return find_complaints(self.proto)
+
+    @cached_property
+    def is_mended(self) -> bool:
+        """Whether a save mends what it can: it leaves a model that is valid, its outputs ranked, as it is."""
+        return bool(self.complaints) or any(
+            info.type.WhichOneof("value") == "tensor_type" and tensor_shape(info.type) is None
+            for info in self.proto.graph.output
+        )
 
     # Findings
 
@@ -194,7 +194,7 @@ class Facts:
             source=origin.source,
         )
         wanted = rule.severities.get(self.target) if self.target else None
-        mends = mendable and bool(self.complaints)
+        mends = mendable and self.is_mended
         if mends and fix is None:
             fix = f"Writing the model with onnxbench mends it: {self.rewrite_command()}"
         return Finding(rule.code, rule.name, wanted or severity or rule.severity, message, place, fix, mends)
@@ -209,6 +209,16 @@ class Facts:
             return "model.onnx"
         relative = os.path.relpath(self.model.origin)
         return str(self.model.origin) if relative.startswith("..") else relative
+
+
+def graph_of(scope: Scope) -> GraphProto | None:
+    """Returns the graph that a scope is, or None for a function, which has names where a graph has types."""
+    return None if scope.is_function else scope.graph  # type: ignore[return-value]
+
+
+def function_of(scope: Scope) -> FunctionProto | None:
+    """Returns the function that a scope is, or None for a graph."""
+    return scope.graph if scope.is_function else None  # type: ignore[return-value]
 
 
 def operator(node: NodeProto) -> str:
@@ -239,12 +249,7 @@ def readable_array(tensor: TensorProto) -> np.ndarray | None:
     """Returns the values of a tensor in the structure if it is small and its data fits its shape, else None."""
     from onnx import numpy_helper
 
-    if any(dim < 0 for dim in tensor.dims) or math.prod(tensor.dims) > _SMALL:
-        return None
-    if len(tensor.raw_data) not in (0, math.prod(tensor.dims) * dtype_bits(tensor.data_type) // 8):
-        return None
-    count = len(tensor.raw_data) or len(tensor.int64_data) or len(tensor.int32_data) or len(tensor.float_data)
-    if count < math.prod(tensor.dims):
+    if weights.is_outside(tensor) or not is_sound(tensor) or math.prod(tensor.dims) > SMALL:
         return None
     return numpy_helper.to_array(tensor)
 

@@ -82,6 +82,7 @@ __all__ = [
     "refer",
     "show",
     "type_word",
+    "weights_mode",
 ]
 
 
@@ -149,6 +150,18 @@ def lines(
         yield from found
     except UnicodeDecodeError:
         raise ModelError("the model has names that are not UTF-8 text") from None
+
+
+def weights_mode(text: str) -> Weights:
+    """Returns a way to print weights by its name.
+
+    Raises:
+        UsageError: There is none of this name.
+    """
+    modes: dict[str, Weights] = {"elided": "elided", "inline": "inline", "stats": "stats"}
+    if text not in modes:
+        raise UsageError(f"{text!r} is no way to print weights", hint=f"There are {', '.join(modes)}.")
+    return modes[text]
 
 
 def _functions_named(proto: ModelProto, name: str) -> list[FunctionProto]:

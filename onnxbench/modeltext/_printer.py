@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxbench import literals, weights
-from onnxbench.errors import ExternalDataError, ModelError, UsageError
+from onnxbench.errors import ExternalDataError, ModelError
 from onnxbench.graph import GraphIndex, Scope
 from onnxbench.model import Model
 from onnxbench.modeltext._syntax import (
@@ -93,8 +93,6 @@ class Printer:
     """Prints one model; see ``onnxbench.modeltext.lines``."""
 
     def __init__(self, model: Model, mode: Weights, max_elements: int, notes: list[str]) -> None:
-        if mode not in ("elided", "inline", "stats"):
-            raise UsageError(f"{mode!r} is no way to print weights", hint="Use elided, inline or stats.")
         self._model = model
         self._mode = mode
         self._max_elements = max_elements
@@ -120,8 +118,8 @@ class Printer:
             name = _printable(origin.name) if origin else "MODEL"
             plural = "s" if self._left_out > 1 else ""
             yield (
-                f"# The values of {self._left_out:,} tensor{plural} ({self._left_out_bytes:,} bytes) are left out: build"
-                f" with --weights-from {name}"
+                f"# The values of {self._left_out:,} tensor{plural} ({self._left_out_bytes:,} bytes) are left out:"
+                f" build with --weights-from {name}"
             )
 
     def _header(self, proto: ModelProto) -> Iterator[str]:
@@ -565,7 +563,7 @@ class Printer:
         """Notes fields that this version of onnx does not know; their bytes are in no text."""
         known = type(proto)()
         known.CopyFrom(proto)
-        known.DiscardUnknownFields()  # type: ignore[attr-defined]
+        known.DiscardUnknownFields()
         lost = proto.ByteSize() - known.ByteSize()
         if lost > 0:
             places = _with_unknown_fields(proto)

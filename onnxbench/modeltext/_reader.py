@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import literals
-from onnxbench.errors import UsageError, did_you_mean
+from onnxbench.errors import SpecError, UsageError, did_you_mean
 from onnxbench.modeltext._originals import Elided, ScopeKey, TensorKey, function_key, mark_elided
 from onnxbench.modeltext._syntax import (
     ATTRIBUTE_TYPES,
@@ -60,12 +60,27 @@ class Marks:
         nodes: By graph: the line of each node, in the order of the protobuf message.
         outputs: By graph: the line of each output.
         graphs: By graph: the line it starts at.
+        lines: The specification itself, to be quoted; empty if there is no file.
     """
 
     source: str
     nodes: dict[ScopeKey, list[int]] = field(default_factory=dict)
     outputs: dict[ScopeKey, list[int]] = field(default_factory=dict)
     graphs: dict[ScopeKey, int] = field(default_factory=dict)
+    lines: Sequence[str] = ()
+
+
+class _Lines(Sequence[str]):
+    """The lines of a text, split when one is asked for (which an error does, once)."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._text.split("\n")[number]
+
+    def __len__(self) -> int:
+        return self._text.count("\n") + 1
 
 
 _COMMENT = re.compile(r"#[^\n]*")
@@ -91,7 +106,7 @@ class Reader(Tokens):
 
     def __init__(self, text: str, source: str, *, first_line: int = 1, first_column: int = 1) -> None:
         super().__init__(text, source, first_line=first_line, first_column=first_column)
-        self.marks = Marks(source)
+        self.marks = Marks(source, lines=_Lines(text))
         self.notes: list[str] = []
         self.elided: list[Elided] = []
         self._depth = 0
@@ -459,7 +474,7 @@ class Reader(Tokens):
             return self._typed_value(attribute, key)
         if self.kind in NAME_KINDS:
             if self.following() not in ("(", "="):
-                hint = 'A string needs quotes; a body is name (inputs) => (outputs) {...}.'
+                hint = "A string needs quotes; a body is name (inputs) => (outputs) {...}."
                 hint = self._misspelt_type() or did_you_mean(self.value, ("inf", "nan")) or hint
                 raise self.error(f"{self.value!r} is no value of an attribute", hint=hint)
             self._body(attribute, key)

@@ -29,15 +29,13 @@ PLURALS = {
 }  # fmt: skip
 SINGULARS = {plural: single for single, plural in PLURALS.items()}
 
-TYPE_WORDS = {
-    {1: "float", 11: "double"}.get(number, dtype_name(number)): number for number in range(1, 29)
-}
+TYPE_WORDS = {{1: "float", 11: "double"}.get(number, dtype_name(number)): number for number in range(1, 29)}
 """Element types as onnx.parser spells them."""
 TYPE_NAMES = {number: word for word, number in TYPE_WORDS.items()} | {0: "undefined"}
 WRAPPERS = frozenset({"seq", "map", "optional", "sparse_tensor", "opaque"})
 SPECIAL_FLOATS = frozenset({"inf", "infinity", "nan"})
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-RESERVED = re.compile(r"undefined|dtype[0-9]+|float32|float64|b")
+RESERVED = re.compile(r"undefined|dtype[0-9]+|float32|float64")
 DATA_FIELDS = (
     "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "raw_data", "external_data",
     "data_location",

@@ -1,0 +1,423 @@
+"""``onnxbench inspect``: a model at a glance, and its parts in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnxbench.cli import _render
+from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
+from onnxbench.cli._tables import NBSP, plain, print_fields, print_heading, print_table
+
+if TYPE_CHECKING:
+    from onnxbench.card import Card, ExternalFile, Port, Weighed
+    from onnxbench.inspection import BodyRecord, Inspection, WeightRecord
+    from onnxbench.records import Link, NodeRecord, TensorRecord
+    from onnxbench.weighing import ModuleRecord
+
+_SPELLINGS = {
+    "layers": "nodes", "layer": "nodes", "ops": "nodes", "attrs": "attributes", "attr": "attributes",
+    "scopes": "modules", "scope": "modules", "initializers": "weights",
+}  # fmt: skip
+_MOST_LISTED = 8
+
+
+def inspect(
+    model: ModelArgument,
+    selectors: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SELECTOR]...", help="Only what these match (see `onnxbench find --help`).",
+                       show_default=False),
+    ] = None,
+    select: Annotated[
+        list[str] | None, typer.Option("--select", "-s", metavar="SEL...", help="The same.", show_default=False)
+    ] = None,
+    card: Annotated[bool, typer.Option("--card", help="The model at a glance (shown if nothing else is).")] = False,
+    nodes: Annotated[bool, typer.Option("--nodes", "--layers", help="A table of nodes.")] = False,
+    attributes: Annotated[bool, typer.Option("--attributes", "--attrs", help="Nodes with their attributes.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="A table of tensors.")] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="A table of stored values, heaviest first.")] = False,
+    scopes: Annotated[
+        bool, typer.Option("--scopes", "--modules", help="The tree of PyTorch modules with counts and bytes.")
+    ] = False,
+    functions: Annotated[bool, typer.Option("--functions", help="A table of local functions.")] = False,
+    bodies: Annotated[bool, typer.Option("--bodies", help="The tree of If, Loop and Scan bodies.")] = False,
+    show: Annotated[
+        list[str] | None,
+        typer.Option("--show", metavar="VIEW...", help="The same by name: layers, attrs, weights, tensors, scopes...",
+                     show_default=False),
+    ] = None,
+    values: Annotated[
+        bool, typer.Option("--values", help="Weights with statistics: reads them, block by block.")
+    ] = False,
+    sort: Annotated[str, typer.Option("--sort", help="Order of weights: bytes, name or file.")] = "bytes",
+    top: Annotated[
+        int | None, typer.Option("--top", "-n", min=0, help="At most so many rows of each table.", show_default=False)
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=0, help="Modules and bodies nested no deeper.", show_default=False)
+    ] = None,
+    infer: Annotated[
+        bool | None,
+        typer.Option("--infer/--no-infer", help="Work out types that the model does not state. Default: up to 50,000 "
+                     "nodes.", show_default=False),
+    ] = None,
+    allow_outside: AllowOutside = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a model is made of: a card, or tables of its parts.
+
+    Weights are not read, unless --values asks for statistics of them, so a model of any size is shown at once, also
+    when its weights are missing. With selectors only what they match is shown, as tensors or nodes if no table is
+    named. Names are whole in pipes and files, and shortened in the middle to fit a terminal.
+
+    \b
+    Examples:
+      onnxbench inspect model.onnx
+      onnxbench inspect model.onnx --nodes
+      onnxbench inspect model.onnx --weights --top 10
+      onnxbench inspect model.onnx --weights --values 'conv1.*'
+      onnxbench inspect model.onnx --scopes --depth 2
+      onnxbench inspect model.onnx --attrs op:Conv
+      onnxbench inspect model.onnx --tensors 'scope:encoder.layer.0' --json
+      onnxbench inspect model.onnx --show layers attrs weights
+    """
+    from onnxbench.inspection import inspect as take_apart
+    from onnxbench.model import load
+
+    loaded = load(model, allow_outside=allow_outside, require_weights=False)
+    flags = {"card": card, "nodes": nodes, "attributes": attributes, "tensors": tensors, "modules": scopes,
+             "weights": weights or values, "functions": functions, "bodies": bodies}  # fmt: skip
+    asked = [view for view, wanted in flags.items() if wanted] + [_SPELLINGS.get(word, word) for word in show or ()]
+    views = list(dict.fromkeys("nodes" if view == "attributes" else view for view in asked))
+    found = take_apart(
+        loaded, views, [*(selectors or ()), *(select or ())], infer=infer, values=values, sort=sort, top=top, depth=depth
+    )
+    _render.note(*found.notes, quiet=quiet)
+    if as_json:
+        _render.print_json("inspect", found)
+    else:
+        _print(found, with_attributes="attributes" in asked)
+
+
+def _print(found: Inspection, *, with_attributes: bool) -> None:
+    """Prints each view that was asked for."""
+    if found.card is not None:
+        _print_card(found.card)
+    if found.modules is not None:
+        _print_view(found, "modules", _MODULE_COLUMNS, map(_module_row, found.modules))
+    if found.functions is not None:
+        rows = [
+            [f.name, str(f.nodes), str(f.calls), ", ".join(f.inputs), ", ".join(f.outputs), ", ".join(f.attributes),
+             _counted(f.ops)]
+            for f in found.functions
+        ]  # fmt: skip
+        columns = ("function", ">nodes", ">calls", "inputs", "outputs", "attributes", "operators")
+        _print_view(found, "functions", columns, rows)
+    if found.bodies is not None:
+        columns = ("body", "of", ">nodes", ">in all", ">weights", ">bytes", "inputs", "outputs", "captures")
+        _print_view(found, "bodies", columns, map(_body_row, found.bodies))
+    if found.nodes is not None:
+        columns = ("node", "operator", *(("attributes",) if with_attributes else ()), "inputs", "outputs", "module",
+                   "source")  # fmt: skip
+        _print_view(found, "nodes", columns, (_node_row(node, with_attributes) for node in found.nodes))
+    if found.tensors is not None:
+        columns = ("tensor", "type", "kind", "made by", ">readers", "module")
+        _print_view(found, "tensors", columns, map(_tensor_row, found.tensors))
+    if found.weights is not None:
+        _print_weights(found, found.weights)
+
+
+def _print_view(found: Inspection, view: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    made = list(rows)
+    if found.card is not None or sum(part is not None for part in (found.modules, found.functions, found.bodies,
+                                                                   found.nodes, found.tensors, found.weights)) > 1:
+        print_heading(f"\n{view}".lstrip("\n"))
+    if made:
+        print_table(columns, made)
+    else:
+        print(_NONE[view])
+    left_out = (found.left_out or {}).get(view)
+    if left_out:
+        print(f"... and {left_out:,} more")
+
+
+_NONE = {
+    "modules": "Nothing says which PyTorch modules this model was made of.",
+    "functions": "The model has no local functions.",
+    "bodies": "No node of the model has a body (no If, Loop or Scan).",
+    "nodes": "The model has no nodes.",
+    "tensors": "The model has no tensors.",
+    "weights": "The model stores no values.",
+}
+_MODULE_COLUMNS = ("module", "class", ">calls", ">own nodes", ">all nodes", ">weights", ">bytes", "operators")
+
+
+def _module_row(module: ModuleRecord) -> list[str]:
+    name = module.path.rpartition(".")[2] if module.path else "(model)"
+    return [
+        "  " * module.depth + name,
+        (module.module_class or "").rpartition(".")[2],
+        str(module.calls) if module.calls > 1 else "",
+        str(module.nodes) if module.nodes else "",
+        str(module.nodes_below) if module.nodes_below else "",
+        str(module.weights) if module.weights else "",
+        _render.format_bytes(module.bytes) if module.bytes else "",
+        _counted(module.ops, most=4),
+    ]
+
+
+def _body_row(body: BodyRecord) -> list[str]:
+    parts = body.path.split("/")
+    return [
+        "  " * (body.depth - 1) + "/".join(parts[-2:]) if body.depth > 1 else body.path,
+        body.op,
+        str(body.nodes),
+        str(body.nodes_below),
+        str(body.weights) if body.weights else "",
+        _render.format_bytes(body.bytes) if body.bytes else "",
+        _listed(body.inputs),
+        _listed(body.outputs),
+        _listed(body.captures),
+    ]
+
+
+def _node_row(node: NodeRecord, with_attributes: bool) -> list[str]:
+    inputs = [*map(_link_name, node.inputs), *(f"({name})" for name in node.captures)]
+    outputs = [f"{_link_name(link)} {link.type}".strip() for link in node.outputs]
+    attributes = [_listed([f"{name}={_value(value)}" for name, value in node.attributes.items()])]
+    return [
+        node.path,
+        node.op + (" (local function)" if node.is_function_call else ""),
+        *(attributes if with_attributes else []),
+        _listed(inputs),
+        _listed(outputs),
+        _module(node.origin.module, node.origin.call),
+        _source(node.origin.source),
+    ]
+
+
+def _link_name(link: Link) -> str:
+    return link.name or "-"
+
+
+def _tensor_row(tensor: TensorRecord) -> list[str]:
+    made_by = f"{tensor.producer} ({tensor.producer_op})" if tensor.producer else ""
+    return [
+        tensor.name,
+        tensor.type.text,
+        kind_of(tensor),
+        made_by,
+        str(len({use.node for use in tensor.consumers})),
+        _module(tensor.origin.module, tensor.origin.call),
+    ]
+
+
+def kind_of(tensor: TensorRecord) -> str:
+    """Returns what a tensor is, in words."""
+    words = "input with default" if tensor.has_default else tensor.kind
+    return words if not tensor.is_output else "output" if tensor.kind == "inner" else f"{words}, output"
+
+
+def _print_weights(found: Inspection, weights: Sequence[WeightRecord]) -> None:
+    with_values = any(weight.statistics or weight.problem for weight in weights)
+    columns = ["weight", "type", ">bytes", "place", "module"]
+    if with_values:
+        columns += [">min", ">max", ">mean", ">std", ">zeros", ">NaN", ">Inf", "problem"]
+    rows = []
+    for weight in weights:
+        shape = ", ".join(map(str, weight.shape))
+        row = [
+            weight.name,
+            f"{'sparse ' if weight.is_sparse else ''}{weight.dtype}[{shape}]",
+            _render.format_bytes(weight.bytes),
+            weight.location or ("" if weight.place == "inline" else weight.place),
+            _listed([_module(path) for path in weight.modules], most=2),
+        ]
+        if with_values:
+            stats = weight.statistics
+            row += [
+                *map(_number, (stats.minimum, stats.maximum, stats.mean, stats.std) if stats else [None] * 4),
+                *(f"{count:,}" if count else "" for count in
+                  ((stats.zeros, stats.nans, stats.infinities) if stats else (0, 0, 0))),
+                weight.problem or "",
+            ]  # fmt: skip
+        rows.append(row)
+    _print_view(found, "weights", columns, rows)
+
+
+def _number(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _module(path: str | None, call: int = 0) -> str:
+    if path is None:
+        return ""
+    return (path or "(model)") + (f" (call {call + 1})" if call else "")
+
+
+def _source(place: str | None) -> str:
+    """Returns ``folder/file.py:12`` of a long path: where a package is installed says nothing."""
+    if place is None:
+        return ""
+    parts = place.replace("\\", "/").rpartition("site-packages/")[2].split("/")
+    return "/".join(parts[-2:])
+
+
+def _listed(items: Sequence[str], *, most: int = _MOST_LISTED) -> str:
+    more = len(items) - most
+    return ", ".join(items[:most]) + (f", ... {more} more" if more > 0 else "")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        more = len(value) - 2 * _MOST_LISTED
+        shown = ", ".join(map(_value, value[: 2 * _MOST_LISTED]))
+        return f"[{shown}{f', ... {more} more' if more > 0 else ''}]"
+    return str(value)
+
+
+def _counted(counts: Mapping[str, int], *, most: int = _MOST_LISTED) -> str:
+    return _listed([f"{name} {count}" for name, count in counts.items()], most=most)
+
+
+def _print_card(card: Card) -> None:
+    print_heading(card.file.name if card.file else "model in memory")
+    print_fields(_card_fields(card))
+
+
+def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
+    size = _render.format_bytes
+    extra = size(card.total_bytes - card.file_bytes)
+    outside = f" ({size(card.file_bytes)} the file, {extra} external data)" if card.external else ""
+    yield "size", f"{size(card.total_bytes)}{outside}"
+    for file in card.external:
+        yield "external", _external(file)
+    yield "format", f"ONNX IR {card.ir_version}; opset {_opsets(card)}"
+    yield "made by", card.producer or "unknown"
+    for label, value in (("domain", card.domain), ("version", card.model_version), ("graph", card.graph_name)):
+        if value:
+            yield label, str(value)
+    if card.doc:
+        yield "doc", _excerpt(card.doc)
+    for key, value in list(card.metadata.items())[:_MOST_LISTED]:
+        yield "metadata", f"{key} = {_excerpt(value, 90)}"
+    if len(card.metadata) > _MOST_LISTED:
+        yield "", f"... and {len(card.metadata) - _MOST_LISTED} more entries of metadata"
+    for side, ports in (("input", card.inputs), ("output", card.outputs)):
+        widest = min(40, max((len(plain(port.name)) for port in ports), default=0))
+        for port in ports:
+            yield side, _port(port, widest)
+    yield "nodes", _node_counts(card)
+    if card.ops:
+        yield "operators", ", ".join(f"{op.op}{NBSP}{op.count:,}" for op in card.ops)
+    yield "weights", _weight_totals(card)
+    for function in card.functions[:_MOST_LISTED]:
+        yield "function", f"{function.name}: {function.nodes} nodes, called {_times(function.calls)}"
+    if len(card.functions) > _MOST_LISTED:
+        yield "", f"... and {len(card.functions) - _MOST_LISTED} more (--functions)"
+    if card.quantization:
+        yield "quantized", _quantization(card)
+    for op in card.custom_ops:
+        known = "a local function of the model" if op.is_local_function else "ONNX Runtime's own" if op.known_to else ""
+        yield "custom op", f"{op.op} {op.count}{f', {known}' if known else ', needs a library'}"
+    at_ends = [dim for dim in card.dynamic_dims if dim.inputs or dim.outputs]
+    for dim in at_ends:
+        inner = f"; {dim.inner:,} inner tensors" if dim.inner else ""
+        yield "dynamic", f"{dim.symbol}: {_listed([*dim.inputs, *dim.outputs])}{inner}"
+    if not at_ends:
+        yield "dynamic", "no: all inputs and outputs have fixed shapes"
+    yield "PyTorch", _provenance(card)
+    if card.marks:
+        yield "marks", _counted(card.marks)
+    if card.training:
+        yield "training", "the file has training information, which is not looked at"
+
+
+def _external(file: ExternalFile) -> str:
+    held = f"{file.location}: {file.tensors} tensors, {_render.format_bytes(file.bytes)}"
+    return f"{held} -- NOT USABLE: {file.problem}" if file.problem else held
+
+
+def _excerpt(text: str, most: int = 200) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most]}... ({len(text):,} characters)"
+
+
+def _opsets(card: Card) -> str:
+    used = [f"{domain}{NBSP}{version}" for domain, version in card.opsets.items() if domain not in card.unused_opsets]
+    unused = [f"{domain}{NBSP}{card.opsets[domain]}" for domain in card.unused_opsets]
+    return ", ".join(used) + (f" (unused: {', '.join(unused)})" if unused else "")
+
+
+def _port(port: Port, widest: int) -> str:
+    extras = [*(["has a default"] if port.has_default else []), *([port.denotation] if port.denotation else [])]
+    if port.doc:
+        extras.append(_excerpt(port.doc, 80))
+    name = plain(port.name).ljust(widest) + "  "
+    return f"{name}{port.type}".replace(" ", NBSP) + (f"  ({'; '.join(extras)})" if extras else "")
+
+
+def _node_counts(card: Card) -> str:
+    words = f"{card.nodes:,} of {len(card.ops)} operators"
+    inside = card.all_nodes - card.nodes
+    if inside:
+        words = f"{card.all_nodes:,} of {len(card.ops)} operators: {card.nodes:,} in the main graph"
+        bodies = card.bodies
+        if bodies.count:
+            deep = f", nested {bodies.depth} deep" if bodies.depth > 1 else ""
+            words += f", {bodies.nodes:,} in {bodies.count} bodies ({_counted(bodies.by_op)}{deep})"
+        if card.functions:
+            words += f", {sum(f.nodes for f in card.functions):,} in {len(card.functions)} local functions"
+    if card.unnamed_nodes:
+        words += f"; {card.unnamed_nodes:,} without a name"
+    return words
+
+
+def _weight_totals(card: Card) -> str:
+    if not card.weights.tensors:
+        return "none"
+    size = _render.format_bytes
+    words = f"{card.parameters:,} parameters, {size(card.weights.bytes)} in {card.weights.tensors:,} tensors: "
+    words += ", ".join(f"{dtype} {size(held.bytes)} ({held.tensors:,})".replace(" ", NBSP) for dtype, held in card.by_dtype.items())
+    places = {"inline": "in the file", "external": "external", "node": "in attributes of nodes"}
+    if list(card.by_place) != ["inline"]:
+        words += "; " + ", ".join(f"{size(held.bytes)} {places[place]}" for place, held in card.by_place.items())
+    return words
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else "never" if not count else f"{count} times"
+
+
+def _quantization(card: Card) -> str:
+    found = card.quantization
+    words = []
+    if found.quantize or found.dequantize:
+        words.append(
+            f"QuantizeLinear {found.quantize}, DequantizeLinear {found.dequantize} "
+            f"({found.pairs} pairs, {found.dequantized_weights} on weights)"
+        )
+    if found.dynamic:
+        words.append(f"dynamic: DynamicQuantizeLinear {found.dynamic}")
+    if found.integer_ops:
+        words.append(_counted(found.integer_ops))
+    if found.annotations:
+        words.append(f"{found.annotations} annotations of tensors")
+    if found.low_bit_bytes:
+        words.append(f"{_render.format_bytes(found.low_bit_bytes)} stored in 8 bits or fewer")
+    return "; ".join(words)
+
+
+def _provenance(card: Card) -> str:
+    traced = {kind: count for kind, count in card.provenance.items() if kind != "none"}
+    if not traced:
+        return "no trace of modules or source lines in the nodes"
+    how = {"torch.export": "metadata of the default exporter", "torchscript": "names of the TorchScript exporter"}
+    kinds = " and ".join(f"{how[kind]} on {count:,}" for kind, count in traced.items())
+    return f"{kinds} of {card.all_nodes:,} nodes; the module of {card.in_modules:,} is known (--scopes)"

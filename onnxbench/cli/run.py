@@ -1,0 +1,319 @@
+"""``onnxbench run``: a model's values, their statistics, drift, the source of NaN, and latency."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
+
+if TYPE_CHECKING:
+    from onnxbench.drift import DriftReport, TensorDrift, TensorStats
+    from onnxbench.nonfinite import NonFinite, Origin
+    from onnxbench.running import Latency, RunResult
+
+
+def run(
+    model: ModelArgument,
+    feeds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--feeds",
+            "--load-inputs",
+            "--load-input-data",
+            metavar="DATA...",
+            show_default=False,
+            help="Inputs: .npz, .npy, .pb, Polygraphy .json, x:f.bin, a folder, or script.py:func (which is run).",
+        ),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shape",
+            "--shapes",
+            "--input-shapes",
+            metavar="SPEC...",
+            show_default=False,
+            help="Shapes of drawn inputs: x:[1,3,224,224], x:1x3x224x224, 1,3,224,224.",
+        ),
+    ] = None,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dim",
+            metavar="NAME=N...",
+            show_default=False,
+            help="Sizes of symbolic dimensions of drawn inputs.",
+        ),
+    ] = None,
+    val_range: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--val-range",
+            metavar="RANGE...",
+            show_default=False,
+            help="Ranges of drawn values: [0,1], x:[2,50].",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn values.")] = 0,
+    iterations: Annotated[
+        int | None,
+        typer.Option(
+            "--iterations",
+            min=1,
+            show_default=False,
+            help="Sets of inputs to run (all in the data, or 1).",
+        ),
+    ] = None,
+    fill: Annotated[bool, typer.Option("--fill", help="Draw the inputs that the data lacks.")] = False,
+    cast: Annotated[bool, typer.Option("--cast", help="Convert element types of the data to the model's.")] = False,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--outputs",
+            "--onnx-outputs",
+            metavar="SEL...",
+            show_default=False,
+            help="Tensors to look at in place of the outputs; inner ones too ('*' for all).",
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save",
+            "--save-outputs",
+            "--save-results",
+            metavar="F.npz",
+            show_default=False,
+            help="Save the values (several sets: to a folder).",
+        ),
+    ] = None,
+    save_inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-inputs",
+            "--save-input-data",
+            metavar="F.npz",
+            show_default=False,
+            help="Save the inputs.",
+        ),
+    ] = None,
+    max_memory: Annotated[
+        str,
+        typer.Option("--max-memory", metavar="SIZE", help="Compute inner tensors in batches of this size."),
+    ] = "1GiB",
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--expect",
+            "--load-outputs",
+            metavar="DATA...",
+            show_default=False,
+            help="Compare with saved values; exit code 1 if they drift.",
+        ),
+    ] = None,
+    atol: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--atol",
+            "--abs",
+            metavar="TOL...",
+            show_default=False,
+            help="Absolute tolerance: 1e-5, out:1e-3.",
+        ),
+    ] = None,
+    rtol: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rtol",
+            "--rel",
+            metavar="TOL...",
+            show_default=False,
+            help="Relative tolerance, likewise.",
+        ),
+    ] = None,
+    bitwise: Annotated[bool, typer.Option("--bitwise", help="Every bit must agree.")] = False,
+    find_nan: Annotated[
+        bool | None,
+        typer.Option(
+            "--find-nan/--no-find-nan",
+            show_default=False,
+            help="Search all nodes for the first NaN or Inf: exit code 1 (by default only if an output has one).",
+        ),
+    ] = None,
+    backend: Annotated[str, typer.Option("--backend", help="ort, or reference (onnx's evaluator).")] = "ort",
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--provider",
+            "--providers",
+            metavar="EP...",
+            show_default=False,
+            help="Execution providers, best first (cpu).",
+        ),
+    ] = None,
+    optimization_level: Annotated[
+        str,
+        typer.Option("--optimization-level", help="Graph optimizations: none, basic, extended, all."),
+    ] = "all",
+    threads: Annotated[
+        int, typer.Option("--threads", min=0, help="Threads within an operator; 0: as many as suit.")
+    ] = 0,
+    custom_ops: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--custom-ops",
+            metavar="LIB...",
+            show_default=False,
+            help="Libraries with custom operators (they are code).",
+        ),
+    ] = None,
+    bench: Annotated[int, typer.Option("--bench", min=0, help="Time this many runs.")] = 0,
+    warmup: Annotated[int, typer.Option("--warmup", "--warm-up", min=0, help="Runs before the timed ones.")] = 5,
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", metavar="F.json", show_default=False, help="Save the runtime's own trace."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Let the runtime write its log to stderr.")] = False,
+    allow_outside: AllowOutside = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a model: statistics of any tensor, drift from saved values, the first NaN, and latency.
+
+    Without --feeds, inputs are drawn from a seed: the same seed gives the same values. What was decided about them is
+    said. --outputs looks at inner tensors without a change to the model.
+
+    \b
+    Examples:
+      onnxbench run model.onnx
+      onnxbench run model.onnx --feeds x.npz --save y.npz
+      onnxbench run model.onnx --shape x:[1,3,640,640] --outputs 'op:Conv' --optimization-level none
+      onnxbench run model.onnx --feeds x.npz --expect y.npz --atol 1e-4 out:1e-2
+      onnxbench run model.onnx --find-nan
+      onnxbench run model.onnx --bench 100 --threads 1
+    """
+    from onnxbench import backends, feeding, running, specs
+
+    result = running.run(
+        model,
+        feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, iterations, fill, cast),
+        outputs=outputs or (), backend=backend, expect=expect or (), atol=atol or (), rtol=rtol or (), bitwise=bitwise,
+        options=backends.Options(
+            optimization_level, tuple(provider or ("cpu",)), threads, tuple(custom_ops or ()), profile, verbose
+        ),
+        find_nan=find_nan, bench=bench, warmup=warmup, save=save, save_inputs=save_inputs,
+        max_bytes=specs.parse_size(max_memory), keep_values=False, allow_outside=allow_outside,
+    )  # fmt: skip
+    _show(result, as_json=as_json, quiet=quiet)
+    raise typer.Exit(0 if result.passed else 1)
+
+
+def _show(result: RunResult, *, as_json: bool, quiet: bool) -> None:
+    from onnxbench.cli._render import console, note, print_json
+
+    note(*(f"chosen: {choice}" for choice in result.choices), quiet=quiet)
+    if as_json:
+        print_json("run", result)
+        return
+    screen = console()
+    threads = f"{result.threads} thread{'s' if result.threads != 1 else ''}" if result.threads else "default threads"
+    sets = f", {result.sets} sets of inputs" if result.sets > 1 else ""
+    print(f"{result.backend} on {result.provider}, optimizations {result.optimization}, {threads}{sets}")
+    screen.print(_stats_table("inputs", result.inputs))
+    screen.print(_stats_table("outputs", result.outputs))
+    if result.latency is not None:
+        screen.print(_latency_table(result.latency))
+    if result.nonfinite is not None:
+        print("\n".join(_nonfinite_lines(result.nonfinite)))
+    elif result.searched:
+        print("no NaN and no Inf in any tensor")
+    for path in result.saved:
+        print(f"wrote {path}")
+    if result.drift is not None:
+        _show_drift(result.drift)
+
+
+def _stats_table(title: str, stats: tuple[TensorStats, ...]) -> object:
+    from onnxbench.cli._render import format_bytes, table
+    from onnxbench.tensortype import format_shape
+
+    rows = [
+        (
+            entry.name, f"{entry.dtype}{format_shape(entry.shape)}", _number(entry.min), _number(entry.max),
+            _number(entry.mean), _number(entry.std), f"{entry.zeros / entry.elements:.1%}" if entry.elements else "-",
+            f"{entry.nans:,}", f"{entry.infs:,}", format_bytes(entry.bytes),
+        )
+        for entry in stats
+    ]  # fmt: skip
+    return table([title, "type", ">min", ">max", ">mean", ">std", ">zeros", ">NaN", ">Inf", ">bytes"], rows)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
+
+
+def _latency_table(latency: Latency) -> object:
+    from onnxbench.cli._render import table
+
+    times = (latency.mean_ms, latency.median_ms, latency.p95_ms, latency.min_ms, latency.max_ms, latency.std_ms)
+    row = (f"{latency.runs} runs after {latency.warmup}", *(f"{time:.3f}" for time in times), f"{latency.fps:.1f}")
+    return table(["latency", ">mean ms", ">median ms", ">p95 ms", ">min ms", ">max ms", ">std ms", ">FPS"], [row])
+
+
+def _nonfinite_lines(found: NonFinite) -> list[str]:
+    lines = [f"{found.affected:,} of {found.examined:,} floating-point tensors hold NaN or Inf"]
+    lines += [
+        f"  {entry.name} does from the start: {entry.nans:,} NaN, {entry.infs:,} Inf of {entry.elements:,} elements"
+        for entry in found.sources
+    ]
+    if found.origin is None:
+        lines.append("  no node makes any out of finite inputs")
+    else:
+        lines += _origin_lines("first", found.origin)
+    if found.nan_origin is not None:
+        lines += _origin_lines("first NaN", found.nan_origin)
+    return lines
+
+
+def _origin_lines(which: str, origin: Origin) -> list[str]:
+    from onnxbench.tensortype import format_shape
+
+    lines = [f"{which}: node {origin.node} ({origin.op_type}) makes {origin.makes}"]
+    lines += [f"  inside {place}" for place in origin.within]
+    lines += [
+        f"  {word} {value}"
+        for word, value in (("module", origin.scope), ("source", origin.source), ("note:", origin.note))
+        if value
+    ]
+    for word, entries in (("in ", origin.inputs), ("out", origin.outputs)):
+        lines += [
+            f"  {word} {entry.name}: {entry.dtype}{format_shape(entry.shape)} min {_number(entry.min)} "
+            f"max {_number(entry.max)} NaN {entry.nans:,} Inf {entry.infs:,}"
+            for entry in entries
+        ]
+    return lines
+
+
+def _show_drift(report: DriftReport) -> None:
+    from onnxbench.cli._render import console, table
+    from onnxbench.drift import summarize
+
+    measures = [">max abs", ">mean abs", ">p99 abs", ">max rel", ">max ULP", ">cosine", ">SQNR dB"]
+    console().print(table(["compared", "verdict", *measures], [_drift_row(drift) for drift in report.tensors]))
+    for line in summarize(report):
+        print(line)
+    print(report.verdict)
+
+
+def _drift_row(drift: TensorDrift) -> tuple[str, ...]:
+    verdict = "bit for bit" if drift.bitwise_equal else "passed" if drift.passed else "FAILED"
+    return (
+        drift.name,
+        verdict,
+        *(_number(value) for value in (drift.max_abs, drift.mean_abs, drift.p99_abs, drift.max_rel)),
+        "-" if drift.max_ulp is None else f"{drift.max_ulp:,}",
+        *(_number(value) for value in (drift.cosine, drift.sqnr_db)),
+    )

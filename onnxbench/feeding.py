@@ -1,0 +1,207 @@
+"""Inputs for a model from the words a user types: files, folders, scripts, shapes, ranges, a seed.
+
+Words become sets of inputs here, one set after the other; ``onnxbench.captures`` reads and draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+from onnxbench.captures import Feeds, Port, check_feeds, input_ports, load, load_value, random_feeds
+from onnxbench.errors import FeedsError, NotFoundError, UsageError, did_you_mean
+from onnxbench.graph import GraphIndex, Scope
+from onnxbench.specs import TensorSpec, parse_data_files, parse_dims, parse_ranges, parse_tensor_specs
+from onnxbench.tensortype import dtype_name
+
+if TYPE_CHECKING:
+    from onnxbench.model import Model
+
+_INTEGERS = {2, 3, 4, 5, 6, 7, 12, 13}
+_SAME_ELEMENTS = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Expand", "Slice"}
+_SAME_ROWS = {"Cast", "Identity", "DequantizeLinear", "Mul"}
+
+
+@dataclass(frozen=True, slots=True)
+class FeedOptions:
+    """What a user says about the inputs of a model, as typed.
+
+    Attributes:
+        sources: Data: ``f.npz``, ``x:f.npy``, a folder, ``script.py:func`` (see ``onnxbench.captures.load``).
+        shapes: Shapes for drawn or raw inputs (see ``onnxbench.specs``).
+        dims: Sizes of symbolic dimensions: ``batch=4``.
+        ranges: Ranges for drawn values: ``[0,1]``, ``x:[2,50]``.
+        seed: Seed for drawn values.
+        iterations: How many sets; None: all that the data holds, or one.
+        fill: Draw the inputs that the data lacks.
+        cast: Convert element types where no value changes its kind.
+    """
+
+    sources: Sequence[str] = ()
+    shapes: Sequence[str] = ()
+    dims: Sequence[str] = ()
+    ranges: Sequence[str] = ()
+    seed: int = 0
+    iterations: int | None = None
+    fill: bool = False
+    cast: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FeedSet:
+    """One set of inputs.
+
+    Attributes:
+        feeds: Values by input, checked against the model.
+        choices: What was decided without being told, one phrase each.
+    """
+
+    feeds: Feeds
+    choices: tuple[str, ...] = ()
+
+
+def feed_sets(
+    model: Model, options: FeedOptions | None = None, *, index: GraphIndex | None = None
+) -> Iterator[FeedSet]:
+    """Yields sets of inputs for a model.
+
+    Args:
+        model: The model.
+        options: What the user says; None draws one set from seed 0.
+        index: The model's index, if there is one already.
+
+    Raises:
+        FeedsError: The data does not fit the model.
+        NotFoundError: There is no such file, or a word names no input.
+        UsageError: A word cannot be read.
+    """
+    said = options or FeedOptions()
+    ports = input_ports(model.proto.graph)
+    names = [port.name for port in ports]
+    required = {port.name for port in ports if port.required}
+    specs = _shape_specs(said.shapes, required or set(names), ports)
+    shapes = {spec.name: spec.shape for spec in specs if spec.shape is not None}
+    ranges = parse_ranges(said.ranges, names, what="--val-range")
+    dims = parse_dims(said.dims)
+    _check_dims(dims, ports)
+    given = _given(said, ports, shapes)
+    drawing = given is None or said.fill
+    limits = index_limits(model, index) if drawing else {}
+    sets: Iterator[Feeds] = iter([{}] * (said.iterations or 1)) if given is None else given
+    for iteration, values in enumerate(sets):
+        choices: tuple[str, ...] = ()
+        if drawing:
+            drawn = random_feeds(
+                ports, shapes=shapes, dims=dims, ranges=ranges, limits=limits, given=values, seed=said.seed,
+                iteration=iteration,
+            )  # fmt: skip
+            values, choices = values | drawn.feeds, drawn.choices
+        yield FeedSet(check_feeds(values, ports, cast=said.cast), choices)
+
+
+def _shape_specs(words: Sequence[str], names: set[str], ports: Sequence[Port]) -> list[TensorSpec]:
+    specs = parse_tensor_specs(words, names, what="--shape")
+    by_name = {port.name: port for port in ports}
+    for spec in specs:
+        wanted = by_name[spec.name].dtype
+        if spec.dtype is not None and wanted and spec.dtype != wanted:
+            raise FeedsError(
+                f"input {spec.name!r} is {dtype_name(wanted)} in the model, not {dtype_name(spec.dtype)}",
+                hint="The element type of an input cannot be chosen; leave it out.",
+            )
+    return specs
+
+
+def _check_dims(dims: Mapping[str, int], ports: Sequence[Port]) -> None:
+    symbols = {dim for port in ports for dim in port.shape or () if isinstance(dim, str)}
+    for symbol in dims:
+        if symbol not in symbols:
+            known = f"Symbols: {', '.join(sorted(symbols))}." if symbols else "Give shapes instead: --shape x:[1,3]."
+            raise NotFoundError(
+                f"no input has a dimension called {symbol!r}", hint=did_you_mean(symbol, symbols) or known
+            )
+
+
+def _given(
+    said: FeedOptions, ports: Sequence[Port], shapes: Mapping[str, Sequence[int | str | None]]
+) -> Iterator[Feeds] | None:
+    """Returns the sets that the data holds, or None when no data is given."""
+    if not said.sources:
+        return None
+    by_name = {port.name: port for port in ports}
+    files = parse_data_files(said.sources, by_name)
+    whole = files.pop(None, [])
+    single: Feeds = {}
+    for name, paths in files.items():
+        if name is None:
+            continue
+        if len(paths) > 1:
+            raise UsageError(f"input {name!r} is given twice: {', '.join(paths)}")
+        single[name] = load_value(paths[0], by_name[name], shapes.get(name))
+    sets: Iterator[Feeds]
+    if whole:
+        sets = ({**values, **single} for values in chain.from_iterable(_load(source, ports) for source in whole))
+    else:
+        sets = iter([single])
+    return islice(sets, said.iterations) if said.iterations else sets
+
+
+def _load(source: str, ports: Sequence[Port]) -> Iterator[Feeds]:
+    """Loads a source; a path that cannot be found and looks like ``name:path`` gets a hint on the name."""
+    try:
+        yield from load(source, ports)
+    except NotFoundError as error:
+        name = next((source.partition(sign)[0] for sign in ":=" if sign in source), "")
+        near = did_you_mean(name, [port.name for port in ports]) if name else None
+        if near is None:
+            raise
+        raise NotFoundError(f"{error.message}, and no input is called {name!r}", hint=near) from None
+
+
+def index_limits(model: Model, index: GraphIndex | None = None) -> dict[str, int]:
+    """Returns the number of rows of the table that integer inputs of a model index, by input.
+
+    An input that reaches the indices of a ``Gather`` from a stored table, through operators that keep its values, has
+    to stay below the table's size: the vocabulary of an embedding, say. Linear in the nodes it reaches.
+    """
+    integers = [port.name for port in input_ports(model.proto.graph) if port.required and port.dtype in _INTEGERS]
+    if not integers:
+        return {}
+    scope = (index or GraphIndex(model.proto)).main
+    stored = {tensor.name: tuple(tensor.dims) for tensor in scope.graph.initializer}
+    limits: dict[str, int] = {}
+    for name in integers:
+        pending, seen = [name], {name}
+        while pending:
+            current = pending.pop()
+            for position in scope.consumers.get(current, ()):
+                node = scope.nodes[position]
+                if node.op_type == "Gather" and len(node.input) > 1 and node.input[1] == current:
+                    dims = _table(scope, node.input[0], stored)
+                    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+                    if dims and -len(dims) <= axis < len(dims):
+                        limits[name] = min(limits.get(name, dims[axis]), dims[axis])
+                elif node.op_type in _SAME_ELEMENTS and node.input[0] == current:
+                    new = [output for output in node.output if output and output not in seen]
+                    seen.update(new)
+                    pending += new
+    return limits
+
+
+def _table(scope: Scope, name: str, stored: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
+    """Returns the dims of the stored tensor behind ``name``, looking through operators that keep its rows."""
+    for _ in range(8):
+        if name in stored:
+            return stored[name]
+        position = scope.producers.get(name)
+        if position is None:
+            return None
+        node = scope.nodes[position]
+        if node.op_type == "Constant":
+            return next((tuple(attribute.t.dims) for attribute in node.attribute if attribute.name == "value"), None)
+        if node.op_type not in _SAME_ROWS:
+            return None
+        name = node.input[0]
+    return None
