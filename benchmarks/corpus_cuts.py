@@ -33,7 +33,7 @@ import peers
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PERCENTS = (25, 50, 75)
-ROUNDING = 16 * 2.0**-11
+ROUNDING = 4 * 2.0**-11
 """For fp16: largest difference, relative to the largest value of the tensor (2**-11 is one rounding of it)."""
 OURS = "onnxbench"
 EXACT, ROUNDED, WRONG, FAILED = "exact", "rounded", "wrong", "failed"

@@ -1,53 +1,101 @@
-"""The tour: onnxbench's main job on a real model, step by step, each step a command that is shown before it runs.
+"""The tour: onnxbench's main job on a real model, each step a command that is shown before it runs.
 
-The model is Google's magika (what kind of file are these bytes?), 3 MB, 95 nodes, exported from Keras by tf2onnx.
+The model is Google's magika (what kind of file are these bytes?): 3 MB, 95 nodes, exported from Keras by tf2onnx.
 It is taken from its PyPI wheel. Everything that is written goes to ``demo-output/``.
+
+``--write-readme`` puts the transcript into README.md, between its markers.
 """
 
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "demo-output"
+BEGIN, END = "<!-- tour: begin -->", "<!-- tour: end -->"
 
-STEPS: list[tuple[str, str]] = [
-    ("What is in this file? (No weight is read.)", "onnxbench inspect magika.onnx"),
-    ("Where are the dense layers?", "onnxbench find magika.onnx op:MatMul"),
+# What is said before a step, the command, and the exit status that is right for it.
+STEPS: list[tuple[str, str, int]] = [
+    ("What is in this file? No weight is read.", "onnxbench inspect magika.onnx", 0),
+    ("Where are the dense layers?", "onnxbench find magika.onnx op:MatMul", 0),
     (
-        "Cut out the middle, and record what really flows into it and out of it.",
-        "onnxbench extract magika.onnx middle.onnx --from node:{first} --to node:{second} --save-feeds middle.npz",
+        "Cut the middle out, and record what really flows into it and out of it.",
+        "onnxbench extract magika.onnx middle.onnx --from 'node:*Conv_0/Conv2D' --to 'node:*MagikaV2/Max' --save-feeds middle.npz",
+        0,
     ),
     (
-        "Run the piece alone on those values: it must give what the whole model gave.",
-        "onnxbench run middle.onnx --feeds middle.npz --expect middle_outputs.npz --optimization-level none",
+        "The piece alone, on those values, gives what the whole model gave.",
+        "onnxbench run middle.onnx --feeds middle.npz --expect middle_outputs.npz --optimization-level none --bitwise",
+        0,
     ),
     (
-        "Too few inputs? The error names what is missing and the cuts that would work.",
-        "onnxbench extract magika.onnx bad.onnx --inputs {inner} --outputs {second_out}",
+        "Too few inputs? The command says what is missing and shows the cuts that would work.",
+        "onnxbench extract magika.onnx norm.onnx --inputs '*LayerNorm_0/Sub_1:0' --outputs '*LayerNorm_0/AddV2_1:0'",
+        3,
     ),
-    ("Split the model into three pieces and prove that they are the model.", "onnxbench split magika.onnx pieces --parts 3 --prove"),
-    ("Is anything wrong with it?", "onnxbench check magika.onnx --ort"),
-    ("Run it: statistics of every output, and how fast it is.", "onnxbench run magika.onnx --bench 20"),
-    ("Make a model from twelve lines of text ...", "onnxbench build linear_func.yaml linear_func.onnx"),
-    ("... and read it as text.", "onnxbench show linear_func.onnx"),
+    (
+        "Split the model into three disjoint pieces, and prove that they are the model.",
+        "onnxbench split magika.onnx pieces --parts 3 --prove",
+        0,
+    ),
+    ("Is anything wrong with it?", "onnxbench check magika.onnx --ort", 0),
+    ("How fast is it?", "onnxbench run magika.onnx --bench 20", 0),
+    ("A model from twelve lines of text ...", "onnxbench build linear_func.yaml linear_func.onnx", 0),
+    ("... and as text again.", "onnxbench show linear_func.onnx", 0),
 ]
 
 
-def main() -> int:
-    """Runs every step; returns the number of steps that ended in an unexpected way."""
+def run_tour() -> str:
+    """Runs every step in ``demo-output/`` and returns the transcript, which is printed as it grows.
+
+    Raises:
+        SystemExit: A step ended otherwise than it should.
+    """
     OUTPUT.mkdir(exist_ok=True)
-    fetched = subprocess.run(
-        [sys.executable, ROOT / "tests" / "corpus" / "fetch.py", "magika", "--dir", OUTPUT], capture_output=True, text=True
-    )
+    fetch = [sys.executable, ROOT / "tests" / "corpus" / "fetch.py", "magika", "--dir", OUTPUT]
+    fetched = subprocess.run(fetch, capture_output=True, text=True)
     if fetched.returncode:
-        print(fetched.stdout, fetched.stderr, sep="\n", file=sys.stderr)
-        return 1
-    return 0
+        raise SystemExit(f"magika's model could not be fetched from PyPI:\n{fetched.stdout}{fetched.stderr}")
+    shutil.copy(ROOT / "examples" / "build" / "linear_func.yaml", OUTPUT)
+    lines: list[str] = []
+    for words, command, wanted in STEPS:
+        _say(lines, f"# {words}", f"$ {command}")
+        done = subprocess.run(
+            [_program(), *shlex.split(command)[1:]], cwd=OUTPUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        _say(lines, *(line.rstrip() for line in done.stdout.strip("\n").splitlines()))
+        if wanted:
+            _say(lines, f"(exit code {done.returncode})")
+        _say(lines, "")
+        if done.returncode != wanted:
+            raise SystemExit(f"the step above ended with exit code {done.returncode}, not {wanted}")
+    return "\n".join(lines).strip()
+
+
+def _program() -> str:
+    """Returns the command of the environment that runs this script."""
+    return str(Path(sysconfig.get_path("scripts")) / "onnxbench")
+
+
+def _say(lines: list[str], *new: str) -> None:
+    lines += new
+    print("\n".join(new), flush=True)
+
+
+def write_readme(transcript: str) -> None:
+    """Puts the transcript between the markers of the README."""
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{BEGIN}\n```console\n{transcript}\n```\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    shown = run_tour()
+    if "--write-readme" in sys.argv:
+        write_readme(shown)

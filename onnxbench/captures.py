@@ -161,7 +161,8 @@ def random_feeds(
         ports: The inputs; only required ones that ``given`` lacks are drawn.
         shapes: Shapes by input; a dimension that is None or a symbol is left to the rules below.
         dims: Sizes of symbolic dimensions. One symbol has one size in all inputs. A dynamic dimension that nothing
-            sets gets 1, or 224 where it looks like the height or width of an image, or 16 for a sequence's length.
+            sets gets 1, or what its name suggests: 224 for the height or width of an image, 16 for the length of a
+            sequence, 16,000 for samples of sound.
         ranges: Closed value ranges by input; key None is for every input without one.
         limits: The number of rows of the table that an integer input indexes, by input.
         given: Inputs that exist already; they are not drawn, and their sizes bind symbols.
@@ -287,6 +288,8 @@ def _likely_size(symbol: str | None, axis: int, shape: Sequence[Dim]) -> int:
         channels = [shape[place] for place in (1, 3)]
         if (axis in (2, 3) and channels[0] in (1, 3, 4)) or (axis in (1, 2) and channels[1] in (1, 3, 4)):
             return 224
+    if re.search(r"sample|audio|signal|wave", word):
+        return 16_000
     return 16 if re.search(r"seq|len|token|time|frame|step", word) else 1
 
 

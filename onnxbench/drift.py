@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
+_NARROW = {
+    "int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4_e2m1fn": 4, "float6_e2m3fn": 6, "float6_e3m2fn": 6,
+}  # fmt: skip
 BLOCK = 1 << 20
 """Elements that are looked at in one go."""
 _P99_BITS = 16
@@ -424,10 +427,7 @@ def _bits(block: Array) -> Array:
 
 def _odd_bits(dtype: np.dtype[Any]) -> int:
     """Returns the bits of an element type that takes less than its byte; 0 for all others."""
-    for prefix, bits in (("int4", 4), ("uint4", 4), ("int2", 2), ("uint2", 2), ("float4", 4), ("float6", 6)):
-        if dtype.name.startswith(prefix):
-            return bits
-    return 0
+    return _NARROW.get(dtype.name, 0)
 
 
 def _is_integral(dtype: np.dtype[Any]) -> bool:

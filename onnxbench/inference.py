@@ -101,10 +101,12 @@ class TypeFinder:
         if any(not _has_shape(known.get(name)) for name in wanted):
             self._infer(scope, known, wanted)
         for source in self._sources if scope is self._index.main else ():
-            missing = [name for name in wanted if not is_complete(known.get(name))]
+            missing = [name for name in wanted if not _has_shape(known.get(name))]
             if not missing:
                 break
-            known.update((name, found) for name, found in source(self._model, missing).items() if is_complete(found))
+            for name, found in source(self._model, missing).items():
+                if is_complete(found) and (_has_shape(found) or not is_complete(known.get(name))):
+                    known[name] = found
         return {name: known[name] for name in wanted if is_complete(known.get(name))}
 
     def verify(self, names: Iterable[str]) -> None:

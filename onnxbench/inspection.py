@@ -15,7 +15,7 @@ from onnxbench import card, records, select, weighing, weights
 from onnxbench.card import Card, FunctionRecord
 from onnxbench.errors import ExternalDataError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
-from onnxbench.records import INFER_UP_TO, NodeRecord, Reader, TensorRecord, operator
+from onnxbench.records import INFER_UP_TO, Link, NodeRecord, Reader, TensorRecord, operator
 from onnxbench.weighing import ModuleRecord, Statistics, Stored
 
 if TYPE_CHECKING:
@@ -61,25 +61,27 @@ class BodyRecord:
     """One body of a node.
 
     Attributes:
-        path: ``If_3/then``.
+        path: ``Loop_1/body/If_3/then``.
+        name: The last step of that, ``If_3/then``.
         op: Operator of the node that it belongs to.
         depth: How deep it is nested, 1 at the top.
         nodes: Its own nodes.
         nodes_below: Its nodes and those of bodies in it.
-        inputs: Its inputs with their types.
-        outputs: Its outputs with their types.
+        inputs: Its inputs.
+        outputs: Its outputs.
         captures: What it reads from the graphs around.
         weights: How many values it stores, those of bodies in it not included.
         bytes: What these weigh.
     """
 
     path: str
+    name: str
     op: str
     depth: int
     nodes: int
     nodes_below: int
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    inputs: tuple[Link, ...]
+    outputs: tuple[Link, ...]
     captures: tuple[str, ...]
     weights: int
     bytes: int
@@ -166,16 +168,17 @@ def inspect(
         record = _weight(stored, reader)
         return _with_statistics(record, model, stored) if values else record
 
+    modules = listed("modules", lambda: _modules(focus, reader, depth), lambda module: module)
     return Inspection(
         card=card.summarize(model, index, reader.origins) if "card" in shown else None,
         nodes=listed("nodes", focus.nodes, reader.node),
         tensors=listed("tensors", focus.tensors, reader.tensor),
         weights=listed("weights", lambda: _in_order(focus.stored(), sort), weight_record),
-        modules=listed("modules", lambda: _modules(focus, reader, depth), lambda module: module),
+        modules=modules,
         functions=listed("functions", focus.functions, _FunctionReader(index)),
         bodies=listed("bodies", lambda: focus.bodies(depth), _BodyReader(reader)),
         left_out=left_out,
-        notes=tuple(_notes(shown, reader, infer)),
+        notes=(*_type_notes(shown, reader, infer), *(_module_notes(index, modules) if not selectors else ())),
     )
 
 
@@ -184,7 +187,18 @@ def _require(word: str, words: Sequence[str]) -> None:
         raise UsageError(f"{word!r} is none of {', '.join(words)}", hint=did_you_mean(word, words))
 
 
-def _notes(shown: Collection[str], reader: Reader, infer: bool | None) -> Iterable[str]:
+def _module_notes(index: GraphIndex, modules: Sequence[ModuleRecord] | None) -> Iterable[str]:
+    if not modules:
+        return
+    nodes = sum(len(scope.nodes) for scope in index.scopes) - modules[0].nodes_below
+    stored = list(weighing.stored_values(index))
+    count = len(stored) - modules[0].weights
+    if nodes or count:
+        size = sum(item.bytes for item in stored) - modules[0].bytes
+        yield f"{nodes:,} nodes and {count:,} stored values ({size:,} bytes) tell no module and are in none of these"
+
+
+def _type_notes(shown: Collection[str], reader: Reader, infer: bool | None) -> Iterable[str]:
     if infer is None and not reader.infers and not {"nodes", "tensors", "bodies"}.isdisjoint(shown):
         yield f"types are those the model states: it has over {INFER_UP_TO:,} nodes (--infer works out the others)"
 
@@ -316,19 +330,17 @@ class _BodyReader:
         assert scope.parent is not None
         return BodyRecord(
             scope.path,
+            scope.path[len(scope.parent.path) + 1 if scope.parent.path else 0 :],
             operator(scope.parent.nodes[scope.owner]),
             scope.depth,
             len(scope.nodes),
             _nodes_below(scope),
-            self._typed(scope, scope.inputs),
-            self._typed(scope, scope.outputs),
+            self._reader.links(scope, scope.inputs),
+            self._reader.links(scope, scope.outputs),
             tuple(scope.captures),
             len(held),
             sum(stored.bytes for stored in held),
         )
-
-    def _typed(self, scope: Scope, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(f"{name}: {self._reader.type(scope, name).text}" for name in names)
 
 
 def _nodes_below(scope: Scope) -> int:

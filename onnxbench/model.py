@@ -64,9 +64,7 @@ class Model:
 
     def derive(self, proto: ModelProto) -> Model:
         """Returns a model with another structure whose weights lie where this model's do."""
-        return Model(
-            proto, self.folder, self.origin, self.allow_outside, self.sources, real_folder=self.real_folder
-        )
+        return Model(proto, self.folder, self.origin, self.allow_outside, self.sources, real_folder=self.real_folder)
 
     def byte_range(self, tensor: TensorProto) -> weights.ByteRange | None:
         """Returns where a tensor's bytes lie, or None when they are in ``proto``.
@@ -74,9 +72,7 @@ class Model:
         Raises:
             ExternalDataError: The place is not usable, or the file changed since the model was loaded.
         """
-        where = weights.byte_range(
-            tensor, self.folder, real_folder=self.real_folder, allow_outside=self.allow_outside
-        )
+        where = weights.byte_range(tensor, self.folder, real_folder=self.real_folder, allow_outside=self.allow_outside)
         if where is not None:
             now = _fingerprint(where.file)
             if self.sources.setdefault(where.file, now) != now:
@@ -89,9 +85,7 @@ class Model:
     def array(self, tensor: TensorProto) -> np.ndarray:
         """Returns the values of a tensor, read now (see ``onnxbench.weights.read_array``)."""
         self.byte_range(tensor)
-        return weights.read_array(
-            tensor, self.folder, real_folder=self.real_folder, allow_outside=self.allow_outside
-        )
+        return weights.read_array(tensor, self.folder, real_folder=self.real_folder, allow_outside=self.allow_outside)
 
     def with_small_weights(self, proto: ModelProto) -> ModelProto:
         """Returns a structure with small weights in it that lie outside, as shapes and axes may: inference needs them.

@@ -73,7 +73,7 @@ class NonFinite:
     Attributes:
         origin: The first node that makes any out of finite inputs; None when they come from outside alone.
         nan_origin: The first node that makes NaN out of none, where ``origin`` makes infinities only.
-        sources: Inputs and initializers that hold such values already.
+        sources: Inputs, initializers and constants that hold such values already.
         affected: Tensors of the main graph that hold any.
         examined: Tensors of the main graph that were judged.
     """
@@ -207,9 +207,15 @@ class _Search:
         ]
 
     def sources(self) -> tuple[TensorStats, ...]:
-        """Returns what the inputs and initializers hold that are bad themselves."""
-        names = [name for name in (*self.scope.inputs, *sorted(self.scope.constants)) if name in self.bad]
-        return self._stats(dict.fromkeys(names))
+        """Returns what the inputs, initializers and Constant nodes hold that are bad themselves."""
+        constants = [
+            name
+            for node, names in zip(self.scope.nodes, self.scope.writes, strict=True)
+            for name in names
+            if node.op_type == "Constant"
+        ]
+        names = [*self.scope.inputs, *sorted(self.scope.constants), *constants]
+        return self._stats(name for name in names if name in self.bad)
 
     def _stats(self, names: Iterable[str]) -> tuple[TensorStats, ...]:
         wanted = list(dict.fromkeys(names))

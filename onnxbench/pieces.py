@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends, captures, select
 from onnxbench.boundary import depends_on
+from onnxbench.captures import Feeds, Value
 from onnxbench.cut import Boundary, Cut, Piece, assemble, frontier, lift, plan_cut, require_main
 from onnxbench.cut import expose as expose_tensors
 from onnxbench.errors import (
@@ -30,6 +31,7 @@ from onnxbench.errors import (
     UnsupportedError,
     UsageError,
 )
+from onnxbench.feeding import FeedOptions, feed_sets
 from onnxbench.graph import GraphIndex, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.inlining import inline_functions
@@ -43,7 +45,6 @@ from onnxbench.version import SCHEMA_VERSION
 from onnxbench.writer import Saved, SaveOptions, save
 
 if TYPE_CHECKING:
-    import numpy as np
     from onnx import TypeProto
 
 MANIFEST = "manifest.yaml"
@@ -59,7 +60,7 @@ def extract(
     auto_inputs: bool = False,
     keep_unused: bool = False,
     inline: bool = False,
-    feeds: Mapping[str, np.ndarray] | None = None,
+    feeds: Mapping[str, Value] | None = None,
     allow_outside: bool = False,
 ) -> Piece:
     """Returns a piece of a model: between tensors, around nodes, or one body.
@@ -117,7 +118,7 @@ def expose(
     *,
     exclude: Sequence[str] = (),
     inline: bool = False,
-    feeds: Mapping[str, np.ndarray] | None = None,
+    feeds: Mapping[str, Value] | None = None,
     allow_outside: bool = False,
 ) -> Piece:
     """Returns the whole model with further tensors as outputs.
@@ -147,21 +148,26 @@ def expose(
     return expose_tensors(model, wanted, index=index, types=types, sources=sources)
 
 
-def type_sources(feeds: Mapping[str, np.ndarray] | None = None) -> list[TypeSource]:
+def type_sources(feeds: Mapping[str, Value] | None = None) -> list[TypeSource]:
     """Returns the places to ask for types that neither the model nor onnx's inference tells, cheapest first.
 
-    With ``feeds``, the last one is a run: element types and sizes as they really were.
+    The last one is a run of the model, on ``feeds`` or on drawn values. It tells element types and ranks; sizes are
+    left open, for they are those of one run.
     """
-    sources: list[TypeSource] = [_symbolic, _runtime]
-    if feeds is not None:
-        values = feeds
 
-        def observed(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
-            found = backends.run_with_outputs(model, dict(values), list(names), optimization="none")
-            return {name: make_type(captures.onnx_dtype(array.dtype), array.shape) for name, array in found.items()}
+    def observed(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
+        try:
+            values = feeds if feeds is not None else first_feeds(model)
+            found = backends.run_with_outputs(model, values, list(names), optimization="none")
+        except (ExecutionError, FeedsError, UnsupportedError):
+            return {}  # drawn values need not fit the model; what is unknown stays so, and is reported
+        return {
+            name: make_type(captures.onnx_dtype(array.dtype), [None] * array.ndim)
+            for name, array in found.items()
+            if hasattr(array, "dtype")
+        }
 
-        sources.append(observed)
-    return sources
+    return [_symbolic, _runtime, observed]
 
 
 def _symbolic(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
@@ -178,10 +184,10 @@ def _runtime(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
 def record(
     source: Model | str | os.PathLike[str],
     piece: Piece,
-    feeds: Mapping[str, np.ndarray],
+    feeds: Mapping[str, Value],
     *,
     allow_outside: bool = False,
-) -> dict[str, np.ndarray]:
+) -> Feeds:
     """Returns the real values at a piece's inputs and outputs, computed by running the whole model.
 
     Args:
@@ -239,8 +245,7 @@ def extract_file(
     auto_inputs: bool = False,
     keep_unused: bool = False,
     inline: bool = False,
-    feeds: str | os.PathLike[str] | None = None,
-    seed: int = 0,
+    feeds: FeedOptions | None = None,
     save_feeds: str | os.PathLike[str] | None = None,
     options: SaveOptions | None = None,
     allow_outside: bool = False,
@@ -257,8 +262,7 @@ def extract_file(
         auto_inputs: As for ``extract``.
         keep_unused: As for ``extract``.
         inline: As for ``extract``.
-        feeds: Values for the model's inputs: a file, folder or script (``onnxbench.captures.load``).
-        seed: Draw values from this seed where ``feeds`` has none.
+        feeds: What is said of the model's inputs; with data or shapes in it, a run may find out types.
         save_feeds: Record the values at the piece's inputs in this ``.npz`` file, and those at its outputs in
             another whose name ends in ``_outputs.npz``.
         options: How weights are stored.
@@ -268,7 +272,7 @@ def extract_file(
         BenchError: As for ``extract``, ``record`` and ``onnxbench.writer.save``.
     """
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    values = feeds_for(model, feeds, seed=seed) if feeds is not None or save_feeds is not None else None
+    values = first_feeds(model, feeds) if _tells_more(feeds) or save_feeds is not None else None
     piece = extract(
         model, inputs, outputs, nodes=nodes, body=body, auto_inputs=auto_inputs, keep_unused=keep_unused,
         inline=inline, feeds=values,
@@ -297,33 +301,33 @@ def expose_file(
     *,
     exclude: Sequence[str] = (),
     inline: bool = False,
-    feeds: str | os.PathLike[str] | None = None,
+    feeds: FeedOptions | None = None,
     options: SaveOptions | None = None,
     allow_outside: bool = False,
 ) -> Extracted:
     """Writes a model with further outputs (see ``expose``); ``out`` None writes nothing."""
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    values = feeds_for(model, feeds) if feeds is not None else None
+    values = first_feeds(model, feeds) if _tells_more(feeds) else None
     piece = expose(model, outputs, exclude=exclude, inline=inline, feeds=values)
     return Extracted(piece, None if out is None else save(piece.model, out, options=options))
 
 
-def feeds_for(
-    model: Model, source: str | os.PathLike[str] | None = None, *, seed: int = 0
-) -> dict[str, captures.Value]:
-    """Returns values for a model's inputs: the first set of ``source``, or drawn from ``seed``.
+def _tells_more(feeds: FeedOptions | None) -> bool:
+    """Tells whether the user said something of the inputs, so that a run of the model is worth its time."""
+    return feeds is not None and bool(feeds.sources or feeds.shapes or feeds.dims)
+
+
+def first_feeds(model: Model, options: FeedOptions | None = None) -> Feeds:
+    """Returns one set of inputs for a model: the first that the data holds, or drawn values.
 
     Raises:
         FeedsError: They do not fit the model, or cannot be drawn.
         NotFoundError: There is no such file.
     """
-    ports = captures.input_ports(model.proto.graph)
-    if source is None:
-        return captures.random_feeds(ports, seed=seed).feeds
-    first = next(iter(captures.load(source, ports)), None)
+    first = next(feed_sets(model, options), None)
     if first is None:
-        raise FeedsError(f"{source} holds no set of inputs")
-    return captures.check_feeds(first, ports)
+        raise FeedsError("the data holds no set of inputs")
+    return first.feeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,7 +403,7 @@ def split(
     max_weights: int | None = None,
     by_scopes: int | None = None,
     inline: bool = False,
-    feeds: Mapping[str, np.ndarray] | None = None,
+    feeds: Mapping[str, Value] | None = None,
     options: SaveOptions | None = None,
     allow_outside: bool = False,
 ) -> Split:
@@ -449,8 +453,7 @@ def split_file(
     by_scopes: int | None = None,
     prove: bool = False,
     inline: bool = False,
-    feeds: str | os.PathLike[str] | None = None,
-    seed: int = 0,
+    feeds: FeedOptions | None = None,
     options: SaveOptions | None = None,
     allow_outside: bool = False,
 ) -> tuple[Split, Proof | None]:
@@ -465,8 +468,7 @@ def split_file(
         by_scopes: As for ``split``.
         prove: Run the pieces in a chain and compare (see ``onnxbench.proof``).
         inline: As for ``split``.
-        feeds: Values for the model's inputs: a file, folder or script.
-        seed: Draw values from this seed where ``feeds`` has none.
+        feeds: What is said of the model's inputs, for the proof; with data or shapes in it, a run may find out types.
         options: How weights are stored.
         allow_outside: Follow external data that leaves the model's folder.
 
@@ -474,11 +476,11 @@ def split_file(
         BenchError: As for ``split`` and ``onnxbench.proof.prove``.
     """
     model, _ = _open(source, allow_outside=allow_outside, inline=inline)
-    values = feeds_for(model, feeds, seed=seed) if prove or feeds is not None else None
+    values = first_feeds(model, feeds) if prove or _tells_more(feeds) else None
     limit = parse_size(max_weights) if isinstance(max_weights, str) else max_weights
     done = split(
         model, folder, at=at, parts=parts, max_weights=limit, by_scopes=by_scopes,
-        feeds=values if feeds is not None else None, options=options,
+        feeds=values if _tells_more(feeds) else None, options=options,
     )  # fmt: skip
     return done, prove_split(done.manifest, model, values) if prove and values is not None else None
 

@@ -202,12 +202,9 @@ class Reader:
         nodes = sum(len(scope.nodes) for scope in index.scopes)
         self.infers = nodes <= INFER_UP_TO if infer is None else infer
         self._finder = TypeFinder(model, index)
-        self._types: dict[str, dict[str, KnownType]] = {}
-        self._links_by_scope: dict[str, dict[str, Link]] = {}
+        self._views: dict[Scope, _View] = {}
         self._texts: dict[bytes, KnownType] = {}
-        self._given: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
-        self._stored: dict[str, dict[str, int]] = {}
-        self._origins_by_scope: dict[tuple[str | None, int], Origin] = {}
+        self._origins_by_module: dict[tuple[str | None, int], Origin] = {}
 
     @cached_property
     def origins(self) -> Origins:
@@ -216,10 +213,7 @@ class Reader:
 
     def type(self, scope: Scope, name: str) -> KnownType:
         """Returns what is known of the type of a tensor of a graph."""
-        types = self._types.get(scope.path)
-        if types is None:
-            types = self._types[scope.path] = self._read_types(scope)
-        return types.get(name, UNKNOWN)
+        return self._types(self._view(scope)).get(name, UNKNOWN)
 
     def kind(self, scope: Scope, name: str) -> str:
         """Returns what a tensor is to a graph: see ``TensorRecord.kind``; ``captured`` if a graph around defines it."""
@@ -228,7 +222,7 @@ class Reader:
             return "inner" if scope.nodes[position].op_type != "Constant" else "constant"
         if name in scope.constants:
             return "initializer"
-        if name in self._ends(scope)[0]:
+        if name in self._view(scope).inputs:
             return "input"
         return "undefined" if scope.parent is None else "captured"
 
@@ -240,25 +234,26 @@ class Reader:
         if found.frames or found.classes or found.rule:
             return _origin(found)
         key = found.scope, found.call
-        known = self._origins_by_scope.get(key)
+        known = self._origins_by_module.get(key)
         if known is None:
-            known = self._origins_by_scope[key] = _origin(found)
+            known = self._origins_by_module[key] = _origin(found)
         return known
 
     def node(self, ref: NodeRef) -> NodeRecord:
         """Returns the record of a node."""
-        scope, node = ref.scope, ref.node
-        bodies = scope.bodies.get(ref.position, [])
+        scope, position = ref.scope, ref.position
+        node, view = scope.nodes[position], self._view(scope)
+        bodies = scope.bodies.get(position, [])
         direct = set(node.input) if bodies else set()
         return NodeRecord(
-            path=ref.path,
+            path=view.paths[position],
             name=node.name,
             op=operator(node),
             graph=scope.path,
-            position=ref.position,
-            inputs=self._links(scope, node.input),
-            outputs=self._links(scope, node.output),
-            captures=tuple([name for name in scope.reads[ref.position] if name not in direct]) if bodies else (),
+            position=position,
+            inputs=self.links(scope, node.input),
+            outputs=self.links(scope, node.output),
+            captures=tuple([name for name in scope.reads[position] if name not in direct]) if bodies else (),
             bodies=tuple([body.path for body in bodies]),
             attributes={a.name: attribute_value(a) for a in node.attribute} if len(node.attribute) else {},
             is_function_call=self.index.function_of(node) is not None,
@@ -268,30 +263,29 @@ class Reader:
     def tensor(self, ref: TensorRef) -> TensorRecord:
         """Returns the record of a tensor."""
         scope, name = ref.scope, ref.name
+        view = self._view(scope)
         kind = self.kind(scope, name)
         position = scope.producers.get(name)
         maker = None if position is None else scope.nodes[position]
-        consumers = tuple([use for reader in scope.consumers.get(name, ()) for use in self._uses(scope, reader, name)])
-        inputs, outputs = self._ends(scope)
+        uses = [use for reader in scope.consumers.get(name, ()) for use in view.uses(reader).get(name, ())]
         return TensorRecord(
-            name=ref.path,
+            name=f"{scope.path}/{name}" if scope.path else name,
             kind=kind,
-            is_output=name in outputs,
-            has_default=kind == "initializer" and name in inputs,
-            type=self.type(scope, name),
-            bytes=self._bytes(scope, name, maker) if kind in ("initializer", "constant") else None,
+            is_output=name in view.outputs,
+            has_default=kind == "initializer" and name in view.inputs,
+            type=self._types(view).get(name, UNKNOWN),
+            bytes=view.stored_bytes(name, maker) if kind in ("initializer", "constant") else None,
             graph=scope.path,
-            producer=None if position is None else NodeRef(scope, position).path,
+            producer=None if position is None else view.paths[position],
             producer_op=None if maker is None else operator(maker),
-            producer_output=None if maker is None else list(maker.output).index(name),
-            consumers=consumers,
+            producer_output=None if position is None else view.output_number(position, name),
+            consumers=tuple(uses),
             origin=self._common_origin(scope, name) if maker is None else self.origin(maker),
         )
 
-    def _links(self, scope: Scope, names: Iterable[str]) -> tuple[Link, ...]:
-        known = self._links_by_scope.get(scope.path)
-        if known is None:
-            known = self._links_by_scope[scope.path] = {"": Link("", "left out", "")}
+    def links(self, scope: Scope, names: Iterable[str]) -> tuple[Link, ...]:
+        """Returns tensors as a node of a graph, or the graph itself, sees them."""
+        known = self._view(scope).links
         links = []
         for name in names:
             link = known.get(name)
@@ -311,15 +305,6 @@ class Reader:
             return Link(name, "undefined", "?")
         return Link(f"{outer.path}/{name}" if outer.path else name, "captured", self.type(outer, name).text)
 
-    def _uses(self, scope: Scope, position: int, name: str) -> list[Use]:
-        node = scope.nodes[position]
-        path, op = NodeRef(scope, position).path, operator(node)
-        at = [number for number, read in enumerate(node.input) if read == name]
-        uses = [Use(path, op, number) for number in at]
-        if position in scope.bodies and any(name in body.captures for body in scope.bodies[position]):
-            uses.append(Use(path, op, None))
-        return uses
-
     def _common_origin(self, scope: Scope, name: str) -> Origin:
         """Returns the module that alone reads an input or weight."""
         readers = scope.consumers.get(name, [])
@@ -329,20 +314,22 @@ class Reader:
         found = self.origin(scope.nodes[readers[0]])
         return Origin(found.module, found.module_class, found.call)
 
-    def _ends(self, scope: Scope) -> tuple[frozenset[str], frozenset[str]]:
-        """Returns the inputs and outputs of a graph as sets."""
-        ends = self._given.get(scope.path)
-        if ends is None:
-            ends = self._given[scope.path] = frozenset(scope.inputs), frozenset(scope.outputs)
-        return ends
+    def _view(self, scope: Scope) -> _View:
+        view = self._views.get(scope)
+        if view is None:
+            view = self._views[scope] = _View(scope)
+        return view
 
-    def _read_types(self, scope: Scope) -> dict[str, KnownType]:
-        declared = declared_types(scope)
-        found = self._finder.find(scope, scope.tensor_names()) if self.infers else declared
-        return {
-            name: self._known(value, "model" if declared.get(name) == value else "inference")
-            for name, value in found.items()
-        }
+    def _types(self, view: _View) -> dict[str, KnownType]:
+        if view.types is None:
+            scope = view.scope
+            declared = declared_types(scope)
+            found = self._finder.find(scope, scope.tensor_names()) if self.infers else declared
+            view.types = {
+                name: self._known(value, "model" if declared.get(name) == value else "inference")
+                for name, value in found.items()
+            }
+        return view.types
 
     def _known(self, value: TypeProto, by: str) -> KnownType:
         """Returns a type in words; most tensors of a graph share a few types, which are put into words once."""
@@ -360,20 +347,57 @@ class Reader:
             self._texts[key] = known
         return known
 
-    def _bytes(self, scope: Scope, name: str, maker: NodeProto | None) -> int | None:
-        """Returns the size of a stored value; that of a typed list in a Constant node is small and not counted."""
+
+class _View:
+    """One graph, with what the records of its nodes and tensors share."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        prefix = f"{scope.path}/" if scope.path else ""
+        self.paths = [prefix + label for label in scope.labels()]
+        self.inputs, self.outputs = frozenset(scope.inputs), frozenset(scope.outputs)
+        self.links: dict[str, Link] = {"": Link("", "left out", "")}
+        self.types: dict[str, KnownType] | None = None
+        self._stored: dict[str, int] | None = None
+        self._made: dict[int, dict[str, int]] = {}
+        self._uses: dict[int, dict[str, list[Use]]] = {}
+
+    def uses(self, position: int) -> dict[str, list[Use]]:
+        """Returns the uses that a node makes of the tensors that it reads, by name."""
+        uses = self._uses.get(position)
+        if uses is None:
+            scope = self.scope
+            node, path = scope.nodes[position], self.paths[position]
+            op = operator(node)
+            uses = {}
+            for number, name in enumerate(node.input):
+                uses.setdefault(name, []).append(Use(path, op, number))
+            for name in {name: None for body in scope.bodies.get(position, ()) for name in body.captures}:
+                uses.setdefault(name, []).append(Use(path, op, None))
+            self._uses[position] = uses
+        return uses
+
+    def output_number(self, position: int, name: str) -> int:
+        """Returns which output of a node a tensor is."""
+        made = self._made.get(position)
+        if made is None:
+            outputs = self.scope.nodes[position].output
+            made = self._made[position] = {name: number for number, name in enumerate(outputs)}
+        return made[name]
+
+    def stored_bytes(self, name: str, maker: NodeProto | None) -> int | None:
+        """Returns the size of a stored value; a list of numbers in a Constant node is small and not weighed."""
         if maker is not None:
-            held = [a for a in maker.attribute if a.type == 4]
+            held = [attribute for attribute in maker.attribute if attribute.type == 4]
             return weights.tensor_bytes(held[0].t) if held else None
-        sizes = self._stored.get(scope.path)
-        if sizes is None:
-            graph: GraphProto = scope.graph
-            sizes = {tensor.name: weights.tensor_bytes(tensor) for tensor in graph.initializer}
+        if self._stored is None:
+            graph: GraphProto = self.scope.graph
+            self._stored = {tensor.name: weights.tensor_bytes(tensor) for tensor in graph.initializer}
             for sparse in graph.sparse_initializer:
                 parts = (sparse.values, sparse.indices)
-                sizes[sparse.values.name] = sum(raw_size(part.dims, part.data_type) for part in parts)
-            self._stored[scope.path] = sizes
-        return sizes.get(name)
+                size = sum(raw_size(part.dims, part.data_type) for part in parts)
+                self._stored[sparse.values.name] = size
+        return self._stored.get(name)
 
 
 def _origin(found: Provenance) -> Origin:

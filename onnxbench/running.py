@@ -226,8 +226,9 @@ class _Runner:
     def stream(self, feeds: Mapping[str, Value]) -> Iterator[tuple[str, Value]]:
         """Yields (name, value) of everything that is looked at."""
         if self._session is not None:
-            return iter(self._session.run(feeds, self.names).items())
-        return backends.stream_outputs(
+            yield from self._session.run(feeds, self.names).items()
+            return
+        yield from backends.stream_outputs(
             self._model, feeds, self.names, backend=self.backend.name, options=self._options, max_bytes=self._max_bytes
         )
 

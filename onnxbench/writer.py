@@ -125,7 +125,7 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
             _publish(staging, target.parent, [*names, target.name])
     except OSError as error:
         raise _cannot_write(error, target) from None
-    return Saved(target, size, tuple(target.parent / name for name in names), sum(sizes), tuple(repairs))
+    return Saved(Path(path), size, tuple(Path(path).parent / name for name in names), sum(sizes), tuple(repairs))
 
 
 def _publish(staging: Path, folder: Path, names: list[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from onnxbench.feeding import FeedOptions
     from onnxbench.writer import SaveOptions
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="The model file.", show_default=False)]
@@ -42,15 +43,42 @@ ShareWeights = Annotated[
 ]
 InlineFunctions = Annotated[bool, typer.Option("--inline-functions", help="Inline local functions first.")]
 FeedsOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        "--feeds", "--load-inputs", metavar="DATA",
-        help="Values for the model's inputs: .npz, .npy, .pb, Polygraphy .json, a folder, or script.py:func.",
-        show_default=False,
+        "--feeds", "--load-inputs", "--load-input-data", metavar="DATA...", show_default=False,
+        help="Inputs: .npz, .npy, .pb, Polygraphy .json, x:f.bin, a folder, or script.py:func (which is run).",
     ),
 ]  # fmt: skip
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Draw inputs that no feeds give from this seed.")]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape", "--shapes", "--input-shapes", metavar="SPEC...", show_default=False,
+        help="Shapes of drawn inputs: x:[1,3,224,224], x:1x3x224x224, 1,3,224,224.",
+    ),
+]  # fmt: skip
+DimOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dim", metavar="NAME=N...", show_default=False, help="Sizes of symbolic dimensions of drawn inputs."
+    ),
+]
+RangeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--val-range", metavar="RANGE...", show_default=False, help="Ranges of drawn values: [0,1], x:[2,50]."
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn values.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
+
+
+def feed_options(
+    feeds: list[str] | None, shape: list[str] | None, dim: list[str] | None, val_range: list[str] | None, seed: int
+) -> FeedOptions:
+    """Returns what these options say of a model's inputs."""
+    from onnxbench.feeding import FeedOptions
+
+    return FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed)
 
 
 def save_options(external: str | None, per_tensor: bool, threshold: str, share: bool) -> SaveOptions:

@@ -1,85 +1,102 @@
 """Plain text tables and fields: one line per row, however long the names; linear, so that 100,000 rows are no trouble.
 
-On a terminal a table fits its width: columns of text are shortened in the middle, the widest first, since both ends
-of a name say more than its middle. In a pipe or file every name is whole, and a very long cell shifts its own row
-rather than all of them. Characters that would break a line or steer a terminal are shown escaped.
+On a terminal a table fits its width: columns of names are shortened in the middle, the widest first, and keep more of
+the end, where paths differ. In a pipe or file every name is whole, and a very long cell shifts its own row rather
+than all of them. Characters that would break a line or steer a terminal are shown escaped. (rich's tables wrap in
+pipes, and take 20 s for 100,000 rows.)
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 NBSP = "\N{NO-BREAK SPACE}"
 _GAP = "  "
-_NARROWEST = 8
-_WIDEST_PIPED = 64
+_NARROWEST = 10
+_WIDEST_PIPED = 48
+_WIDEST_WHOLE = 40
 _PROSE = 110
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: Its heading.
+        kind: ``name`` may be shortened in the middle, ``list`` item by item (items end in a comma), ``whole`` only
+            when it is very long, ``number`` never, and is right-aligned.
+    """
+
+    name: str
+    kind: Literal["name", "list", "whole", "number"] = "name"
 
 
 def terminal_width() -> int | None:
     """Returns the columns of the terminal that stdout is, or None if it is none."""
-    if not sys.stdout.isatty():
-        return None
-    import shutil
-
-    return shutil.get_terminal_size((100, 24)).columns
+    return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, width: int | None = None) -> None:
-    """Prints a table; a column whose name starts with ``>`` is right-aligned and never shortened.
-
-    A column with nothing in it is left out.
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table; a column with nothing in it is left out.
 
     Args:
-        columns: Their headings.
-        rows: The cells, as many in each row as there are columns.
-        width: The room there is; None: the terminal's, or in a pipe as much as it takes.
+        columns: The columns.
+        rows: The cells, as many in each row as there are columns; at least one row.
     """
-    width = terminal_width() if width is None else width
-    cells = [[plain(cell) for cell in row] for row in rows]
-    filled = [number for number in range(len(columns)) if any(row[number] for row in cells)]
-    names = [columns[number].removeprefix(">") for number in filled]
-    right = [columns[number].startswith(">") for number in filled]
-    natural = [
-        max([_columns(name), *(_columns(row[number]) for row in cells)])
-        for name, number in zip(names, filled, strict=True)
-    ]
-    if width is None:
-        widths = [min(size, max(_WIDEST_PIPED, len(name))) for size, name in zip(natural, names, strict=True)]
+    texts = [[column.name, *map(plain, cells)] for column, cells in zip(columns, zip(*rows, strict=True), strict=True)]
+    filled = [number for number, cells in enumerate(texts) if any(cells[1:])]
+    shown, texts = [columns[number] for number in filled], [texts[number] for number in filled]
+    natural = [max(map(_width, cells)) for cells in texts]
+    room = terminal_width()
+    if room is None:
+        widths = [min(size, max(_WIDEST_PIPED, len(column.name))) for size, column in zip(natural, shown, strict=True)]
     else:
-        widths = _fit(natural, right, width - len(_GAP) * (len(names) - 1))
-    head = _line(names, widths, right, shorten=False)
+        widths = _fit(natural, shown, room - len(_GAP) * (len(shown) - 1))
+        texts = [
+            [cell if _width(cell) <= width else _SHORTENERS[column.kind](cell, width) for cell in cells]
+            for cells, width, column in zip(texts, widths, shown, strict=True)
+        ]
+    padded = [_padded(*column) for column in zip(texts, widths, shown, strict=True)]
+    head, *lines = [_GAP.join(cells).rstrip() for cells in zip(*padded, strict=True)]
+    bold, end = _style(1)
     rule = _GAP.join(("─" if _is_unicode() else "-") * size for size in widths)
-    emphasis = ("\033[1m", "\033[0m") if _is_colored() else ("", "")
-    out = [f"{emphasis[0]}{head}{emphasis[1]}", rule]
-    out += [_line([row[number] for number in filled], widths, right, shorten=width is not None) for row in cells]
-    sys.stdout.write("\n".join(out) + "\n")
+    sys.stdout.write("\n".join([f"{bold}{head}{end}", rule, *lines]) + "\n")
 
 
 def print_heading(text: str) -> None:
-    """Prints a heading in bold, on a terminal."""
-    emphasis = ("\033[1m", "\033[0m") if _is_colored() else ("", "")
-    print(f"{emphasis[0]}{plain(text)}{emphasis[1]}")
+    """Prints a heading, in bold on a terminal."""
+    bold, end = _style(1)
+    print(f"{bold}{plain(text)}{end}")
 
 
-def print_fields(fields: Iterable[tuple[str, str]], *, indent: int = 0) -> None:
+def print_fields(fields: Iterable[tuple[str, str]], *, indent: int = 0, labels: int = 0) -> None:
     """Prints named values, one below the other; long ones are wrapped at words, under themselves.
 
     A name that repeats the one before is not shown again. Words joined by ``NBSP`` stay on one line.
+
+    Args:
+        fields: Names and values.
+        indent: Spaces before the names.
+        labels: The least room for the names.
     """
     found = [(label, NBSP.join(map(plain, text.split(NBSP)))) for label, text in fields]
-    labels = max((len(label) for label, _ in found), default=0) + 2
+    labels = max([labels, *(len(label) for label, _ in found)]) + 2
     width = min(terminal_width() or _PROSE, _PROSE)
-    dim = ("\033[2m", "\033[0m") if _is_colored() else ("", "")
-    before = ""
+    dim, end = _style(2)
+    before = None
     for label, text in found:
         room = max(20, width - indent - labels)
         lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
         name = "" if label == before else label
         before = label
-        print(f"{' ' * indent}{dim[0]}{name:<{labels}}{dim[1]}{lines[0].replace(NBSP, ' ')}".rstrip())
+        print(f"{' ' * indent}{dim}{name:<{labels}}{end}{lines[0].replace(NBSP, ' ')}".rstrip())
         for line in lines[1:]:
             print(" " * (indent + labels) + line.replace(NBSP, " "))
 
@@ -93,44 +110,70 @@ def plain(text: str) -> str:
 
 def shorten(text: str, width: int) -> str:
     """Returns a text in at most ``width`` columns, its middle replaced by an ellipsis if it is longer."""
-    if _columns(text) <= width:
+    if _width(text) <= width:
         return text
     mark = "…" if _is_unicode() else "..."
     room = max(0, width - len(mark))
-    head, tail = (room + 1) // 2, room // 2
-    while head + tail > 0 and _columns(text[:head]) + _columns(text[len(text) - tail :]) > room:
-        head, tail = head - (head >= tail), tail - (tail > head)
+    head, tail = room // 3, room - room // 3
+    while _width(text[:head]) + _width(text[len(text) - tail :]) > room:  # wide characters
+        head, tail = (head - 1, tail) if head > tail // 2 else (head, tail - 1)
     return f"{text[:head]}{mark}{text[len(text) - tail :]}"
 
 
-def _fit(natural: Sequence[int], fixed: Sequence[bool], room: int) -> list[int]:
-    """Returns widths of columns that fit the room: those that are not fixed are capped, the widest first."""
-    left = room - sum(size for size, stays in zip(natural, fixed, strict=True) if stays)
-    free = sorted(size for size, stays in zip(natural, fixed, strict=True) if not stays)
-    cap = max(free, default=0)
-    for number, size in enumerate(free):
-        share = left // (len(free) - number)
+def _shorten_list(text: str, width: int) -> str:
+    """Shortens each item of a list; what does not fit even so is counted."""
+    items = text.split(", ")
+    for count in range(len(items), 0, -1):
+        more = f" +{len(items) - count}" if count < len(items) else ""
+        room = width - len(more) - 2 * (count - 1)
+        if room >= _NARROWEST * count or count == 1:
+            sizes = _share([_width(item) for item in items[:count]], room)
+            return ", ".join(map(shorten, items[:count], sizes)) + more
+    return shorten(text, width)
+
+
+def _fit(natural: Sequence[int], columns: Sequence[Column], room: int) -> list[int]:
+    """Returns widths of columns that fit the room if they can: names and lists give way, the widest first."""
+    fixed = {"number": room, "whole": _WIDEST_WHOLE}
+    most = [min(size, fixed.get(column.kind, size)) for size, column in zip(natural, columns, strict=True)]
+    giving = [number for number, column in enumerate(columns) if column.kind not in fixed]
+    left = room - sum(size for number, size in enumerate(most) if number not in giving)
+    for number, size in zip(giving, _share([most[number] for number in giving], left), strict=True):
+        most[number] = size
+    return most
+
+
+def _share(sizes: Sequence[int], room: int) -> list[int]:
+    """Returns the sizes capped so that their sum is at most ``room``: what is small stays whole."""
+    left, cap = room, max(sizes, default=0)
+    for number, size in enumerate(sorted(sizes)):
+        share = left // (len(sizes) - number)
         if size > share:
             cap = max(_NARROWEST, share)
             break
         left -= size
-    return [size if stays else min(size, cap) for size, stays in zip(natural, fixed, strict=True)]
+    return [min(size, cap) for size in sizes]
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool], *, shorten: bool) -> str:
-    parts = []
-    for cell, width, is_right in zip(cells, widths, right, strict=True):
-        shown = _shortened(cell, width) if shorten else cell
-        padding = " " * (width - _columns(shown))
-        parts.append(padding + shown if is_right else shown + padding)
-    return _GAP.join(parts).rstrip()
+def _leave(text: str, width: int) -> str:
+    return text
 
 
-def _shortened(cell: str, width: int) -> str:
-    return cell if len(cell) <= width and cell.isascii() else shorten(cell, width)
+_SHORTENERS: dict[str, Callable[[str, int], str]] = {
+    "name": shorten, "list": _shorten_list, "whole": shorten, "number": _leave,
+}  # fmt: skip
 
 
-def _columns(text: str) -> int:
+def _padded(cells: Sequence[str], width: int, column: Column) -> list[str]:
+    if all(map(str.isascii, cells)):
+        return [cell.rjust(width) if column.kind == "number" else cell.ljust(width) for cell in cells]
+    padding = [" " * (width - _width(cell)) for cell in cells]
+    if column.kind == "number":
+        return [space + cell for space, cell in zip(padding, cells, strict=True)]
+    return [cell + space for space, cell in zip(padding, cells, strict=True)]
+
+
+def _width(text: str) -> int:
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -142,7 +185,8 @@ def _is_unicode() -> bool:
     return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
 
 
-def _is_colored() -> bool:
-    import os
-
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def _style(code: int) -> tuple[str, str]:
+    """Returns what switches a style on and off, or nothing where there is no terminal or no wish for it."""
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        return f"\033[{code}m", "\033[0m"
+    return "", ""

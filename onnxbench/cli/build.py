@@ -85,7 +85,9 @@ def build(
 
 def _print_built(done: Built) -> None:
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in done.opsets.items())
-    print(f"{done.nodes:,} nodes, {done.functions:,} functions, {done.tensors:,} tensors; {opsets}")
+    held = {"node": done.nodes, "function": done.functions, "tensor": done.tensors}
+    counted = [f"{count:,} {what}{'' if count == 1 else 's'}" for what, count in held.items()]
+    print(f"{', '.join(counted)}; {opsets}")
     for what, values in (("input", done.inputs), ("output", done.outputs)):
         for name, kind in values.items():
             print(f"{what:<7}{name}: {kind}")

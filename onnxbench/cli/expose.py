@@ -11,6 +11,7 @@ from onnxbench.cli import _pieces
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
+    DimOption,
     DryRun,
     ExternalData,
     ExternalThreshold,
@@ -19,7 +20,11 @@ from onnxbench.cli._options import (
     ModelArgument,
     PerTensor,
     Quiet,
+    RangeOption,
+    Seed,
+    ShapeOption,
     ShareWeights,
+    feed_options,
     save_options,
 )
 
@@ -61,6 +66,10 @@ def expose(
     ] = None,
     inline_functions: InlineFunctions = False,
     feeds: FeedsOption = None,
+    shape: ShapeOption = None,
+    dim: DimOption = None,
+    val_range: RangeOption = None,
+    seed: Seed = 0,
     dry_run: DryRun = False,
     external_data: ExternalData = None,
     per_tensor: PerTensor = False,
@@ -87,7 +96,8 @@ def expose(
     target, ends = _pieces.target_and_outputs(out, outputs, short_o, dry_run=dry_run)
     wanted = [*(ends or ()), *(f"op:{name}" for name in by_type or ())]
     done = pieces.expose_file(
-        model, target, wanted, exclude=exclude or (), inline=inline_functions, feeds=feeds, allow_outside=allow_outside,
+        model, target, wanted, exclude=exclude or (), inline=inline_functions, allow_outside=allow_outside,
+        feeds=feed_options(feeds, shape, dim, val_range, seed),
         options=save_options(external_data, per_tensor, external_threshold, share_weights),
     )  # fmt: skip
     _pieces.print_extracted("expose", done, as_json=as_json, quiet=quiet)

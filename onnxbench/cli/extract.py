@@ -11,6 +11,7 @@ from onnxbench.cli import _pieces
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
+    DimOption,
     DryRun,
     ExternalData,
     ExternalThreshold,
@@ -19,8 +20,11 @@ from onnxbench.cli._options import (
     ModelArgument,
     PerTensor,
     Quiet,
+    RangeOption,
     Seed,
+    ShapeOption,
     ShareWeights,
+    feed_options,
     save_options,
 )
 
@@ -88,6 +92,9 @@ def extract(
     keep_unused: Annotated[bool, typer.Option("--keep-unused", help="Keep inputs that change nothing.")] = False,
     inline_functions: InlineFunctions = False,
     feeds: FeedsOption = None,
+    shape: ShapeOption = None,
+    dim: DimOption = None,
+    val_range: RangeOption = None,
     seed: Seed = 0,
     save_feeds: Annotated[
         Path | None,
@@ -129,7 +136,8 @@ def extract(
     with _pieces.proposals_as_commands(model, target, ends):
         done = pieces.extract_file(
             model, target, inputs, ends, nodes=selectors, body=lift, auto_inputs=auto_inputs, keep_unused=keep_unused,
-            inline=inline_functions, feeds=feeds, seed=seed, save_feeds=save_feeds, allow_outside=allow_outside,
+            inline=inline_functions, save_feeds=save_feeds, allow_outside=allow_outside,
+            feeds=feed_options(feeds, shape, dim, val_range, seed),
             options=save_options(external_data, per_tensor, external_threshold, share_weights),
         )  # fmt: skip
     _pieces.print_extracted("extract", done, as_json=as_json, quiet=quiet)

@@ -9,10 +9,10 @@ import typer
 
 from onnxbench.cli import _render
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
-from onnxbench.cli._tables import NBSP, plain, print_fields, print_heading, print_table
+from onnxbench.cli._tables import NBSP, Column, plain, print_fields, print_heading, print_table
 
 if TYPE_CHECKING:
-    from onnxbench.card import Card, ExternalFile, Port, Weighed
+    from onnxbench.card import Card, ExternalFile, FunctionRecord, Port
     from onnxbench.inspection import BodyRecord, Inspection, WeightRecord
     from onnxbench.records import Link, NodeRecord, TensorRecord
     from onnxbench.weighing import ModuleRecord
@@ -28,8 +28,9 @@ def inspect(
     model: ModelArgument,
     selectors: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SELECTOR]...", help="Only what these match (see `onnxbench find --help`).",
-                       show_default=False),
+        typer.Argument(
+            metavar="[SELECTOR]...", help="Only what these match (see `onnxbench find --help`).", show_default=False
+        ),
     ] = None,
     select: Annotated[
         list[str] | None, typer.Option("--select", "-s", metavar="SEL...", help="The same.", show_default=False)
@@ -46,8 +47,12 @@ def inspect(
     bodies: Annotated[bool, typer.Option("--bodies", help="The tree of If, Loop and Scan bodies.")] = False,
     show: Annotated[
         list[str] | None,
-        typer.Option("--show", metavar="VIEW...", help="The same by name: layers, attrs, weights, tensors, scopes...",
-                     show_default=False),
+        typer.Option(
+            "--show",
+            metavar="VIEW...",
+            help="The same by name: layers, attrs, weights, tensors, scopes...",
+            show_default=False,
+        ),
     ] = None,
     values: Annotated[
         bool, typer.Option("--values", help="Weights with statistics: reads them, block by block.")
@@ -61,8 +66,11 @@ def inspect(
     ] = None,
     infer: Annotated[
         bool | None,
-        typer.Option("--infer/--no-infer", help="Work out types that the model does not state. Default: up to 50,000 "
-                     "nodes.", show_default=False),
+        typer.Option(
+            "--infer/--no-infer",
+            help="Work out types that the model does not state. Default: up to 50,000 nodes.",
+            show_default=False,
+        ),
     ] = None,
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,
@@ -94,7 +102,14 @@ def inspect(
     asked = [view for view, wanted in flags.items() if wanted] + [_SPELLINGS.get(word, word) for word in show or ()]
     views = list(dict.fromkeys("nodes" if view == "attributes" else view for view in asked))
     found = take_apart(
-        loaded, views, [*(selectors or ()), *(select or ())], infer=infer, values=values, sort=sort, top=top, depth=depth
+        loaded,
+        views,
+        [*(selectors or ()), *(select or ())],
+        infer=infer,
+        values=values,
+        sort=sort,
+        top=top,
+        depth=depth,
     )
     _render.note(*found.notes, quiet=quiet)
     if as_json:
@@ -106,45 +121,60 @@ def inspect(
 def _print(found: Inspection, *, with_attributes: bool) -> None:
     """Prints each view that was asked for."""
     if found.card is not None:
-        _print_card(found.card)
-    if found.modules is not None:
-        _print_view(found, "modules", _MODULE_COLUMNS, map(_module_row, found.modules))
-    if found.functions is not None:
-        rows = [
-            [f.name, str(f.nodes), str(f.calls), ", ".join(f.inputs), ", ".join(f.outputs), ", ".join(f.attributes),
-             _counted(f.ops)]
-            for f in found.functions
-        ]  # fmt: skip
-        columns = ("function", ">nodes", ">calls", "inputs", "outputs", "attributes", "operators")
-        _print_view(found, "functions", columns, rows)
-    if found.bodies is not None:
-        columns = ("body", "of", ">nodes", ">in all", ">weights", ">bytes", "inputs", "outputs", "captures")
-        _print_view(found, "bodies", columns, map(_body_row, found.bodies))
-    if found.nodes is not None:
-        columns = ("node", "operator", *(("attributes",) if with_attributes else ()), "inputs", "outputs", "module",
-                   "source")  # fmt: skip
-        _print_view(found, "nodes", columns, (_node_row(node, with_attributes) for node in found.nodes))
-    if found.tensors is not None:
-        columns = ("tensor", "type", "kind", "made by", ">readers", "module")
-        _print_view(found, "tensors", columns, map(_tensor_row, found.tensors))
-    if found.weights is not None:
-        _print_weights(found, found.weights)
+        print_heading(found.card.file.name if found.card.file else "model in memory")
+        print_fields(_card_fields(found.card))
+    rows: dict[str, Iterable[Sequence[str]]] = {
+        "modules": map(_module_row, found.modules or ()),
+        "functions": map(_function_row, found.functions or ()),
+        "bodies": map(_body_row, found.bodies or ()),
+        "nodes": (_node_row(node, with_attributes) for node in found.nodes or ()),
+        "tensors": map(_tensor_row, found.tensors or ()),
+        "weights": map(_weight_row, found.weights or ()),
+    }
+    shown = [view for view in rows if getattr(found, view) is not None]
+    for view in shown:
+        if len(shown) > 1 or found.card is not None:
+            print("\n" if found.card is not None or view != shown[0] else "", end="")
+            print_heading(view)
+        if getattr(found, view):
+            print_table(_COLUMNS[view], rows[view])
+        else:
+            print(_NONE[view])
+        left_out = (found.left_out or {}).get(view)
+        if left_out:
+            print(f"... and {left_out:,} more")
 
 
-def _print_view(found: Inspection, view: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    made = list(rows)
-    if found.card is not None or sum(part is not None for part in (found.modules, found.functions, found.bodies,
-                                                                   found.nodes, found.tensors, found.weights)) > 1:
-        print_heading(f"\n{view}".lstrip("\n"))
-    if made:
-        print_table(columns, made)
-    else:
-        print(_NONE[view])
-    left_out = (found.left_out or {}).get(view)
-    if left_out:
-        print(f"... and {left_out:,} more")
-
-
+_COLUMNS = {
+    "modules": (
+        Column("module"), Column("class"), Column("calls", "number"), Column("own nodes", "number"),
+        Column("all nodes", "number"), Column("weights", "number"), Column("bytes", "number"),
+        Column("operators", "list"),
+    ),
+    "functions": (
+        Column("function"), Column("nodes", "number"), Column("calls", "number"), Column("inputs", "list"),
+        Column("outputs", "list"), Column("attributes", "list"), Column("operators", "list"),
+    ),
+    "bodies": (
+        Column("body"), Column("of", "whole"), Column("nodes", "number"), Column("in all", "number"),
+        Column("weights", "number"), Column("bytes", "number"), Column("inputs", "list"), Column("outputs", "list"),
+        Column("captures", "list"),
+    ),
+    "nodes": (
+        Column("node"), Column("operator", "whole"), Column("attributes", "list"), Column("inputs", "list"),
+        Column("outputs", "list"), Column("type", "whole"), Column("module"), Column("source"),
+    ),
+    "tensors": (
+        Column("tensor"), Column("type", "whole"), Column("kind", "whole"), Column("made by"),
+        Column("read by", "number"), Column("module"),
+    ),
+    "weights": (
+        Column("weight"), Column("type", "whole"), Column("bytes", "number"), Column("place"),
+        Column("module", "list"), Column("min", "number"), Column("max", "number"), Column("mean", "number"),
+        Column("std", "number"), Column("zeros", "number"), Column("NaN", "number"), Column("Inf", "number"),
+        Column("problem"),
+    ),
+}  # fmt: skip
 _NONE = {
     "modules": "Nothing says which PyTorch modules this model was made of.",
     "functions": "The model has no local functions.",
@@ -153,7 +183,6 @@ _NONE = {
     "tensors": "The model has no tensors.",
     "weights": "The model stores no values.",
 }
-_MODULE_COLUMNS = ("module", "class", ">calls", ">own nodes", ">all nodes", ">weights", ">bytes", "operators")
 
 
 def _module_row(module: ModuleRecord) -> list[str]:
@@ -170,33 +199,50 @@ def _module_row(module: ModuleRecord) -> list[str]:
     ]
 
 
-def _body_row(body: BodyRecord) -> list[str]:
-    parts = body.path.split("/")
+def _function_row(function: FunctionRecord) -> list[str]:
     return [
-        "  " * (body.depth - 1) + "/".join(parts[-2:]) if body.depth > 1 else body.path,
+        function.name,
+        str(function.nodes),
+        str(function.calls),
+        _listed(function.inputs),
+        _listed(function.outputs),
+        _listed(function.attributes),
+        _counted(function.ops),
+    ]
+
+
+def _body_row(body: BodyRecord) -> list[str]:
+    return [
+        "  " * (body.depth - 1) + body.name,
         body.op,
         str(body.nodes),
         str(body.nodes_below),
         str(body.weights) if body.weights else "",
         _render.format_bytes(body.bytes) if body.bytes else "",
-        _listed(body.inputs),
-        _listed(body.outputs),
+        _listed([port.name for port in body.inputs]),
+        _listed([port.name for port in body.outputs]),
         _listed(body.captures),
     ]
 
 
 def _node_row(node: NodeRecord, with_attributes: bool) -> list[str]:
     inputs = [*map(_link_name, node.inputs), *(f"({name})" for name in node.captures)]
-    outputs = [f"{_link_name(link)} {link.type}".strip() for link in node.outputs]
-    attributes = [_listed([f"{name}={_value(value)}" for name, value in node.attributes.items()])]
+    attributes = [f"{name}={_value(value)}" for name, value in node.attributes.items()] if with_attributes else []
     return [
         node.path,
         node.op + (" (local function)" if node.is_function_call else ""),
-        *(attributes if with_attributes else []),
+        _listed(attributes),
         _listed(inputs),
-        _listed(outputs),
-        _module(node.origin.module, node.origin.call),
-        _source(node.origin.source),
+        _listed([_link_name(link) for link in node.outputs]),
+        *(
+            ("", "", "")
+            if with_attributes
+            else (
+                _listed([link.type or "-" for link in node.outputs], most=3),
+                _module(node.origin.module, node.origin.call),
+                _source(node.origin.source),
+            )
+        ),
     ]
 
 
@@ -222,31 +268,20 @@ def kind_of(tensor: TensorRecord) -> str:
     return words if not tensor.is_output else "output" if tensor.kind == "inner" else f"{words}, output"
 
 
-def _print_weights(found: Inspection, weights: Sequence[WeightRecord]) -> None:
-    with_values = any(weight.statistics or weight.problem for weight in weights)
-    columns = ["weight", "type", ">bytes", "place", "module"]
-    if with_values:
-        columns += [">min", ">max", ">mean", ">std", ">zeros", ">NaN", ">Inf", "problem"]
-    rows = []
-    for weight in weights:
-        shape = ", ".join(map(str, weight.shape))
-        row = [
-            weight.name,
-            f"{'sparse ' if weight.is_sparse else ''}{weight.dtype}[{shape}]",
-            _render.format_bytes(weight.bytes),
-            weight.location or ("" if weight.place == "inline" else weight.place),
-            _listed([_module(path) for path in weight.modules], most=2),
-        ]
-        if with_values:
-            stats = weight.statistics
-            row += [
-                *map(_number, (stats.minimum, stats.maximum, stats.mean, stats.std) if stats else [None] * 4),
-                *(f"{count:,}" if count else "" for count in
-                  ((stats.zeros, stats.nans, stats.infinities) if stats else (0, 0, 0))),
-                weight.problem or "",
-            ]  # fmt: skip
-        rows.append(row)
-    _print_view(found, "weights", columns, rows)
+def _weight_row(weight: WeightRecord) -> list[str]:
+    stats = weight.statistics
+    numbers = (stats.minimum, stats.maximum, stats.mean, stats.std) if stats else (None,) * 4
+    counts = (stats.zeros, stats.nans, stats.infinities) if stats else (0,) * 3
+    return [
+        weight.name,
+        f"{'sparse ' if weight.is_sparse else ''}{weight.dtype}[{', '.join(map(str, weight.shape))}]",
+        _render.format_bytes(weight.bytes),
+        weight.location or ("" if weight.place == "inline" else weight.place),
+        _listed([_module(path) for path in weight.modules], most=2),
+        *map(_number, numbers),
+        *(f"{count:,}" if count else "" for count in counts),
+        weight.problem or "",
+    ]
 
 
 def _number(value: float | int | None) -> str:
@@ -277,18 +312,13 @@ def _listed(items: Sequence[str], *, most: int = _MOST_LISTED) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, list):
         more = len(value) - 2 * _MOST_LISTED
-        shown = ", ".join(map(_value, value[: 2 * _MOST_LISTED]))
-        return f"[{shown}{f', ... {more} more' if more > 0 else ''}]"
+        shown = ",".join(map(_value, value[: 2 * _MOST_LISTED]))
+        return f"[{shown}{f',...{more} more' if more > 0 else ''}]"
     return str(value)
 
 
 def _counted(counts: Mapping[str, int], *, most: int = _MOST_LISTED) -> str:
     return _listed([f"{name} {count}" for name, count in counts.items()], most=most)
-
-
-def _print_card(card: Card) -> None:
-    print_heading(card.file.name if card.file else "model in memory")
-    print_fields(_card_fields(card))
 
 
 def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
@@ -384,7 +414,9 @@ def _weight_totals(card: Card) -> str:
         return "none"
     size = _render.format_bytes
     words = f"{card.parameters:,} parameters, {size(card.weights.bytes)} in {card.weights.tensors:,} tensors: "
-    words += ", ".join(f"{dtype} {size(held.bytes)} ({held.tensors:,})".replace(" ", NBSP) for dtype, held in card.by_dtype.items())
+    words += ", ".join(
+        f"{dtype} {size(held.bytes)} ({held.tensors:,})".replace(" ", NBSP) for dtype, held in card.by_dtype.items()
+    )
     places = {"inline": "in the file", "external": "external", "node": "in attributes of nodes"}
     if list(card.by_place) != ["inline"]:
         words += "; " + ", ".join(f"{size(held.bytes)} {places[place]}" for place, held in card.by_place.items())

@@ -18,7 +18,7 @@ def show(
     model: ModelArgument,
     selectors: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SELECTOR]...", help="Only these tensors and what makes them.", show_default=False),
+        typer.Argument(metavar="SELECTOR", help="Only these tensors and what makes them.", show_default=False),
     ] = None,
     nodes: Annotated[
         list[str] | None, typer.Option("--node", metavar="SEL...", help="Only these nodes.", show_default=False)

@@ -11,6 +11,7 @@ from onnxbench.cli import _pieces
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
+    DimOption,
     ExternalData,
     ExternalThreshold,
     FeedsOption,
@@ -18,8 +19,11 @@ from onnxbench.cli._options import (
     ModelArgument,
     PerTensor,
     Quiet,
+    RangeOption,
     Seed,
+    ShapeOption,
     ShareWeights,
+    feed_options,
     save_options,
 )
 
@@ -53,6 +57,9 @@ def split(
     ] = False,
     inline_functions: InlineFunctions = False,
     feeds: FeedsOption = None,
+    shape: ShapeOption = None,
+    dim: DimOption = None,
+    val_range: RangeOption = None,
     seed: Seed = 0,
     external_data: ExternalData = None,
     per_tensor: PerTensor = False,
@@ -78,7 +85,7 @@ def split(
 
     done, proof = pieces.split_file(
         model, folder, at=at or (), parts=parts, max_weights=max_weights, by_scopes=by_scopes, prove=prove,
-        inline=inline_functions, feeds=feeds, seed=seed, allow_outside=allow_outside,
+        inline=inline_functions, feeds=feed_options(feeds, shape, dim, val_range, seed), allow_outside=allow_outside,
         options=save_options(external_data, per_tensor, external_threshold, share_weights),
     )  # fmt: skip
     _pieces.print_split(done, proof, as_json=as_json, quiet=quiet)

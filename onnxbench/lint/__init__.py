@@ -77,7 +77,7 @@ def check(
     ]
     facts = Facts(model, target=target, openers=openers)
     codes = {rule.code for rule in wanted}
-    found, not_run = _run(facts, themes, codes, values=values)
+    found, not_run = _run(facts, themes, codes, able)
     order = {rule.code: at for at, rule in enumerate(all_rules(themes))}
     kept = [finding for finding in found if finding.code in codes and finding.severity.at_least(least)]
     kept.sort(key=lambda finding: (finding.severity.rank, order[finding.code]))
@@ -86,30 +86,24 @@ def check(
 
 
 def _run(
-    facts: Facts, themes: Iterable[Checks], codes: set[str], *, values: bool
+    facts: Facts, themes: Iterable[Checks], codes: set[str], able: Mapping[str, bool]
 ) -> tuple[list[Finding], list[NotRun]]:
-    """Runs the checks of these rules; all that need no permission, if what the onnx checker says is to be answered."""
+    """Runs the checks of these rules, or all that can be, if what the onnx checker says is to be answered."""
     found: list[Finding] = []
-    not_run: dict[NotRun, None] = {}
+    not_run: dict[str, dict[str, None]] = {}
     answers = operators.CHECKER.code in codes
     for theme in themes:
-        if theme is values_checks and not values:
-            continue
         for check_ in theme.checks:
-            asked = any(rule.code in codes for rule in check_.rules)
-            if not asked and not (answers and any(not rule.needs and not rule.only_for for rule in check_.rules)):
+            if not (answers or any(rule.code in codes for rule in check_.rules)) or not able[check_.needs]:
                 continue
             for result in check_.function(facts):
                 if isinstance(result, Finding):
                     found.append(result)
                 elif codes.intersection(result.codes):
-                    not_run[result] = None
+                    not_run.setdefault(result.reason, {}).update(dict.fromkeys(result.codes))
     if answers:
         found += operators.unanswered(facts, found)
-    return found, list(not_run)
-
-
-values_checks = values.checks
+    return found, [NotRun(tuple(code for code in of if code in codes), reason) for reason, of in not_run.items()]
 
 
 def all_rules(themes: Sequence[Checks] = THEMES) -> list[Rule]:

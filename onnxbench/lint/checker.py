@@ -22,10 +22,11 @@ from onnxbench import weights
 from onnxbench.errors import ModelError
 from onnxbench.graph import GraphIndex, Scope, node_bodies, topological_order
 from onnxbench.inference import without_made_up_dims
+from onnxbench.lint.data import is_element_type, is_sound
 from onnxbench.tensortype import elem_type, initializer_type, is_complete, make_type, make_value_info, tensor_shape
 
 if TYPE_CHECKING:
-    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto
+    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 NodeKey = tuple[int, int]
 """A node: the number of its graph in ``GraphIndex.scopes``, and its position there."""
@@ -159,7 +160,7 @@ def infer_strictly(proto: ModelProto, index: GraphIndex, refused: frozenset[Node
     """Returns what strict type inference says about a model, every complaint at its node.
 
     Args:
-        proto: The model.
+        proto: The model, with the small weights in it that inference needs.
         index: Its index.
         refused: Nodes that the checker refuses; they are not looked at.
     """
@@ -217,6 +218,7 @@ def _probe(proto: ModelProto, index: GraphIndex, refused: frozenset[NodeKey]) ->
                 node.domain = ""
         if hasattr(graph, "initializer"):
             _settle_inputs(graph)
+    _drop_unsound(probe.graph)
     _complete_imports(probe, graphs, index)
     if probe.graph.sparse_initializer:
         for sparse in probe.graph.sparse_initializer:
@@ -230,17 +232,48 @@ def _probe(proto: ModelProto, index: GraphIndex, refused: frozenset[NodeKey]) ->
 
 
 def _settle_inputs(graph: GraphProto) -> None:
-    """Takes back what a graph says wrongly of its inputs: dimensions below zero, a type that its initializer lacks."""
+    """Takes back what a graph says wrongly of its inputs: element types that do not exist, dimensions below zero, a type
+    that the initializer of that name has not.
+    """
     for info in (*graph.input, *graph.output, *graph.value_info):
         if info.type.WhichOneof("value") == "tensor_type":
+            if info.type.tensor_type.elem_type and not is_element_type(info.type.tensor_type.elem_type):
+                info.ClearField("type")
+                continue
             for dim in info.type.tensor_type.shape.dim:
                 if dim.dim_value < 0:
                     dim.ClearField("value")
     if graph.initializer and graph.input:
-        stored = {tensor.name: tensor for tensor in graph.initializer}
-        for info in graph.input:
-            if info.name in stored and not can_agree(info.type, initializer_type(stored[info.name])):
-                info.type.CopyFrom(initializer_type(stored[info.name]))
+        inputs = {info.name: info for info in graph.input}
+        for position in range(len(graph.initializer) - 1, -1, -1):
+            tensor = graph.initializer[position]
+            given = inputs.get(tensor.name)
+            if given is not None and not can_agree(given.type, initializer_type(tensor)):
+                given.ClearField("type")
+                del graph.initializer[position]
+
+
+def _drop_unsound(graph: GraphProto) -> None:
+    """Makes inputs of unknown type of constants whose type or shape cannot be right, so that no node is blamed."""
+    known = {info.name for info in graph.input}
+    for position in range(len(graph.initializer) - 1, -1, -1):
+        tensor = graph.initializer[position]
+        if not _has_possible_type(tensor):
+            if tensor.name not in known:
+                graph.input.add(name=tensor.name)
+            del graph.initializer[position]
+    for position in range(len(graph.node) - 1, -1, -1):
+        node = graph.node[position]
+        if node.op_type == "Constant" and any(a.type == _TENSOR and not _has_possible_type(a.t) for a in node.attribute):
+            for name in filter(None, node.output):
+                graph.input.add(name=name)
+            del graph.node[position]
+
+
+def _has_possible_type(tensor: TensorProto) -> bool:
+    if not weights.is_outside(tensor):
+        return is_sound(tensor)
+    return is_element_type(tensor.data_type) and all(dim >= 0 for dim in tensor.dims)
 
 
 def _complete_imports(probe: ModelProto, graphs: list[Any], index: GraphIndex) -> None:

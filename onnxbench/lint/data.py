@@ -21,6 +21,11 @@ FIELDS: dict[str, frozenset[int]] = {
 """The typed fields of a TensorProto, and the element types that use each."""
 
 
+def is_element_type(number: int) -> bool:
+    """Tells whether an element type exists."""
+    return number == 8 or dtype_bits(number) > 0
+
+
 def filled_fields(tensor: TensorProto) -> list[str]:
     """Returns the fields that hold data; a sound tensor with elements has one."""
     return [name for name in (*FIELDS, "raw_data") if len(getattr(tensor, name))]
@@ -37,7 +42,7 @@ def typed_size(number: int, count: int) -> int:
 def is_sound(tensor: TensorProto) -> bool:
     """Tells whether a tensor's inline data is what its type and shape take."""
     number = tensor.data_type
-    if any(dim < 0 for dim in tensor.dims) or (number != 8 and not dtype_bits(number)):
+    if any(dim < 0 for dim in tensor.dims) or not is_element_type(number):
         return False
     filled = filled_fields(tensor)
     if not filled:

@@ -12,7 +12,7 @@ from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
 from onnxbench.tensortype import elem_type, format_type, tensor_shape
 
 if TYPE_CHECKING:
-    from onnx import TensorProto, TypeProto
+    from onnx import NodeProto, TensorProto, TypeProto
 
 checks = Checks("Deployment: what other runtimes and later stages trip over")
 
@@ -139,7 +139,10 @@ def _int64_constants(facts: Facts) -> Iterator[Finding | NotRun]:
         outside = int32_breach(tensor)
         if not outside:
             continue
-        if _SENTINELS.issuperset(outside) and _only_slices(scope, name):
+        readers = _direct_readers(scope, name)
+        if not readers and name not in scope.outputs:
+            continue
+        if _SENTINELS.issuperset(outside) and all(_is_bound(node, name) for node in readers):
             continue
         message = f"constant {name!r} has {outside[0]:,}, which int32 cannot hold"
         yield facts.find(INT64_RANGE, message, scope=scope, position=position, tensor=name)
@@ -167,12 +170,22 @@ def int32_breach(tensor: TensorProto) -> list[int]:
     return sorted({int(value) for value in array[(array < _INT32[0]) | (array > _INT32[1])].ravel()})
 
 
-def _only_slices(scope: Scope, name: str) -> bool:
-    """Tells whether all that reads a tensor is Slice, and as a bound."""
-    readers = scope.consumers.get(name, [])
-    return bool(readers) and all(
-        scope.nodes[reader].op_type == "Slice" and name in scope.nodes[reader].input[1:3] for reader in readers
-    )
+def _direct_readers(scope: Scope, name: str) -> list[NodeProto]:
+    """Returns the nodes that have a tensor among their inputs, in its graph and in the bodies that capture it."""
+    found = []
+    pending = [scope]
+    while pending:
+        at = pending.pop()
+        for position in at.consumers.get(name, ()):
+            if name in at.nodes[position].input:
+                found.append(at.nodes[position])
+            pending += [body for body in at.bodies.get(position, ()) if name in body.captures]
+    return found
+
+
+def _is_bound(node: NodeProto, name: str) -> bool:
+    """Tells whether a node reads a tensor as the start or the end of a Slice."""
+    return node.op_type == "Slice" and name in node.input[1:3]
 
 
 @checks(INT64_INTERFACE, FLOAT64, NO_TENSORRT_TYPE)
@@ -217,6 +230,7 @@ def _baked(facts: Facts) -> Iterator[Finding | NotRun]:
         return
     fed = _depends_on_inputs(main)
     types = facts.types(main)
+    as_given: list[int] = []
     for position, node in enumerate(main.nodes):
         if node.op_type not in ("Reshape", "Expand") or len(node.input) < 2 or node.input[0] not in fed:
             continue
@@ -225,12 +239,15 @@ def _baked(facts: Facts) -> Iterator[Finding | NotRun]:
             continue
         shape = tensor_shape(types[node.input[0]]) if node.input[0] in types else None
         lead = shape[0] if shape else None
-        message = f"{node.op_type} to {wanted} has the batch as the number {wanted[0]}"
         if is_dynamic and _fixes_batch(node.op_type, wanted, lead, dynamic):
-            yield facts.find(BAKED_BATCH, f"{message}, and the batch is dynamic", scope=main, position=position)
+            message = f"{node.op_type} to {wanted} has the number {wanted[0]} where the batch {lead!r} is dynamic"
+            yield facts.find(BAKED_BATCH, message, scope=main, position=position)
         elif not is_dynamic and node.op_type == "Reshape" and wanted[0] == 1 and lead == 1:
-            message = f"{message}, as the inputs have it"
-            yield facts.find(BAKED_BATCH, message, scope=main, position=position, severity=Severity.INFO)
+            as_given.append(position)
+    if as_given:
+        labels = listed([main.label(position) for position in as_given])
+        message = f"{plural(len(as_given), 'Reshape')} to shapes with the batch size 1 in them: {labels}"
+        yield facts.find(BAKED_BATCH, message, scope=main, position=as_given[0], severity=Severity.INFO)
 
 
 def _fixes_batch(op: str, wanted: list[int], lead: int | str | None, dynamic: set[str]) -> bool:

@@ -11,15 +11,18 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
+from onnxbench.errors import ExternalDataError, ModelError
 from onnxbench.graph import GraphIndex, Scope
-from onnxbench.lint.data import is_sound
+from onnxbench.lint.data import is_element_type, is_sound
 from onnxbench.lint.findings import Finding, Place, Severity
 from onnxbench.lint.rules import Rule
 from onnxbench.lint.checker import NodeKey, StrictInference, check_nodes, infer_strictly
-from onnxbench.provenance import NONE, Provenance, provenance
+from onnxbench.model import SMALL_WEIGHT
+from onnxbench.provenance import NONE, Origins
 from onnxbench.tensortype import tensor_shape
 from onnxbench.validity import find_complaints
 
@@ -107,8 +110,29 @@ class Facts:
         tensor = self.constant(scope, name)
         if tensor is None or tensor.data_type not in (6, 7, 9):
             return None
-        array = readable_array(tensor)
+        data = self.small_data(tensor)
+        array = readable_array(tensor if data is None else _inline(tensor, data))
         return None if array is None else [int(value) for value in array.ravel()]
+
+    def small_data(self, tensor: TensorProto) -> bytes | None:
+        """Returns the bytes of a small tensor outside of the structure (a shape, say), or None if it cannot be had."""
+        if not weights.is_outside(tensor) or not is_element_type(tensor.data_type) or tensor.data_type == 8:
+            return None
+        try:
+            where = self.model.byte_range(tensor)
+        except (ExternalDataError, ModelError):  # a finding of its own
+            return None
+        return weights.read_bytes(where) if where is not None and where.length <= SMALL_WEIGHT else None
+
+    def with_small_weights(self, proto: ModelProto) -> ModelProto:
+        """Returns a structure with the small weights in it that can be had, for type inference."""
+        copy = type(proto)()
+        copy.CopyFrom(proto)
+        for tensor in weights.tensors(copy):
+            data = self.small_data(tensor)
+            if data is not None:
+                tensor.CopyFrom(_inline(tensor, data))
+        return copy
 
     def _constants_of(self, scope: Scope) -> dict[str, TensorProto]:
         found = self._constants.get(id(scope))
@@ -136,7 +160,7 @@ class Facts:
     @cached_property
     def inference(self) -> StrictInference:
         """Strict type and shape inference over the whole model, its complaints located."""
-        return infer_strictly(self.proto, self.index, frozenset(self.refused_nodes))
+        return infer_strictly(self.with_small_weights(self.proto), self.index, frozenset(self.refused_nodes))
 
     def types(self, scope: Scope) -> dict[str, TypeProto]:
         """Returns the types of a graph's tensors as far as they are known."""
@@ -147,7 +171,7 @@ class Facts:
     @cached_property
     def complaints(self) -> list[str]:
         """What ``onnxbench.validity`` has against the model."""
-        return find_complaints(self.proto)
+        return find_complaints(self.proto, complete=self.with_small_weights)
 
     @cached_property
     def is_mended(self) -> bool:
@@ -158,6 +182,12 @@ class Facts:
         )
 
     # Findings
+
+    @cached_property
+    def origins(self) -> Origins:
+        """Where nodes come from in PyTorch."""
+        nodes = (node for scope in self.index.scopes for node in scope.nodes)
+        return Origins(nodes, self.index.main.constants)
 
     def find(
         self,
@@ -184,7 +214,7 @@ class Facts:
             severity: Another severity than the rule's, for this one.
         """
         node = scope.nodes[position] if scope is not None and position is not None else None
-        origin = _origin(node) if node is not None else NONE
+        origin = self.origins.of(node) if node is not None else NONE
         place = Place(
             graph=scope.path if scope is not None else "",
             node=scope.label(position) if scope is not None and position is not None else None,
@@ -201,7 +231,7 @@ class Facts:
 
     def rewrite_command(self) -> str:
         """Returns a command line that writes the whole model anew."""
-        return f"onnxbench extract {self.file_name()} mended.onnx --outputs 'output:*'"
+        return f"onnxbench extract {quote(self.file_name())} mended.onnx --keep-unused"
 
     def file_name(self) -> str:
         """Returns the model's file as a user would type it."""
@@ -254,6 +284,11 @@ def readable_array(tensor: TensorProto) -> np.ndarray | None:
     return numpy_helper.to_array(tensor)
 
 
+def _inline(tensor: TensorProto, data: bytes) -> TensorProto:
+    """Returns a tensor with its bytes in it."""
+    return type(tensor)(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
+
+
 def nodes_of(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:
     """Yields the nodes of a graph and of all bodies in it."""
     from onnxbench.graph import node_bodies
@@ -290,12 +325,6 @@ def _live_nodes(scope: Scope) -> set[int]:
                     seen.add(name)
                     pending.append(name)
     return live
-
-
-def _origin(node: NodeProto) -> Provenance:
-    if all(isinstance(text, str) for entry in node.metadata_props for text in (entry.key, entry.value)):
-        return provenance(node)
-    return NONE
 
 
 def _is_readable(proto: ModelProto) -> bool:

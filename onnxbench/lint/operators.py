@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.errors import nearest
 from onnxbench.graph import Scope
 from onnxbench.lint.facts import STANDARD_DOMAINS, Facts, function_of, graph_of, listed, operator, plural
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
@@ -342,7 +342,8 @@ def _unknown_message(facts: Facts, scope: Scope, node: NodeProto) -> str:
     if node.op_type in known:
         later = [since for since in known[node.op_type] if since > version]
         return f"{text}; it came with opset {min(later)}" if later else text
-    near = nearest(node.op_type, known, limit=1)
+    near = [op for op in known if op.casefold() == node.op_type.casefold()]
+    near = near or get_close_matches(node.op_type, known, n=1, cutoff=0.75)
     return f"{text}; did you mean {near[0]!r}?" if near else text
 
 
@@ -640,7 +641,7 @@ def unanswered(facts: Facts, found: list[Finding]) -> Iterator[Finding]:
     errors = {finding.code for finding in found if finding.severity is Severity.ERROR or finding.mendable}
     first = facts.complaints[0]
     for pattern, codes in _ANSWERED:
-        if re.search(pattern, first):
+        if re.search(pattern, first, re.IGNORECASE):
             if errors.intersection(codes):
                 return
             break

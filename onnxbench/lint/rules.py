@@ -73,6 +73,12 @@ class Check:
     function: CheckFunction
     rules: tuple[Rule, ...]
 
+    @property
+    def needs(self) -> str:
+        """What all its rules need (see ``Rule``)."""
+        needs = {rule.needs for rule in self.rules}
+        return needs.pop() if len(needs) == 1 else "values" if "values" in needs else ""
+
 
 class Checks:
     """The checks of one theme, in the order in which they were registered.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxbench.errors import BenchError
+from onnxbench.errors import ExecutionError, ExternalDataError, ModelError
 from onnxbench.lint.facts import Facts
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
 
@@ -30,6 +30,6 @@ def _sessions(facts: Facts) -> Iterator[Finding | NotRun]:
     for name, opener in facts.openers.items():
         try:
             opener(facts.model)
-        except BenchError as error:
+        except (ExecutionError, ExternalDataError, ModelError) as error:
             details = f": {' '.join(error.details)}" if error.details else ""
             yield facts.find(SESSION_REFUSED, f"{name}: {error.message}{details}", fix=error.hint)

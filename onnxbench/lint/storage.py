@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.graph import Scope
-from onnxbench.lint.data import FIELDS, filled_fields, typed_size
+from onnxbench.lint.data import FIELDS, filled_fields, is_element_type, typed_size
 from onnxbench.lint.facts import Facts, function_of, graph_of
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
 from onnxbench.tensortype import dtype_bits, dtype_name, raw_size
@@ -47,7 +47,7 @@ EXTERNAL_OUTSIDE = Rule(
     why="A model is data, and data must not choose which files of a machine are read. Absolute paths, '..' and symbolic "
     "links out of the folder are refused by onnx and ONNX Runtime alike.",
     mend="If you trust the model: write it anew with its weights beside it, "
-    "'onnxbench extract IN OUT --outputs output:* --allow-outside'.",
+    "'onnxbench extract IN OUT --allow-outside'.",
     example="""
         location: "../../etc/passwd"
         """,
@@ -184,7 +184,7 @@ NEAR_LIMIT = Rule(
     summary="The model file is near 2 GiB, the most that protobuf reads.",
     why="A file beyond it cannot be opened at all, and an optimizer that adds a few megabytes gets there. Tools that "
     "serialize the model in memory fail even before.",
-    mend="Move the weights out: 'onnxbench extract IN OUT --outputs output:* --save-external-data auto'.",
+    mend="Move the weights out: 'onnxbench extract IN OUT --save-external-data auto'.",
     example="""
         model.onnx of 1.9 GiB
         """,
@@ -260,7 +260,7 @@ def _data(facts: Facts) -> Iterator[Finding | NotRun]:
 
 def _data_complaints(tensor: TensorProto) -> Iterator[tuple[Rule, str]]:
     number = tensor.data_type
-    if number != 8 and not dtype_bits(number):
+    if not is_element_type(number):
         yield ELEMENT_TYPE, f"has the element type {number} ({dtype_name(number)})"
         return
     count = math.prod(tensor.dims)
@@ -428,6 +428,8 @@ def _look(where: str, facts: Facts) -> _Look:
     except OSError as error:
         near = _same_but_case(folder, where)
         hint = f"; there is {near!r}" if near else ""
+        if os.path.islink(folder / where):
+            hint = "; it is a symbolic link that leads nowhere"
         reason = "is not there" if error.errno in (2, 20) else f"cannot be had ({error.strerror})"
         return _Look(EXTERNAL_MISSING, f"has its data in {where[:200]!r}, which {reason}{hint}")
     if not stat.S_ISREG(status.st_mode):
@@ -440,7 +442,7 @@ def _look(where: str, facts: Facts) -> _Look:
 def _same_but_case(folder: Path, where: str) -> str | None:
     if os.path.dirname(where) or not folder.is_dir():
         return None
-    return next((name for name in sorted(os.listdir(folder)) if name.casefold() == where.casefold()), None)
+    return next((name for name in sorted(os.listdir(folder)) if name != where and name.casefold() == where.casefold()), None)
 
 
 def _overlaps(facts: Facts, file: Path, taken: list[tuple[int, int, Held]]) -> Iterator[Finding]:
@@ -462,7 +464,7 @@ def _size(facts: Facts) -> Iterator[Finding | NotRun]:
         yield facts.find(
             NEAR_LIMIT,
             f"the model file has {size / _GIB:.2f} GiB of at most {_LIMIT / _GIB:.2f}",
-            fix=f"onnxbench extract {facts.file_name()} OUT.onnx --outputs 'output:*' --save-external-data auto",
+            fix=f"onnxbench extract {facts.file_name()} OUT.onnx --save-external-data auto",
         )
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from onnxbench.graph import Scope
 from onnxbench.lint.checker import Complaint, can_agree, is_ranked
+from onnxbench.lint.data import is_element_type
 from onnxbench.lint.facts import Facts, graph_of, listed, operator
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
 from onnxbench.lint.structure import BODY_ARITY
-from onnxbench.tensortype import dtype_bits, dtype_name, elem_type, format_type, initializer_type, is_complete, tensor_shape
+from onnxbench.tensortype import dtype_name, elem_type, format_type, initializer_type, is_complete, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import TypeProto, ValueInfoProto
@@ -62,7 +63,7 @@ INPUT_WITHOUT_TYPE = Rule(
     summary="A graph input states no type.",
     why="Nothing else in the model can say what it is, so the types of all that depends on it are unknown.",
     mend="Cut the model at its inputs and say what they are: "
-    "'onnxbench extract IN OUT --inputs x:float32:1x3x224x224 --outputs output:*'.",
+    "'onnxbench extract IN OUT --inputs x:float32:1x3x224x224'.",
     example="""
         graph.input.append(onnx.ValueInfoProto(name="x"))
         """,
@@ -133,7 +134,7 @@ UNKNOWN_RANK = Rule(
     severity=Severity.WARNING,
     summary="A graph input or output states no shape, not even how many dimensions it has.",
     why="TensorRT and most compilers need a fixed rank; the onnx checker wants a shape of some kind.",
-    mend="Give the input a shape: 'onnxbench extract IN OUT --inputs x:float32:Nx3xHxW --outputs output:*'.",
+    mend="Give the input a shape: 'onnxbench extract IN OUT --inputs x:float32:Nx3xHxW'.",
     example="""
         g (float x) => (float y) { y = Relu (x) }              # any rank
         """,
@@ -278,7 +279,7 @@ def _bad_elements(kind: TypeProto) -> bool:
     if kind.WhichOneof("value") not in ("tensor_type", "sparse_tensor_type"):
         return False
     number = elem_type(kind)
-    return number == 0 or (number != 8 and dtype_bits(number) == 0)
+    return not is_element_type(number)
 
 
 @checks(INITIALIZER_CONFLICT, DUPLICATE_VALUE_INFO)

@@ -11,7 +11,7 @@ from onnxbench.weights import tensor_bytes
 
 checks = Checks("Unused: what can be left out")
 
-_REWRITE = "'onnxbench extract IN OUT --outputs output:*' writes the model without it."
+_REWRITE = "'onnxbench extract IN OUT' writes the model without it."
 
 DEAD_NODE = Rule(
     code="OB501",
@@ -43,7 +43,7 @@ UNUSED_INPUT = Rule(
     summary="No output depends on the graph input.",
     why="Callers have to feed it and it changes nothing, which often means that something was frozen at export (a mask, "
     "a length, a scale that became a constant).",
-    mend="Look at the export; or leave it out: 'onnxbench extract IN OUT --outputs output:*'.",
+    mend="Look at the export; or leave it out: 'onnxbench extract IN OUT'.",
     example="""
         g (float[2] x, float[2] mask) => (float[2] y) { y = Relu (x) }
         """,

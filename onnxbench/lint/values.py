@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxbench import weights
-from onnxbench.errors import ExternalDataError
+from onnxbench.errors import ExternalDataError, ModelError
 from onnxbench.lint.deployment import INT64_RANGE
 from onnxbench.lint.data import is_sound
 from onnxbench.lint.facts import SMALL, Facts
@@ -26,6 +26,7 @@ checks = Checks("Values of weights (with --values)")
 _BLOCK = 8 << 20  # bytes
 _FLOAT16_MAX = 65504.0
 _FLOAT16_ZERO = 2.0**-25  # half of the smallest float16: this and less rounds to zero
+_SHARE = 0.01  # of the elements of a weight; trained weights always have a few that hardly matter
 _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 NAN = Rule(
@@ -70,8 +71,8 @@ FLOAT16_UNDERFLOW = Rule(
     name="float16-underflow",
     severity=Severity.INFO,
     summary="A constant has numbers that are zero in float16.",
-    why="float16 has nothing between 0 and 6e-8. For a weight among others it hardly matters (an info); a lone number is "
-    "an epsilon that guards a division, and zero does not (a warning).",
+    why="float16 has nothing between 0 and 6e-8. A few such numbers in a weight hardly matter; where they are more than "
+    "one in a hundred it is an info. A lone number is an epsilon that guards a division, and zero does not: a warning.",
     mend="Keep the nodes that read it in float32, or use a larger epsilon (1e-7 at least).",
     example="""
         <float eps = {1e-12}>   v = Add (variance, eps)   d = Sqrt (v)
@@ -100,7 +101,7 @@ def _values(facts: Facts) -> Iterator[Finding | NotRun]:
     for held in held_tensors(facts):
         try:
             seen = _summary(facts.model, held)
-        except ExternalDataError as error:
+        except (ExternalDataError, ModelError) as error:
             unread.append(error.message)
             continue
         if seen is not None:
@@ -126,8 +127,8 @@ def _judge(facts: Facts, held: Held, seen: _Summary) -> Iterator[Finding]:
     if held.tensor.data_type in (1, 11, 16):
         if seen.over:
             yield found(FLOAT16_OVERFLOW, f"has {seen.over:,} {total} beyond 65504, up to {seen.largest:.3g}")
-        if seen.under:
-            lone = seen.size == 1
+        lone = seen.size == 1
+        if lone and seen.under or seen.under > _SHARE * seen.size:
             words = f"is {seen.smallest:.3g}" if lone else f"has {seen.under:,} {total} below 3e-8, down to {seen.smallest:.3g}"
             yield found(FLOAT16_UNDERFLOW, f"{words}, which is zero in float16", Severity.WARNING if lone else None)
     if seen.beyond_int32 is not None and (weights.is_outside(held.tensor) or seen.size > SMALL):

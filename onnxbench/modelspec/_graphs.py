@@ -233,8 +233,13 @@ class SpecReader:
 
     def _text_node(self, node: NodeProto, item: Item) -> None:
         source = item.document.source if item.line else f"{item.document.source}: {item.path}"
+        line, column, context = item.line or 1, item.column or 1, item.document.lines
+        if item.style in ("|", ">"):  # the text begins in the line below, with an indentation that is gone
+            line, column, context = line + 1, 1, []
+        elif item.style:
+            column += 1
         try:
-            read_node(item.text, node, source=source, line=item.line or 1, column=item.column or 1)
+            read_node(item.text, node, source=source, line=line, column=column, context=context)
         except SpecError as error:
             hint = error.hint or "A node as text is: outputs = Operator <attribute = value> (inputs)."
             raise SpecError(error.message, hint=hint, details=error.details) from None

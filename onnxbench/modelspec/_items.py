@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.errors import SpecError, did_you_mean
+from onnxbench.modeltext import quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +55,7 @@ class Item:
         column: Its column, from 1.
         path: Where it is, for Python values: ``nodes[2].inputs``.
         size: How many items it stands for, itself included.
+        style: How a string was written: a quote, ``|`` or ``>``; empty if plain.
     """
 
     document: Document
@@ -66,17 +68,18 @@ class Item:
     column: int = 0
     path: str = ""
     size: int = 1
+    style: str = ""
+
+    def place(self) -> str:
+        """Returns where this item stands, to begin a message with."""
+        if self.line:
+            return f"{self.document.source}:{self.line}:{self.column}: "
+        return f"{self.document.source}: {self.path}: " if self.path else f"{self.document.source}: "
 
     def error(self, message: str, *, hint: str | None = None, details: Sequence[str] = ()) -> SpecError:
         """Returns an error that points at this item."""
-        if not self.line:
-            where = f"{self.document.source}: {self.path}: " if self.path else f"{self.document.source}: "
-            return SpecError(f"{where}{message}", hint=hint, details=details)
-        return SpecError(
-            f"{self.document.source}:{self.line}:{self.column}: {message}",
-            hint=hint,
-            details=(*quoted(self.document.lines, self.line, self.column), *details),
-        )
+        quote = quoted(self.document.lines, self.line, self.column)
+        return SpecError(f"{self.place()}{message}", hint=hint, details=(*quote, *details))
 
     def get(self, key: str) -> Item | None:
         """Returns the value of a key of a map, or None if it is absent or null."""
@@ -150,17 +153,6 @@ class Item:
         if self.kind in ("list", "map", "array"):
             return {"list": "a list", "map": "a mapping", "array": "an array"}[self.kind]
         return "nothing" if self.kind == "null" else f"{self.text[:40]!r}"
-
-
-def quoted(lines: Sequence[str], line: int, column: int = 0) -> tuple[str, ...]:
-    """Returns a line of a file with its number, and a caret under a column (0 for none)."""
-    if not 0 < line <= len(lines):
-        return ()
-    left = max(0, column - 70)
-    shown = "".join(c if c.isprintable() else " " for c in lines[line - 1][left : left + 110]).rstrip()
-    gutter = f"{line} | "
-    caret = (f"{' ' * (len(gutter) - 2)}| {' ' * (column - 1 - left)}^",) if column else ()
-    return (f"{gutter}{shown}", *caret)
 
 
 def to_integer(text: str) -> int:
@@ -286,8 +278,10 @@ def _item(event: Any, document: Document, kind: str, text: str = "") -> Item:
 
 def _scalar(event: Any, document: Document) -> Item:
     text: str = event.value
-    if event.style is not None:  # quoted, or a block
-        return _item(event, document, "str", text)
+    if not event.implicit[0]:  # quoted, a block, or with a tag
+        made = _item(event, document, "str", text)
+        made.style = event.style or ""
+        return made
     if text in _NULLS:
         return _item(event, document, "null", text)
     return _item(event, document, scalar_kind(text), text)

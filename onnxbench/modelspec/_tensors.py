@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import literals, weights
-from onnxbench.errors import UsageError, did_you_mean
+from onnxbench.errors import ExternalDataError, UsageError, did_you_mean
 from onnxbench.modelspec._items import Item, plain_float, to_integer
 from onnxbench.modeltext import refer
 from onnxbench.tensortype import dtype_name, dtype_number
@@ -317,7 +317,12 @@ def _fill_from_file(
     elif not where.endswith(".npy"):
         hint = "{file: weights.npz:NAME}" if where.endswith(".npz") else "{file: w.npy} or {file: weights.npz:NAME}"
         raise value.error(f"expected a .npy file or an array in an .npz file, found {where!r}", hint=hint)
-    path = weights.resolve(where, context.folder, tensor.name, allow_outside=context.allow_outside)
+    try:
+        path = weights.resolve(where, context.folder, tensor.name, allow_outside=context.allow_outside)
+    except ExternalDataError as error:
+        is_outside = "--allow-outside" in (error.hint or "")
+        next_step = error.hint if is_outside else "A file's path is relative to the specification."
+        raise ExternalDataError(f"{value.place()}{error.message}", hint=next_step) from None
     if not separator and _refer_to_npy(tensor, path, number, shape):
         return
     try:

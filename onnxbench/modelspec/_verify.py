@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.errors import ModelError, RefusedResultError, SpecError, did_you_mean
-from onnxbench.graph import GraphIndex, Scope, topological_order
+from onnxbench.graph import GraphIndex, Scope, declared_types, topological_order
 from onnxbench.inference import inferred, inferred_types, without_made_up_dims, without_places
 from onnxbench.model import Model
-from onnxbench.modelspec._items import quoted
 from onnxbench.modelspec._schemas import (
     attribute_type,
     default_version,
@@ -26,8 +25,8 @@ from onnxbench.modelspec._schemas import (
     known_domains,
     plain_domain,
 )
-from onnxbench.modeltext import ATTRIBUTE_WORDS, Marks, ScopeKey, function_key, owner_name
-from onnxbench.tensortype import is_complete
+from onnxbench.modeltext import ATTRIBUTE_WORDS, Marks, ScopeKey, function_key, owner_name, quoted
+from onnxbench.tensortype import format_type, is_complete
 from onnxbench.validity import find_complaints, make_valid
 
 if TYPE_CHECKING:
@@ -135,6 +134,10 @@ class _Checker:
         where = f"{self._marks.source}:{line}: " if line else f"{self._marks.source}: "
         return SpecError(f"{where}{message}{_inside(scope)}", hint=hint, details=quoted(self._marks.lines, line))
 
+    def _in_line(self, scope: Scope, position: int) -> str:
+        lines = self._marks.nodes.get(scope_key(scope), ())
+        return f" in line {lines[position]}" if position < len(lines) and lines[position] else ""
+
     def _at_node(self, scope: Scope, position: int, message: str, hint: str | None = None) -> SpecError:
         lines = self._marks.nodes.get(scope_key(scope), [])
         return self._error(scope, lines[position] if position < len(lines) else 0, message, hint)
@@ -145,18 +148,19 @@ class _Checker:
         for name in scope.inputs:
             if name in seen:
                 raise self._error(scope, graph_line, f"there are two inputs {name!r}")
-            seen[name] = "an input"
+            seen[name] = "it is an input"
         for name in scope.constants:
-            seen.setdefault(name, "an initializer")
+            seen.setdefault(name, "it is an initializer")
         if not scope.is_function and len(scope.constants) < _constant_count(scope):
             raise self._error(scope, graph_line, "two initializers have one name")
         for position, names in enumerate(scope.writes):
             for name in names:
                 if name in seen:
                     hint = "Every name is given once: rename one of them."
-                    message = f"{_called(scope, position)} makes {name!r}, which is {seen[name]} already"
+                    node = scope.nodes[position]
+                    message = f"{_with_article(node)} makes {name!r} again: {seen[name]}"
                     raise self._at_node(scope, position, message, hint)
-                seen[name] = f"made by {_called(scope, position)}"
+                seen[name] = f"{_with_article(scope.nodes[position])} makes it{self._in_line(scope, position)}"
         self._own[id(scope)] = set(seen)
 
     def _visible(self, scope: Scope) -> Iterator[set[str]]:
@@ -206,7 +210,8 @@ class _Checker:
             elif any(key[0] == node.domain for key in self._functions):
                 names = [key[1] for key in self._functions if key[0] == node.domain]
                 message = f"there is no function {node.domain}::{node.op_type}"
-                raise self._at_node(scope, position, message, did_you_mean(node.op_type, names))
+                hint = did_you_mean(node.op_type, names) or f"{node.domain} has: {', '.join(names)}."
+                raise self._at_node(scope, position, message, hint)
 
     def _check_call(self, scope: Scope, position: int, node: NodeProto, function: FunctionProto) -> None:
         for what, given, most in (
@@ -214,7 +219,7 @@ class _Checker:
             ("outputs", len(node.output), len(function.output)),
         ):
             if given > most:
-                message = f"{function.domain}::{function.name} has {most} {what}, and is called with {given}"
+                message = f"{function.domain}::{function.name} is called with {given} {what}, and has {most}"
                 raise self._at_node(scope, position, message)
         known = {*function.attribute, *(attribute.name for attribute in function.attribute_proto)}
         for attribute in node.attribute:
@@ -299,6 +304,10 @@ def _inside(scope: Scope) -> str:
     return f" (in {scope.path})" if scope.path else ""
 
 
+def _with_article(node: NodeProto) -> str:
+    return f"an {node.op_type}" if node.op_type[:1] in "AEIOU" else f"a {node.op_type}"
+
+
 def _called(scope: Scope, position: int) -> str:
     node = scope.nodes[position]
     if node.name:
@@ -356,11 +365,10 @@ def _check_types(model: Model, marks: Marks, *, mendable: bool) -> None:
     numbered, places = _numbered(proto)
     untyped = [info for info in proto.graph.output if not is_complete(info.type)]
     if untyped:
-        types = _infer(
-            model.with_small_weights(numbered), [info.name for info in untyped], marks, places, mendable=mendable
-        )
-        missing = [info.name for info in untyped if not is_complete(types.get(info.name))]
-        if missing and not mendable:
+        names = [info.name for info in untyped]
+        types = _infer(model.with_small_weights(numbered), names, marks, places, mendable=mendable)
+        missing = [name for name in names if not is_complete(types.get(name))]
+        if missing:
             raise _untyped(proto, marks, missing[0])
         for graph in (proto.graph, numbered.graph):
             for info in graph.output:
@@ -378,7 +386,7 @@ def _check_types(model: Model, marks: Marks, *, mendable: bool) -> None:
             pass
         else:
             return
-    raise _complaint(complaints, marks, places)
+    raise _complaint(complaints, marks, places, numbered)
 
 
 def _untyped(proto: ModelProto, marks: Marks, name: str) -> SpecError:
@@ -408,9 +416,10 @@ def _infer(
     try:
         found = shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:  # InferenceError, RuntimeError and others from C++
-        if mendable:
-            return inferred_types(inferred(bare), names)
-        raise _complaint(str(error).splitlines(), marks, places) from None
+        found_anyhow = inferred_types(inferred(bare), names) if mendable else {}
+        if all(is_complete(found_anyhow.get(name)) for name in names):
+            return found_anyhow
+        raise _complaint(str(error).splitlines(), marks, places, bare) from None
     return {info.name: without_made_up_dims(info.type) for info in found.graph.output if info.name in names}
 
 
@@ -428,7 +437,9 @@ def _numbered(proto: ModelProto) -> tuple[ModelProto, list[tuple[ScopeKey, int, 
     return copy, places
 
 
-def _complaint(lines: Iterable[str], marks: Marks, places: list[tuple[ScopeKey, int, str]]) -> SpecError:
+def _complaint(
+    lines: Iterable[str], marks: Marks, places: list[tuple[ScopeKey, int, str]], numbered: ModelProto
+) -> SpecError:
     """Returns an error of onnx's as one about a line of the specification."""
     text = " ".join(line.strip() for line in lines if line.strip())
     numbers = [int(number) for number in re.findall(rf"{_NUMBERED}([0-9]+)", text)]
@@ -442,4 +453,19 @@ def _complaint(lines: Iterable[str], marks: Marks, places: list[tuple[ScopeKey, 
     line = said[position] if position < len(said) else 0
     where = f"{marks.source}:{line}: " if line else f"{marks.source}: "
     text = re.sub(rf"{_NUMBERED}([0-9]+)", lambda match: places[int(match[1])][2], text)
-    return SpecError(f"{where}{called}: {text}", details=quoted(marks.lines, line))
+    details = (*quoted(marks.lines, line), *_input_types(numbered, f"{_NUMBERED}{numbers[-1]}"))
+    return SpecError(f"{where}{called}: {text}", details=details)
+
+
+def _input_types(numbered: ModelProto, name: str) -> list[str]:
+    """Returns the inputs of a node with what is known of their types, a line each."""
+    for scope in GraphIndex(inferred(numbered)).scopes:
+        for node in scope.nodes:
+            if node.name == name:
+                types: dict[str, TypeProto] = {}
+                around: Scope | None = scope
+                while around is not None:
+                    types = {**declared_types(around), **types}
+                    around = around.parent
+                return [f"{each}: {format_type(types.get(each))}" for each in node.input if each]
+    return []

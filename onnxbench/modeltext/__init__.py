@@ -59,6 +59,7 @@ from onnxbench.modeltext._originals import (
 from onnxbench.modeltext._printer import Printer, Weights
 from onnxbench.modeltext._reader import Marks, Reader
 from onnxbench.modeltext._syntax import ATTRIBUTE_WORDS, MAX_BODY_DEPTH, type_word
+from onnxbench.modeltext._tokens import quoted
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, ModelProto, NodeProto
@@ -77,6 +78,7 @@ __all__ = [
     "lines",
     "owner_name",
     "parse",
+    "quoted",
     "read",
     "read_node",
     "refer",
@@ -265,7 +267,9 @@ def read(
     return Parsed(model, reader.marks, tuple(reader.notes))
 
 
-def read_node(text: str, node: NodeProto, *, source: str, line: int, column: int = 1) -> None:
+def read_node(
+    text: str, node: NodeProto, *, source: str, line: int, column: int = 1, context: Sequence[str] = ()
+) -> None:
     """Reads one node (``y = Relu (x)``) into an empty message.
 
     Args:
@@ -274,11 +278,12 @@ def read_node(text: str, node: NodeProto, *, source: str, line: int, column: int
         source: The file it stands in.
         line: Its line in that file, from 1, for errors.
         column: The column it starts at, from 1.
+        context: The lines of that file, to be quoted in errors; else the text itself is.
 
     Raises:
         SpecError: The text has a mistake, or a tensor in it has no values.
     """
-    reader = Reader(text, source, first_line=line, first_column=column)
+    reader = Reader(text, source, first_line=line, first_column=column, context=context)
     reader.node_alone(node)
     if reader.elided:
         raise reader.error("the values of this tensor are left out", at=reader.elided[0].offset)

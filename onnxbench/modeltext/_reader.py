@@ -33,7 +33,7 @@ from onnxbench.modeltext._syntax import (
     WRAPPERS,
     type_word,
 )
-from onnxbench.modeltext._tokens import NAME_KINDS, SPACE, WHITE, Tokens
+from onnxbench.modeltext._tokens import NAME_KINDS, SPACE, WHITE, Lines, Tokens
 from onnxbench.tensortype import dtype_number
 from onnxbench.wire import STUB_PREFIX
 
@@ -70,19 +70,6 @@ class Marks:
     lines: Sequence[str] = ()
 
 
-class _Lines(Sequence[str]):
-    """The lines of a text, split when one is asked for (which an error does, once)."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __getitem__(self, number: Any) -> Any:
-        return self._text.split("\n")[number]
-
-    def __len__(self) -> int:
-        return self._text.count("\n") + 1
-
-
 _COMMENT = re.compile(r"#[^\n]*")
 _EXTRA_TYPE = re.compile(r"undefined|dtype[0-9]+|float32|float64")
 _HEADER_KEYS = (
@@ -104,9 +91,11 @@ class Reader(Tokens):
         elided: The tensors whose values are left out.
     """
 
-    def __init__(self, text: str, source: str, *, first_line: int = 1, first_column: int = 1) -> None:
-        super().__init__(text, source, first_line=first_line, first_column=first_column)
-        self.marks = Marks(source, lines=_Lines(text))
+    def __init__(
+        self, text: str, source: str, *, first_line: int = 1, first_column: int = 1, context: Sequence[str] = ()
+    ) -> None:
+        super().__init__(text, source, first_line=first_line, first_column=first_column, context=context)
+        self.marks = Marks(source, lines=Lines(text))
         self.notes: list[str] = []
         self.elided: list[Elided] = []
         self._depth = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
 
 from onnxbench import literals
 from onnxbench.errors import SpecError
@@ -28,6 +30,37 @@ _TOKEN = re.compile(
 _SHOWN = 110  # characters of a line that an error quotes
 
 
+class Lines(Sequence[str]):
+    """The lines of a text, split when one is asked for (which an error does, once)."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._text.split("\n")[number]
+
+    def __len__(self) -> int:
+        return self._text.count("\n") + 1
+
+
+def quoted(lines: Sequence[str], line: int, column: int = 0, *, shown_as: int | None = None) -> tuple[str, ...]:
+    """Returns a line of a file with its number, and a caret under a column.
+
+    Args:
+        lines: The lines of the file; the result is empty if it has no such line.
+        line: The line, from 1.
+        column: The column, from 1; 0 for none.
+        shown_as: The number to show, if ``lines`` are only a part of the file.
+    """
+    if not 0 < line <= len(lines):
+        return ()
+    left = max(0, column - 70)
+    shown = "".join(c if c.isprintable() else " " for c in lines[line - 1][left : left + _SHOWN]).rstrip()
+    gutter = f"{line if shown_as is None else shown_as} | "
+    caret = (f"{' ' * (len(gutter) - 2)}| {' ' * (column - 1 - left)}^",) if column else ()
+    return (f"{gutter}{shown}", *caret)
+
+
 class Tokens(ErrorAt):
     """A text, token by token, with one token of look-ahead.
 
@@ -41,8 +74,11 @@ class Tokens(ErrorAt):
         end: The offset behind it.
     """
 
-    def __init__(self, text: str, source: str, *, first_line: int = 1, first_column: int = 1) -> None:
+    def __init__(
+        self, text: str, source: str, *, first_line: int = 1, first_column: int = 1, context: Sequence[str] = ()
+    ) -> None:
         self.text = text
+        self._context = context
         self.source = source
         self._first_line, self._first_column = first_line, first_column
         self._line_ends = [match.start() for match in re.finditer("\n", text)]
@@ -96,15 +132,13 @@ class Tokens(ErrorAt):
         """Returns an error that shows the line and points at the current token, or at an offset."""
         offset = self.start if at is None else at
         start = self.text.rfind("\n", 0, offset) + 1
-        stop = self.text.find("\n", offset)
-        line = self.text[start : stop if stop >= 0 else len(self.text)]
-        number, column = self.line_of(offset), offset - start
-        left = max(0, column - 70)
-        shown = "".join(c if c.isprintable() else " " for c in line[left : left + _SHOWN]).rstrip()
-        gutter = f"{number} | "
-        details = (f"{gutter}{shown}", f"{' ' * (len(gutter) - 2)}| {' ' * (column - left)}^")
-        shift = self._first_column if start == 0 else 1
-        return SpecError(f"{self.source}:{number}:{column + shift}: {message}", hint=hint, details=details)
+        line = self.line_of(offset)
+        column = offset - start + (self._first_column if start == 0 else 1)
+        if self._context:
+            quote = quoted(self._context, line, column)
+        else:
+            quote = quoted(Lines(self.text), line - self._first_line + 1, offset - start + 1, shown_as=line)
+        return SpecError(f"{self.source}:{line}:{column}: {message}", hint=hint, details=quote)
 
     def name(self, what: str) -> str:
         """Reads a name, quoted or not."""

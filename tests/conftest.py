@@ -1,0 +1,40 @@
+"""What all tests share: hypothesis profiles, and real models that must not go missing unnoticed."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus import fetch
+from hypothesis import HealthCheck, settings
+
+_CALM = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=40, suppress_health_check=_CALM)
+settings.register_profile("long", deadline=None, max_examples=2000, suppress_health_check=_CALM)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+warnings.filterwarnings("ignore", message="The onnxtxt format is experimental")
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Callable[[str], tuple[Path, Any]]:
+    """Gives the file and the table entry of a real model; one that is absent is skipped, or fails where it must be.
+
+    ``ONNXBENCH_REQUIRE_CORPUS=1`` (continuous integration sets it) makes an absent model a failure.
+    """
+    present = fetch.present()
+    entries = {entry.name: entry for entry in fetch.entries()}
+
+    def find(name: str) -> tuple[Path, Any]:
+        if name not in present:
+            words = f"the real model {name!r} is not here: python tests/corpus/fetch.py {name}"
+            if os.environ.get("ONNXBENCH_REQUIRE_CORPUS"):
+                pytest.fail(words)
+            pytest.skip(words)
+        return present[name], entries[name]
+
+    return find
