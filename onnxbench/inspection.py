@@ -19,6 +19,7 @@ from onnxbench.records import INFER_UP_TO, Link, NodeRecord, Reader, TensorRecor
 from onnxbench.weighing import ModuleRecord, Statistics, Stored
 
 if TYPE_CHECKING:
+    from onnxbench.inference import TypeSource
     from onnxbench.model import Model
 
 VIEWS = ("card", "nodes", "tensors", "weights", "modules", "functions", "bodies")
@@ -125,6 +126,7 @@ def inspect(
     selectors: Sequence[str] = (),
     *,
     infer: bool | None = None,
+    sources: Sequence[TypeSource] = (),
     values: bool = False,
     sort: str = "bytes",
     top: int | None = None,
@@ -138,6 +140,7 @@ def inspect(
         selectors: Only what these match (``onnxbench.select``), in every view but the card.
         infer: Work out types that the model does not state, in the views nodes, tensors and bodies; None: unless it
             has more than ``INFER_UP_TO`` nodes.
+        sources: What else may tell types (see ``onnxbench.records.Reader``).
         values: Read the weights of the view weights for statistics, block by block.
         sort: Order of the weights, one of ``SORTS``.
         top: At most so many rows of each view.
@@ -153,7 +156,7 @@ def inspect(
     index = GraphIndex(model.proto)
     focus = _Focus(index, selectors)
     shown = set(views) or focus.natural_views()
-    reader = Reader(model, index, infer=infer)
+    reader = Reader(model, index, infer=infer, sources=sources)
     left_out: dict[str, int] = {}
 
     def listed(view: str, refs: Callable[[], Sequence[Any]], record: Callable[[Any], Any]) -> tuple[Any, ...] | None:

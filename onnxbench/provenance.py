@@ -111,16 +111,20 @@ class Origins:
     def __init__(self, nodes: Iterable[NodeProto], weights: Iterable[str] = ()) -> None:
         self._weights = frozenset(weights)
         self._members: dict[str, list[NodeProto]] = {}
-        for node in nodes:
+        self._is_silent = False  # whether it is known that no node tells anything
+        for number, node in enumerate(nodes):
             spelled = _spelled_path(node)
             if spelled is not None:
                 self._members.setdefault(spelled, []).append(node)
+            self._is_silent = (not number or self._is_silent) and spelled is None and not node.metadata_props
         self._modules = _prefixes(self._weights) if self._members else frozenset()
         self._spellings = _ancestors(self._members)
         self._places: dict[str, tuple[str, int]] = {}
 
     def of(self, node: NodeProto) -> Provenance:
         """Returns where a node comes from; ``NONE`` when it carries no trace of PyTorch."""
+        if self._is_silent:
+            return NONE
         if node.metadata_props:
             # protobuf hands out bytes where text is not UTF-8; such an entry says nothing.
             said = {entry.key: entry.value for entry in node.metadata_props if isinstance(entry.value, str)}
@@ -134,12 +138,16 @@ class Origins:
 
     def kind(self, node: NodeProto) -> str:
         """Returns which trace of PyTorch a node carries: ``torch.export``, ``torchscript`` or ``none``."""
+        if self._is_silent:
+            return "none"
         if any(entry.key in (NAME_SCOPES, STACK_TRACE) for entry in node.metadata_props):
             return "torch.export"
         return "none" if _spelled_path(node) is None else "torchscript"
 
     def scope(self, node: NodeProto) -> str | None:
         """Returns the module path of a node, or None when it is unknown (cheaper than ``of``)."""
+        if self._is_silent:
+            return None
         for entry in node.metadata_props:
             if entry.key == NAME_SCOPES and isinstance(entry.value, str):
                 return _innermost(_literal_list(entry.value))[0]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from onnxbench import select, weights
 from onnxbench.errors import NotFoundError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, declared_types
-from onnxbench.inference import TypeFinder
+from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.provenance import NONE, Origins, Provenance
 from onnxbench.tensortype import Dim, dtype_name, elem_type, format_shape, format_type, raw_size, tensor_shape
 
@@ -72,9 +72,9 @@ class Use:
     """A place where a tensor is read.
 
     Attributes:
-        node: Path of the node.
+        node: Path of the node, which may be in a body that captures the tensor.
         op: Its operator, ``Conv`` or ``com.microsoft::Gelu``.
-        input: Which input, from 0; None when a body of the node captures the tensor.
+        input: Which input, from 0; None when a body of the node returns the tensor as it is.
     """
 
     node: str
@@ -195,13 +195,16 @@ class Reader:
         model: The model; it is not changed, and no weight is read.
         index: Its index.
         infer: Work out types that the model does not state; None: unless it is very large (``INFER_UP_TO``).
+        sources: What else may tell types, asked after onnx's own inference (``onnxbench.backends.tensor_types``).
     """
 
-    def __init__(self, model: Model, index: GraphIndex, *, infer: bool | None = None) -> None:
+    def __init__(
+        self, model: Model, index: GraphIndex, *, infer: bool | None = None, sources: Sequence[TypeSource] = ()
+    ) -> None:
         self.index = index
         nodes = sum(len(scope.nodes) for scope in index.scopes)
         self.infers = nodes <= INFER_UP_TO if infer is None else infer
-        self._finder = TypeFinder(model, index)
+        self._finder = TypeFinder(model, index, sources)
         self._views: dict[Scope, _View] = {}
         self._texts: dict[bytes, KnownType] = {}
         self._origins_by_module: dict[tuple[str | None, int], Origin] = {}
@@ -267,7 +270,6 @@ class Reader:
         kind = self.kind(scope, name)
         position = scope.producers.get(name)
         maker = None if position is None else scope.nodes[position]
-        uses = [use for reader in scope.consumers.get(name, ()) for use in view.uses(reader).get(name, ())]
         return TensorRecord(
             name=f"{scope.path}/{name}" if scope.path else name,
             kind=kind,
@@ -279,7 +281,7 @@ class Reader:
             producer=None if position is None else view.paths[position],
             producer_op=None if maker is None else operator(maker),
             producer_output=None if position is None else view.output_number(position, name),
-            consumers=tuple(uses),
+            consumers=self._uses(view, name),
             origin=self._common_origin(scope, name) if maker is None else self.origin(maker),
         )
 
@@ -304,6 +306,22 @@ class Reader:
         if outer is None:
             return Link(name, "undefined", "?")
         return Link(f"{outer.path}/{name}" if outer.path else name, "captured", self.type(outer, name).text)
+
+    def _uses(self, view: _View, name: str) -> tuple[Use, ...]:
+        """Returns the uses of a tensor, those in bodies that capture it right after those of the bodies' node."""
+        scope = view.scope
+        readers = scope.consumers.get(name, ())
+        if not scope.bodies:
+            return tuple([use for reader in readers for use in view.uses(reader).get(name, ())])
+        found: list[Use] = []
+        pending = [(scope, position) for position in reversed(readers)]
+        while pending:
+            graph, position = pending.pop()
+            found += self._view(graph).uses(position).get(name, ())
+            for body in reversed(graph.bodies.get(position, ())):
+                if name in self._view(body).captures:
+                    pending += [(body, inner) for inner in reversed(body.consumers.get(name, ()))]
+        return tuple(found)
 
     def _common_origin(self, scope: Scope, name: str) -> Origin:
         """Returns the module that alone reads an input or weight."""
@@ -356,6 +374,7 @@ class _View:
         prefix = f"{scope.path}/" if scope.path else ""
         self.paths = [prefix + label for label in scope.labels()]
         self.inputs, self.outputs = frozenset(scope.inputs), frozenset(scope.outputs)
+        self.captures = frozenset(scope.captures)
         self.links: dict[str, Link] = {"": Link("", "left out", "")}
         self.types: dict[str, KnownType] | None = None
         self._stored: dict[str, int] | None = None
@@ -368,20 +387,27 @@ class _View:
         if uses is None:
             scope = self.scope
             node, path = scope.nodes[position], self.paths[position]
-            op = operator(node)
-            uses = {}
-            for number, name in enumerate(node.input):
-                uses.setdefault(name, []).append(Use(path, op, number))
-            for name in {name: None for body in scope.bodies.get(position, ()) for name in body.captures}:
-                uses.setdefault(name, []).append(Use(path, op, None))
+            op, reads = operator(node), scope.reads[position]
+            if len(reads) != len(node.input) or position in scope.bodies:  # some left out, or captures among them
+                reads = list(node.input)
+            uses = {name: [] for name in reads}
+            for number, name in enumerate(reads):
+                uses[name].append(Use(path, op, number))
+            for body in scope.bodies.get(position, ()):
+                captured = frozenset(body.captures)
+                for name in body.outputs:
+                    if name in captured:
+                        uses.setdefault(name, []).append(Use(path, op, None))
             self._uses[position] = uses
         return uses
 
     def output_number(self, position: int, name: str) -> int:
         """Returns which output of a node a tensor is."""
+        outputs = self.scope.nodes[position].output
+        if len(outputs) == 1:
+            return 0
         made = self._made.get(position)
         if made is None:
-            outputs = self.scope.nodes[position].output
             made = self._made[position] = {name: number for number, name in enumerate(outputs)}
         return made[name]
 
@@ -482,6 +508,7 @@ def find(
     *,
     only: Literal["nodes", "tensors"] | None = None,
     infer: bool | None = None,
+    sources: Sequence[TypeSource] = (),
     names_only: bool = False,
 ) -> Found:
     """Returns what the selectors match, with all that is known of it.
@@ -491,6 +518,7 @@ def find(
         selectors: Selectors (``onnxbench.select``); a bare name that no tensor has may be a node's.
         only: Take nodes as the tensors they make, or tensors as the nodes that make them; None: as selected.
         infer: Work out types that the model does not state (see ``Reader``).
+        sources: What else may tell types (see ``Reader``).
         names_only: Leave ``tensors`` and ``nodes`` empty, which is much faster for many matches.
 
     Raises:
@@ -502,7 +530,7 @@ def find(
     names = (*map(tensor_selector, tensor_refs), *map(node_selector, node_refs))
     if names_only:
         return Found(names, (), ())
-    reader = Reader(model, index, infer=infer)
+    reader = Reader(model, index, infer=infer, sources=sources)
     return Found(names, tuple(map(reader.tensor, tensor_refs)), tuple(map(reader.node, node_refs)))
 
 

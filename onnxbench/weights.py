@@ -239,6 +239,7 @@ def read_array(
         ExternalDataError: As for ``byte_range``.
         ModelError: The data does not fit the tensor's type and shape.
     """
+    import numpy as np
     import onnx
     from onnx import numpy_helper
 
@@ -248,6 +249,9 @@ def read_array(
         held = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=read_bytes(where))
     try:
         return numpy_helper.to_array(held)
+    except UnicodeDecodeError:  # strings in ONNX are bytes; what is no text comes with surrogates, as file names do
+        texts = [text.decode(errors="surrogateescape") for text in held.string_data]
+        return np.array(texts, dtype=object).reshape(tuple(held.dims))
     except (ValueError, TypeError, KeyError) as error:  # too much or too little data, an unknown element type
         raise ModelError(
             f"the data of tensor {tensor.name!r} does not fit {dtype_name(tensor.data_type)}{list(tensor.dims)}: {error}"

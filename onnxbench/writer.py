@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from onnxbench import weights
 from onnxbench.errors import BenchError, OutputError, UnsupportedError, UsageError
 from onnxbench.graph import GraphIndex
-from onnxbench.model import TEXT_FORMATS, Model
+from onnxbench.model import SMALL_WEIGHT, TEXT_FORMATS, Model
 from onnxbench.progress import track
 from onnxbench.validity import make_valid
 from onnxbench.wire import STUB_EXPLICIT, Splice, splice
@@ -44,7 +44,8 @@ class SaveOptions:
         external: Weights in files beside the model: True or False, or None for "only when over 2 GiB".
         location: Name of the one weights file, relative to the model's folder; by default NAME.onnx.data.
         per_tensor: One weights file per tensor instead.
-        threshold: Initializers with fewer bytes than this stay inline.
+        threshold: Initializers with fewer bytes than this stay inline. So do scalars and vectors of at most 1 KiB,
+            whatever it is: runtimes want to see shapes and axes before they open any other file.
         alignment: Weights start at multiples of this many bytes (smaller ones than it, of 64).
         share_weights: Refer to the files that hold the weights now, instead of copying the bytes.
     """
@@ -101,7 +102,10 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
         ExternalDataError: A weight cannot be had.
     """
     options = options or SaveOptions()
-    target = Path(os.path.realpath(path))
+    try:
+        target = Path(os.path.realpath(path))
+    except ValueError:
+        raise OutputError(f"{os.fspath(path)!r} is not a usable file name") from None
     proto = type(model.proto)()
     proto.CopyFrom(model.proto)
     repairs = make_valid(proto, complete=model.with_small_weights)
@@ -109,8 +113,8 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
     if text and (options.external or options.share_weights):
         raise UsageError(f"{target.name} is a text form, which holds its weights itself")
     blobs, inline = ([], _outside(model, proto)) if text else _lay_out(model, proto, target, options)
-    _refuse_inputs(model, target, {blob.file for blob in blobs})
     try:
+        _refuse_inputs(model, target, {blob.file for blob in blobs})
         with _staging(target) as staging:
             names = _write_blobs(blobs, staging, options)
             structure = staging / target.name
@@ -160,9 +164,11 @@ def _lay_out(
     """
     outside = _outside(model, proto)
     if options.share_weights:
+        small = [(tensor, where) for tensor, where in outside if _may_be_a_shape(tensor, where.length)]
         for tensor, where in outside:
-            _refer(tensor, _shared_location(where.file, target), where.offset, where.length)
-        return [], []
+            if not _may_be_a_shape(tensor, where.length):
+                _refer(tensor, _shared_location(where.file, target), where.offset, where.length)
+        return [], small
     total = proto.ByteSize() + sum(where.length for _, where in outside)
     external = options.external if options.external is not None else total > PROTOBUF_LIMIT - _ROOM
     if not external:
@@ -180,11 +186,15 @@ def _lay_out(
         source: weights.ByteRange | bytes = found if found is not None else tensor.raw_data
         length = found.length if found is not None else len(tensor.raw_data)
         # Runtimes do not read external data of node attributes, so these stay inline while they fit.
-        if length >= max(options.threshold, 1) and is_initializer:
+        if length >= max(options.threshold, 1) and is_initializer and not _may_be_a_shape(tensor, length):
             _refer(tensor, *sizer.place(tensor.name, source, length), length)
         elif found is not None:
             inline.append((tensor, found))
     return sizer.blobs, inline
+
+
+def _may_be_a_shape(tensor: TensorProto, length: int) -> bool:
+    return len(tensor.dims) < 2 and length <= SMALL_WEIGHT
 
 
 class _Layout:

@@ -50,15 +50,10 @@ def tour(tmp_path, capsys, monkeypatch):
     return Tour(tmp_path, capsys)
 
 
-@pytest.fixture
-def model(request, corpus):
-    return corpus(request.param)
-
-
 @pytest.mark.corpus
 @pytest.mark.parametrize("name", MODELS)
 def test_tour(name, corpus, tour):
-    path = corpus(name)
+    path, _ = corpus(name)
     index = GraphIndex(load(path).proto)
     captures.save("feeds.npz", seeded_feeds(path, ENTRIES[name]))
 

@@ -19,7 +19,7 @@ from typing import Literal
 NBSP = "\N{NO-BREAK SPACE}"
 _GAP = "  "
 _NARROWEST = 10
-_WIDEST_PIPED = 48
+_WIDEST_PIPED = 64
 _WIDEST_WHOLE = 40
 _PROSE = 110
 

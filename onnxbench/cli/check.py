@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
+import io
+import json
+import os
+import sys
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +17,10 @@ import typer
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 
 if TYPE_CHECKING:
-    from onnxbench.lint import Finding, Findings, Severity
+    from onnxbench.lint import Finding, Findings, Opener, Severity
 
 _PER_RULE = 10
+_FORMATS = ("text", "json", "sarif", "github")
 
 
 def check(
@@ -52,7 +58,7 @@ def check(
     values: Annotated[
         bool, typer.Option("--values", help="Also read the weights: NaN, Inf, what float16 or int32 cannot hold.")
     ] = False,
-    format_: Annotated[
+    form: Annotated[
         str,
         typer.Option("--format", "--output-format", "-f", metavar="FORMAT", help="text, json, sarif, or github."),
     ] = "text",
@@ -84,18 +90,112 @@ def check(
     from onnxbench import lint
     from onnxbench.model import load
 
-    form = _format("json" if as_json else format_)
-    worst = None if fail_on == "never" else lint.to_severity(fail_on)
+    form = _known_format("json" if as_json else form)
+    least, worst = lint.to_severity(severity), None if fail_on == "never" else lint.to_severity(fail_on)
     found = lint.check(
         load(model, allow_outside=allow_outside, require_weights=False),
         select=select or (), ignore=ignore or (), target=target, values=values,
         openers={"ONNX Runtime": _opener(custom_ops or [])} if ort else None,
     )  # fmt: skip
-    _deliver(found, lint.to_severity(severity), form, output, limit=limit, quiet=quiet)
+    _deliver(found.at_least(least), form, output, limit=limit, quiet=quiet)
     raise typer.Exit(1 if found.fails(worst) else 0)
 
 
-def _opener(libraries: list[Path]) -> object:
+def _known_format(form: str) -> str:
+    from onnxbench.errors import UsageError, did_you_mean
+
+    if form not in _FORMATS:
+        hint = did_you_mean(form, _FORMATS) or f"Formats: {', '.join(_FORMATS)}."
+        raise UsageError(f"{form!r} is not a format", hint=hint)
+    return form
+
+
+def _opener(libraries: list[Path]) -> Opener:
     from onnxbench.backends import Options, open_session
 
-    return lambda model: open_session(model, "ort", options=Options(libraries=tuple(libraries)))
+    return lambda model: open_session(model, options=Options(libraries=tuple(libraries)))
+
+
+def _deliver(found: Findings, form: str, output: Path | None, *, limit: int, quiet: bool) -> None:
+    """Prints a report, or writes it to a file."""
+    from onnxbench.cli._render import note
+    from onnxbench.lint.reports import write_report
+
+    if output is None:
+        _print(found, form, limit)
+        return
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        _print(found, form, limit)
+    write_report(output, text.getvalue())
+    note(f"{_verdict(found)}; wrote {output}", quiet=quiet)
+
+
+def _print(found: Findings, form: str, limit: int) -> None:
+    from onnxbench import lint
+    from onnxbench.cli._render import print_json
+    from onnxbench.lint import reports
+
+    if form == "json":
+        print_json("check", found)
+    elif form == "sarif":
+        log = reports.to_sarif(found, [lint.find_rule(code) for code in found.checked])
+        print(json.dumps(log, indent=2, ensure_ascii=False))
+    elif form == "github":
+        for line in reports.to_github(found):
+            print(line)
+    else:
+        for line in _text(found, limit):
+            print(line)
+
+
+def _text(found: Findings, limit: int) -> Iterator[str]:
+    """Yields the report as people read it: findings by rule, the worst first, then the verdict."""
+    from onnxbench.cli._tables import plain
+    from onnxbench.lint import find_rule
+
+    for (severity, code), members in groupby(found.findings, key=lambda finding: (finding.severity, finding.code)):
+        findings = list(members)
+        rule = find_rule(code)
+        start, end = _style(severity)
+        yield f"{start}{severity}{end} {code} {rule.name}: {rule.summary}"
+        shown = findings[: limit or None]
+        for finding in shown:
+            mark = "  [mendable]" if finding.mendable else ""
+            yield f"  {plain(_place(finding))}{plain(finding.message)}{mark}"
+        if len(shown) < len(findings):
+            yield f"  ... and {len(findings) - len(shown):,} more (--limit 0 shows all)"
+        for fix in dict.fromkeys(finding.fix or rule.mend for finding in shown):
+            yield f"  -> {plain(fix)}"
+        yield ""
+    for entry in found.not_run:
+        yield f"not looked at: {', '.join(entry.codes)}: {plain(entry.reason)}"
+    yield _verdict(found)
+
+
+def _place(finding: Finding) -> str:
+    where = finding.where
+    parts = [f"{where.path or 'model'}"]
+    if where.op and where.op not in (where.node or ""):
+        parts.append(f" ({where.op})")
+    origin = ", ".join(word for word in (where.module, where.source) if word)
+    if origin:
+        parts.append(f" [{origin}]")
+    return f"{''.join(parts)}: "
+
+
+def _verdict(found: Findings) -> str:
+    from onnxbench.lint import Severity
+
+    counts = [(found.count(severity), str(severity)) for severity in Severity]
+    words = ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for count, noun in counts if count)
+    mendable = sum(finding.mendable for finding in found.findings)
+    note = f" ({mendable:,} mendable)" if mendable else ""
+    name = f"{found.model}: " if found.model else ""
+    return f"{name}{words or 'no findings'}{note}; {len(found.checked)} rules looked at"
+
+
+def _style(severity: Severity) -> tuple[str, str]:
+    """Returns what colours a word on a terminal."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return "", ""
+    return {"error": "\033[1;31m", "warning": "\033[1;33m"}.get(str(severity), "\033[1;36m"), "\033[0m"

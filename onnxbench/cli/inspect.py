@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onnxbench.cli import _render
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
+from onnxbench.cli._records import (
+    MOST_LISTED,
+    NODE_COLUMNS,
+    TENSOR_COLUMNS,
+    listed,
+    module_text,
+    node_row,
+    tensor_row,
+    type_sources,
+)
 from onnxbench.cli._tables import NBSP, Column, plain, print_fields, print_heading, print_table
 
 if TYPE_CHECKING:
     from onnxbench.card import Card, ExternalFile, FunctionRecord, Port
     from onnxbench.inspection import BodyRecord, Inspection, WeightRecord
-    from onnxbench.records import Link, NodeRecord, TensorRecord
     from onnxbench.weighing import ModuleRecord
 
 _SPELLINGS = {
     "layers": "nodes", "layer": "nodes", "ops": "nodes", "attrs": "attributes", "attr": "attributes",
     "scopes": "modules", "scope": "modules", "initializers": "weights",
 }  # fmt: skip
-_MOST_LISTED = 8
 
 
 def inspect(
@@ -68,7 +76,8 @@ def inspect(
         bool | None,
         typer.Option(
             "--infer/--no-infer",
-            help="Work out types that the model does not state. Default: up to 50,000 nodes.",
+            help="Work out types that the model does not state, with ONNX Runtime's help. Default: without it, up to "
+            "50,000 nodes.",
             show_default=False,
         ),
     ] = None,
@@ -106,6 +115,7 @@ def inspect(
         views,
         [*(selectors or ()), *(select or ())],
         infer=infer,
+        sources=type_sources(infer),
         values=values,
         sort=sort,
         top=top,
@@ -127,8 +137,8 @@ def _print(found: Inspection, *, with_attributes: bool) -> None:
         "modules": map(_module_row, found.modules or ()),
         "functions": map(_function_row, found.functions or ()),
         "bodies": map(_body_row, found.bodies or ()),
-        "nodes": (_node_row(node, with_attributes) for node in found.nodes or ()),
-        "tensors": map(_tensor_row, found.tensors or ()),
+        "nodes": (node_row(node, attributes=with_attributes) for node in found.nodes or ()),
+        "tensors": map(tensor_row, found.tensors or ()),
         "weights": map(_weight_row, found.weights or ()),
     }
     shown = [view for view in rows if getattr(found, view) is not None]
@@ -160,14 +170,8 @@ _COLUMNS = {
         Column("weights", "number"), Column("bytes", "number"), Column("inputs", "list"), Column("outputs", "list"),
         Column("captures", "list"),
     ),
-    "nodes": (
-        Column("node"), Column("operator", "whole"), Column("attributes", "list"), Column("inputs", "list"),
-        Column("outputs", "list"), Column("type", "whole"), Column("module"), Column("source"),
-    ),
-    "tensors": (
-        Column("tensor"), Column("type", "whole"), Column("kind", "whole"), Column("made by"),
-        Column("read by", "number"), Column("module"),
-    ),
+    "nodes": NODE_COLUMNS,
+    "tensors": TENSOR_COLUMNS,
     "weights": (
         Column("weight"), Column("type", "whole"), Column("bytes", "number"), Column("place"),
         Column("module", "list"), Column("min", "number"), Column("max", "number"), Column("mean", "number"),
@@ -204,9 +208,9 @@ def _function_row(function: FunctionRecord) -> list[str]:
         function.name,
         str(function.nodes),
         str(function.calls),
-        _listed(function.inputs),
-        _listed(function.outputs),
-        _listed(function.attributes),
+        listed(function.inputs),
+        listed(function.outputs),
+        listed(function.attributes),
         _counted(function.ops),
     ]
 
@@ -219,53 +223,10 @@ def _body_row(body: BodyRecord) -> list[str]:
         str(body.nodes_below),
         str(body.weights) if body.weights else "",
         _render.format_bytes(body.bytes) if body.bytes else "",
-        _listed([port.name for port in body.inputs]),
-        _listed([port.name for port in body.outputs]),
-        _listed(body.captures),
+        listed([port.name for port in body.inputs]),
+        listed([port.name for port in body.outputs]),
+        listed(body.captures),
     ]
-
-
-def _node_row(node: NodeRecord, with_attributes: bool) -> list[str]:
-    inputs = [*map(_link_name, node.inputs), *(f"({name})" for name in node.captures)]
-    attributes = [f"{name}={_value(value)}" for name, value in node.attributes.items()] if with_attributes else []
-    return [
-        node.path,
-        node.op + (" (local function)" if node.is_function_call else ""),
-        _listed(attributes),
-        _listed(inputs),
-        _listed([_link_name(link) for link in node.outputs]),
-        *(
-            ("", "", "")
-            if with_attributes
-            else (
-                _listed([link.type or "-" for link in node.outputs], most=3),
-                _module(node.origin.module, node.origin.call),
-                _source(node.origin.source),
-            )
-        ),
-    ]
-
-
-def _link_name(link: Link) -> str:
-    return link.name or "-"
-
-
-def _tensor_row(tensor: TensorRecord) -> list[str]:
-    made_by = f"{tensor.producer} ({tensor.producer_op})" if tensor.producer else ""
-    return [
-        tensor.name,
-        tensor.type.text,
-        kind_of(tensor),
-        made_by,
-        str(len({use.node for use in tensor.consumers})),
-        _module(tensor.origin.module, tensor.origin.call),
-    ]
-
-
-def kind_of(tensor: TensorRecord) -> str:
-    """Returns what a tensor is, in words."""
-    words = "input with default" if tensor.has_default else tensor.kind
-    return words if not tensor.is_output else "output" if tensor.kind == "inner" else f"{words}, output"
 
 
 def _weight_row(weight: WeightRecord) -> list[str]:
@@ -277,7 +238,7 @@ def _weight_row(weight: WeightRecord) -> list[str]:
         f"{'sparse ' if weight.is_sparse else ''}{weight.dtype}[{', '.join(map(str, weight.shape))}]",
         _render.format_bytes(weight.bytes),
         weight.location or ("" if weight.place == "inline" else weight.place),
-        _listed([_module(path) for path in weight.modules], most=2),
+        listed([module_text(path) for path in weight.modules], most=2),
         *map(_number, numbers),
         *(f"{count:,}" if count else "" for count in counts),
         weight.problem or "",
@@ -290,35 +251,8 @@ def _number(value: float | int | None) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _module(path: str | None, call: int = 0) -> str:
-    if path is None:
-        return ""
-    return (path or "(model)") + (f" (call {call + 1})" if call else "")
-
-
-def _source(place: str | None) -> str:
-    """Returns ``folder/file.py:12`` of a long path: where a package is installed says nothing."""
-    if place is None:
-        return ""
-    parts = place.replace("\\", "/").rpartition("site-packages/")[2].split("/")
-    return "/".join(parts[-2:])
-
-
-def _listed(items: Sequence[str], *, most: int = _MOST_LISTED) -> str:
-    more = len(items) - most
-    return ", ".join(items[:most]) + (f", ... {more} more" if more > 0 else "")
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        more = len(value) - 2 * _MOST_LISTED
-        shown = ",".join(map(_value, value[: 2 * _MOST_LISTED]))
-        return f"[{shown}{f',...{more} more' if more > 0 else ''}]"
-    return str(value)
-
-
-def _counted(counts: Mapping[str, int], *, most: int = _MOST_LISTED) -> str:
-    return _listed([f"{name} {count}" for name, count in counts.items()], most=most)
+def _counted(counts: Mapping[str, int], *, most: int = MOST_LISTED) -> str:
+    return listed([f"{name} {count}" for name, count in counts.items()], most=most)
 
 
 def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
@@ -335,10 +269,10 @@ def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
             yield label, str(value)
     if card.doc:
         yield "doc", _excerpt(card.doc)
-    for key, value in list(card.metadata.items())[:_MOST_LISTED]:
+    for key, value in list(card.metadata.items())[:MOST_LISTED]:
         yield "metadata", f"{key} = {_excerpt(value, 90)}"
-    if len(card.metadata) > _MOST_LISTED:
-        yield "", f"... and {len(card.metadata) - _MOST_LISTED} more entries of metadata"
+    if len(card.metadata) > MOST_LISTED:
+        yield "", f"... and {len(card.metadata) - MOST_LISTED} more entries of metadata"
     for side, ports in (("input", card.inputs), ("output", card.outputs)):
         widest = min(40, max((len(plain(port.name)) for port in ports), default=0))
         for port in ports:
@@ -347,10 +281,10 @@ def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
     if card.ops:
         yield "operators", ", ".join(f"{op.op}{NBSP}{op.count:,}" for op in card.ops)
     yield "weights", _weight_totals(card)
-    for function in card.functions[:_MOST_LISTED]:
+    for function in card.functions[:MOST_LISTED]:
         yield "function", f"{function.name}: {function.nodes} nodes, called {_times(function.calls)}"
-    if len(card.functions) > _MOST_LISTED:
-        yield "", f"... and {len(card.functions) - _MOST_LISTED} more (--functions)"
+    if len(card.functions) > MOST_LISTED:
+        yield "", f"... and {len(card.functions) - MOST_LISTED} more (--functions)"
     if card.quantization:
         yield "quantized", _quantization(card)
     for op in card.custom_ops:
@@ -359,7 +293,7 @@ def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
     at_ends = [dim for dim in card.dynamic_dims if dim.inputs or dim.outputs]
     for dim in at_ends:
         inner = f"; {dim.inner:,} inner tensors" if dim.inner else ""
-        yield "dynamic", f"{dim.symbol}: {_listed([*dim.inputs, *dim.outputs])}{inner}"
+        yield "dynamic", f"{dim.symbol}: {listed([*dim.inputs, *dim.outputs])}{inner}"
     if not at_ends:
         yield "dynamic", "no: all inputs and outputs have fixed shapes"
     yield "PyTorch", _provenance(card)

@@ -41,7 +41,6 @@ def check(
     *,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
-    severity: Severity | str = Severity.INFO,
     target: str | None = None,
     values: bool = False,
     openers: Mapping[str, Opener] | None = None,
@@ -55,7 +54,6 @@ def check(
         model: The model; it is not changed.
         select: Rules to look at, by code, beginning of a code (``OB1``), or name; all by default.
         ignore: Rules to leave out, spelled alike.
-        severity: Leave out findings that are less bad.
         target: ``onnxruntime`` or ``tensorrt``: severities are for it, and rules only for it are looked at.
         values: Also read the weights, block by block, and look at their numbers.
         openers: By the name of a runtime, a function that makes a session of a model in it, or raises
@@ -63,12 +61,13 @@ def check(
         extra: Further checks.
 
     Raises:
-        UsageError: A rule, severity or target is not known.
+        UsageError: A rule or target is not known.
     """
     if target is not None and target not in TARGETS:
-        raise UsageError(f"{target!r} is not a target", hint=did_you_mean(target, TARGETS) or f"Targets: {', '.join(TARGETS)}.")
+        raise UsageError(
+            f"{target!r} is not a target", hint=did_you_mean(target, TARGETS) or f"Targets: {', '.join(TARGETS)}."
+        )
     themes = (*THEMES, *extra)
-    least = to_severity(severity)
     able = {"": True, "values": values, "session": bool(openers)}
     wanted = [
         rule
@@ -79,7 +78,7 @@ def check(
     codes = {rule.code for rule in wanted}
     found, not_run = _run(facts, themes, codes, able)
     order = {rule.code: at for at, rule in enumerate(all_rules(themes))}
-    kept = [finding for finding in found if finding.code in codes and finding.severity.at_least(least)]
+    kept = [finding for finding in found if finding.code in codes]
     kept.sort(key=lambda finding: (finding.severity.rank, order[finding.code]))
     origin = facts.file_name() if model.origin is not None else ""
     return Findings(origin, target, tuple(kept), tuple(rule.code for rule in wanted), tuple(not_run))
@@ -110,6 +109,16 @@ def all_rules(themes: Sequence[Checks] = THEMES) -> list[Rule]:
     """Returns every rule, by code."""
     unique = {rule.code: rule for theme in themes for rule in theme.rules}
     return [unique[code] for code in sorted(unique)]
+
+
+def rules_by_theme(themes: Sequence[Checks] = THEMES) -> list[tuple[str, list[Rule]]]:
+    """Returns the title of each theme and its rules, each rule once."""
+    seen: set[str] = set()
+    found = []
+    for theme in themes:
+        found.append((theme.title, [rule for rule in theme.rules if rule.code not in seen]))
+        seen.update(rule.code for rule in theme.rules)
+    return found
 
 
 def chosen_rules(select: Sequence[str], ignore: Sequence[str], themes: Sequence[Checks] = THEMES) -> list[Rule]:
@@ -155,7 +164,9 @@ def find_rule(word: str, themes: Sequence[Checks] = THEMES) -> Rule:
 
 
 def _near_rule(word: str, rules: list[Rule]) -> str:
-    near = did_you_mean(word.upper(), [rule.code for rule in rules]) if word[:1].isupper() or word[-1:].isdigit() else None
+    near = (
+        did_you_mean(word.upper(), [rule.code for rule in rules]) if word[:1].isupper() or word[-1:].isdigit() else None
+    )
     near = near or did_you_mean(word.lower(), [rule.name for rule in rules])
     return near or "'onnxbench explain' lists all rules."
 
@@ -193,5 +204,6 @@ __all__ = [
     "check",
     "chosen_rules",
     "find_rule",
+    "rules_by_theme",
     "to_severity",
 ]

@@ -86,7 +86,7 @@ class StrictInference:
 
 
 def check_nodes(proto: ModelProto, index: GraphIndex) -> dict[NodeKey, str]:
-    """Returns what the onnx checker has against single nodes, by node; calls of local functions are left out."""
+    """Returns what the onnx checker has against single nodes, by node."""
     from onnx import checker
 
     complaints: dict[NodeKey, str] = {}
@@ -101,8 +101,8 @@ def check_nodes(proto: ModelProto, index: GraphIndex) -> dict[NodeKey, str]:
         if context is None:
             context = contexts[id(root)] = _checker_context(proto, root)
         for position, node in enumerate(scope.nodes):
-            if index.functions and (node.domain, node.op_type, node.overload) in index.functions:
-                continue
+            if index.functions and node.domain in _ONNX_DOMAINS and index.function_of(node) is not None:
+                continue  # the checker would look for a standard operator of that name
             if node.domain == "ai.onnx" or any(attribute.type in _HOLDERS for attribute in node.attribute):
                 node = _hollow(node)
             try:
@@ -112,6 +112,7 @@ def check_nodes(proto: ModelProto, index: GraphIndex) -> dict[NodeKey, str]:
     return complaints
 
 
+_ONNX_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
 _HOLDERS = frozenset({_GRAPH, _GRAPHS, _TENSOR, _TENSORS, _SPARSE, _SPARSES})
 
 
@@ -232,9 +233,7 @@ def _probe(proto: ModelProto, index: GraphIndex, refused: frozenset[NodeKey]) ->
 
 
 def _settle_inputs(graph: GraphProto) -> None:
-    """Takes back what a graph says wrongly of its inputs: element types that do not exist, dimensions below zero, a type
-    that the initializer of that name has not.
-    """
+    """Takes back what cannot be: element types that do not exist, sizes below zero, types that initializers deny."""
     for info in (*graph.input, *graph.output, *graph.value_info):
         if info.type.WhichOneof("value") == "tensor_type":
             if info.type.tensor_type.elem_type and not is_element_type(info.type.tensor_type.elem_type):
@@ -264,7 +263,9 @@ def _drop_unsound(graph: GraphProto) -> None:
             del graph.initializer[position]
     for position in range(len(graph.node) - 1, -1, -1):
         node = graph.node[position]
-        if node.op_type == "Constant" and any(a.type == _TENSOR and not _has_possible_type(a.t) for a in node.attribute):
+        if node.op_type == "Constant" and any(
+            a.type == _TENSOR and not _has_possible_type(a.t) for a in node.attribute
+        ):
             for name in filter(None, node.output):
                 graph.input.add(name=name)
             del graph.node[position]
@@ -409,6 +410,7 @@ def _correct_conflicts(probe: ModelProto, index: GraphIndex) -> list[Conflict]:
         outputs: list[ValueInfoProto] = []
         if hasattr(graph, "initializer"):
             known.update((info.name, info.type) for info in (*made[number].output, *made[number].input))
+            known.update((tensor.name, initializer_type(tensor)) for tensor in graph.initializer)
             outputs = list(graph.output)
         for is_output, infos in ((False, graph.value_info), (True, outputs)):
             for info in infos:
@@ -472,6 +474,9 @@ def _stated(graph: GraphProto | FunctionProto) -> Iterator[tuple[str, TypeProto]
 
 def is_ranked(value: TypeProto | None) -> bool:
     """Tells whether a type is complete and, for a tensor, has a rank."""
-    if value is None or not is_complete(value):
+    if value is None:
         return False
-    return value.WhichOneof("value") != "tensor_type" or tensor_shape(value) is not None
+    tensor = value.tensor_type
+    if tensor.elem_type:
+        return bool(tensor.HasField("shape"))
+    return value.WhichOneof("value") != "tensor_type" and is_complete(value)

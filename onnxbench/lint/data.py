@@ -32,7 +32,7 @@ def filled_fields(tensor: TensorProto) -> list[str]:
 
 
 def typed_size(number: int, count: int) -> int:
-    """Returns how many values a typed field has for ``count`` elements: two per complex one, 4 and 2 bits are packed."""
+    """Returns how many values a typed field has for ``count`` elements (complex: two each; 4 and 2 bits: packed)."""
     if number in (14, 15):
         return 2 * count
     per_value = {2: 4, 4: 2}.get(dtype_bits(number), 1)
@@ -45,10 +45,14 @@ def is_sound(tensor: TensorProto) -> bool:
     if any(dim < 0 for dim in tensor.dims) or not is_element_type(number):
         return False
     filled = filled_fields(tensor)
+    count: int = math.prod(tensor.dims)
     if not filled:
-        return math.prod(tensor.dims) == 0
+        return count == 0
     if filled == ["raw_data"]:
-        return number != 8 and len(tensor.raw_data) == raw_size(tensor.dims, number)
+        held: bytes = tensor.raw_data
+        return number != 8 and len(held) == raw_size(tensor.dims, number)
     field = filled[0]
-    size = typed_size(number, math.prod(tensor.dims))
-    return len(filled) == 1 and number in FIELDS.get(field, ()) and len(getattr(tensor, field)) == size
+    if len(filled) > 1 or number not in FIELDS[field]:
+        return False
+    size: int = len(getattr(tensor, field))
+    return size == typed_size(number, count)

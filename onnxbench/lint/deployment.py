@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.graph import Scope
-from onnxbench.lint.facts import STANDARD_DOMAINS, Facts, constant_tensor, graph_of, listed, operator, plural, readable_array
+from onnxbench.lint.facts import (
+    STANDARD_DOMAINS,
+    Facts,
+    constant_tensor,
+    graph_of,
+    listed,
+    operator,
+    plural,
+    readable_array,
+)
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
 from onnxbench.tensortype import elem_type, format_type, tensor_shape
 
@@ -24,9 +33,9 @@ INT64_RANGE = Rule(
     name="int64-beyond-int32",
     severity=Severity.WARNING,
     summary="An int64 constant does not fit into int32.",
-    why="TensorRT before 10, many accelerators and JavaScript narrow int64 to int32: the value is cut off or clamped, and "
-    "the result is another. The largest and smallest int64 as bounds of a Slice are left alone: they mean 'to the end', "
-    "clamped or not. Constants that are stored apart are read only with --values.",
+    why="TensorRT before 10, many accelerators and JavaScript narrow int64 to int32: the value is cut off or "
+    "clamped, and the result is another. The largest and smallest int64 as bounds of a Slice are left alone: they "
+    "mean 'to the end', clamped or not. Constants that are stored apart are read only with --values.",
     mend="Use a value that fits; for a sentinel, the largest int32 does as well.",
     example="""
         <int64[1] big = {5000000000}>   y = Add (x, big)
@@ -38,8 +47,8 @@ INT64_INTERFACE = Rule(
     name="int64-interface",
     severity=Severity.INFO,
     summary="A graph input or output is int64.",
-    why="TensorRT before 10 binds it as int32, and so do many mobile runtimes: callers have to convert. A buffer of the "
-    "other width is read as other numbers, without an error.",
+    why="TensorRT before 10 binds it as int32, and so do many mobile runtimes: callers have to convert. A buffer of "
+    "the other width is read as other numbers, without an error.",
     mend="Convert where the model is called, or add a Cast behind an int32 input.",
     example="""
         g (int64[1, 128] input_ids) => ...
@@ -50,8 +59,8 @@ FLOAT64 = Rule(
     name="float64",
     severity=Severity.WARNING,
     summary="A graph input, output or weight is float64.",
-    why="TensorRT and most accelerators have no float64 and narrow it to float32 or refuse it; CPU kernels are slower or "
-    "missing. NumPy's default type at export is the usual cause.",
+    why="TensorRT and most accelerators have no float64 and narrow it to float32 or refuse it; CPU kernels are "
+    "slower or missing. NumPy's default type at export is the usual cause.",
     mend="Export in float32.",
     example="""
         g (double[3] x) => ...
@@ -74,8 +83,8 @@ BAKED_BATCH = Rule(
     name="baked-batch",
     severity=Severity.WARNING,
     summary="A Reshape or Expand has the batch size as a constant.",
-    why="With a dynamic batch, any other size than the one at export fails there, or mixes samples. With a batch of 1 "
-    "(an info) it is what stands in the way of making the batch dynamic.",
+    why="With a dynamic batch, any other size than the one at export fails there, or mixes samples. With a batch of "
+    "1 (an info) it is what stands in the way of making the batch dynamic.",
     mend="Use 0 (copy from the input) or -1 in place of the number, or export with a dynamic batch axis.",
     example="""
         g (float[N, 197, 768] x) => ...   <int64[3] s = {1, 197, 768}>   y = Reshape (x, s)
@@ -86,10 +95,10 @@ OVERRIDABLE = Rule(
     name="overridable-initializer",
     severity=Severity.WARNING,
     summary="Initializers are graph inputs as well.",
-    why="From IR version 4 on this means that a caller may feed other values, so ONNX Runtime does not fold or fuse them "
-    "(it warns once for each), and other tools ask for them to be fed.",
-    mend="Remove them from the inputs, unless they are meant to be replaced: "
-    "'python -m onnxruntime.tools.remove_initializer_from_inputs'.",
+    why="From IR version 4 on this means that a caller may feed other values, so ONNX Runtime does not fold or fuse "
+    "them (it warns once for each), and other tools ask for them to be fed.",
+    mend="Remove them from the inputs, unless they are meant to be replaced: 'python -m "
+    "onnxruntime.tools.remove_initializer_from_inputs'.",
     example="""
         g (float[3] x, float[3] w) => (float[3] y) <float[3] w = {1, 2, 3}> { y = Mul (x, w) }
         """,
@@ -99,8 +108,8 @@ TRAINING_MODE = Rule(
     name="training-mode",
     severity=Severity.WARNING,
     summary="A node is in training mode, or the model carries training information.",
-    why="Dropout then drops at inference and BatchNormalization uses the batch's own statistics: results are random or "
-    "depend on the other samples. The model was exported without eval().",
+    why="Dropout then drops at inference and BatchNormalization uses the batch's own statistics: results are random "
+    "or depend on the other samples. The model was exported without eval().",
     mend="Export after model.eval().",
     example="""
         y = BatchNormalization <training_mode = 1> (x, scale, bias, mean, var)
@@ -122,8 +131,8 @@ UNNAMED_DIM = Rule(
     name="unnamed-dimension",
     severity=Severity.INFO,
     summary="A dynamic dimension of a graph input has no name.",
-    why="Names say which dimensions are equal. Without them tools cannot know that the batch of one input is the batch of "
-    "another, and profiles have to be given for each.",
+    why="Names say which dimensions are equal. Without them tools cannot know that the batch of one input is the "
+    "batch of another, and profiles have to be given for each.",
     mend="Name dynamic axes at export (dynamic_axes or dynamic_shapes with names).",
     example="""
         g (float[?, 3, 224, 224] x) => ...
@@ -310,17 +319,19 @@ def _is_zero(tensor: TensorProto) -> bool:
     return array is not None and not array.any()
 
 
-_RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
 
 
 @checks(UNSEEDED)
 def _random(facts: Facts) -> Iterator[Finding | NotRun]:
     for scope in facts.index.scopes:
         for position, node in enumerate(scope.nodes):
-            if node.op_type in _RANDOM and node.domain in STANDARD_DOMAINS:
-                if not any(attribute.name == "seed" for attribute in node.attribute):
-                    message = f"{operator(node)} has no seed: two runs differ"
-                    yield facts.find(UNSEEDED, message, scope=scope, position=position)
+            is_random = node.op_type in _RANDOM and node.domain in STANDARD_DOMAINS
+            if is_random and not any(attribute.name == "seed" for attribute in node.attribute):
+                message = f"{operator(node)} has no seed: two runs differ"
+                yield facts.find(UNSEEDED, message, scope=scope, position=position)
 
 
 @checks(UNNAMED_DIM)
@@ -331,5 +342,3 @@ def _unnamed_dims(facts: Facts) -> Iterator[Finding | NotRun]:
         if info.name not in main.constants and None in shape:
             message = f"input {info.name!r} is {format_type(info.type)}: what may vary has no name"
             yield facts.find(UNNAMED_DIM, message, scope=main, tensor=info.name)
-
-

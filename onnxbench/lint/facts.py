@@ -1,4 +1,4 @@
-"""What checks ask about a model: its index, its opsets, constants, types. Each fact is found once, when first asked for.
+"""What checks ask about a model: its index, opsets, constants, types. Each fact is found once, when it is asked for.
 
 A broken model is looked at as far as it can be. Where the text of names is not UTF-8, a copy with readable names is
 looked at instead; where a fact depends on something that is broken, it says so and the check that asked yields a
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from onnxbench import weights
 from onnxbench.errors import ExternalDataError, ModelError
 from onnxbench.graph import GraphIndex, Scope
+from onnxbench.lint.checker import NodeKey, StrictInference, check_nodes, infer_strictly
 from onnxbench.lint.data import is_element_type, is_sound
 from onnxbench.lint.findings import Finding, Place, Severity
 from onnxbench.lint.rules import Rule
-from onnxbench.lint.checker import NodeKey, StrictInference, check_nodes, infer_strictly
 from onnxbench.model import SMALL_WEIGHT
 from onnxbench.provenance import NONE, Origins
 from onnxbench.tensortype import tensor_shape
@@ -231,7 +231,12 @@ class Facts:
 
     def rewrite_command(self) -> str:
         """Returns a command line that writes the whole model anew."""
-        return f"onnxbench extract {quote(self.file_name())} mended.onnx --keep-unused"
+        return f"onnxbench extract {quote(self.file_name())} mended.onnx --outputs {self.all_outputs()}"
+
+    def all_outputs(self) -> str:
+        """Returns a selector of all outputs; their names where one is called ``output``, which has a meaning there."""
+        outputs = self.index.main.outputs
+        return " ".join(map(quote, outputs)) if self.index.main.defines("output") else "'output:*'"
 
     def file_name(self) -> str:
         """Returns the model's file as a user would type it."""
@@ -243,12 +248,12 @@ class Facts:
 
 def graph_of(scope: Scope) -> GraphProto | None:
     """Returns the graph that a scope is, or None for a function, which has names where a graph has types."""
-    return None if scope.is_function else scope.graph  # type: ignore[return-value]
+    return None if scope.is_function else scope.graph
 
 
 def function_of(scope: Scope) -> FunctionProto | None:
     """Returns the function that a scope is, or None for a graph."""
-    return scope.graph if scope.is_function else None  # type: ignore[return-value]
+    return scope.graph if scope.is_function else None
 
 
 def operator(node: NodeProto) -> str:
@@ -350,7 +355,12 @@ def _names(proto: ModelProto) -> Iterator[list[str]]:
         if hasattr(graph, "initializer"):
             yield [info.name for info in (*graph.input, *graph.output)]
             yield [tensor.name for tensor in graph.initializer]
-            yield [text for tensor in graph.initializer for entry in tensor.external_data for text in (entry.key, entry.value)]
+            yield [
+                text
+                for tensor in graph.initializer
+                for entry in tensor.external_data
+                for text in (entry.key, entry.value)
+            ]
             yield [tensor.values.name for tensor in graph.sparse_initializer]
             for annotation in graph.quantization_annotation:
                 yield [annotation.tensor_name]

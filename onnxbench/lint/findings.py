@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -110,6 +110,11 @@ class Findings:
     def fails(self, fail_on: Severity | None) -> bool:
         """Tells whether a finding is as bad as ``fail_on`` or worse; None never fails."""
         return fail_on is not None and any(finding.severity.at_least(fail_on) for finding in self.findings)
+
+    def at_least(self, severity: Severity) -> Findings:
+        """Returns the findings of this severity and worse alone."""
+        kept = tuple(finding for finding in self.findings if finding.severity.at_least(severity))
+        return replace(self, findings=kept)
 
     def to_json(self) -> dict[str, object]:
         """Returns the result as ``--json`` prints it, with counts."""

@@ -16,8 +16,8 @@ UNNAMED_NODES = Rule(
     name="unnamed-nodes",
     severity=Severity.INFO,
     summary="Nodes have no name.",
-    why="Names of nodes are optional. Without them a profiler, a debugger or a list of layers to keep in float32 can "
-    "point at a node only by its position, which changes with the next export.",
+    why="Names of nodes are optional. Without them a profiler, a debugger or a list of layers to keep in float32 "
+    "can point at a node only by its position, which changes with the next export.",
     mend="onnxbench calls them by operator and position ('Conv#12') or by what they make.",
     example="""
         node { op_type: "Conv" input: "x" output: "y" }        # name: missing
@@ -28,8 +28,8 @@ EQUAL_NAMES = Rule(
     name="equal-node-names",
     severity=Severity.WARNING,
     summary="Nodes of one graph have the same name.",
-    why="The standard allows it. ONNX Runtime from 1.25 on refuses such a model, and tools that choose nodes by name "
-    "choose more than was meant. Merging two models without prefixes is the usual cause.",
+    why="The standard allows it. ONNX Runtime from 1.25 on refuses such a model, and tools that choose nodes by "
+    "name choose more than was meant. Merging two models without prefixes is the usual cause.",
     mend="Name them apart.",
     example="""
         [n] y = Relu (x)   [n] z = Neg (y)

@@ -23,8 +23,8 @@ UNKNOWN_OPERATOR = Rule(
     name="unknown-operator",
     severity=Severity.ERROR,
     summary="The operator set that is imported has no such operator.",
-    why="The name is misspelt (case counts), the operator came with a later opset, or it is custom and stands in the "
-    "standard domain.",
+    why="The name is misspelt (case counts), the operator came with a later opset, or it is custom and stands in "
+    "the standard domain.",
     mend="Raise the opset import to the version in the message, correct the name, or give custom operators a domain.",
     example="""
         <opset_import: ["" : 17]>   y = Gelu (x)               # Gelu came with opset 20
@@ -57,8 +57,8 @@ ATTRIBUTE = Rule(
     name="bad-attribute",
     severity=Severity.ERROR,
     summary="An attribute is missing, unknown to the operator, there twice, or of the wrong type.",
-    why="Runtimes refuse the node, or take a default in silence. Attributes that became inputs in a later opset are the "
-    "usual cause.",
+    why="Runtimes refuse the node, or take a default in silence. Attributes that became inputs in a later opset are "
+    "the usual cause.",
     mend="Compare the node with the operator's version in the opset that is imported.",
     example="""
         y = Relu <slope = 0.1> (x)
@@ -80,7 +80,8 @@ OPSET_CONFLICT = Rule(
     name="opset-conflict",
     severity=Severity.ERROR,
     summary="One domain is imported in two versions.",
-    why="Which of them holds is chance: onnx and ONNX Runtime take the last, other readers the first. Neither complains.",
+    why="Which of them holds is chance: onnx and ONNX Runtime take the last, other readers the first. Neither "
+    "complains.",
     mend="Keep the one that the nodes were written for.",
     example="""
         opset_import: ["" : 11, "" : 18]
@@ -126,8 +127,8 @@ IR_TOO_OLD = Rule(
     name="ir-too-old",
     severity=Severity.WARNING,
     summary="The model uses something that came with a later IR version than it states.",
-    why="Readers that go by the IR version skip or misread it: local functions need 8, overloads and metadata on nodes "
-    "10, float8 9, int4 10, initializers that are not inputs 4.",
+    why="Readers that go by the IR version skip or misread it: local functions need 8, overloads and metadata on "
+    "nodes 10, float8 9, int4 10, initializers that are not inputs 4.",
     mend="Raise ir_version to the number in the message.",
     example="""
         ir_version: 7, with functions
@@ -161,8 +162,8 @@ IR_BEYOND_RUNTIME = Rule(
     name="ir-beyond-onnxruntime",
     severity=Severity.WARNING,
     summary="The installed ONNX Runtime does not take this IR version.",
-    why="It refuses the model, even if the graph is plain. 'onnx.helper.make_model' writes the newest IR version that it "
-    "knows, which is often newer than the runtime.",
+    why="It refuses the model, even if the graph is plain. 'onnx.helper.make_model' writes the newest IR version "
+    "that it knows, which is often newer than the runtime.",
     mend="Set ir_version to the number in the message (or pass ir_version= to make_model), or update onnxruntime.",
     example="""
         ir_version: 14                         # onnxruntime 1.31 takes up to 13
@@ -174,8 +175,8 @@ CUSTOM_OPERATOR = Rule(
     name="custom-operator",
     severity=Severity.INFO,
     summary="An operator is not of the ONNX standard.",
-    why="Only runtimes that have it, or load a library with it, run the model; its types cannot be inferred. Those of "
-    "com.microsoft come with ONNX Runtime, and no other runtime has them.",
+    why="Only runtimes that have it, or load a library with it, run the model; its types cannot be inferred. Those "
+    "of com.microsoft come with ONNX Runtime, and no other runtime has them.",
     mend="Ship the operator's library with the model; for a model that is to run elsewhere, export without it.",
     example="""
         y = com.example.Enhance (x)
@@ -221,8 +222,8 @@ SUPERSEDED_OPERATOR = Rule(
     name="superseded-operator",
     severity=Severity.INFO,
     summary="A later opset removed this operator.",
-    why="It is valid in the opset that is imported. Converting the model to a newer one has to replace it, and newer "
-    "runtimes and compilers keep it for compatibility alone.",
+    why="It is valid in the opset that is imported. Converting the model to a newer one has to replace it, and "
+    "newer runtimes and compilers keep it for compatibility alone.",
     mend="Convert with onnx.version_converter when you have to.",
     example="""
         <opset_import: ["" : 9]>   y = Upsample (x, s)         # Resize from opset 10 on
@@ -401,7 +402,9 @@ def _domains(facts: Facts) -> Iterator[Finding | NotRun]:
             yield facts.find(DOMAIN_NOT_IMPORTED, message, scope=scope, position=positions[0])
         if other:
             spelling = scope.nodes[other[0]].domain
-            message = f"{plural(len(other), 'node')} say domain {spelling!r}, the opset import says {next(iter(names))!r}"
+            message = (
+                f"{plural(len(other), 'node')} say domain {spelling!r}, the opset import says {next(iter(names))!r}"
+            )
             yield facts.find(DOMAIN_SPELLING, message, scope=scope, position=other[0], mendable=True)
 
 
@@ -426,7 +429,9 @@ def _opsets(facts: Facts) -> Iterator[Finding | NotRun]:
             shown = domain or "ai.onnx"
             if len(set(stated)) > 1:
                 listed_versions = " and ".join(map(str, stated))
-                yield facts.find(OPSET_CONFLICT, f"domain {shown!r} is imported in versions {listed_versions}", scope=scope)
+                yield facts.find(
+                    OPSET_CONFLICT, f"domain {shown!r} is imported in versions {listed_versions}", scope=scope
+                )
             elif len(stated) > 1:
                 message = f"domain {shown!r} is imported {len(stated)} times in version {stated[0]}"
                 yield facts.find(OPSET_TWICE, message, scope=scope, mendable=scope is facts.index.main)
@@ -483,11 +488,16 @@ def _ir(facts: Facts) -> Iterator[Finding | NotRun]:
         yield facts.find(IR_MISSING, "the model states no IR version", mendable=True)
         return
     if stated > onnx.IR_VERSION:
-        yield facts.find(IR_UNKNOWN, f"IR version {stated} is newer than the {onnx.IR_VERSION} that the installed onnx knows")
+        yield facts.find(
+            IR_UNKNOWN, f"IR version {stated} is newer than the {onnx.IR_VERSION} that the installed onnx knows"
+        )
     limits = runtime_limits()
     if limits and stated > limits[3]:
         message = f"onnxruntime {limits[0]} takes IR versions up to {limits[3]}; this is {stated}"
         yield facts.find(IR_BEYOND_RUNTIME, message)
+    if stated < 3 and facts.proto.opset_import:
+        message = f"the model imports opsets, which came with IR version 3; it states {stated}"
+        yield facts.find(IR_TOO_OLD, message, severity=Severity.ERROR)
     needed = {version: what for what, version in _features(facts) if version > stated}
     if needed:
         version = max(needed)
@@ -529,7 +539,11 @@ def _custom(facts: Facts) -> Iterator[Finding | NotRun]:
     for scope in facts.index.scopes:
         for position, node in enumerate(scope.nodes):
             domain = node.domain
-            if domain not in STANDARD_DOMAINS and not domain.startswith("ai.onnx.") and not facts.index.function_of(node):
+            if (
+                domain not in STANDARD_DOMAINS
+                and not domain.startswith("ai.onnx.")
+                and not facts.index.function_of(node)
+            ):
                 uses.setdefault(operator(node), []).append((scope, position))
     for name, places in uses.items():
         scope, position = places[0]
@@ -596,26 +610,32 @@ def _revived(domain: str) -> frozenset[str]:
     return frozenset(op for op, since in _removals(domain).items() if any(v > since for v in known.get(op, ())))
 
 
-# What the onnx checker says, and the rules that say it better. A complaint that no rule answers for is reported as it is.
+# What the onnx checker says, and the rules that say it better. A complaint that none answers for is reported as it is.
+_TYPES = ("OB101", "OB103", "OB104", "OB112", "OB201", "OB203", "OB205", "OB206", "OB207", "OB208", "OB209", "OB212")
+_DATA = ("OB308", "OB309", "OB310", "OB311", "OB312", "OB313")
 _ANSWERED: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (
-        r"InferenceError",
-        ("OB101", "OB103", "OB104", "OB112", "OB201", "OB203", "OB205", "OB206", "OB207", "OB209", "OB212", "OB403", "OB404"),
-    ),
-    (r"topologically sorted", ("OB101", "OB104", "OB105")),
+    (r"InferenceError", (*_TYPES, *_DATA, "OB403", "OB404")),
+    (r"too small for the declared|bytes of data where|values where its shape|one and only one value field", _DATA),
+    (r"should not have data field|should (?:not )?be stored in|[Ss]parse tensor", _DATA),
+    (r"[Ii]nvalid tensor data type|to UNDEFINED|data_type", ("OB212", *_DATA)),
+    (r"Negative dimension|dimension product overflow", _DATA),
+    (r"topologically sorted", ("OB101", "OB103", "OB104", "OB105")),
     (r"single static assignment", ("OB103", "OB106", "OB108")),
-    (r"is not an output of any node|is made by no node", ("OB102", "OB111")),
+    (r"is not an output of any node|is made by no node", ("OB102", "OB110", "OB111")),
     (r"initializer name is not unique", ("OB109",)),
-    (r"in initializer but not in graph input", ("OB410",)),
-    (r"Field 'name' of '(?:value_info|init)'|'name' of 'init' is required|\(tensor name: \)", ("OB110",)),
-    (r"Field 'name' of 'graph'", ("OB113",)),
+    (r"in initializer but not in graph input|cannot have opset_import", ("OB410",)),
+    (r"initializers must have a non-empty name|Field 'name' of '(?:value_info|init|values)'", ("OB110",)),
+    (r"Field 'name' of '(?:graph|function)'", ("OB113",)),
     (r"duplicate keys in metadata", ("OB116",)),
     (r"Cycle detected in model-local function", ("OB151",)),
     (r"multiple local functions", ("OB152",)),
     (r"calls .* with \d+ (?:in|out)puts", ("OB153",)),
     (r"refers to attribute", ("OB155",)),
-    (r"Field 'type'|Field 'shape'", ("OB202", "OB204", "OB210", "OB212")),
+    (r"in function op .* not compatible", ("OB156", "OB408")),
+    (r"Field '[a-z_]+' of 'attr'", ("OB404",)),
+    (r"Field '(?:type|shape|elem_type)'|Unrecognized type value case", ("OB202", "OB204", "OB210", "OB212")),
     (r"has a dimension of", ("OB209",)),
+    (r"is not UTF-8", ("OB114",)),
     (r"ir_version set properly", ("OB411",)),
     (r"is higher than the checker", ("OB412",)),
     (r"No opset import for domain|must specify opset_import|Opset registered", ("OB154", "OB405", "OB408", "OB415")),
@@ -623,14 +643,9 @@ _ANSWERED: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"the model uses opset", ("OB408",)),
     (r"No Op registered|Field 'op_type'", ("OB401", "OB407", "OB415")),
     (r"is deprecated", ("OB402",)),
-    (r"not in range|marked single", ("OB403",)),
+    (r"not in range|marked single|zero input and zero output", ("OB403",)),
     (r"attribute|attr", ("OB404",)),
-    (r"[Ii]nvalid tensor data type|to UNDEFINED|data_type field", ("OB212", "OB311")),
-    (r"Negative dimension|dimension product overflow", ("OB312",)),
-    (r"too small for the declared|bytes of data where|values where its shape", ("OB309", "OB312")),
-    (r"one and only one value field|should not have data field", ("OB308", "OB310", "OB309")),
-    (r"should be stored in|should not be stored in", ("OB310",)),
-    (r"[Ss]parse tensor", ("OB313",)),
+    (r"\(tensor name: \)", ("OB110",)),
 )
 
 

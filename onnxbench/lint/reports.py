@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from onnxbench.errors import OutputError
 from onnxbench.lint.findings import Finding, Findings, Place, Severity
 from onnxbench.lint.rules import Rule
 from onnxbench.version import __version__
@@ -85,7 +87,11 @@ def _result(finding: Finding, numbers: dict[str, int], model: str) -> dict[str, 
 def _logical(place: Place) -> dict[str, Any]:
     kind = "function" if place.node or not place.tensor else "variable"
     kind = "module" if not place.path else kind
-    return {"name": place.node or place.tensor or place.graph or "model", "fullyQualifiedName": place.path or "model", "kind": kind}
+    return {
+        "name": place.node or place.tensor or place.graph or "model",
+        "fullyQualifiedName": place.path or "model",
+        "kind": kind,
+    }
 
 
 def model_uri(model: str) -> str:
@@ -93,6 +99,31 @@ def model_uri(model: str) -> str:
     if os.path.isabs(model):
         return Path(model).as_uri()
     return quote(Path(model).as_posix())
+
+
+def write_report(path: Path, text: str) -> None:
+    """Writes a report in one piece: the file is there as a whole, or as it was.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    staging = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
+        staging = Path(name)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        staging.chmod(0o666 & ~umask)
+        os.replace(staging, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        if staging is not None:
+            staging.unlink(missing_ok=True)
 
 
 def to_github(findings: Findings) -> list[str]:

@@ -61,6 +61,32 @@ class Rule:
         """Returns how bad a finding is for a target."""
         return self.severities.get(target, self.severity) if target else self.severity
 
+    def severity_text(self) -> str:
+        """Returns the severity, with those for certain targets: ``warning; error for onnxruntime``."""
+        return "; ".join([str(self.severity), *(f"{worse} for {name}" for name, worse in self.severities.items())])
+
+    def conditions(self) -> list[str]:
+        """Returns when the rule is looked at, if not always."""
+        needs = {"values": "only with --values", "session": "only with --ort"}
+        found = [needs[self.needs]] if self.needs else []
+        return found + [f"only with --target {target}" for target in self.only_for]
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the rule as ``explain --json`` prints it."""
+        return {
+            "code": self.code,
+            "name": self.name,
+            "severity": self.severity,
+            "severities": self.severities,
+            "summary": self.summary,
+            "why": self.why,
+            "mend": self.mend,
+            "example": self.example_text(),
+            "mendable": self.mendable,
+            "only_for": self.only_for,
+            "needs": self.needs,
+        }
+
     def example_text(self) -> str:
         """Returns the example without the indentation of the source."""
         return inspect.cleandoc(self.example)

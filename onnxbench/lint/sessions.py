@@ -15,8 +15,8 @@ SESSION_REFUSED = Rule(
     name="session-refused",
     severity=Severity.ERROR,
     summary="A runtime does not make a session of the model.",
-    why="It is the last word on whether the model runs there; the message is the runtime's own. Where other findings "
-    "are errors, they are the likely reason.",
+    why="It is the last word on whether the model runs there; the message is the runtime's own. Where other "
+    "findings are errors, they are the likely reason.",
     mend="Mend the other errors first. For an operator that is not implemented, choose another opset or runtime.",
     example="""
         onnxruntime.InferenceSession("model.onnx") raises

@@ -44,10 +44,10 @@ EXTERNAL_OUTSIDE = Rule(
     name="external-data-leaves-folder",
     severity=Severity.ERROR,
     summary="A tensor's data is said to lie outside of the model's folder.",
-    why="A model is data, and data must not choose which files of a machine are read. Absolute paths, '..' and symbolic "
-    "links out of the folder are refused by onnx and ONNX Runtime alike.",
-    mend="If you trust the model: write it anew with its weights beside it, "
-    "'onnxbench extract IN OUT --allow-outside'.",
+    why="A model is data, and data must not choose which files of a machine are read. Absolute paths, '..' and "
+    "symbolic links out of the folder are refused by onnx and ONNX Runtime alike.",
+    mend="If you trust the model: write it anew with its weights beside it, 'onnxbench extract IN OUT --outputs "
+    "output:* --allow-outside'.",
     example="""
         location: "../../etc/passwd"
         """,
@@ -68,8 +68,8 @@ EXTERNAL_ENTRY = Rule(
     name="external-data-entry",
     severity=Severity.ERROR,
     summary="The place of a tensor's data is not written as it must be.",
-    why="It needs one 'location', and may have an 'offset' and a 'length', each a number of bytes in decimal. Readers "
-    "differ in what they make of anything else.",
+    why="It needs one 'location', and may have an 'offset' and a 'length', each a number of bytes in decimal. "
+    "Readers differ in what they make of anything else.",
     mend="Export again.",
     example="""
         location: ""    offset: "4 KiB"    length: "-1"
@@ -91,8 +91,8 @@ EXTERNAL_OVERLAP = Rule(
     name="external-data-overlap",
     severity=Severity.WARNING,
     summary="The external data of two tensors overlaps in part.",
-    why="Sharing one range is fine. Ranges that overlap in part mean that offsets were counted wrongly, and one of the "
-    "tensors has the other's numbers in it.",
+    why="Sharing one range is fine. Ranges that overlap in part mean that offsets were counted wrongly, and one of "
+    "the tensors has the other's numbers in it.",
     mend="Export again.",
     example="""
         a: offset 0, length 64        b: offset 32, length 64
@@ -125,8 +125,8 @@ DATA_SIZE = Rule(
     name="data-size",
     severity=Severity.ERROR,
     summary="A tensor has more or less data than its type and shape take.",
-    why="Too little makes runtimes refuse the model or read past the end. Too much passes the onnx checker unseen, and "
-    "means that dims and data are not of one tensor.",
+    why="Too little makes runtimes refuse the model or read past the end. Too much passes the onnx checker unseen, "
+    "and means that dims and data are not of one tensor.",
     mend="Correct the dims, or store the data again.",
     example="""
         w float[2, 2]: raw_data of 12 bytes
@@ -182,9 +182,9 @@ NEAR_LIMIT = Rule(
     name="near-protobuf-limit",
     severity=Severity.WARNING,
     summary="The model file is near 2 GiB, the most that protobuf reads.",
-    why="A file beyond it cannot be opened at all, and an optimizer that adds a few megabytes gets there. Tools that "
-    "serialize the model in memory fail even before.",
-    mend="Move the weights out: 'onnxbench extract IN OUT --save-external-data auto'.",
+    why="A file beyond it cannot be opened at all, and an optimizer that adds a few megabytes gets there. Tools "
+    "that serialize the model in memory fail even before.",
+    mend="Move the weights out: 'onnxbench extract IN OUT --outputs output:* --save-external-data auto'.",
     example="""
         model.onnx of 1.9 GiB
         """,
@@ -194,14 +194,15 @@ CHECKSUM = Rule(
     name="external-data-checksum",
     severity=Severity.ERROR,
     summary="The checksum of a tensor's external data is not that of the file.",
-    why="The SHA-1 of the whole file is kept beside its name. Neither onnx nor ONNX Runtime looks at it. "
-    "Reading the file takes time, so that this is looked at with --values only.",
+    why="The SHA-1 of the whole file is kept beside its name. Neither onnx nor ONNX Runtime looks at it. Reading "
+    "the file takes time, so that this is looked at with --values only.",
     mend="Fetch the weights file again.",
     example="""
         location: "w.bin"    checksum: "da39a3ee5e6b4b0d3255bfef95601890afd80709"
         """,
     needs="values",
 )
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -250,12 +251,17 @@ def _sparse_tensors(facts: Facts) -> Iterator[tuple[SparseTensorProto, Scope, in
                         yield sparse, scope, position, sparse.values.name or (node.output[0] if node.output else "")
 
 
+def _sparse_parts(facts: Facts) -> Iterator[Held]:
+    for sparse, scope, position, name in _sparse_tensors(facts):
+        for part in (sparse.values, sparse.indices):
+            yield Held(part, scope, position, name)
+
+
 @checks(ELEMENT_TYPE, BAD_DIMS, TWO_PLACES, DATA_SIZE, DATA_FIELD)
 def _data(facts: Facts) -> Iterator[Finding | NotRun]:
-    for held in held_tensors(facts):
+    for held in (*held_tensors(facts), *_sparse_parts(facts)):
         for rule, message in _data_complaints(held.tensor):
-            words = f"tensor {held.name!r} {message}"
-            yield facts.find(rule, words, scope=held.scope, position=held.position, tensor=held.name)
+            yield _at(facts, rule, held, message)
 
 
 def _data_complaints(tensor: TensorProto) -> Iterator[tuple[Rule, str]]:
@@ -359,7 +365,9 @@ def _external(facts: Facts) -> Iterator[Finding | NotRun]:
         wanted = raw_size(held.tensor.dims, number)
         if length is not None and length != wanted:
             shape = f"{dtype_name(number)}{list(held.tensor.dims)}"
-            yield _at(facts, EXTERNAL_LENGTH, held, f"says {length:,} bytes of external data, and {shape} takes {wanted:,}")
+            yield _at(
+                facts, EXTERNAL_LENGTH, held, f"says {length:,} bytes of external data, and {shape} takes {wanted:,}"
+            )
         if look.file is None:
             continue
         end = offset + (wanted if length is None else length)
@@ -376,10 +384,9 @@ def _external_tensors(facts: Facts) -> Iterator[Held]:
     for held in held_tensors(facts):
         if is_outside(held.tensor) and weights.location(held.tensor) is not None:
             yield held
-    for sparse, scope, position, name in _sparse_tensors(facts):
-        for part in (sparse.values, sparse.indices):
-            if is_outside(part) and weights.location(part) is not None:
-                yield Held(part, scope, position, name)
+    for held in _sparse_parts(facts):
+        if is_outside(held.tensor) and weights.location(held.tensor) is not None:
+            yield held
 
 
 def _at(facts: Facts, rule: Rule, held: Held, message: str) -> Finding:
@@ -388,7 +395,7 @@ def _at(facts: Facts, rule: Rule, held: Held, message: str) -> Finding:
 
 
 def _entry_complaints(tensor: TensorProto) -> tuple[list[str], tuple[str, int, int | None] | None]:
-    """Returns what is wrong with the entries of an external tensor, and (location, offset, length) if they can be used."""
+    """Returns what is wrong with the entries of an external tensor; and its location, offset, length, if usable."""
     complaints = []
     keys = [entry.key for entry in tensor.external_data]
     twice = sorted({key for key in keys if keys.count(key) > 1})
@@ -442,7 +449,9 @@ def _look(where: str, facts: Facts) -> _Look:
 def _same_but_case(folder: Path, where: str) -> str | None:
     if os.path.dirname(where) or not folder.is_dir():
         return None
-    return next((name for name in sorted(os.listdir(folder)) if name != where and name.casefold() == where.casefold()), None)
+    return next(
+        (name for name in sorted(os.listdir(folder)) if name != where and name.casefold() == where.casefold()), None
+    )
 
 
 def _overlaps(facts: Facts, file: Path, taken: list[tuple[int, int, Held]]) -> Iterator[Finding]:
@@ -464,7 +473,7 @@ def _size(facts: Facts) -> Iterator[Finding | NotRun]:
         yield facts.find(
             NEAR_LIMIT,
             f"the model file has {size / _GIB:.2f} GiB of at most {_LIMIT / _GIB:.2f}",
-            fix=f"onnxbench extract {facts.file_name()} OUT.onnx --save-external-data auto",
+            fix=f"{facts.rewrite_command()} --save-external-data auto",
         )
 
 

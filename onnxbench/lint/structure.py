@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxbench.errors import ModelError, did_you_mean
 from onnxbench.graph import Scope, refuse_duplicates, topological_order
@@ -24,8 +24,8 @@ UNDEFINED_TENSOR = Rule(
     severity=Severity.ERROR,
     summary="A node reads a tensor that nothing makes.",
     why="No runtime can compute the node. It is what is left when a model was cut without what If, Loop and Scan "
-    "bodies read from outside, or when a tensor was renamed in one place only. A body sees the tensors of the graphs "
-    "around it and never those of its sibling; a function sees its own inputs alone.",
+    "bodies read from outside, or when a tensor was renamed in one place only. A body sees the tensors of the "
+    "graphs around it and never those of its sibling; a function sees its own inputs alone.",
     mend="Cut the original again with 'onnxbench extract', which counts what bodies capture; or correct the name.",
     example="""
         g (float[2] x) => (float[2] y) { y = Add (x, w) }      # no input, initializer or node is called w
@@ -70,8 +70,9 @@ UNSORTED = Rule(
     name="unsorted-nodes",
     severity=Severity.ERROR,
     summary="Nodes stand before the nodes whose results they read.",
-    why="The standard wants topological order and the onnx checker insists on it, as do converters that read nodes one "
-    "by one; ONNX Runtime sorts by itself. Tools that append Cast or quantization nodes at the end leave such files.",
+    why="The standard wants topological order and the onnx checker insists on it, as do converters that read nodes "
+    "one by one; ONNX Runtime sorts by itself. Tools that append Cast or quantization nodes at the end leave such "
+    "files.",
     mend="Every command of onnxbench that writes a model sorts it.",
     example="""
         g (float[2] x) => (float[2] y) { y = Relu (h)  h = Neg (x) }
@@ -152,9 +153,9 @@ BODY_ARITY = Rule(
     name="body-arity",
     severity=Severity.ERROR,
     summary="A body does not take or give as many values as its node needs.",
-    why="Both branches of an If give as many values as the node has outputs. The body of a Loop with N carried values "
-    "takes N + 2 inputs (iteration, condition) and gives at least N + 1 outputs; that of a Scan takes and gives all "
-    "states and scanned slices.",
+    why="Both branches of an If give as many values as the node has outputs. The body of a Loop with N carried "
+    "values takes N + 2 inputs (iteration, condition) and gives at least N + 1 outputs; that of a Scan takes and "
+    "gives all states and scanned slices.",
     mend="Correct the lists of inputs and outputs of the body.",
     example="""
         a, b = If (c) <then_branch = t () => (float[2] p) {...}, ...>          # two outputs, a branch with one
@@ -177,8 +178,8 @@ NOT_TEXT = Rule(
     name="name-not-text",
     severity=Severity.ERROR,
     summary="A name or text is not UTF-8.",
-    why="Protobuf wants UTF-8 in strings. Python hands such names out as bytes, C++ runtimes may take them, and JSON or "
-    "text forms of the model cannot be written.",
+    why="Protobuf wants UTF-8 in strings. Python hands such names out as bytes, C++ runtimes may take them, and "
+    "JSON or text forms of the model cannot be written.",
     mend="Export again with names in UTF-8.",
     example="""
         node.output[0] = b"h \\xff"
@@ -267,11 +268,23 @@ DANGLING_REFERENCE = Rule(
     name="dangling-attribute-reference",
     severity=Severity.ERROR,
     summary="An attribute refers to a parameter that the function does not have, or is not in a function.",
-    why="'@name' stands for the value that the call of a function gives. Elsewhere it stands for nothing, the attribute "
-    "is empty, and neither the onnx checker nor ONNX Runtime notices: the default is taken in silence.",
+    why="'@name' stands for the value that the call of a function gives. Elsewhere it stands for nothing, the "
+    "attribute is empty, and neither the onnx checker nor ONNX Runtime notices: the default is taken in silence.",
     mend="Give the value itself, or declare the parameter in the function.",
     example="""
         g (float[2] x) => (float[2] y) { y = LeakyRelu <alpha: float = @alpha> (x) }
+        """,
+)
+FUNCTION_OPSET = Rule(
+    code="OB156",
+    name="function-opset",
+    severity=Severity.ERROR,
+    summary="A function uses an operator that is another one in the opset that the model imports.",
+    why="A function may import another version of a domain than the model, as long as its operators are the same in "
+    "both: runtimes inline it. The onnx checker refuses anything else.",
+    mend="Make function and model import the same version, and convert the older one.",
+    example="""
+        <opset_import: ["" : 18]> ...   <domain: "local", opset_import: ["" : 12]> F (a) => (b) { b = Softmax (a) }
         """,
 )
 
@@ -329,7 +342,10 @@ def _captured_outputs(facts: Facts, scope: Scope) -> Iterator[Finding]:
             at = at.parent
         if at is not None:
             yield facts.find(
-                CAPTURED_OUTPUT, f"body output {name!r} is a tensor of {at.path or 'the main graph'}", scope=scope, tensor=name
+                CAPTURED_OUTPUT,
+                f"body output {name!r} is a tensor of {at.path or 'the main graph'}",
+                scope=scope,
+                tensor=name,
             )
 
 
@@ -407,8 +423,8 @@ def _order(facts: Facts) -> Iterator[Finding | NotRun]:
         count = len({position for position, _ in early})
         yield facts.find(
             UNSORTED,
-            f"{count} of {plural(len(scope.nodes), 'node')} of {scope.path or 'the graph'} stand before a node that they "
-            f"read from; the first reads {name!r} of {scope.label(producers[name])!r}",
+            f"{count} of {plural(len(scope.nodes), 'node')} of {scope.path or 'the graph'} stand before a node they "
+            f"read; the first reads {name!r} of {scope.label(producers[name])!r}",
             scope=scope,
             position=position,
             tensor=name,
@@ -433,9 +449,7 @@ def _shadows(facts: Facts) -> Iterator[Finding | NotRun]:
                 yield facts.find(SHADOWED_NAME, message, scope=scope, tensor=name)
             elif is_before:
                 message = f"makes {name!r}, which is a tensor of {where} already"
-                yield facts.find(
-                    SHADOWED_OUTPUT, message, scope=scope, position=scope.producers[name], tensor=name
-                )
+                yield facts.find(SHADOWED_OUTPUT, message, scope=scope, position=scope.producers[name], tensor=name)
 
 
 def _hidden(scope: Scope, name: str) -> tuple[Scope, bool] | None:
@@ -463,7 +477,11 @@ def _names(facts: Facts) -> Iterator[Finding | NotRun]:
         if not scope.graph.name:
             what = "function" if scope.is_function else "body" if scope.parent else "graph"
             yield facts.find(UNNAMED_GRAPH, f"the {what} has no name", scope=scope, mendable=not scope.is_function)
-        for what, names in (("input", scope.inputs), ("output", scope.outputs), ("initializer", _initializer_names(scope))):
+        for what, names in (
+            ("input", scope.inputs),
+            ("output", scope.outputs),
+            ("initializer", _initializer_names(scope)),
+        ):
             for at, name in enumerate(names):
                 if not name:
                     yield facts.find(NAMELESS, f"{what} number {at} has no name", scope=scope)
@@ -509,9 +527,12 @@ def _arity_complaint(node: NodeProto, body: Scope) -> str | None:
     elif op == "Loop":
         carried = max(inputs - 2, 0)
         if taken != carried + 2:
-            return f"the body takes {plural(taken, 'input')}; with {plural(carried, 'carried value')} it must take {carried + 2}"
+            words = plural(carried, "carried value")
+            return f"the body takes {plural(taken, 'input')}; with {words} it must take {carried + 2}"
         if given != outputs + 1:
-            return f"the body gives {plural(given, 'value')}; for {plural(outputs, 'output')} it must give {outputs + 1}"
+            return (
+                f"the body gives {plural(given, 'value')}; for {plural(outputs, 'output')} it must give {outputs + 1}"
+            )
     elif op == "Scan":
         scans = next((a.i for a in node.attribute if a.name == "num_scan_inputs"), 0)
         had = inputs - 1 if node.input and not node.input[0] else inputs  # opset 8 had the lengths first, here absent
@@ -541,7 +562,9 @@ def _functions(facts: Facts) -> Iterator[Finding | NotRun]:
         ring = _ring(key, calls)
         if ring:
             words = " -> ".join(f"{domain}::{name}" for domain, name, _ in ring)
-            yield facts.find(RECURSIVE_FUNCTION, f"the function calls itself: {words}", scope=facts.index.functions[key])
+            yield facts.find(
+                RECURSIVE_FUNCTION, f"the function calls itself: {words}", scope=facts.index.functions[key]
+            )
 
 
 FunctionKey = tuple[str, str, str]
@@ -613,6 +636,37 @@ def _calls(facts: Facts) -> Iterator[Finding | NotRun]:
             yield facts.find(FUNCTION_DOMAIN, message, scope=scope, severity=Severity.WARNING)
 
 
+@checks(FUNCTION_OPSET)
+def _function_opsets(facts: Facts) -> Iterator[Finding | NotRun]:
+    from onnx import defs
+
+    of_model = facts.opsets(facts.index.main)
+    for scope in facts.index.scopes:
+        root = facts.root(scope)
+        if not root.is_function:
+            continue
+        own = facts.opsets(root)
+        for position, node in enumerate(scope.nodes):
+            domain = "" if node.domain == "ai.onnx" else node.domain
+            ours, theirs = own.get(domain), of_model.get(domain)
+            if ours is None or theirs is None or ours == theirs or facts.index.function_of(node) is not None:
+                continue
+            versions = [_version_of(defs, node.op_type, number, domain) for number in (ours, theirs)]
+            if None not in versions and versions[0] != versions[1]:
+                message = (
+                    f"{node.op_type} is another operator in opset {ours}, which the function imports, than in opset "
+                    f"{theirs}, which the model does"
+                )
+                yield facts.find(FUNCTION_OPSET, message, scope=scope, position=position)
+
+
+def _version_of(defs: Any, op: str, opset: int, domain: str) -> int | None:
+    """Returns the opset in which an operator took the form that it has in ``opset``, or None if it has none."""
+    if not 0 < opset < 1 << 31 or not defs.has(op, max_inclusive_version=opset, domain=domain):
+        return None
+    return int(defs.get_schema(op, max_inclusive_version=opset, domain=domain).since_version)
+
+
 @checks(DANGLING_REFERENCE)
 def _references(facts: Facts) -> Iterator[Finding | NotRun]:
     for scope in facts.index.scopes:
@@ -627,5 +681,7 @@ def _references(facts: Facts) -> Iterator[Finding | NotRun]:
                 if wanted and wanted not in given:
                     owner = f"function {root.path} has {listed(sorted(given)) or 'no parameters'}"
                     why = owner if root.is_function else "this is no function"
-                    message = f"attribute {attribute.name!r} stands for parameter {wanted!r}, which does not exist ({why})"
+                    message = (
+                        f"attribute {attribute.name!r} stands for parameter {wanted!r}, which does not exist ({why})"
+                    )
                     yield facts.find(DANGLING_REFERENCE, message, scope=scope, position=position)

@@ -10,7 +10,6 @@ from onnxbench.lint.checker import Complaint, can_agree, is_ranked
 from onnxbench.lint.data import is_element_type
 from onnxbench.lint.facts import Facts, graph_of, listed, operator
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
-from onnxbench.lint.structure import BODY_ARITY
 from onnxbench.tensortype import dtype_name, elem_type, format_type, initializer_type, is_complete, tensor_shape
 
 if TYPE_CHECKING:
@@ -23,9 +22,9 @@ VALUE_INFO_CONFLICT = Rule(
     name="value-info-conflict",
     severity=Severity.ERROR,
     summary="A value info contradicts what the operators make.",
-    why="Value infos are notes on inner tensors. Runtimes believe some of them and allocate by them, the onnx checker "
-    "refuses the model, and cutting it at such a tensor would give a piece with a wrong input. They are left behind by "
-    "tools that change a graph and not its notes.",
+    why="Value infos are notes on inner tensors. Runtimes believe some of them and allocate by them, the onnx "
+    "checker refuses the model, and cutting it at such a tensor would give a piece with a wrong input. They are "
+    "left behind by tools that change a graph and not its notes.",
     mend="Every command of onnxbench that writes a model corrects those of the main graph. In bodies: remove them.",
     example="""
         g (float[3] x) => (float[3] y) <float[4] h> { h = Relu (x)  y = Neg (h) }
@@ -62,8 +61,8 @@ INPUT_WITHOUT_TYPE = Rule(
     severity=Severity.ERROR,
     summary="A graph input states no type.",
     why="Nothing else in the model can say what it is, so the types of all that depends on it are unknown.",
-    mend="Cut the model at its inputs and say what they are: "
-    "'onnxbench extract IN OUT --inputs x:float32:1x3x224x224'.",
+    mend="Cut the model at its inputs and say what they are: 'onnxbench extract IN OUT --inputs "
+    "x:float32:1x3x224x224 --outputs y'.",
     example="""
         graph.input.append(onnx.ValueInfoProto(name="x"))
         """,
@@ -73,8 +72,8 @@ TYPE_MISMATCH = Rule(
     name="type-mismatch",
     severity=Severity.ERROR,
     summary="An operator gets element types that it does not take, or that do not fit each other.",
-    why="ONNX has no implicit casts: both sides of an Add have the same type. Runtimes refuse the model when it is loaded. "
-    "Conversions to float16 that miss a constant are the usual cause.",
+    why="ONNX has no implicit casts: both sides of an Add have the same type. Runtimes refuse the model when it is "
+    "loaded. Conversions to float16 that miss a constant are the usual cause.",
     mend="Insert a Cast, or give the constant the type of the other side.",
     example="""
         g (float[3] x, int64[3] n) => (float[3] y) { y = Add (x, n) }
@@ -85,8 +84,8 @@ SHAPE_MISMATCH = Rule(
     name="shape-mismatch",
     severity=Severity.ERROR,
     summary="An operator gets shapes that it cannot work on.",
-    why="Runtimes fail when the model is loaded, or only when it runs. Fixing input sizes that do not fit what was baked "
-    "in at export is the usual cause.",
+    why="Runtimes fail when the model is loaded, or only when it runs. Fixing input sizes that do not fit what was "
+    "baked in at export is the usual cause.",
     mend="'onnxbench find MODEL upstream(TENSOR)' shows where the shape comes from.",
     example="""
         g (float[2, 3] x, float[4, 5] w) => (float[2, 5] y) { y = MatMul (x, w) }
@@ -108,8 +107,9 @@ DUPLICATE_VALUE_INFO = Rule(
     code="OB208",
     name="duplicate-value-info",
     severity=Severity.WARNING,
-    summary="A tensor has two value infos.",
-    why="Readers differ in which they take. Where they contradict each other it is an error.",
+    summary="A tensor has two value infos, or one that contradicts its type as a graph input or output.",
+    why="Readers differ in which they take. Where the two contradict each other it is an error: ONNX Runtime refuses the "
+    "model and the onnx checker does not see it.",
     mend="Remove one of them.",
     example="""
         value_info: h float[3], h float[3]
@@ -120,8 +120,8 @@ NEGATIVE_DIM = Rule(
     name="negative-dimension",
     severity=Severity.ERROR,
     summary="A stated shape has a dimension below zero.",
-    why="Old exporters wrote -1 for 'unknown' (a warning); ONNX writes an unknown dimension as one without a value. Some "
-    "runtimes take -1 for a size, and allocate by it.",
+    why="Old exporters wrote -1 for 'unknown' (a warning); ONNX writes an unknown dimension as one without a value. "
+    "Some runtimes take -1 for a size, and allocate by it.",
     mend="Every command of onnxbench that writes a model turns -1 into an unknown dimension.",
     example="""
         input: x float[-1, 3, 224, 224]
@@ -134,7 +134,7 @@ UNKNOWN_RANK = Rule(
     severity=Severity.WARNING,
     summary="A graph input or output states no shape, not even how many dimensions it has.",
     why="TensorRT and most compilers need a fixed rank; the onnx checker wants a shape of some kind.",
-    mend="Give the input a shape: 'onnxbench extract IN OUT --inputs x:float32:Nx3xHxW'.",
+    mend="Give the input a shape: 'onnxbench extract IN OUT --inputs x:float32:Nx3xHxW --outputs y'.",
     example="""
         g (float x) => (float y) { y = Relu (x) }              # any rank
         """,
@@ -145,10 +145,10 @@ RANK_LOST = Rule(
     name="rank-lost",
     severity=Severity.INFO,
     summary="From this node on the number of dimensions cannot be inferred.",
-    why="Its inputs have a known rank and its outputs have none: a Reshape to a computed shape, a custom operator, an If "
-    "whose branches differ. What follows cannot be planned ahead, nor cut with known shapes.",
-    mend="'onnxbench extract' takes shapes from a run (--feeds) where inference gives up; fixing the input shapes often "
-    "settles it.",
+    why="Its inputs have a known rank and its outputs have none: a Reshape to a computed shape, a custom operator, "
+    "an If whose branches differ. What follows cannot be planned ahead, nor cut with known shapes.",
+    mend="'onnxbench extract' takes shapes from a run (--feeds) where inference gives up; fixing the input shapes "
+    "often settles it.",
     example="""
         y = Reshape (x, s)                     # s is computed from values, its length unknown
         """,
@@ -184,7 +184,7 @@ def _conflicts(facts: Facts) -> Iterator[Finding | NotRun]:
         )
 
 
-@checks(TYPE_MISMATCH, SHAPE_MISMATCH, BODY_ARITY)
+@checks(TYPE_MISMATCH, SHAPE_MISMATCH)
 def _mismatches(facts: Facts) -> Iterator[Finding | NotRun]:
     inference = facts.inference
     if inference.stopped:
@@ -198,7 +198,9 @@ def _mismatches(facts: Facts) -> Iterator[Finding | NotRun]:
         key = (complaint.at, rule.code)
         if key not in seen:
             seen.add(key)
-            yield facts.find(rule, f"{complaint.text} {_inputs_text(facts, scope, position)}", scope=scope, position=position)
+            yield facts.find(
+                rule, f"{complaint.text} {_inputs_text(facts, scope, position)}", scope=scope, position=position
+            )
 
 
 def _is_arity(complaint: Complaint) -> bool:
@@ -230,7 +232,9 @@ def _interface(facts: Facts) -> Iterator[Finding | NotRun]:
                 if _bad_elements(info.type):
                     continue
                 if what == "input":
-                    yield facts.find(INPUT_WITHOUT_TYPE, f"input {info.name!r} has no type", scope=main, tensor=info.name)
+                    yield facts.find(
+                        INPUT_WITHOUT_TYPE, f"input {info.name!r} has no type", scope=main, tensor=info.name
+                    )
                     continue
                 kind = known.get(info.name)
                 can_tell = is_complete(kind)
@@ -285,18 +289,19 @@ def _bad_elements(kind: TypeProto) -> bool:
 @checks(INITIALIZER_CONFLICT, DUPLICATE_VALUE_INFO)
 def _statements(facts: Facts) -> Iterator[Finding | NotRun]:
     for scope in facts.index.scopes:
+        graph = graph_of(scope)
+        ports = {info.name: info.type for info in (*graph.input, *graph.output)} if graph is not None else {}
         seen: dict[str, TypeProto] = {}
         for info in scope.graph.value_info:
-            if info.name not in seen:
-                seen[info.name] = info.type
-                continue
-            first = seen[info.name]
-            agree = can_agree(first, info.type)
-            words = "which agree" if agree else f"{format_type(first)} and {format_type(info.type)}"
-            message = f"{info.name!r} has two value infos, {words}"
-            severity = None if agree else Severity.ERROR
-            yield facts.find(DUPLICATE_VALUE_INFO, message, scope=scope, tensor=info.name, severity=severity)
-        graph = graph_of(scope)
+            first = seen.get(info.name, ports.get(info.name))
+            if first is not None and not can_agree(first, info.type):
+                where = "another value info" if info.name in seen else "the graph"
+                message = f"value info {info.name!r} says {format_type(info.type)}, and {where} {format_type(first)}"
+                yield facts.find(DUPLICATE_VALUE_INFO, message, scope=scope, tensor=info.name, severity=Severity.ERROR)
+            elif info.name in seen:
+                message = f"{info.name!r} has two value infos, which agree"
+                yield facts.find(DUPLICATE_VALUE_INFO, message, scope=scope, tensor=info.name)
+            seen[info.name] = info.type
         stored = {tensor.name: tensor for tensor in graph.initializer} if graph is not None and graph.input else {}
         for given in graph.input if graph is not None and stored else ():
             if given.name in stored:
@@ -330,5 +335,3 @@ def _around(scope: Scope) -> Iterator[Scope]:
     while at is not None:
         yield at
         at = at.parent
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 
 from onnxbench.graph import Scope
 from onnxbench.lint.facts import STANDARD_DOMAINS, Facts, graph_of, listed, operator, plural
@@ -11,7 +12,7 @@ from onnxbench.weights import tensor_bytes
 
 checks = Checks("Unused: what can be left out")
 
-_REWRITE = "'onnxbench extract IN OUT' writes the model without it."
+_REWRITE = "'onnxbench extract IN OUT --outputs output:*' writes the model without it."
 
 DEAD_NODE = Rule(
     code="OB501",
@@ -41,9 +42,9 @@ UNUSED_INPUT = Rule(
     name="unused-input",
     severity=Severity.WARNING,
     summary="No output depends on the graph input.",
-    why="Callers have to feed it and it changes nothing, which often means that something was frozen at export (a mask, "
-    "a length, a scale that became a constant).",
-    mend="Look at the export; or leave it out: 'onnxbench extract IN OUT'.",
+    why="Callers have to feed it and it changes nothing, which often means that something was frozen at export (a "
+    "mask, a length, a scale that became a constant).",
+    mend="Look at the export; or leave it out: 'onnxbench extract IN OUT --outputs output:*'.",
     example="""
         g (float[2] x, float[2] mask) => (float[2] y) { y = Relu (x) }
         """,
@@ -86,8 +87,8 @@ DEAD_BRANCH = Rule(
     name="dead-branch",
     severity=Severity.WARNING,
     summary="The condition of an If, or the trip count of a Loop, is a constant.",
-    why="One branch never runs, or the body never does. Often a Python condition was meant to depend on the input and "
-    "was frozen at export; the dead branch also stands in the way of compilers that have no control flow.",
+    why="One branch never runs, or the body never does. Often a Python condition was meant to depend on the input "
+    "and was frozen at export; the dead branch also stands in the way of compilers that have no control flow.",
     mend="Lift the branch that runs: 'onnxbench extract IN OUT --lift NODE/then', or fold it with a simplifier.",
     example="""
         <bool c = {1}>   y = If (c) <then_branch = ..., else_branch = ...>
@@ -146,7 +147,9 @@ def _uncalled(facts: Facts) -> Iterator[Finding | NotRun]:
     idle = list(dict.fromkeys(o.domain for o in facts.proto.opset_import if o.domain not in used))
     if idle:
         shown = [domain or "ai.onnx" for domain in idle]
-        yield facts.find(UNUSED_IMPORT, f"{plural(len(idle), 'domain')} imported and not used: {listed(shown, limit=12)}")
+        yield facts.find(
+            UNUSED_IMPORT, f"{plural(len(idle), 'domain')} imported and not used: {listed(shown, limit=12)}"
+        )
 
 
 @checks(DANGLING_VALUE_INFO)
@@ -170,12 +173,15 @@ def _branches(facts: Facts) -> Iterator[Finding | NotRun]:
             if node.op_type == "If" and value is not None:
                 taken, dead = ("then", "else") if value else ("else", "then")
                 message = f"the condition {node.input[0]!r} is always {bool(value)}: branch {dead!r} never runs"
-                fix = f"onnxbench extract {facts.file_name()} OUT.onnx --lift {scope.bodies[position][0].path.rsplit('/', 1)[0]}/{taken}"
+                body = scope.bodies[position][0].path.rsplit("/", 1)[0]
+                fix = f"onnxbench extract {quote(facts.file_name())} branch.onnx --lift {quote(f'{body}/{taken}')}"
                 yield facts.find(DEAD_BRANCH, message, scope=scope, position=position, fix=fix)
             elif node.op_type == "Loop":
                 start = _constant(facts, scope, node.input[1]) if len(node.input) > 1 else None
                 if value == 0 or start == 0:
-                    yield facts.find(DEAD_BRANCH, "the loop is never entered: its body never runs", scope=scope, position=position)
+                    yield facts.find(
+                        DEAD_BRANCH, "the loop is never entered: its body never runs", scope=scope, position=position
+                    )
 
 
 def _constant(facts: Facts, scope: Scope, name: str) -> int | None:

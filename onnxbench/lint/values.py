@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.errors import ExternalDataError, ModelError
-from onnxbench.lint.deployment import INT64_RANGE
 from onnxbench.lint.data import is_sound
+from onnxbench.lint.deployment import INT64_RANGE
 from onnxbench.lint.facts import SMALL, Facts
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
 from onnxbench.lint.storage import Held, held_tensors
@@ -34,8 +34,8 @@ NAN = Rule(
     name="nan-constant",
     severity=Severity.WARNING,
     summary="A constant has NaN in it.",
-    why="Everything computed with it is NaN, and comparisons with NaN are false, so that checks with a tolerance pass. A "
-    "training run that diverged, or a float16 conversion that overflowed, leaves such weights.",
+    why="Everything computed with it is NaN, and comparisons with NaN are false, so that checks with a tolerance "
+    "pass. A training run that diverged, or a float16 conversion that overflowed, leaves such weights.",
     mend="Look at where the weight comes from.",
     example="""
         <float[2] w = {nan, 1}>
@@ -47,7 +47,8 @@ INFINITE = Rule(
     name="infinite-constant",
     severity=Severity.INFO,
     summary="A constant has an infinity in it.",
-    why="-inf in a mask is common and works until a whole row is masked (Softmax then gives NaN). Anything else overflowed.",
+    why="-inf in a mask is common and works until a whole row is masked (Softmax then gives NaN). Anything else "
+    "overflowed.",
     mend="In masks use the most negative finite number of the type.",
     example="""
         <float[2] mask = {0, -inf}>
@@ -71,8 +72,9 @@ FLOAT16_UNDERFLOW = Rule(
     name="float16-underflow",
     severity=Severity.INFO,
     summary="A constant has numbers that are zero in float16.",
-    why="float16 has nothing between 0 and 6e-8. A few such numbers in a weight hardly matter; where they are more than "
-    "one in a hundred it is an info. A lone number is an epsilon that guards a division, and zero does not: a warning.",
+    why="float16 has nothing between 0 and 6e-8. A few such numbers in a weight hardly matter; where they are more "
+    "than one in a hundred it is an info. A lone number is an epsilon that guards a division, and zero does not: a "
+    "warning.",
     mend="Keep the nodes that read it in float32, or use a larger epsilon (1e-7 at least).",
     example="""
         <float eps = {1e-12}>   v = Add (variance, eps)   d = Sqrt (v)
@@ -115,9 +117,7 @@ def _values(facts: Facts) -> Iterator[Finding | NotRun]:
 def _judge(facts: Facts, held: Held, seen: _Summary) -> Iterator[Finding]:
     def found(rule: Rule, message: str, severity: Severity | None = None) -> Finding:
         words = f"constant {held.name!r} {message}"
-        return facts.find(
-            rule, words, scope=held.scope, position=held.position, tensor=held.name, severity=severity
-        )
+        return facts.find(rule, words, scope=held.scope, position=held.position, tensor=held.name, severity=severity)
 
     total = f"of {seen.size:,} elements"
     if seen.nans:
@@ -128,8 +128,12 @@ def _judge(facts: Facts, held: Held, seen: _Summary) -> Iterator[Finding]:
         if seen.over:
             yield found(FLOAT16_OVERFLOW, f"has {seen.over:,} {total} beyond 65504, up to {seen.largest:.3g}")
         lone = seen.size == 1
-        if lone and seen.under or seen.under > _SHARE * seen.size:
-            words = f"is {seen.smallest:.3g}" if lone else f"has {seen.under:,} {total} below 3e-8, down to {seen.smallest:.3g}"
+        if (lone and seen.under) or seen.under > _SHARE * seen.size:
+            words = (
+                f"is {seen.smallest:.3g}"
+                if lone
+                else f"has {seen.under:,} {total} below 3e-8, down to {seen.smallest:.3g}"
+            )
             yield found(FLOAT16_UNDERFLOW, f"{words}, which is zero in float16", Severity.WARNING if lone else None)
     if seen.beyond_int32 is not None and (weights.is_outside(held.tensor) or seen.size > SMALL):
         yield found(INT64_RANGE, f"has {seen.beyond_int32:,}, which int32 cannot hold")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _FLOAT, _INT, _FLOATS, _INTS = 1, 2, 6, 7
 _NUMBERED = "onnxbench-node-"
+_INPUT, _INITIALIZER = -1, -2  # in place of the position of the node that makes a name
 _BODY = re.compile(r"(.*)\[([0-9]+)\]", re.DOTALL)
 
 
@@ -66,7 +67,7 @@ def _set_versions(proto: ModelProto, index: GraphIndex, notes: list[str]) -> Non
     """Adds the opset imports and the IR version that are not stated."""
     stated = {plain_domain(opset.domain) for opset in proto.opset_import}
     used = {plain_domain(node.domain) for scope in index.scopes if not _is_in_function(scope) for node in scope.nodes}
-    for domain in sorted((used | {""}) - stated):
+    for domain in sorted((used if stated else used | {""}) - stated):
         version = default_version(domain)
         proto.opset_import.add(domain=domain, version=version)
         if domain == "":
@@ -134,23 +135,27 @@ class _Checker:
         where = f"{self._marks.source}:{line}: " if line else f"{self._marks.source}: "
         return SpecError(f"{where}{message}{_inside(scope)}", hint=hint, details=quoted(self._marks.lines, line))
 
-    def _in_line(self, scope: Scope, position: int) -> str:
+    def _first(self, scope: Scope, position: int) -> str:
+        """Returns what gave a name first, in words."""
+        if position < 0:
+            return "it is an input" if position == _INPUT else "it is an initializer"
         lines = self._marks.nodes.get(scope_key(scope), ())
-        return f" in line {lines[position]}" if position < len(lines) and lines[position] else ""
+        line = f" in line {lines[position]}" if position < len(lines) and lines[position] else ""
+        return f"{_with_article(scope.nodes[position])} makes it{line}"
 
     def _at_node(self, scope: Scope, position: int, message: str, hint: str | None = None) -> SpecError:
         lines = self._marks.nodes.get(scope_key(scope), [])
         return self._error(scope, lines[position] if position < len(lines) else 0, message, hint)
 
     def _check_duplicates(self, scope: Scope) -> None:
-        seen: dict[str, str] = {}
+        seen: dict[str, int] = {}
         graph_line = self._marks.graphs.get(scope_key(scope), 0)
         for name in scope.inputs:
             if name in seen:
                 raise self._error(scope, graph_line, f"there are two inputs {name!r}")
-            seen[name] = "it is an input"
+            seen[name] = _INPUT
         for name in scope.constants:
-            seen.setdefault(name, "it is an initializer")
+            seen.setdefault(name, _INITIALIZER)
         if not scope.is_function and len(scope.constants) < _constant_count(scope):
             raise self._error(scope, graph_line, "two initializers have one name")
         for position, names in enumerate(scope.writes):
@@ -158,9 +163,9 @@ class _Checker:
                 if name in seen:
                     hint = "Every name is given once: rename one of them."
                     node = scope.nodes[position]
-                    message = f"{_with_article(node)} makes {name!r} again: {seen[name]}"
+                    message = f"{_with_article(node)} makes {name!r} again: {self._first(scope, seen[name])}"
                     raise self._at_node(scope, position, message, hint)
-                seen[name] = f"{_with_article(scope.nodes[position])} makes it{self._in_line(scope, position)}"
+                seen[name] = position
         self._own[id(scope)] = set(seen)
 
     def _visible(self, scope: Scope) -> Iterator[set[str]]:
@@ -362,20 +367,14 @@ def _cycle_error(scope: Scope, marks: Marks, error: ModelError) -> SpecError:
 def _check_types(model: Model, marks: Marks, *, mendable: bool) -> None:
     """Gives outputs without a type the one that inference finds, and checks the whole."""
     proto = model.proto
-    numbered, places = _numbered(proto)
     untyped = [info for info in proto.graph.output if not is_complete(info.type)]
     if untyped:
-        names = [info.name for info in untyped]
-        types = _infer(model.with_small_weights(numbered), names, marks, places, mendable=mendable)
-        missing = [name for name in names if not is_complete(types.get(name))]
-        if missing:
-            raise _untyped(proto, marks, missing[0])
-        for graph in (proto.graph, numbered.graph):
-            for info in graph.output:
-                if info.name in types and not is_complete(info.type):
-                    info.type.CopyFrom(types[info.name])
-    complaints = find_complaints(numbered, complete=model.with_small_weights)
-    if not complaints:
+        types = _infer(model, [info.name for info in untyped], marks, mendable=mendable)
+        for info in untyped:
+            if not is_complete(types.get(info.name)):
+                raise _untyped(proto, marks, info.name)
+            info.type.CopyFrom(types[info.name])
+    if not find_complaints(proto, complete=model.with_small_weights):
         return
     if mendable:
         mended = type(proto)()
@@ -386,7 +385,8 @@ def _check_types(model: Model, marks: Marks, *, mendable: bool) -> None:
             pass
         else:
             return
-    raise _complaint(complaints, marks, places, numbered)
+    located = _Located(proto)
+    raise located.error(find_complaints(located.numbered, complete=model.with_small_weights), marks)
 
 
 def _untyped(proto: ModelProto, marks: Marks, name: str) -> SpecError:
@@ -402,59 +402,67 @@ def _untyped(proto: ModelProto, marks: Marks, name: str) -> SpecError:
     )
 
 
-def _infer(
-    numbered: ModelProto, names: list[str], marks: Marks, places: list[tuple[ScopeKey, int, str]], *, mendable: bool
-) -> dict[str, TypeProto]:
-    """Returns the types of graph outputs; where they contradict each other, that is the error."""
-    from onnx import shape_inference
-
-    bare = type(numbered)()
-    bare.CopyFrom(without_places(numbered))
+def _infer(model: Model, names: list[str], marks: Marks, *, mendable: bool) -> dict[str, TypeProto]:
+    """Returns the types of graph outputs; where types contradict each other, that is the error."""
+    bare = type(model.proto)()
+    bare.CopyFrom(without_places(model.with_small_weights(model.proto)))
     for info in bare.graph.output:
         if not is_complete(info.type):
             info.ClearField("type")
+    found, complaint = _infer_strictly(bare)
+    if found is not None:
+        return {info.name: without_made_up_dims(info.type) for info in found.graph.output if info.name in names}
+    types = inferred_types(inferred(bare), names) if mendable else {}
+    if all(is_complete(types.get(name)) for name in names):
+        return types
+    located = _Located(bare)
+    raise located.error(_infer_strictly(located.numbered)[1] or complaint, marks)
+
+
+def _infer_strictly(proto: ModelProto) -> tuple[ModelProto | None, list[str]]:
+    """Returns the model with its types, or what inference has against it."""
+    from onnx import shape_inference
+
     try:
-        found = shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
+        return shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True), []
     except Exception as error:  # InferenceError, RuntimeError and others from C++
-        found_anyhow = inferred_types(inferred(bare), names) if mendable else {}
-        if all(is_complete(found_anyhow.get(name)) for name in names):
-            return found_anyhow
-        raise _complaint(str(error).splitlines(), marks, places, bare) from None
-    return {info.name: without_made_up_dims(info.type) for info in found.graph.output if info.name in names}
+        return None, str(error).splitlines()
 
 
-def _numbered(proto: ModelProto) -> tuple[ModelProto, list[tuple[ScopeKey, int, str]]]:
-    """Returns a copy whose nodes have distinct names, and the place of each, for errors that onnx makes."""
-    copy = type(proto)()
-    copy.CopyFrom(proto)
-    places: list[tuple[ScopeKey, int, str]] = []
-    for scope in GraphIndex(copy).scopes:
-        key = scope_key(scope)
-        for position, node in enumerate(scope.nodes):
-            called = _called(scope, position)
-            node.name = f"{_NUMBERED}{len(places)}"
-            places.append((key, position, called + _inside(scope)))
-    return copy, places
+class _Located:
+    """A copy of a model whose nodes have distinct names, to find the ones that onnx's errors mean.
 
+    Attributes:
+        numbered: The copy.
+    """
 
-def _complaint(
-    lines: Iterable[str], marks: Marks, places: list[tuple[ScopeKey, int, str]], numbered: ModelProto
-) -> SpecError:
-    """Returns an error of onnx's as one about a line of the specification."""
-    text = " ".join(line.strip() for line in lines if line.strip())
-    numbers = [int(number) for number in re.findall(rf"{_NUMBERED}([0-9]+)", text)]
-    text = re.sub(r"\[?(?:Shape|Type)InferenceError\]?\s*|Inference error\(s\):\s*", "", text)
-    text = re.sub(rf"\(op_type:[^,()]*, node name: {_NUMBERED}[0-9]+\):?\s*", "", text)
-    text = re.sub(r"\s*==> Context:.*", "", text).strip()
-    if not numbers:
-        return SpecError(f"{marks.source}: {text}")
-    key, position, called = places[numbers[-1]]
-    said = marks.nodes.get(key, [])
-    line = said[position] if position < len(said) else 0
-    where = f"{marks.source}:{line}: " if line else f"{marks.source}: "
-    text = re.sub(rf"{_NUMBERED}([0-9]+)", lambda match: places[int(match[1])][2], text)
-    details = (*quoted(marks.lines, line), *_input_types(numbered, f"{_NUMBERED}{numbers[-1]}"))
-    return SpecError(f"{where}{called}: {text}", details=details)
+    def __init__(self, proto: ModelProto) -> None:
+        self.numbered = type(proto)()
+        self.numbered.CopyFrom(proto)
+        self._places: list[tuple[ScopeKey, int, str]] = []
+        for scope in GraphIndex(self.numbered).scopes:
+            key = scope_key(scope)
+            for position, node in enumerate(scope.nodes):
+                called = _called(scope, position)
+                node.name = f"{_NUMBERED}{len(self._places)}"
+                self._places.append((key, position, called + _inside(scope)))
+
+    def error(self, lines: Iterable[str], marks: Marks) -> SpecError:
+        """Returns an error of onnx's as one about a line of the specification."""
+        text = " ".join(line.strip() for line in lines if line.strip())
+        numbers = [int(number) for number in re.findall(rf"{_NUMBERED}([0-9]+)", text)]
+        text = re.sub(r"\[?(?:Shape|Type)InferenceError\]?\s*|Inference error\(s\):\s*", "", text)
+        text = re.sub(rf"\(op_type:[^,()]*, node name: {_NUMBERED}[0-9]+\):?\s*", "", text)
+        text = re.sub(r"\s*==> Context:.*", "", text).strip()
+        if not numbers:
+            return SpecError(f"{marks.source}: {text}")
+        key, position, called = self._places[numbers[-1]]
+        said = marks.nodes.get(key, [])
+        line = said[position] if position < len(said) else 0
+        where = f"{marks.source}:{line}: " if line else f"{marks.source}: "
+        text = re.sub(rf"{_NUMBERED}([0-9]+)", lambda match: self._places[int(match[1])][2], text)
+        details = (*quoted(marks.lines, line), *_input_types(self.numbered, f"{_NUMBERED}{numbers[-1]}"))
+        return SpecError(f"{where}{called}: {text}", details=details)
 
 
 def _input_types(numbered: ModelProto, name: str) -> list[str]:

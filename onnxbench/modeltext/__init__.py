@@ -46,7 +46,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxbench.errors import ModelError, NotFoundError, UsageError, did_you_mean
-from onnxbench.graph import GraphIndex
+from onnxbench.graph import GraphIndex, node_bodies
 from onnxbench.model import Model
 from onnxbench.modeltext._originals import (
     ScopeKey,
@@ -62,7 +62,7 @@ from onnxbench.modeltext._syntax import ATTRIBUTE_WORDS, MAX_BODY_DEPTH, type_wo
 from onnxbench.modeltext._tokens import quoted
 
 if TYPE_CHECKING:
-    from onnx import FunctionProto, ModelProto, NodeProto
+    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 __all__ = [
     "ATTRIBUTE_WORDS",
@@ -197,12 +197,15 @@ class TextCounts:
 
 def counts(model: Model, *, weights: Weights = "elided", max_elements: int = 16) -> TextCounts:
     """Returns how much the text of a whole model holds, printed with these options."""
-    index = GraphIndex(model.proto)
-    sizes = [math.prod(tensor.dims) for _, tensor in keyed_tensors(model.proto)]
+    proto = model.proto
+    sizes = [math.prod(tensor.dims) for _, tensor in keyed_tensors(proto)]
+    graphs: list[GraphProto | FunctionProto] = [proto.graph, *proto.functions]
+    for graph in graphs:  # grows while it is walked
+        graphs += [body for node in graph.node if node.attribute for _, body in node_bodies(node)]
     return TextCounts(
-        nodes=sum(len(scope.nodes) for scope in index.scopes),
-        bodies=len(index.scopes) - 1 - len(index.functions),
-        functions=len(index.functions),
+        nodes=sum(len(graph.node) for graph in graphs),
+        bodies=len(graphs) - 1 - len(proto.functions),
+        functions=len(proto.functions),
         tensors=len(sizes),
         elided=0 if weights == "inline" else sum(size > max_elements for size in sizes),
     )
