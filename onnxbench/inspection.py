@@ -196,9 +196,11 @@ def _module_notes(index: GraphIndex, modules: Sequence[ModuleRecord] | None) -> 
     nodes = sum(len(scope.nodes) for scope in index.scopes) - modules[0].nodes_below
     stored = list(weighing.stored_values(index))
     count = len(stored) - modules[0].weights
-    if nodes or count:
+    if nodes:
+        yield f"{nodes:,} of the model's nodes tell no module and are in none of these"
+    if count:
         size = sum(item.bytes for item in stored) - modules[0].bytes
-        yield f"{nodes:,} nodes and {count:,} stored values ({size:,} bytes) tell no module and are in none of these"
+        yield f"{count:,} of its stored values ({size:,} bytes) are of no known module and are in none of these"
 
 
 def _type_notes(shown: Collection[str], reader: Reader, infer: bool | None) -> Iterable[str]:

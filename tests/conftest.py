@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,11 @@ _CALM = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=40, suppress_health_check=_CALM)
 settings.register_profile("long", deadline=None, max_examples=2000, suppress_health_check=_CALM)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# Every save is flushed to the disk, which is most of the time of these tests where temporary files lie on one.
+if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
+    tempfile.tempdir = "/dev/shm"
 
 warnings.filterwarnings("ignore", message="The onnxtxt format is experimental")
 

@@ -9,7 +9,8 @@ from onnxbench import weights
 from onnxbench.model import Model
 
 _DATA = (
-    "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "raw_data", "external_data", "data_location",
+    "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "raw_data", "external_data",
+    "data_location",
 )  # fmt: skip
 
 

@@ -70,7 +70,10 @@ def print_extracted(command: str, done: Extracted, *, as_json: bool, quiet: bool
         return
     cut = done.piece.cut
     place = f" of {cut.scope}" if cut.scope else ""
-    print(f"{len(cut.nodes):,} of {cut.total_nodes:,} nodes{place}, {len(cut.constants):,} initializers")
+    if command == "expose":
+        print(f"all {cut.total_nodes:,} nodes, {len(done.piece.outputs):,} more outputs")
+    else:
+        print(f"{len(cut.nodes):,} of {cut.total_nodes:,} nodes{place}, {len(cut.constants):,} initializers")
     _print_boundary(done.piece.inputs, done.piece.outputs)
     if done.saved is None:
         print("dry run: nothing was written")
@@ -96,14 +99,11 @@ def print_split(done: Split, proof: Proof | None, *, as_json: bool, quiet: bool)
     if as_json:
         print_json("split", {"split": done, "proof": proof})
         return
-    rows = [
-        (
-            piece.file.name, f"{piece.nodes:,}", format_bytes(piece.weight_bytes),
-            ", ".join(b.name for b in piece.inputs) or "-", ", ".join(b.name for b in piece.outputs),
-        )
-        for piece in done.pieces
-    ]  # fmt: skip
-    console().print(table(["piece", ">nodes", ">weights", "inputs", "outputs"], rows))
+    for piece in done.pieces:
+        print(f"{piece.file.name}  {piece.nodes:,} nodes, {format_bytes(piece.weight_bytes)} of weights")
+        for what, side in (("in ", piece.inputs), ("out", piece.outputs)):
+            for number, boundary in enumerate(side):
+                print(f"  {what if number == 0 else '   '}  {boundary.name}  {boundary.type}")
     if done.shared_nodes:
         print(f"{done.shared_nodes:,} constant nodes are in more than one piece")
     if done.dead_nodes:

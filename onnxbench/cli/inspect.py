@@ -16,6 +16,7 @@ from onnxbench.cli._records import (
     listed,
     module_text,
     node_row,
+    plural,
     tensor_row,
     type_sources,
 )
@@ -223,8 +224,8 @@ def _body_row(body: BodyRecord) -> list[str]:
         str(body.nodes_below),
         str(body.weights) if body.weights else "",
         _render.format_bytes(body.bytes) if body.bytes else "",
-        listed([port.name for port in body.inputs]),
-        listed([port.name for port in body.outputs]),
+        listed([port.name.removeprefix(f"{body.path}/") for port in body.inputs]),
+        listed([port.name.removeprefix(f"{body.path}/") for port in body.outputs]),
         listed(body.captures),
     ]
 
@@ -258,7 +259,7 @@ def _counted(counts: Mapping[str, int], *, most: int = MOST_LISTED) -> str:
 def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
     size = _render.format_bytes
     extra = size(card.total_bytes - card.file_bytes)
-    outside = f" ({size(card.file_bytes)} the file, {extra} external data)" if card.external else ""
+    outside = f", {size(card.file_bytes)} in the model file and {extra} beside it" if card.external else ""
     yield "size", f"{size(card.total_bytes)}{outside}"
     for file in card.external:
         yield "external", _external(file)
@@ -282,17 +283,18 @@ def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
         yield "operators", ", ".join(f"{op.op}{NBSP}{op.count:,}" for op in card.ops)
     yield "weights", _weight_totals(card)
     for function in card.functions[:MOST_LISTED]:
-        yield "function", f"{function.name}: {function.nodes} nodes, called {_times(function.calls)}"
+        yield "function", f"{function.name}: {plural(function.nodes, 'node')}, called {_times(function.calls)}"
     if len(card.functions) > MOST_LISTED:
         yield "", f"... and {len(card.functions) - MOST_LISTED} more (--functions)"
     if card.quantization:
         yield "quantized", _quantization(card)
     for op in card.custom_ops:
-        known = "a local function of the model" if op.is_local_function else "ONNX Runtime's own" if op.known_to else ""
-        yield "custom op", f"{op.op} {op.count}{f', {known}' if known else ', needs a library'}"
+        if not op.is_local_function:
+            known = "ONNX Runtime's own" if op.known_to else "a mark" if op.op.endswith("::Mark") else "needs a library"
+            yield "custom op", f"{op.op} {op.count}, {known}"
     at_ends = [dim for dim in card.dynamic_dims if dim.inputs or dim.outputs]
     for dim in at_ends:
-        inner = f"; {dim.inner:,} inner tensors" if dim.inner else ""
+        inner = f"; {plural(dim.inner, 'inner tensor')}" if dim.inner else ""
         yield "dynamic", f"{dim.symbol}: {listed([*dim.inputs, *dim.outputs])}{inner}"
     if not at_ends:
         yield "dynamic", "no: all inputs and outputs have fixed shapes"
@@ -304,7 +306,7 @@ def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
 
 
 def _external(file: ExternalFile) -> str:
-    held = f"{file.location}: {file.tensors} tensors, {_render.format_bytes(file.bytes)}"
+    held = f"{file.location}: {plural(file.tensors, 'tensor')}, {_render.format_bytes(file.bytes)}"
     return f"{held} -- NOT USABLE: {file.problem}" if file.problem else held
 
 
@@ -328,16 +330,18 @@ def _port(port: Port, widest: int) -> str:
 
 
 def _node_counts(card: Card) -> str:
-    words = f"{card.nodes:,} of {len(card.ops)} operators"
+    operators = plural(len(card.ops), "operator")
+    words = f"{card.nodes:,} of {operators}"
     inside = card.all_nodes - card.nodes
     if inside:
-        words = f"{card.all_nodes:,} of {len(card.ops)} operators: {card.nodes:,} in the main graph"
+        words = f"{card.all_nodes:,} of {operators}: {card.nodes:,} in the main graph"
         bodies = card.bodies
         if bodies.count:
             deep = f", nested {bodies.depth} deep" if bodies.depth > 1 else ""
-            words += f", {bodies.nodes:,} in {bodies.count} bodies ({_counted(bodies.by_op)}{deep})"
+            words += f", {bodies.nodes:,} in {plural(bodies.count, 'body', 'bodies')} ({_counted(bodies.by_op)}{deep})"
         if card.functions:
-            words += f", {sum(f.nodes for f in card.functions):,} in {len(card.functions)} local functions"
+            nodes = sum(function.nodes for function in card.functions)
+            words += f", {nodes:,} in {plural(len(card.functions), 'local function')}"
     if card.unnamed_nodes:
         words += f"; {card.unnamed_nodes:,} without a name"
     return words
@@ -347,7 +351,7 @@ def _weight_totals(card: Card) -> str:
     if not card.weights.tensors:
         return "none"
     size = _render.format_bytes
-    words = f"{card.parameters:,} parameters, {size(card.weights.bytes)} in {card.weights.tensors:,} tensors: "
+    words = f"{plural(card.parameters, 'parameter')}, {size(card.weights.bytes)} in {plural(card.weights.tensors, 'tensor')}: "
     words += ", ".join(
         f"{dtype} {size(held.bytes)} ({held.tensors:,})".replace(" ", NBSP) for dtype, held in card.by_dtype.items()
     )
@@ -374,7 +378,7 @@ def _quantization(card: Card) -> str:
     if found.integer_ops:
         words.append(_counted(found.integer_ops))
     if found.annotations:
-        words.append(f"{found.annotations} annotations of tensors")
+        words.append(plural(found.annotations, "annotation"))
     if found.low_bit_bytes:
         words.append(f"{_render.format_bytes(found.low_bit_bytes)} stored in 8 bits or fewer")
     return "; ".join(words)

@@ -108,8 +108,8 @@ DUPLICATE_VALUE_INFO = Rule(
     name="duplicate-value-info",
     severity=Severity.WARNING,
     summary="A tensor has two value infos, or one that contradicts its type as a graph input or output.",
-    why="Readers differ in which they take. Where the two contradict each other it is an error: ONNX Runtime refuses the "
-    "model and the onnx checker does not see it.",
+    why="Readers differ in which they take. Where the two contradict each other it is an error: ONNX Runtime "
+    "refuses the model and the onnx checker does not see it.",
     mend="Remove one of them.",
     example="""
         value_info: h float[3], h float[3]
@@ -168,20 +168,25 @@ BAD_ELEMENT_TYPE = Rule(
 
 @checks(VALUE_INFO_CONFLICT, OUTPUT_CONFLICT)
 def _conflicts(facts: Facts) -> Iterator[Finding | NotRun]:
+    main = facts.index.main
+    told = set()
     for conflict in facts.inference.conflicts:
         scope = facts.index.scopes[conflict.scope]
-        stated, known = format_type(conflict.stated), format_type(conflict.known)
         if not is_complete(conflict.stated):
             continue
+        if conflict.is_output and scope is main:
+            told.add(conflict.name)
         rule = OUTPUT_CONFLICT if conflict.is_output else VALUE_INFO_CONFLICT
         what = "output" if conflict.is_output else "value info"
-        yield facts.find(
-            rule,
-            f"{what} {conflict.name!r} says {stated}, and the operators make {known}",
-            scope=scope,
-            tensor=conflict.name,
-            mendable=scope is facts.index.main,
-        )
+        stated, known = format_type(conflict.stated), format_type(conflict.known)
+        message = f"{what} {conflict.name!r} says {stated}, and the operators make {known}"
+        yield facts.find(rule, message, scope=scope, tensor=conflict.name, mendable=scope is main)
+    given = {info.name: info.type for info in facts.proto.graph.input}
+    for info in facts.proto.graph.output:
+        if info.name in given and info.name not in told and not can_agree(info.type, given[info.name]):
+            stated, known = format_type(info.type), format_type(given[info.name])
+            message = f"output {info.name!r} says {stated}, and the input of that name {known}"
+            yield facts.find(OUTPUT_CONFLICT, message, scope=main, tensor=info.name)
 
 
 @checks(TYPE_MISMATCH, SHAPE_MISMATCH)

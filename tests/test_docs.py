@@ -1,0 +1,61 @@
+"""The documentation is true: generated pages are up to date, and what the README shows is what commands print."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_generated_pages_are_up_to_date():
+    done = subprocess.run([sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_command_has_examples_that_parse():
+    from onnxbench.cli import COMMANDS
+
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    for command in COMMANDS:
+        section = page.partition(f"## onnxbench {command}\n")[2].partition("\n## ")[0]
+        examples = [line.strip() for line in section.splitlines() if line.strip().startswith("onnxbench ")]
+        assert examples, f"{command} shows no examples"
+        for line in examples:
+            assert shlex.split(line)[1] in COMMANDS, line
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.corpus
+def test_readme_shows_what_the_tour_prints(corpus):
+    """Runs the tour and compares it with the README, figures of time aside."""
+    corpus("magika")
+    done = subprocess.run([sys.executable, ROOT / "examples" / "tour.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = re.search(
+        r"<!-- tour: begin -->\n```console\n(.*?)\n```\n<!-- tour: end -->",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+    assert shown is not None
+    assert _without_times(shown[1]) == _without_times(done.stdout.strip())
+
+
+def _without_times(text: str) -> list[str]:
+    """Returns the lines of a transcript without the latency row and runtime versions, which differ by machine."""
+    lines = [line.rstrip() for line in text.splitlines()]
+    return [
+        re.sub(r"ort [\d.]+", "ort", line)
+        for line in lines
+        if not re.match(r"\d+ runs after", line) and "─" not in line
+    ]
