@@ -68,7 +68,9 @@ def onnx_ir(source: str, target: str, inputs: Sequence[str], outputs: Sequence[s
 
         ShapeInferencePass()(model)
     graph = ir.convenience.extract(model.graph, list(inputs), list(outputs))
-    ir.save(ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values())), target)
+    piece = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
+    outside = any(isinstance(value.const_value, ir.ExternalTensor) for value in graph.initializers.values())
+    ir.save(piece, target, external_data=f"{Path(target).name}.data" if outside else None)
 
 
 def polygraphy_arguments(source: str, target: str, inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:

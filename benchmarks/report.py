@@ -76,7 +76,7 @@ def _conditions(section: Mapping[str, Any]) -> str:
 
 
 def _rows(rows: Mapping[str, Any], ratios: Mapping[str, float] | None = None) -> str:
-    head = ["", "seconds (median)", "fastest to slowest", "runs", "peak memory"]
+    head = ["", "seconds (median)", "fastest to slowest", "CPU, s", "runs", "peak memory"]
     table = []
     for name, row in rows.items():
         remark = row.get("failure") or row.get("note", "")
@@ -84,11 +84,12 @@ def _rows(rows: Mapping[str, Any], ratios: Mapping[str, float] | None = None) ->
             cells = [
                 f"{row['seconds']:.2f}",
                 f"{row['fastest_s']:.2f} to {row['slowest_s']:.2f}",
+                f"{row['cpu_s']:.2f}",
                 str(row["runs"]),
                 f"{row['peak_mb']:.0f} MB",
             ]
         else:
-            cells = ["", "", "", ""]
+            cells = [""] * 5
         times = [f"{ratios[name]:.1f}" if name in ratios else ""] if ratios is not None else []
         table.append([name, *cells, *times, remark])
     return _table([*head, *(["times ours"] if ratios is not None else []), ""], table)

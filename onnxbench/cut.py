@@ -228,6 +228,7 @@ def assemble(
     graph.input.extend(infos[name] for name in cut.inputs)
     graph.output.extend(infos[name] for name in cut.outputs)
     _copy_belongings(scope, graph, cut)
+    _order_inputs(scope, graph, cut)
     _copy_functions(model.proto, index, proto, nodes, _imports(model.proto, scope))
     if model.proto.training_info:
         notes.append("training info was left out: it belongs to the whole model")
@@ -388,6 +389,16 @@ def _copy_belongings(scope: Scope, graph: GraphProto, cut: Cut) -> None:
     )
 
 
+def _order_inputs(scope: Scope, graph: GraphProto, cut: Cut) -> None:
+    """Puts initializers that are listed as inputs where they stood, if the other inputs are in their old order too."""
+    if len(graph.input) == len(cut.inputs):
+        return
+    place = {name: at for at, name in enumerate(scope.inputs)}
+    order = [place.get(name, -1) for name in cut.inputs]
+    if order == sorted(order) and -1 not in order:
+        graph.input.sort(key=lambda info: place.get(info.name, len(place)))
+
+
 def _copy_functions(
     source: ModelProto,
     index: GraphIndex,
@@ -481,8 +492,7 @@ def lift(
             hint="Extract around one of its calls instead, with --inline-functions.",
         )
     finder = TypeFinder(model, index, sources)
-    given = dict(types or {})
-    captured, constants = _captured(scope, finder, given)
+    captured, constants = _captured(scope)
     own = [*scope.true_inputs(), *captured]
     order = topological_order(scope)
     cut = Cut(
@@ -493,11 +503,11 @@ def lift(
         scope=path,
         total_nodes=len(scope.nodes),
     )
-    return assemble(model, index, scope, cut, finder=finder, types=given)
+    return assemble(model, index, scope, cut, finder=finder, types=types)
 
 
-def _captured(scope: Scope, finder: TypeFinder, given: dict[str, TypeProto]) -> tuple[list[str], set[str]]:
-    """Splits what a body captures into tensors, whose types are added to ``given``, and initializers."""
+def _captured(scope: Scope) -> tuple[list[str], set[str]]:
+    """Splits what a body captures into tensors and initializers."""
     tensors, constants = [], set()
     for name in scope.captures:
         holder = scope.parent
@@ -507,8 +517,6 @@ def _captured(scope: Scope, finder: TypeFinder, given: dict[str, TypeProto]) -> 
             constants.add(name)
         else:
             tensors.append(name)
-            if holder is not None and name not in given:
-                given.update(finder.find(holder, [name]))
     return tensors, constants
 
 

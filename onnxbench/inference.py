@@ -94,9 +94,19 @@ class TypeFinder:
     def find(self, scope: Scope, names: Iterable[str]) -> dict[str, TypeProto]:
         """Returns the types of these tensors of a graph; a name that no source can tell is absent.
 
-        A type whose element type is known and whose rank is not is complete enough to be returned.
+        A type whose element type is known and whose rank is not is complete enough to be returned. What a body
+        captures is looked for in the graphs around it.
         """
         wanted = list(dict.fromkeys(names))
+        found: dict[str, TypeProto] = {}
+        while scope.parent is not None:
+            own = [name for name in wanted if scope.defines(name)]
+            found.update(self._find_here(scope, own))
+            wanted = [name for name in wanted if name not in set(own)]
+            scope = scope.parent
+        return {**found, **self._find_here(scope, wanted)}
+
+    def _find_here(self, scope: Scope, wanted: list[str]) -> dict[str, TypeProto]:
         known = self._stated(scope)
         if any(not _has_shape(known.get(name)) for name in wanted):
             self._infer(scope, known, wanted)

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +145,9 @@ def expose(
         wanted = [name for name in wanted if name not in unwanted]
     sources = type_sources(feeds)
     complete_types(types, TypeFinder(model, index, sources), index.main)
-    return expose_tensors(model, wanted, index=index, types=types, sources=sources)
+    piece = expose_tensors(model, wanted, index=index, types=types, sources=sources)
+    renamed = tuple(f"{word} is {', '.join(map(repr, names[word]))} now" for word in outputs if word in names)
+    return replace(piece, notes=(*renamed, *piece.notes))
 
 
 def type_sources(feeds: Mapping[str, Value] | None = None) -> list[TypeSource]:
@@ -614,6 +616,11 @@ def _boundary(
             continue
         refs = [ref] if ref is not None else _selected(index, word, what=what, entering=entering)
         main = [ref for ref in refs if ref.scope is index.main]
+        if ref is None:  # a pattern means what varies: no weights as inputs, nothing but what nodes make as outputs
+            scope = index.main
+            main = [
+                r for r in main if (r.name not in scope.constants if entering else r.name in scope.producers)
+            ] or main
         found.update(dict.fromkeys(require_main(main or refs, what=what)))
     return list(found)
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxbench import select, weights
-from onnxbench.errors import NotFoundError
+from onnxbench.errors import BenchError, NotFoundError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, declared_types
 from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.provenance import NONE, Origins, Provenance
@@ -342,7 +342,12 @@ class Reader:
         if view.types is None:
             scope = view.scope
             declared = declared_types(scope)
-            found = self._finder.find(scope, scope.tensor_names()) if self.infers else declared
+            found = declared
+            if self.infers:
+                try:
+                    found = self._finder.find(scope, scope.tensor_names())
+                except BenchError:  # a model that is broken is shown as far as it says anything itself
+                    self.infers = False
             view.types = {
                 name: self._known(value, "model" if declared.get(name) == value else "inference")
                 for name, value in found.items()

@@ -29,12 +29,13 @@ from fnmatch import translate
 from pathlib import Path
 
 from onnxbench.errors import NotFoundError, UsageError, did_you_mean, nearest
-from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, declared_types
+from onnxbench.graph import GraphIndex, NodeRef, TensorRef, declared_types
 from onnxbench.provenance import Origins
 from onnxbench.tensortype import dtype_name, dtype_number, elem_type
 
 _PREFIXES = ("node", "op", "scope", "mark", "input", "output", "weight", "dtype")
 _FUNCTIONS = ("upstream", "downstream", "between")
+_DEEPEST = 100
 MARK_DOMAINS = ("onnxbench", "mmdeploy")
 
 
@@ -71,11 +72,16 @@ def select(index: GraphIndex, selector: str) -> Selection:
         NotFoundError: It matches nothing; the hint has the nearest names.
         UsageError: It cannot be parsed.
     """
+    return _select(index, selector, ())
+
+
+def _select(index: GraphIndex, selector: str, files: tuple[Path, ...]) -> Selection:
+    """Does so for a selector that stands in these files, each named in the one before."""
     exact = index.tensor(selector)
     if exact is not None:
         return Selection(frozenset([exact]))
     if selector.startswith("@"):
-        return _from_file(index, selector[1:])
+        return _from_file(index, selector[1:], files)
     try:
         selection = _Parser(index, selector).parse()
     except UsageError:
@@ -160,9 +166,10 @@ def _comma_list(index: GraphIndex, selector: str) -> Selection | None:
     return Selection(frozenset(ref for ref in refs if ref is not None))
 
 
-def _from_file(index: GraphIndex, path: str) -> Selection:
+def _from_file(index: GraphIndex, path: str, files: tuple[Path, ...]) -> Selection:
+    file = Path(path)
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UsageError(f"the selector file {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -170,7 +177,9 @@ def _from_file(index: GraphIndex, path: str) -> Selection:
     selectors = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not selectors:
         raise UsageError(f"the selector file {path} names nothing")
-    parts = [select(index, selector) for selector in selectors]
+    if file.resolve() in files:
+        raise UsageError(f"the selector file {path} names itself")
+    parts = [_select(index, selector, (*files, file.resolve())) for selector in selectors]
     if all(part.is_nodes for part in parts):
         return Selection(nodes=frozenset().union(*(part.nodes for part in parts)), is_nodes=True)
     return Selection(frozenset().union(*(part.as_tensors() for part in parts)))
@@ -193,6 +202,7 @@ def _nothing(index: GraphIndex, selector: str) -> NotFoundError:
         hint = f"Nodes are written node:NAME; did you mean {f'node:{near[0]}'!r}?" if near else None
     if any(ref.node.name == plain for ref in index.nodes()):
         hint = f"There is a node of that name: write 'node:{plain}'."
+    hint = hint or "'onnxbench inspect MODEL --tensors' lists its tensors."
     return NotFoundError(f"{selector!r} matches no tensor of the model", hint=hint)
 
 
@@ -226,6 +236,7 @@ class _Parser:
         self._index = index
         self._text = text
         self._at = 0
+        self._depth = 0
 
     def parse(self) -> Selection:
         if not self._text.strip():
@@ -236,9 +247,13 @@ class _Parser:
         return result
 
     def _either(self) -> Selection:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise self._wrong(f"parentheses are nested more than {_DEEPEST} deep")
         result = self._both()
         while self._take("|"):
             result = _combine(result, self._both(), frozenset.union)
+        self._depth -= 1
         return result
 
     def _both(self) -> Selection:
@@ -248,9 +263,12 @@ class _Parser:
         return result
 
     def _not(self) -> Selection:
-        if not self._take("!"):
-            return self._atom()
-        inner = self._not()
+        flips = 0
+        while self._take("!"):
+            flips += 1
+        inner = self._atom()
+        if flips % 2 == 0:
+            return inner
         if inner.is_nodes:
             return Selection(nodes=frozenset(self._index.nodes()) - inner.nodes, is_nodes=True)
         return Selection(frozenset(self._index.tensors()) - inner.tensors)
@@ -271,6 +289,10 @@ class _Parser:
         return self._word()
 
     def _word(self) -> Selection:
+        exact = self._index.tensor(self._text[self._at : self._end_of_word()].strip())
+        if exact is not None:
+            self._at = self._end_of_word()
+            return Selection(frozenset([exact]))
         prefix = next((p for p in _PREFIXES if self._text.startswith(f"{p}:", self._at)), "")
         if prefix:
             self._at += len(prefix) + 1
@@ -281,18 +303,22 @@ class _Parser:
         if self._peek() in ('"', "'"):
             name = self._quoted()
             return self._named(prefix, name, exact=True)
-        start = self._at
-        brackets = 0
-        while self._at < len(self._text):
-            char = self._text[self._at]
-            brackets += (char == "[") - (char == "]")
-            if brackets <= 0 and (char in "&|),(" or (char == "!" and self._at == start)):
-                break
-            self._at += 1
+        start, self._at = self._at, self._end_of_word()
         name = self._text[start : self._at].strip()
         if not name:
             raise self._wrong("a name was expected")
         return self._named(prefix, name, exact=False)
+
+    def _end_of_word(self) -> int:
+        """Returns where a name ends that is not quoted: before an operator that is not in brackets."""
+        end, brackets = self._at, 0
+        while end < len(self._text):
+            char = self._text[end]
+            brackets += (char == "[") - (char == "]")
+            if brackets <= 0 and (char in "&|),(" or (char == "!" and end == self._at)):
+                break
+            end += 1
+        return end
 
     def _named(self, prefix: str, name: str, *, exact: bool) -> Selection:
         index = self._index
@@ -318,7 +344,7 @@ class _Parser:
                     TensorRef(scope, tensor)
                     for scope in index.scopes
                     for tensor, value in declared_types(scope).items()
-                    if elem_type(value) == number
+                    if elem_type(value) == number and scope.defines(tensor)
                 )
             )
         if prefix == "mark":
@@ -505,24 +531,29 @@ def _marked(index: GraphIndex, spelling: str) -> list[TensorRef]:
     return found
 
 
-def _closure(seeds: Iterable[TensorRef], step: Callable[[Scope, str], Iterable[str]]) -> frozenset[TensorRef]:
-    """Returns all tensors reached from the seeds, each within its own graph."""
+def _closure(seeds: Iterable[TensorRef], step: Callable[[TensorRef], Iterable[TensorRef]]) -> frozenset[TensorRef]:
+    """Returns all tensors reached from the seeds, these included."""
     reached: set[TensorRef] = set(seeds)
     pending = list(reached)
     while pending:
-        ref = pending.pop()
-        for name in step(ref.scope, ref.name):
-            found = TensorRef(ref.scope, name)
+        for found in step(pending.pop()):
             if found not in reached:
                 reached.add(found)
                 pending.append(found)
     return frozenset(reached)
 
 
-def _sources(scope: Scope, name: str) -> Iterable[str]:
-    position = scope.producers.get(name)
-    return () if position is None else scope.reads[position]
+def _sources(ref: TensorRef) -> Iterable[TensorRef]:
+    """Yields what the maker of a tensor reads; what it captures, in the graph around that defines it."""
+    position = ref.scope.producers.get(ref.name)
+    for name in () if position is None else ref.scope.reads[position]:
+        scope = ref.scope
+        while scope.parent is not None and not scope.defines(name):
+            scope = scope.parent
+        yield TensorRef(scope, name)
 
 
-def _uses(scope: Scope, name: str) -> Iterable[str]:
-    return (made for position in scope.consumers.get(name, ()) for made in scope.writes[position])
+def _uses(ref: TensorRef) -> Iterable[TensorRef]:
+    """Yields what is made of a tensor, by nodes of its own graph (a node with bodies reads what these capture)."""
+    scope = ref.scope
+    return (TensorRef(scope, made) for position in scope.consumers.get(ref.name, ()) for made in scope.writes[position])

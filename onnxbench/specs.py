@@ -261,6 +261,10 @@ def _tensor_spec(text: str, known: Collection[str] | None, what: str) -> TensorS
     name = _unquote(text)
     if known is not None and name in known:
         return TensorSpec(name)
+    splits = _splits(text)
+    for left, right in splits if known is not None else ():
+        if _unquote(left) in known and (fields := _fields(right)) is not None:
+            return TensorSpec(_unquote(left), *fields)
     bare = _fields(text)
     if bare is not None and (bare[0] is not None or known is not None) and text.strip():
         if known is not None and len(known) == 1:
@@ -270,12 +274,8 @@ def _tensor_spec(text: str, known: Collection[str] | None, what: str) -> TensorS
         if bare[0] is not None or known is None:
             choices = f"; there are {len(known)} inputs: {', '.join(sorted(known)[:8])}" if known else ""
             raise UsageError(f"{what} {text!r} does not say which tensor it is for{choices}", hint="Write name:shape.")
-    splits = _splits(text)
     for left, right in splits:
         if known is not None and _unquote(left) in known:
-            fields = _fields(right)
-            if fields is not None:
-                return TensorSpec(_unquote(left), *fields)
             raise UsageError(f"{what} {text!r}: {_why_not(right)}", hint="Write name:[1,3,224,224]:float32.")
     readable = [(left, fields) for left, right in splits if (fields := _fields(right)) is not None and left.strip()]
     if readable:

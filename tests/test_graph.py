@@ -102,10 +102,11 @@ def _check_index(proto: onnx.ModelProto) -> None:
         written = [name for node in nodes for name in node.output if name]
         if len(set(written)) == len(written):
             assert scope.producers == {name: at for at, node in enumerate(nodes) for name in node.output if name}
-        everything = {name for node in nodes for name in _reads(node)}
-        assert scope.consumers == {
-            name: [at for at, node in enumerate(nodes) if name in _reads(node)] for name in everything
-        }
+        readers: dict[str, list[int]] = {}
+        for at, node in enumerate(nodes):
+            for name in _reads(node):
+                readers.setdefault(name, []).append(at)
+        assert scope.consumers == readers
         if isinstance(graph, onnx.GraphProto):
             assert scope.inputs == [value.name for value in graph.input]
             assert scope.outputs == [value.name for value in graph.output]

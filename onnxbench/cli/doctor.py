@@ -18,10 +18,10 @@ _PACKAGES = (Column("package"), Column("version"), Column("for", "whole"))
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Look at the environment: versions, runtimes, plugins, the machine, and known trouble.
+    """Look at the environment: versions, runtimes, plugins.
 
-    Required packages are imported and each backend runs a small model. Ends with exit code 1 if something that is
-    required is missing or broken.
+    Required packages are imported, each backend runs a small model, and known trouble is reported with advice. Ends
+    with exit code 1 if something that is required is missing or broken.
 
     \b
     Examples:

@@ -60,7 +60,9 @@ def find(
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find tensors and nodes, with what makes and reads them, type, module and source line. No weight is read.
+    """Find tensors and nodes by selectors.
+
+    Shows what makes and reads them, type, module and source line. No weight is read.
 
     \b
     Selectors (all commands take them):

@@ -258,9 +258,9 @@ def _counted(counts: Mapping[str, int], *, most: int = MOST_LISTED) -> str:
 
 def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
     size = _render.format_bytes
-    extra = size(card.total_bytes - card.file_bytes)
-    outside = f", {size(card.file_bytes)} in the model file and {extra} beside it" if card.external else ""
-    yield "size", f"{size(card.total_bytes)}{outside}"
+    beside = card.total_bytes - card.file_bytes
+    where = f", {size(card.file_bytes)} in the model file and {size(beside)} beside it" if beside else ""
+    yield "size", size(card.total_bytes) + where
     for file in card.external:
         yield "external", _external(file)
     yield "format", f"ONNX IR {card.ir_version}; opset {_opsets(card)}"
@@ -351,7 +351,8 @@ def _weight_totals(card: Card) -> str:
     if not card.weights.tensors:
         return "none"
     size = _render.format_bytes
-    words = f"{plural(card.parameters, 'parameter')}, {size(card.weights.bytes)} in {plural(card.weights.tensors, 'tensor')}: "
+    tensors = plural(card.weights.tensors, "tensor")
+    words = f"{plural(card.parameters, 'parameter')}, {size(card.weights.bytes)} in {tensors}: "
     words += ", ".join(
         f"{dtype} {size(held.bytes)} ({held.tensors:,})".replace(" ", NBSP) for dtype, held in card.by_dtype.items()
     )

@@ -140,7 +140,7 @@ def _uncalled(facts: Facts) -> Iterator[Finding | NotRun]:
     for key, scope in index.functions.items():
         if key not in called:
             yield facts.find(UNUSED_FUNCTION, f"function {scope.path} is called by nothing", scope=scope)
-    used = {node.domain for scope in index.scopes if not facts.root(scope).is_function for node in scope.nodes}
+    used = {node.domain for scope in index.scopes for node in scope.nodes}
     used.update(domain for domain, _, _ in index.functions)
     if not STANDARD_DOMAINS.isdisjoint(used) or not used:
         used |= STANDARD_DOMAINS

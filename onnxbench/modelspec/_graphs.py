@@ -242,6 +242,8 @@ class SpecReader:
             read_node(item.text, node, source=source, line=line, column=column, context=context)
         except SpecError as error:
             hint = error.hint or "A node as text is: outputs = Operator <attribute = value> (inputs)."
+            if item.text.count("(") > item.text.count(")") and item.line and not item.style:
+                hint = "Inside of [ ] a comma ends a value: quote the node, or give it a line of its own ('- y = ...')."
             raise SpecError(error.message, hint=hint, details=error.details) from None
 
     def _node(self, node: NodeProto, item: Item, scope: ScopeKey, versions: dict[str, int], position: int) -> None:
@@ -287,7 +289,9 @@ class SpecReader:
         if match is None:
             hint = "Write Add, or com.microsoft::FusedConv; other names need op and domain apart."
             raise said.error(f"{text!r} is no operator", hint=hint)
-        node.domain, node.op_type = match[1] or "", match[2]
+        node.op_type = match[2]
+        if match[1]:
+            node.domain = match[1]
 
     def _by_formal_name(
         self, node: NodeProto, item: Item, key: str, schema: OpSchema | None, callee: Item | None
