@@ -327,10 +327,10 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:400]
 
 
-def work(job_file: Path) -> None:
+def work(job_file: str) -> None:
     """Does one job (a pickle), writing a line of JSON per result: what the child processes run."""
-    job = pickle.loads(job_file.read_bytes())
-    folder = job_file.parent
+    job = pickle.loads(Path(job_file).read_bytes())
+    folder = Path(job_file).parent
     if job["kind"] == "reference":
         import fetch
         import onnx
@@ -353,11 +353,13 @@ def _in_child(job: dict[str, Any], folder: Path) -> tuple[list[dict[str, Any]], 
     """Returns the results of a job that a child process does, and why it ended early, if it did."""
     job_file = folder / "job.pickle"
     job_file.write_bytes(pickle.dumps(job))
-    line = [sys.executable, "-c", "import sys; sys.path[:0] = sys.argv[1:3]; import corpus_cuts; "
-            "corpus_cuts.work(corpus_cuts.Path(sys.argv[3]))"]  # fmt: skip
-    line += [str(REPOSITORY / "benchmarks"), str(REPOSITORY / "tests" / "corpus"), str(job_file)]
-    try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=WORKER_LIMIT_S, check=False)
+    paths = [str(REPOSITORY / "benchmarks"), str(REPOSITORY / "tests" / "corpus"), str(REPOSITORY)]
+    code = "import sys; sys.path[:0] = sys.argv[2:]; import corpus_cuts; corpus_cuts.work(sys.argv[1])"
+    line = [sys.executable, "-c", code, str(job_file), *paths]
+    try:  # in that folder: ONNX Runtime's symbolic inference leaves files where it runs
+        done = subprocess.run(
+            line, cwd=folder, capture_output=True, text=True, timeout=WORKER_LIMIT_S, check=False
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return [], f"no end after {WORKER_LIMIT_S} s"
     results = [json.loads(text) for text in done.stdout.splitlines() if text.startswith('{"percent"')]

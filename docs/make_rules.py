@@ -28,10 +28,9 @@ def rules_page() -> str:
     parts = [HEAD]
     for title, rules in rules_by_theme():
         parts += [f"## {title}", "", "| code | name | severity | finds |", "|---|---|---|---|"]
-        parts += [
-            f"| [{rule.code}](#{rule.code.lower()}-{rule.name}) | `{rule.name}` | {rule.severity_text()} | {rule.summary} |"
-            for rule in rules
-        ]
+        for rule in rules:
+            link = f"[{rule.code}](#{rule.code.lower()}-{rule.name})"
+            parts.append(f"| {link} | `{rule.name}` | {rule.severity_text()} | {rule.summary} |")
         parts.append("")
         for rule in rules:
             notes = [*(["mendable"] if rule.mendable else []), *rule.conditions()]

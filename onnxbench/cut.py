@@ -8,14 +8,15 @@ the error names the tensors that are missing and cuts that would work.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxbench.boundary import Reach, missing_at_rim, reach_back, smallest_cut
 from onnxbench.errors import CutError, NotFoundError, Proposal, UnsupportedError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, Scope, TensorRef, node_bodies, topological_order
-from onnxbench.inference import TypeFinder, TypeSource
+from onnxbench.inference import TypeFinder, TypeSource, bare, inferred, inferred_types
 from onnxbench.model import Model
 from onnxbench.tensortype import format_type, make_value_info, tensor_shape
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TypeProto, ValueInfoProto
 
 _PROPOSAL_LIMIT = 64
+# The fields of a graph of which a piece takes what its nodes need.
+_OWNED_FIELDS = ("node", "initializer", "sparse_initializer", "value_info", "input", "output", "quantization_annotation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +241,27 @@ def assemble(
         notes.append(
             f"input {names} changes nothing" + (" (kept as asked)" if kept else "; dropped (--keep-unused keeps it)")
         )
+    if types and not set(types).isdisjoint(cut.inputs):
+        _infer_anew(model, graph, proto)
+        boundaries.update((o.name, replace(boundaries[o.name], type=format_type(o.type))) for o in graph.output)
     inputs = tuple(boundaries[name] for name in cut.inputs)
     outputs = tuple(boundaries[name] for name in cut.outputs)
     return Piece(model.derive(proto), cut, inputs, outputs, tuple(notes))
+
+
+def _infer_anew(model: Model, graph: GraphProto, proto: ModelProto) -> None:
+    """Gives inner tensors and outputs the shapes that follow from the shapes stated for the inputs.
+
+    What was known of them was true for the old shapes. Where inference cannot tell, only the rank stays.
+    """
+    infos = [*graph.value_info, *(o for o in graph.output if o.name not in {i.name for i in graph.input})]
+    found = inferred_types(inferred(bare(model.with_small_weights(proto))), [info.name for info in infos])
+    for info in infos:
+        if info.name in found and tensor_shape(found[info.name]) is not None:
+            info.type.CopyFrom(found[info.name])
+        elif info.type.WhichOneof("value") == "tensor_type":
+            for dim in info.type.tensor_type.shape.dim:
+                dim.ClearField("value")
 
 
 def _without_given(index: GraphIndex, scope: Scope, cut: Cut) -> tuple[list[NodeProto], list[str]]:
@@ -281,9 +302,8 @@ def _shell(proto: ModelProto) -> ModelProto:
 
     shell = ModelProto()
     # Through bytes and not by copying the fields: this is what keeps unknown fields.
-    big = ("node", "initializer", "sparse_initializer", "value_info", "input", "output", "quantization_annotation")
     shell.CopyFrom(proto)
-    for name in big:
+    for name in _OWNED_FIELDS:
         shell.graph.ClearField(name)
     for name in ("functions", "opset_import", "training_info"):
         shell.ClearField(name)
@@ -291,11 +311,19 @@ def _shell(proto: ModelProto) -> ModelProto:
 
 
 def _copy_plain_fields(source: GraphProto | FunctionProto, graph: GraphProto) -> None:
-    """Makes a graph's name, doc string and metadata those of a body or function."""
-    graph.name = source.name
-    graph.doc_string = source.doc_string
-    del graph.metadata_props[:]
-    graph.metadata_props.extend(source.metadata_props)
+    """Makes a graph's name, doc string, metadata and unknown fields those of a body or function."""
+    plain = type(source)()
+    plain.CopyFrom(source)
+    graph.Clear()
+    if isinstance(plain, type(graph)):
+        for name in _OWNED_FIELDS:
+            plain.ClearField(name)
+        graph.MergeFrom(plain)
+        return
+    graph.name = plain.name
+    graph.metadata_props.extend(plain.metadata_props)
+    with contextlib.suppress(UnicodeDecodeError):  # a doc string that is not text cannot be set, only copied
+        graph.doc_string = plain.doc_string
 
 
 def _boundary_infos(
@@ -538,10 +566,12 @@ def expose(
         sources: Where else to ask for types.
 
     Raises:
+        NotFoundError: There is no tensor of one of these names.
         UnsupportedError: A tensor's element type cannot be found out.
     """
     index = index or GraphIndex(model.proto)
     scope = index.main
+    _require_names(scope, outputs)
     new = [name for name in dict.fromkeys(outputs) if name not in set(scope.outputs)]
     cut = Cut((), tuple(new), tuple(range(len(scope.nodes))), (), total_nodes=len(scope.nodes))
     infos, boundaries, notes = _boundary_infos(scope, cut, TypeFinder(model, index, sources), types or {})

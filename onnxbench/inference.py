@@ -135,7 +135,7 @@ class TypeFinder:
         wrong = [name for name in made if name in found and not agree(known[name], found[name])]
         if not wrong:
             return
-        right = inferred_types(inferred(_bare(self._model.with_small_weights(self._tidied()))), wrong)
+        right = inferred_types(inferred(bare(self._model.with_small_weights(self._tidied()))), wrong)
         known.update((name, right.get(name, found[name])) for name in wrong)
 
     def _stated(self, scope: Scope) -> dict[str, TypeProto]:
@@ -229,14 +229,14 @@ class TypeFinder:
         return twin
 
 
-def _bare(proto: ModelProto) -> ModelProto:
+def bare(proto: ModelProto) -> ModelProto:
     """Returns a copy of a model that states no type but those of its inputs and initializers."""
-    bare = type(proto)()
-    bare.CopyFrom(proto)
-    del bare.graph.value_info[:]
-    for output in bare.graph.output:
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    del copy.graph.value_info[:]
+    for output in copy.graph.output:
         output.ClearField("type")
-    return bare
+    return copy
 
 
 def _without_contradictions(proto: ModelProto) -> ModelProto:
@@ -244,7 +244,7 @@ def _without_contradictions(proto: ModelProto) -> ModelProto:
     stated = {info.name: info.type for info in (*proto.graph.value_info, *proto.graph.output)}
     if not proto.graph.value_info:
         return proto
-    found = inferred_types(inferred(_bare(proto)), stated)
+    found = inferred_types(inferred(bare(proto)), stated)
     wrong = {name for name, value in stated.items() if name in found and not agree(value, found[name])}
     if not wrong:
         return proto

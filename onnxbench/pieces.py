@@ -40,7 +40,7 @@ from onnxbench.partition import Partition, split_at, split_parts, split_scopes, 
 from onnxbench.proof import Proof
 from onnxbench.proof import prove as prove_split
 from onnxbench.specs import TensorSpec, parse_size, parse_tensor_specs
-from onnxbench.tensortype import make_type, tensor_shape
+from onnxbench.tensortype import dtype_name, make_type, tensor_shape
 from onnxbench.version import SCHEMA_VERSION
 from onnxbench.writer import Saved, SaveOptions, save
 
@@ -676,21 +676,30 @@ def _outputs_behind(scope: Scope, starts: Sequence[str]) -> list[str]:
 
 
 def complete_types(types: dict[str, TypeProto], finder: TypeFinder, scope: Scope) -> None:
-    """Fills in what a stated type leaves open (``x:auto:float16``, ``x:[1,3]``) from what is known."""
-    partial = [name for name, value in types.items() if not value.tensor_type.elem_type or not _has_shape(value)]
-    known = finder.find(scope, partial) if partial else {}
-    for name in partial:
+    """Fills in what a stated type leaves open (``x:auto:float16``, ``x:[1,3]``) from what is known.
+
+    Raises:
+        UsageError: The tensor is known to have another element type.
+        UnsupportedError: Its element type is neither stated nor known.
+    """
+    known = finder.find(scope, types) if types else {}
+    for name, value in types.items():
+        tensor = value.tensor_type
         if name not in known:
-            if not types[name].tensor_type.elem_type:
+            if not tensor.elem_type:
                 raise UnsupportedError(
                     f"the element type of {name!r} is not known", hint=f"Give it: '{name}:auto:float32'."
                 )
             continue
-        value = types[name]
-        if not value.tensor_type.elem_type:
-            value.tensor_type.elem_type = known[name].tensor_type.elem_type
+        real = known[name].tensor_type
+        if tensor.elem_type and tensor.elem_type != real.elem_type:
+            raise UsageError(
+                f"{name!r} is {dtype_name(real.elem_type)}, not {dtype_name(tensor.elem_type)}",
+                hint="A cut converts nothing; a type is stated only where the model leaves it unknown.",
+            )
+        tensor.elem_type = real.elem_type
         if not _has_shape(value) and _has_shape(known[name]):
-            value.tensor_type.shape.CopyFrom(known[name].tensor_type.shape)
+            tensor.shape.CopyFrom(real.shape)
 
 
 def _has_shape(value: TypeProto) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from onnxbench.graph import GraphIndex, node_bodies, sort_nodes
-from onnxbench.inference import inferred, inferred_types
+from onnxbench.inference import bare, inferred, inferred_types
 from onnxbench.tensortype import agree, format_type, is_complete, tensor_shape
 
 if TYPE_CHECKING:
@@ -110,12 +110,7 @@ def _sort_nodes(proto: ModelProto) -> list[str]:
 
 def _mend_types(proto: ModelProto, complete: Callable[[ModelProto], ModelProto] | None) -> list[str]:
     """Completes the types of outputs and drops value infos that contradict what the operators make."""
-    bare = type(proto)()
-    bare.CopyFrom(proto)
-    del bare.graph.value_info[:]
-    for output in bare.graph.output:
-        output.ClearField("type")
-    made = inferred(bare if complete is None else complete(bare))
+    made = inferred(bare(proto) if complete is None else complete(bare(proto)))
     types = inferred_types(made, [info.name for info in (*made.graph.value_info, *made.graph.output)])
     return [*_mend_value_infos(proto.graph, types), *_mend_outputs(proto.graph, types)]
 

@@ -36,7 +36,7 @@ from onnxbench.tensortype import dtype_name, dtype_number, elem_type
 _PREFIXES = ("node", "op", "scope", "mark", "input", "output", "weight", "dtype")
 _FUNCTIONS = ("upstream", "downstream", "between")
 _DEEPEST = 100
-MARK_DOMAINS = ("onnxbench", "mmdeploy")
+MARK_DOMAINS = ("onnxbench", "mmdeploy", "mmcv")
 
 
 @dataclass(frozen=True, slots=True)

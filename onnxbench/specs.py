@@ -262,8 +262,8 @@ def _tensor_spec(text: str, known: Collection[str] | None, what: str) -> TensorS
     if known is not None and name in known:
         return TensorSpec(name)
     splits = _splits(text)
-    for left, right in splits if known is not None else ():
-        if _unquote(left) in known and (fields := _fields(right)) is not None:
+    for left, right in splits:
+        if known is not None and _unquote(left) in known and (fields := _fields(right)) is not None:
             return TensorSpec(_unquote(left), *fields)
     bare = _fields(text)
     if bare is not None and (bare[0] is not None or known is not None) and text.strip():

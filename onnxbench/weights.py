@@ -254,7 +254,8 @@ def read_array(
         return np.array(texts, dtype=object).reshape(tuple(held.dims))
     except (ValueError, TypeError, KeyError) as error:  # too much or too little data, an unknown element type
         raise ModelError(
-            f"the data of tensor {tensor.name!r} does not fit {dtype_name(tensor.data_type)}{list(tensor.dims)}: {error}"
+            f"the data of tensor {tensor.name!r} does not fit "
+            f"{dtype_name(tensor.data_type)}{list(tensor.dims)}: {error}"
         ) from None
 
 

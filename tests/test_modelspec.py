@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -448,6 +449,14 @@ def test_mistakes_are_answered_with_their_line(text, place, words, hint):
         assert error.details[0].startswith(f"{place.partition(':')[0]} | ")
 
 
+def test_a_mistake_in_a_body_that_is_written_as_text_has_the_line_of_its_node():
+    body = "then_branch = t () => (z) { z = Relu(q) }, else_branch = e () => (z) { z = Relu(x) }"
+    with pytest.raises(SpecError, match=r"m\.yaml:4: .* reads 'q'"):
+        build(f'{N}"y = If (x) <{body}>"{Y}')
+    with pytest.raises(SpecError, match=r"m\.yaml:4: the Conv that makes 'z' \(in If#0/then\)"):
+        build(f'{N}"y = If (x) <{body.replace("Relu(q)", "Conv(x, x)")}>"{Y}')
+
+
 def test_a_type_error_says_the_types_that_came_in():
     with pytest.raises(SpecError) as caught:
         build(f"{X}initializers: {{w: [1.0, 2.0]}}\nnodes: ['y = Add(x, w)']\noutputs: [y]")
@@ -504,6 +513,14 @@ def test_the_schema_accepts_the_examples_and_refuses_mistakes():
         {"outputs": ["y"], "initializers": {"w": {"zeros": [2], "ones": [2]}}},
     ):  # fmt: skip
         assert not validator.is_valid(wrong)
+
+
+def test_what_the_reference_shows_is_built():
+    text = (ROOT / "docs" / "build-spec.md").read_text()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 3
+    for language, body in blocks:
+        assert modelspec.build_text(body, form="yaml" if language == "yaml" else "text").proto.graph.output
 
 
 def test_every_example_is_shown_and_read_back():

@@ -205,6 +205,20 @@ def test_a_doc_string_that_is_not_utf8_comes_back():
     assert back.proto.SerializeToString(deterministic=True) == model.proto.SerializeToString(deterministic=True)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'g () => () <float[2] w = ["location": "onnxbench-bytes:/etc/passwd", "offset": "0", "length": "8"]> {}',
+        'g () => () <float[2] w = ["location": "onnxbench-elided:0"]> {}',
+        'g () => () <float[2] w = {1, 2} @{textproto: "data_location: EXTERNAL"}> {}',
+        "g () => () @{textproto: \"initializer { raw_data: 'x' }\"} {}",
+    ],
+)
+def test_a_text_cannot_reach_for_files_by_the_back_door(text):
+    with pytest.raises(SpecError, match=r"reserved|form of its own"):
+        modeltext.parse(text)
+
+
 def test_names_that_are_not_text_are_refused():
     proto = helper.make_model(helper.make_graph([helper.make_node("Relu", ["xxxx"], ["y"])], "g", [], []))
     data = proto.SerializeToString().replace(b"xxxx", b"\xff\xfe\xfd\xfc")

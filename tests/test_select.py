@@ -148,7 +148,15 @@ def test_every_tensor_is_selected_by_its_own_name(case: Case):
 @pytest.mark.parametrize("form", ["upstream({})", "({})", "{} | {}", "downstream( {} )", "!(!{})"])
 def test_names_with_colons_and_slashes_keep_their_meaning_inside_an_expression(form):
     index = fixture("names_special")
-    for name in ("input:0", "output:0", "A:B:C", "semi;colon", "/layer1/layer1.0/conv1/Conv_output_0", "with space", ":"):
+    for name in (
+        "input:0",
+        "output:0",
+        "A:B:C",
+        "semi;colon",
+        "/layer1/layer1.0/conv1/Conv_output_0",
+        "with space",
+        ":",
+    ):
         assert name in tensors(index, form.replace("{}", name)), name
 
 
@@ -285,7 +293,11 @@ def test_what_a_node_makes_leads_back_to_it(model):
 
 def test_scope_takes_a_module_with_the_modules_in_it():
     index = fixture("torchscript_names")
-    assert nodes(index, "scope:layers.1") == ["/layers/layers.1/c/Conv", "/layers/layers.1/a/Relu", "/layers/layers.1/Add"]
+    assert nodes(index, "scope:layers.1") == [
+        "/layers/layers.1/c/Conv",
+        "/layers/layers.1/a/Relu",
+        "/layers/layers.1/Add",
+    ]
     assert nodes(index, "scope:layers.1.c") == ["/layers/layers.1/c/Conv"]
     assert nodes(index, "scope:layers.*.a") == [f"/layers/layers.{number}/a/Relu" for number in range(3)]
     assert len(nodes(index, "scope:layers")) == len(nodes(index, "scope:*")) == 9
@@ -345,9 +357,12 @@ def test_files_that_are_no_use(small, tmp_path):
     again.write_text(f"@{other}\n")
     other.write_text(f"@{again}\n")
     for path, words in (
-        (empty, "names nothing"), (binary, "not UTF-8"), (tmp_path / "none", "cannot be read"), (tmp_path, "cannot be read"),
+        (empty, "names nothing"),
+        (binary, "not UTF-8"),
+        (tmp_path / "none", "cannot be read"),
+        (tmp_path, "cannot be read"),
         (again, "names itself"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UsageError, match=words):
             tensors(small, f"@{path}")
 
@@ -406,7 +421,9 @@ def test_nodes_wanted_and_only_inputs_found(small):
 
 @given(st.text(alphabet="ab()&|!,:*[]'\"@#re node:op upstream", max_size=24))
 def test_no_text_is_a_crash(text):
-    index = GraphIndex(parser.parse_model('<ir_version: 9, opset_import: ["" : 19]> g (float a) => (float b) {b = Abs(a)}'))
+    index = GraphIndex(
+        parser.parse_model('<ir_version: 9, opset_import: ["" : 19]> g (float a) => (float b) {b = Abs(a)}')
+    )
     try:
         found = select.tensors(index, [text])
     except (NotFoundError, UsageError):

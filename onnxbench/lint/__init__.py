@@ -69,14 +69,13 @@ def check(
         )
     themes = (*THEMES, *extra)
     able = {"": True, "values": values, "session": bool(openers)}
-    wanted = [
-        rule
-        for rule in chosen_rules(select, ignore, themes)
-        if able[rule.needs] and (not rule.only_for or target in rule.only_for)
-    ]
+    asked = chosen_rules(select, ignore, themes)
+    wanted = [rule for rule in asked if able[rule.needs] and (not rule.only_for or target in rule.only_for)]
     facts = Facts(model, target=target, openers=openers)
     codes = {rule.code for rule in wanted}
     found, not_run = _run(facts, themes, codes, able)
+    if any(select):
+        not_run += _conditions_unmet([rule for rule in asked if rule.code not in codes])
     order = {rule.code: at for at, rule in enumerate(all_rules(themes))}
     kept = [finding for finding in found if finding.code in codes]
     kept.sort(key=lambda finding: (finding.severity.rank, order[finding.code]))
@@ -103,6 +102,14 @@ def _run(
     if answers:
         found += operators.unanswered(facts, found)
     return found, [NotRun(tuple(code for code in of if code in codes), reason) for reason, of in not_run.items()]
+
+
+def _conditions_unmet(rules: Iterable[Rule]) -> list[NotRun]:
+    """Returns the rules that were asked for by name and have a condition that does not hold."""
+    unmet: dict[str, list[str]] = {}
+    for rule in rules:
+        unmet.setdefault(" and ".join(rule.conditions()), []).append(rule.code)
+    return [NotRun(tuple(codes), condition) for condition, codes in unmet.items()]
 
 
 def all_rules(themes: Sequence[Checks] = THEMES) -> list[Rule]:
@@ -144,7 +151,7 @@ def _matching(words: Sequence[str], rules: list[Rule]) -> set[str]:
         if not word:
             continue
         codes = {rule.code for rule in rules if rule.code.startswith(word.upper()) or rule.name == word.lower()}
-        if not codes or not (word.upper().startswith("OB") or word.islower()):
+        if not codes:
             raise UsageError(f"{word!r} is no rule", hint=_near_rule(word, rules))
         found |= codes
     return found

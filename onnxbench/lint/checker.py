@@ -173,14 +173,14 @@ def infer_strictly(proto: ModelProto, index: GraphIndex, refused: frozenset[Node
     error = _strict_error(probe)
     if error is not None:
         found.conflicts = _correct_conflicts(probe, index)
+        seen: set[Complaint] = set()
         # Each round costs one inference; few nodes are wrong, and one round is enough for all errors of shape.
         for _ in range(1 + min(24, 400_000 // (1 + sum(len(scope.nodes) for scope in index.scopes)))):
             error = _strict_error(probe)
             if error is None:
                 break
             blamed = _complaints(error, index)
-            news = [c for c in blamed if c not in found.complaints and c.at not in refused]
-            found.complaints += [c for c in news if not _CONSEQUENCE.search(c.text)]
+            seen.update(complaint for complaint in blamed if complaint.at not in refused)
             if "Inference error(s):" in error:
                 break
             keys = {complaint.at for complaint in blamed if complaint.at[0] == 0}
@@ -188,7 +188,10 @@ def infer_strictly(proto: ModelProto, index: GraphIndex, refused: frozenset[Node
                 found.stopped = f"type inference stopped: {_first_line(error)}"
                 break
             _leave_out(probe, keys)
-    found.complaints.sort(key=lambda complaint: complaint.at)
+        else:
+            found.stopped = "there are more errors of types than are looked for at once; mend these first"
+        found.complaints = [complaint for complaint in seen if not _CONSEQUENCE.search(complaint.text)]
+    found.complaints.sort(key=lambda complaint: (complaint.at, complaint.text))
     found.types = _types(probe if error is None else _loosely_inferred(probe, data_prop=False), probe, index)
     return found
 
@@ -310,16 +313,20 @@ def _leave_out(probe: ModelProto, keys: set[NodeKey]) -> None:
     """Removes nodes of the main graph; what they make becomes an input of whatever type is stated for it."""
     if not keys:
         return
+    graph = probe.graph
     names = {f"@{scope}:{position}@" for scope, position in keys}
-    stated = {info.name: info for info in (*probe.graph.value_info, *probe.graph.output)}
-    for position in range(len(probe.graph.node) - 1, -1, -1):
-        node = probe.graph.node[position]
-        if node.name in names:
-            for name in filter(None, node.output):
-                added = probe.graph.input.add(name=name)
-                if name in stated and is_complete(stated[name].type):
-                    added.type.CopyFrom(stated[name].type)
-            del probe.graph.node[position]
+    stated = {info.name: info for info in (*graph.value_info, *graph.output) if is_complete(info.type)}
+    kept = type(graph)()
+    for node in graph.node:
+        if node.name not in names:
+            kept.node.append(node)
+            continue
+        for name in filter(None, node.output):
+            added = graph.input.add(name=name)
+            if name in stated:
+                added.type.CopyFrom(stated[name].type)
+    del graph.node[:]
+    graph.node.extend(kept.node)
 
 
 def _twins(proto: ModelProto, index: GraphIndex, *, by_name: bool) -> list[Any]:

@@ -343,9 +343,16 @@ def _unknown_message(facts: Facts, scope: Scope, node: NodeProto) -> str:
     if node.op_type in known:
         later = [since for since in known[node.op_type] if since > version]
         return f"{text}; it came with opset {min(later)}" if later else text
-    near = [op for op in known if op.casefold() == node.op_type.casefold()]
-    near = near or get_close_matches(node.op_type, known, n=1, cutoff=0.75)
-    return f"{text}; did you mean {near[0]!r}?" if near else text
+    near = _near_operator(node.op_type, domain)
+    return f"{text}; did you mean {near!r}?" if near else text
+
+
+@cache
+def _near_operator(op: str, domain: str) -> str | None:
+    known = _schemas(domain)
+    near = [other for other in known if other.casefold() == op.casefold()]
+    near = near or get_close_matches(op, known, n=1, cutoff=0.75)
+    return near[0] if near else None
 
 
 def _removed_message(facts: Facts, scope: Scope, node: NodeProto) -> str:

@@ -321,6 +321,7 @@ def _lost_ranks(facts: Facts) -> Iterator[Finding | NotRun]:
     if facts.inference.stopped:
         yield NotRun((RANK_LOST.code,), facts.inference.stopped)
         return
+    blamed = facts.refused_nodes.keys() | {complaint.at for complaint in facts.inference.complaints}
     for number, scope in enumerate(facts.index.scopes):
         if facts.root(scope).is_function:
             continue  # the types in a function are those of each call
@@ -328,7 +329,7 @@ def _lost_ranks(facts: Facts) -> Iterator[Finding | NotRun]:
         outer = [facts.types(at) for at in _around(scope)]
         for position, names in enumerate(scope.writes):
             lost = [name for name in names if not is_ranked(types.get(name))]
-            if not lost or (number, position) in facts.refused_nodes:
+            if not lost or (number, position) in blamed:
                 continue
             if all(any(is_ranked(known.get(name)) for known in (types, *outer)) for name in scope.reads[position]):
                 words = f"the rank of {listed(lost)} cannot be inferred"

@@ -81,7 +81,7 @@ def fill_tensor(tensor: TensorProto, item: Item, name: str, context: TensorConte
     elif source == "file":
         _fill_from_file(tensor, value, number, shape, context)
     elif source == "random":
-        _store(tensor, _random(item, value, number, shape, name, context), number or _FLOAT32)
+        _store(tensor, _random(item, value, number, shape, name, context), number or _random_type(value.text))
     else:
         _fill_regular(tensor, item, source, value, number, shape)
 
@@ -261,7 +261,7 @@ def _random(
     kind = value.text
     if shape is None:
         raise item.error("random values need a shape", hint="{random: normal, shape: [64, 3, 7, 7]}")
-    number = number or _FLOAT32
+    number = number or _random_type(kind)
     if kind == "integers":
         limit = 2 if number == _BOOL else 10
         low, high = _bound(item, "low", 0, whole=True), _bound(item, "high", limit, whole=True)
@@ -281,6 +281,10 @@ def _random(
         return np.asarray(low + (high - low) * generator.random_sample(shape))
     mean, scale = _bound(item, "mean", 0.0), _bound(item, "scale", 1.0)
     return np.asarray(mean + scale * generator.standard_normal(shape))
+
+
+def _random_type(kind: str) -> int:
+    return _INT64 if kind == "integers" else _FLOAT32
 
 
 def _bound(item: Item, key: str, default: float, *, whole: bool = False) -> Any:

@@ -112,6 +112,17 @@ def scope_key(scope: Scope) -> ScopeKey:
     return (*root, *parts)
 
 
+def _line_of(marks: Marks, scope: Scope, position: int) -> int:
+    """Returns the line of a node, or of the node around it if it has none of its own; 0 if nothing has one."""
+    while True:
+        lines = marks.nodes.get(scope_key(scope), ())
+        if position < len(lines):
+            return lines[position]
+        if scope.parent is None:
+            return 0
+        scope, position = scope.parent, scope.owner
+
+
 class _Checker:
     """Checks names and operators of all graphs."""
 
@@ -139,13 +150,11 @@ class _Checker:
         """Returns what gave a name first, in words."""
         if position < 0:
             return "it is an input" if position == _INPUT else "it is an initializer"
-        lines = self._marks.nodes.get(scope_key(scope), ())
-        line = f" in line {lines[position]}" if position < len(lines) and lines[position] else ""
-        return f"{_with_article(scope.nodes[position])} makes it{line}"
+        line = _line_of(self._marks, scope, position)
+        return f"{_with_article(scope.nodes[position])} makes it{f' in line {line}' if line else ''}"
 
     def _at_node(self, scope: Scope, position: int, message: str, hint: str | None = None) -> SpecError:
-        lines = self._marks.nodes.get(scope_key(scope), [])
-        return self._error(scope, lines[position] if position < len(lines) else 0, message, hint)
+        return self._error(scope, _line_of(self._marks, scope, position), message, hint)
 
     def _check_duplicates(self, scope: Scope) -> None:
         seen: dict[str, int] = {}
@@ -346,19 +355,17 @@ def _sort(index: GraphIndex, marks: Marks) -> None:
 
 
 def _cycle_error(scope: Scope, marks: Marks, error: ModelError) -> SpecError:
-    labels = error.message.rpartition(": ")[2].split(" -> ")
+    labels = error.message.rpartition(": ")[2].split(" -> ")[:-1]
     positions = {label: position for position, label in enumerate(scope.labels())}
-    lines = marks.nodes.get(scope_key(scope), [])
-    at = positions.get(labels[0], len(lines))
-    line = lines[at] if at < len(lines) else 0
-    where = f"{marks.source}:{line}: " if line else f"{marks.source}: "
+    known = [positions[label] for label in labels if label in positions]
+    lines = [_line_of(marks, scope, position) for position in known]
+    first = lines[0] if lines else 0
+    where = f"{marks.source}:{first}: " if first else f"{marks.source}: "
     listed = [
-        f"{_called(scope, positions[label])}{f', line {lines[positions[label]]}' if line else ''}"
-        for label in labels[:-1]
-        if label in positions and positions[label] < len(lines)
+        f"{_called(scope, position)}{f', line {line}' if line else ''}"
+        for position, line in zip(known, lines, strict=True)
     ]
-    message = f"{where}{error.message}"
-    return SpecError(message, hint=error.hint, details=(*quoted(marks.lines, line), *listed))
+    return SpecError(f"{where}{error.message}", hint=error.hint, details=(*quoted(marks.lines, first), *listed))
 
 
 # -- types -------------------------------------------------------------------------------------------------------
@@ -385,8 +392,8 @@ def _check_types(model: Model, marks: Marks, *, mendable: bool) -> None:
             pass
         else:
             return
-    located = _Located(proto)
-    raise located.error(find_complaints(located.numbered, complete=model.with_small_weights), marks)
+    located = _Located(proto, marks)
+    raise located.error(find_complaints(located.numbered, complete=model.with_small_weights))
 
 
 def _untyped(proto: ModelProto, marks: Marks, name: str) -> SpecError:
@@ -415,8 +422,8 @@ def _infer(model: Model, names: list[str], marks: Marks, *, mendable: bool) -> d
     types = inferred_types(inferred(bare), names) if mendable else {}
     if all(is_complete(types.get(name)) for name in names):
         return types
-    located = _Located(bare)
-    raise located.error(_infer_strictly(located.numbered)[1] or complaint, marks)
+    located = _Located(bare, marks)
+    raise located.error(_infer_strictly(located.numbered)[1] or complaint)
 
 
 def _infer_strictly(proto: ModelProto) -> tuple[ModelProto | None, list[str]]:
@@ -436,32 +443,31 @@ class _Located:
         numbered: The copy.
     """
 
-    def __init__(self, proto: ModelProto) -> None:
+    def __init__(self, proto: ModelProto, marks: Marks) -> None:
         self.numbered = type(proto)()
         self.numbered.CopyFrom(proto)
-        self._places: list[tuple[ScopeKey, int, str]] = []
+        self._marks = marks
+        self._places: list[tuple[int, str]] = []
         for scope in GraphIndex(self.numbered).scopes:
-            key = scope_key(scope)
             for position, node in enumerate(scope.nodes):
                 called = _called(scope, position)
                 node.name = f"{_NUMBERED}{len(self._places)}"
-                self._places.append((key, position, called + _inside(scope)))
+                self._places.append((_line_of(marks, scope, position), called + _inside(scope)))
 
-    def error(self, lines: Iterable[str], marks: Marks) -> SpecError:
+    def error(self, lines: Iterable[str]) -> SpecError:
         """Returns an error of onnx's as one about a line of the specification."""
         text = " ".join(line.strip() for line in lines if line.strip())
         numbers = [int(number) for number in re.findall(rf"{_NUMBERED}([0-9]+)", text)]
         text = re.sub(r"\[?(?:Shape|Type)InferenceError\]?\s*|Inference error\(s\):\s*", "", text)
         text = re.sub(rf"\(op_type:[^,()]*, node name: {_NUMBERED}[0-9]+\):?\s*", "", text)
         text = re.sub(r"\s*==> Context:.*", "", text).strip()
+        source = self._marks.source
         if not numbers:
-            return SpecError(f"{marks.source}: {text}")
-        key, position, called = self._places[numbers[-1]]
-        said = marks.nodes.get(key, [])
-        line = said[position] if position < len(said) else 0
-        where = f"{marks.source}:{line}: " if line else f"{marks.source}: "
-        text = re.sub(rf"{_NUMBERED}([0-9]+)", lambda match: self._places[int(match[1])][2], text)
-        details = (*quoted(marks.lines, line), *_input_types(self.numbered, f"{_NUMBERED}{numbers[-1]}"))
+            return SpecError(f"{source}: {text}")
+        line, called = self._places[numbers[-1]]
+        where = f"{source}:{line}: " if line else f"{source}: "
+        text = re.sub(rf"{_NUMBERED}([0-9]+)", lambda match: self._places[int(match[1])][1], text)
+        details = (*quoted(self._marks.lines, line), *_input_types(self.numbered, f"{_NUMBERED}{numbers[-1]}"))
         return SpecError(f"{where}{called}: {text}", details=details)
 
 

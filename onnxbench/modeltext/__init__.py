@@ -171,9 +171,9 @@ def _functions_named(proto: ModelProto, name: str) -> list[FunctionProto]:
     chosen = chosen or [each for each in proto.functions if name == f"{each.domain}::{each.name}:{each.overload}"]
     if not chosen:
         names = [f"{each.domain}::{each.name}" for each in proto.functions]
-        hint = did_you_mean(name, [*names, *(each.name for each in proto.functions)]) or (
-            f"It has: {', '.join(names[:8])}." if names else None
-        )
+        hint = did_you_mean(name, [*names, *(each.name for each in proto.functions)])
+        if hint is None and names:
+            hint = f"It has: {', '.join(names[:8])}."
         raise NotFoundError(f"the model has no function {name!r}" if names else "the model has no functions", hint=hint)
     return chosen
 

@@ -35,6 +35,8 @@ from onnxbench.modeltext._syntax import (
     TYPES,
     VALUE_FIELDS,
     WRAPPERS,
+    is_repeated,
+    leftover_fields,
     type_word,
 )
 from onnxbench.tensortype import format_type
@@ -141,9 +143,7 @@ class Printer:
                 [f"metadata_props: [{', '.join(pairs)}]"] if short
                 else ["metadata_props: [", *_joined([f"   {pair}" for pair in pairs]), "]"]
             )  # fmt: skip
-        if proto.configuration:
-            part = type(proto)(configuration=proto.configuration)
-            entries.append([f"textproto: {_textproto(part)}"])
+        entries += [[extra] for extra in _leftovers(proto)]
         if proto.training_info:
             entries.append(["training_info: [", *self._training(proto), "]"])
         if not entries:
@@ -178,6 +178,7 @@ class Printer:
         if function.overload:
             entries.append(f"overload: {literals.quote(function.overload)}")
         entries.append(f"opset_import: {self._opsets(function)}")
+        entries += _leftovers(function)
         if function.HasField("doc_string"):
             entries.append(f"doc_string: {literals.quote(function.doc_string)}")
         if function.metadata_props:
@@ -247,7 +248,7 @@ class Printer:
     def _initializer(self, tensor: TensorProto, indent: str, separator: str) -> Iterator[str]:
         head = f"{indent}{self._tensor_type(tensor)} {self._names[tensor.name]} = "
         values = self._values(tensor)
-        tail = self._tail(self._tensor_extras(tensor)) + separator + self._comment(values.comment)
+        tail = self._tail(self._extras(tensor)) + separator + self._comment(values.comment)
         if values.is_long:
             yield f"{head}{{"
             yield from _joined(f"{indent}   {row}" for row in values.rows)
@@ -283,9 +284,6 @@ class Printer:
         if node.overload:
             operator += f":{names[node.overload]}"
         extras = self._extras(node)
-        if node.device_configurations:
-            part = type(node)(device_configurations=node.device_configurations)
-            extras.append(f"textproto: {_textproto(part)}")
         tail = self._tail(extras)
         if not node.attribute:
             yield f"{indent}{label}{outputs} = {operator} ({inputs}){tail}"
@@ -408,7 +406,7 @@ class Printer:
 
     def _value_info(self, info: ValueInfoProto) -> str:
         name = self._names[info.name]
-        extras = self._extras(info) if info.doc_string or info.metadata_props else []
+        extras = self._extras(info)
         if not info.HasField("type"):
             return f"{name}{self._tail(extras)}"
         return f"{self._type(info.type)} {name}{self._tail(extras + self._denotations(info.type))}"
@@ -474,14 +472,8 @@ class Printer:
         if values.comment:
             comments.append(f"{label}: {values.comment}")
         shown = f" {self._names[name]} =" if name else ""
-        extras = self._tail(self._tensor_extras(tensor))
+        extras = self._tail(self._extras(tensor))
         return f"{self._tensor_type(tensor)}{shown} {{{', '.join(values.rows)}}}{extras}"
-
-    def _tensor_extras(self, tensor: TensorProto) -> list[str]:
-        extras = self._extras(tensor) if tensor.doc_string or tensor.metadata_props else []
-        if tensor.HasField("segment"):
-            extras.append(f"textproto: {_textproto(type(tensor)(segment=tensor.segment))}")
-        return extras
 
     def _values(self, tensor: TensorProto) -> _Values:
         """Returns what stands between the braces of a tensor."""
@@ -498,8 +490,8 @@ class Printer:
             return _Values(_rows(list(texts)) if is_large else texts, is_long=is_large)
         try:
             array = self._model.array(tensor).reshape(-1)
-        except ExternalDataError as error:
-            if self._mode == "inline":
+        except (ExternalDataError, ModelError) as error:
+            if self._mode == "inline" and isinstance(error, ExternalDataError):
                 raise
             self._notes.append(f"{error.message}; the text has no values for it")
             return _Values(["..."], self._place(tensor))
@@ -544,13 +536,14 @@ class Printer:
     # -- what stands beside things ------------------------------------------------------------------------------
 
     def _extras(self, message: Any) -> list[str]:
-        """Returns the doc string and metadata of a node, value, tensor, attribute or graph."""
+        """Returns what the line of a node, value, tensor, attribute or graph has no place for."""
         extras = []
         if message.doc_string:
             extras.append(f"doc_string: {literals.quote(message.doc_string, one_line=True)}")
         pairs = getattr(message, "metadata_props", None)
         if pairs:
             extras.append(f"metadata_props: {_pairs(pairs)}")
+        extras += _leftovers(message)
         return extras
 
     def _tail(self, extras: list[str]) -> str:
@@ -626,7 +619,7 @@ def _with_unknown_fields(proto: ModelProto) -> list[str]:
             found.append(f"{message.DESCRIPTOR.name}{f' {name!r}' if name else ''}")
         for field, value in message.ListFields():
             if field.message_type is not None:
-                stack.extend(reversed(value) if field.is_repeated else [value])
+                stack.extend(reversed(value) if is_repeated(field) else [value])
     return found
 
 
@@ -662,10 +655,19 @@ def _pairs(entries: Iterable[Any]) -> str:
     return f"[{', '.join(texts)}]"
 
 
-def _textproto(message: Any) -> str:
+def _leftovers(message: Any) -> list[str]:
+    """Returns the fields of a message that the syntax has no form for, as a ``textproto`` entry if there are any."""
+    part = None
+    for name, repeated in leftover_fields(message.DESCRIPTOR):
+        if getattr(message, name) if repeated else message.HasField(name):
+            part = part if part is not None else type(message)()
+            part.MergeFrom(type(message)(**{name: getattr(message, name)}))
+    if part is None:
+        return []
     from google.protobuf import text_format
 
-    return literals.quote(text_format.MessageToString(message, as_one_line=True), one_line=True)
+    text = text_format.MessageToString(part, as_one_line=True)
+    return [f"textproto: {literals.quote(text, one_line=True)}"]
 
 
 def _printable(text: str) -> str:

@@ -31,6 +31,7 @@ from onnxbench.modeltext._syntax import (
     TYPE_WORDS,
     VALUE_FIELDS,
     WRAPPERS,
+    leftover_fields,
     type_word,
 )
 from onnxbench.modeltext._tokens import NAME_KINDS, SPACE, WHITE, Lines, Tokens
@@ -76,7 +77,7 @@ _HEADER_KEYS = (
     "ir_version", "opset_import", "producer_name", "producer_version", "domain", "model_version", "doc_string",
     "metadata_props", "training_info", "textproto",
 )  # fmt: skip
-_FUNCTION_KEYS = ("domain", "overload", "opset_import", "doc_string", "metadata_props")
+_FUNCTION_KEYS = ("domain", "overload", "opset_import", "doc_string", "metadata_props", "textproto")
 _EXTRA_KEYS = (
     "doc_string", "metadata_props", "denotation", "dim_denotation", "quantization_annotation", "textproto",
 )  # fmt: skip
@@ -227,6 +228,8 @@ class Reader(Tokens):
                 self._pairs(function.metadata_props)
             elif key == "doc_string":
                 self._text(function, key)
+            elif key == "textproto":
+                self._textproto(function)
             else:
                 setattr(function, key, self.string())
 
@@ -824,10 +827,17 @@ class Reader(Tokens):
         from google.protobuf import text_format
 
         start, text = self.start, self.string()
+        part = type(message)()
         try:
-            text_format.Merge(text, message)
+            text_format.Merge(text, part)
         except text_format.ParseError as error:
             raise self.error(f"this is no textproto of {message.DESCRIPTOR.name}: {error}", at=start) from None
+        allowed = [name for name, _ in leftover_fields(message.DESCRIPTOR)]
+        for descriptor, _ in part.ListFields():
+            if descriptor.name not in allowed:
+                hint = f"A textproto is for {', '.join(allowed)} here." if allowed else None
+                raise self.error(f"{descriptor.name!r} has a form of its own in the text", at=start, hint=hint)
+        message.MergeFrom(part)
 
 
 def _varint(value: int) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import cache
+from typing import Any
 
 from onnxbench.tensortype import dtype_name
 
@@ -41,6 +43,35 @@ DATA_FIELDS = (
     "data_location",
 )  # fmt: skip
 ELIDED = "onnxbench-elided:"
+_WITH_FORM = {
+    "ModelProto": "ir_version opset_import producer_name producer_version domain model_version doc_string graph"
+    " metadata_props training_info functions",
+    "GraphProto": "node name initializer sparse_initializer doc_string input output value_info quantization_annotation"
+    " metadata_props",
+    "NodeProto": "input output name op_type domain overload attribute doc_string metadata_props",
+    "FunctionProto": "name input output attribute attribute_proto node doc_string opset_import domain overload"
+    " value_info metadata_props",
+    "TensorProto": "dims data_type name doc_string metadata_props " + " ".join(DATA_FIELDS),
+    "ValueInfoProto": "name type doc_string metadata_props",
+    "AttributeProto": "name ref_attr_name doc_string type " + " ".join(VALUE_FIELDS.values()),
+}
+"""Fields that the syntax has a form for; what else a newer onnx may know goes into a ``textproto``."""
+
+
+@cache
+def leftover_fields(descriptor: Any) -> tuple[tuple[str, bool], ...]:
+    """Returns the fields of a message that the syntax has no form for: their names, and whether they are repeated."""
+    known = _WITH_FORM.get(descriptor.name)
+    if known is None:
+        return ()
+    names = known.split()
+    return tuple((field.name, is_repeated(field)) for field in descriptor.fields if field.name not in names)
+
+
+def is_repeated(field: Any) -> bool:
+    """Tells whether a protobuf field holds a list (asked in a way that old and new protobuf understand)."""
+    said = getattr(field, "is_repeated", None)
+    return bool(field.label == field.LABEL_REPEATED if said is None else said)
 
 
 def type_word(number: int) -> str:
