@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
+import importlib.util
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -45,6 +47,8 @@ SECTIONS: dict[str, Section] = {
 def main() -> int:
     """Runs what the arguments say; the status is 1 if a bar was measured and missed."""
     told = _arguments()
+    if importlib.util.find_spec("onnxbench") is None:  # run from a checkout without an installation
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
     results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     RESULTS.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="onnxbench-bench-", dir=told.temp) as temporary:

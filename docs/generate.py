@@ -1,4 +1,4 @@
-"""Writes the generated pages of the documentation: errors and the command-line reference.
+"""Writes the generated pages of the documentation: errors, the command line, the rules of ``check``.
 
 ``python docs/generate.py`` writes them, ``--check`` exits 1 and names those that are out of date.
 """
@@ -54,7 +54,48 @@ def cli_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"errors.md": errors_page, "cli.md": cli_page}
+RULES_HEAD = """# Rules of `onnxbench check`
+
+Generated from the rules themselves by `python docs/generate.py`; `onnxbench explain CODE` prints the same.
+
+An **error** means that the model is not valid ONNX or that the target refuses it, a **warning** that it runs and likely
+not as meant or not everywhere, an **info** what is worth knowing before the model is changed or deployed. With
+`--target` severities are those for one runtime. A finding marked *mendable* goes away when onnxbench writes the model.
+Codes are stable: one that is no longer used is not given to another rule.
+"""
+
+
+def rules_page() -> str:
+    """Returns the page on the rules of ``check``."""
+    from onnxbench.lint import rules_by_theme
+
+    parts = [RULES_HEAD]
+    for title, rules in rules_by_theme():
+        parts += [f"## {title}", "", "| code | name | severity | finds |", "|---|---|---|---|"]
+        for rule in rules:
+            link = f"[{rule.code}](#{rule.code.lower()}-{rule.name})"
+            parts.append(f"| {link} | `{rule.name}` | {rule.severity_text()} | {rule.summary} |")
+        parts.append("")
+        for rule in rules:
+            notes = [*(["mendable"] if rule.mendable else []), *rule.conditions()]
+            parts += [
+                f"### {rule.code} {rule.name}",
+                "",
+                f"{rule.summary} ({'; '.join([rule.severity_text(), *notes])})",
+                "",
+                f"{rule.why}",
+                "",
+                f"**Mend:** {rule.mend}",
+                "",
+                "```text",
+                rule.example_text(),
+                "```",
+                "",
+            ]
+    return "\n".join(parts)
+
+
+PAGES = {"errors.md": errors_page, "cli.md": cli_page, "rules.md": rules_page}
 
 
 def main(arguments: list[str]) -> int:

@@ -17,28 +17,46 @@ from typing import TYPE_CHECKING, Any
 from onnxbench.version import __version__
 
 if TYPE_CHECKING:
+    from onnxbench.environment import examine as examine
     from onnxbench.errors import BenchError as BenchError
+    from onnxbench.feeding import FeedOptions as FeedOptions
     from onnxbench.graph import GraphIndex as GraphIndex
+    from onnxbench.inspection import inspect as inspect
+    from onnxbench.lint import check as check
     from onnxbench.model import Model as Model
     from onnxbench.model import from_proto as from_proto
     from onnxbench.model import load as load
+    from onnxbench.modelspec import build as build
+    from onnxbench.modeltext import show as show
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
     from onnxbench.pieces import split as split
+    from onnxbench.proof import prove as prove
+    from onnxbench.records import find as find
+    from onnxbench.running import run as run
     from onnxbench.validity import validate as validate
     from onnxbench.writer import SaveOptions as SaveOptions
     from onnxbench.writer import save as save
 
 _HOMES = {
     "BenchError": "errors",
+    "FeedOptions": "feeding",
     "GraphIndex": "graph",
     "Model": "model",
     "SaveOptions": "writer",
+    "build": "modelspec",
+    "check": "lint",
+    "examine": "environment",
     "expose": "pieces",
     "extract": "pieces",
+    "find": "records",
     "from_proto": "model",
+    "inspect": "inspection",
     "load": "model",
+    "prove": "proof",
+    "run": "running",
     "save": "writer",
+    "show": "modeltext",
     "split": "pieces",
     "validate": "validity",
 }

@@ -16,7 +16,7 @@ from onnxbench.graph import GraphIndex, Scope, declared_types, sort_nodes, topol
 from onnxbench.tensortype import agree, is_complete, make_value_info, tensor_shape
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, TypeProto
+    from onnx import ModelProto, TensorShapeProto, TypeProto
 
     from onnxbench.model import Model
 
@@ -64,12 +64,25 @@ def inferred_types(proto: ModelProto, names: Iterable[str]) -> dict[str, TypePro
 
 
 def without_made_up_dims(value: TypeProto) -> TypeProto:
-    """Removes, in place, the ``unk__7`` names that inference invents: a name promises equality with its namesakes."""
-    if value.WhichOneof("value") == "tensor_type":
-        for dim in value.tensor_type.shape.dim:
-            if dim.dim_param.startswith("unk__"):
-                dim.ClearField("dim_param")
-    return value
+    """Returns the type without the ``unk__7`` names that inference invents: a name promises equality with its namesakes.
+
+    Sizes below zero, by which old exporters mean unknown ones, go as well.
+    """
+    return _without_dims(value, lambda dim: dim.dim_param.startswith("unk__") or dim.dim_value < 0)
+
+
+def _without_dims(
+    value: TypeProto, wrong: Callable[[TensorShapeProto.Dimension], bool]
+) -> TypeProto:
+    """Returns a tensor type with these dimensions made unknown ones; the given one if it has none."""
+    if value.WhichOneof("value") != "tensor_type" or not any(wrong(dim) for dim in value.tensor_type.shape.dim):
+        return value
+    copy = type(value)()
+    copy.CopyFrom(value)
+    for dim in copy.tensor_type.shape.dim:
+        if wrong(dim):
+            dim.ClearField("value")
+    return copy
 
 
 class TypeFinder:
@@ -141,7 +154,10 @@ class TypeFinder:
     def _stated(self, scope: Scope) -> dict[str, TypeProto]:
         known = self._known.get(scope)
         if known is None:
-            known = self._known[scope] = declared_types(scope)
+            known = self._known[scope] = {
+                name: _without_dims(value, lambda dim: dim.dim_value < 0)
+                for name, value in declared_types(scope).items()
+            }
         return known
 
     def _upstream(self, names: Sequence[str], known: dict[str, TypeProto]) -> ModelProto:

@@ -42,6 +42,7 @@ def inline_functions(model: Model) -> tuple[Model, dict[str, list[str]]]:
     proto.CopyFrom(model.proto)
     sort_nodes(proto)  # the inliner renames as it goes, and loses its way where a tensor is read before it is made
     _give_defaults(proto)
+    _adopt_opsets(proto)
     made: dict[str, list[list[str]]] = {}
     for function in proto.functions:
         path = f"{function.domain}::{function.name}{f':{function.overload}' if function.overload else ''}"
@@ -66,6 +67,36 @@ def inline_functions(model: Model) -> tuple[Model, dict[str, list[str]]]:
     for node in _nodes_below(inlined.graph.node):
         _take_tag(node)
     return model.derive(inlined), dict(moved)
+
+
+def _adopt_opsets(proto: ModelProto) -> None:
+    """Makes functions import the model's version of a domain where their operators are the same in both.
+
+    The inliner takes no others as they are: it converts them, and their metadata is lost on the way.
+    """
+    versions = {_plain(opset.domain): opset.version for opset in proto.opset_import}
+    for function in proto.functions:
+        nodes = [*function.node, *_nodes_below(function.node)]
+        for opset in function.opset_import:
+            domain = _plain(opset.domain)
+            version = versions.get(domain, opset.version)
+            used = {node.op_type for node in nodes if _plain(node.domain) == domain}
+            if version != opset.version and all(_same(name, domain, version, opset.version) for name in used):
+                opset.version = version
+
+
+def _same(name: str, domain: str, one: int, other: int) -> bool:
+    from onnx import defs
+
+    try:
+        first, second = (defs.get_schema(name, max_inclusive_version=v, domain=domain) for v in (one, other))
+    except defs.SchemaError:
+        return False
+    return bool(first.since_version == second.since_version)
+
+
+def _plain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
 
 
 def _give_defaults(proto: ModelProto) -> None:

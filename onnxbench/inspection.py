@@ -255,24 +255,21 @@ class _Focus:
         if self._is_all:
             return list(self._index.functions)
         called = self._index.function_closure(ref.node for ref in self._nodes)
-        held = self._scopes_held()
+        held = {id(ref.scope) for ref in self._nodes} | {id(ref.scope) for ref in self._tensors}
         return [key for key, scope in self._index.functions.items() if key in called or id(scope) in held]
 
     def bodies(self, depth: int | None) -> list[Scope]:
-        """Returns the bodies of nodes matched with the bodies in them, and those that hold something matched."""
+        """Returns the bodies of nodes matched with the bodies in them, and those that hold a tensor matched."""
         inner = [s for s in self._index.scopes if s.parent is not None and (depth is None or s.depth <= depth)]
         if self._is_all:
             return inner
-        held, owned = self._scopes_held(), set()
+        held, owned = {id(ref.scope) for ref in self._tensors}, set()
         for scope in inner:  # outer before inner
             if scope.parent is not None and (
                 NodeRef(scope.parent, scope.owner) in self._nodes or id(scope.parent) in owned
             ):
                 owned.add(id(scope))
         return [scope for scope in inner if id(scope) in held | owned]
-
-    def _scopes_held(self) -> set[int]:
-        return {id(ref.scope) for ref in self._nodes} | {id(ref.scope) for ref in self._tensors}
 
 
 def _in_order(stored: list[Stored], sort: str) -> list[Stored]:

@@ -158,7 +158,13 @@ def parse_array(tokens: Sequence[str], number: int) -> np.ndarray:
         return flat.view(_numpy_type(number)) if part != number else flat
     dtype = _numpy_type(number)
     low, high = (0, 1) if number == _BOOL else _integer_limits(dtype)
-    values = [_parse_integer(token, at, number) for at, token in enumerate(tokens)]
+    joined = "".join(tokens)
+    try:  # int() also takes underscores and the digits of every script
+        if "_" in joined or not joined.isascii():
+            raise ValueError
+        values = list(map(int, tokens))
+    except ValueError:
+        values = [_parse_integer(token, at, number) for at, token in enumerate(tokens)]
     if values and (min(values) < low or max(values) > high):
         at = next(i for i, value in enumerate(values) if not low <= value <= high)
         raise LiteralError(at, f"{tokens[at]} does not fit {dtype_name(number)}, which holds {low} to {high}")

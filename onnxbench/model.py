@@ -246,7 +246,10 @@ def _read_text(file: Path) -> bytes:
     except Exception as error:  # each text parser raises its own family of errors
         said = error.args[0] if error.args else repr(error)
         words = " ".join((said.decode(errors="replace") if isinstance(said, bytes) else str(said)).split())
-        raise ModelError(f"{file} is not an ONNX model in {kind} form: {words[:300]}") from None
+        raise ModelError(
+            f"{file} is not an ONNX model in {kind} form: {words[:300]}",
+            hint="'onnxbench build' reads what 'onnxbench show' prints, which can say more." if kind == "onnxtxt" else None,
+        ) from None
     data: bytes = proto.SerializeToString()
     return data
 

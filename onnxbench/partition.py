@@ -19,7 +19,7 @@ are never copied.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -74,10 +74,12 @@ class _Plan:
         self.scope: Scope = index.main
         order = topological_order(self.scope)
         self.order: list[int] = list(range(len(self.scope.nodes))) if order is None else order
+        drawing = _drawing_scopes(index)
         random = [
             name
             for position, node in enumerate(self.scope.nodes)
-            if node.op_type in _RANDOM_OPS or (not self.scope.reads[position] and node.domain not in ("", "ai.onnx"))
+            if _draws(index, self.scope, position, drawing)
+            or (not self.scope.reads[position] and node.domain not in ("", "ai.onnx"))
             for name in self.scope.writes[position]
         ]
         self.dynamic: set[str] = depends_on(self.scope, [*self.scope.true_inputs(), *random])
@@ -88,6 +90,29 @@ class _Plan:
     def varying_reads(self, position: int) -> list[str]:
         """Returns the tensors a node reads that are not constant."""
         return [name for name in self.scope.reads[position] if name in self.dynamic]
+
+
+def _drawing_scopes(index: GraphIndex) -> set[Scope]:
+    """Returns the graphs that draw random numbers: in a node, in a body, or in a function that they call."""
+    drawing: set[Scope] = set()
+    while True:
+        found = {
+            scope
+            for scope in reversed(index.scopes)
+            if scope not in drawing and any(_draws(index, scope, at, drawing) for at in range(len(scope.nodes)))
+        }
+        if not found:
+            return drawing
+        drawing |= found
+
+
+def _draws(index: GraphIndex, scope: Scope, position: int, drawing: set[Scope]) -> bool:
+    node = scope.nodes[position]
+    if node.op_type in _RANDOM_OPS or (node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]):
+        return True
+    if not drawing:
+        return False
+    return index.function_of(node) in drawing or any(body in drawing for body in scope.bodies.get(position, ()))
 
 
 def split_at(index: GraphIndex, tensors: Sequence[str]) -> Partition:
@@ -307,7 +332,6 @@ def _pieces(
         for tensor in plan.varying_reads(position)
         if tensor in made_here and made_here[tensor] != group[position]
     }
-    copies: dict[int, int] = defaultdict(int)
     pieces: list[PlannedPiece] = []
     dead = 0
     for key in ordered:
@@ -323,8 +347,6 @@ def _pieces(
             continue
         reads = [tensor for position in nodes for tensor in scope.reads[position] if tensor not in plan.dynamic]
         constant = reach_back(scope, reads, ())
-        for position in constant.nodes:
-            copies[position] += 1
         inside = constant.nodes.union(nodes)
         cut = Cut(
             inputs=tuple(inputs),
@@ -336,6 +358,7 @@ def _pieces(
         pieces.append(PlannedPiece(name(key), cut))
     pieces += _constant_outputs(plan)
     through = tuple(tensor for tensor in scope.outputs if tensor in scope.inputs)
+    copies = Counter(position for piece in pieces for position in piece.cut.nodes)
     return Partition(tuple(pieces), through, sum(count > 1 for count in copies.values()), dead)
 
 

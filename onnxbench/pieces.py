@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -626,9 +627,17 @@ def _boundary(
 
 
 def _typed_word(index: GraphIndex, word: str) -> TensorSpec | None:
-    """Returns what ``name:shape:dtype`` says of a tensor of the main graph, or None if the word is no such thing."""
+    """Returns what ``name:shape:dtype`` says of a tensor of the main graph, or None if the word is no such thing.
+
+    ``output:*`` is a selector first, and the tensor ``output`` with a shape of one unknown dimension only where that
+    selects nothing.
+    """
     if ":" not in word and "=" not in word:
         return None
+    if word.partition(":")[0] in select.PREFIXES:
+        with suppress(BenchError):
+            if select.select(index, word):
+                return None
     try:
         specs = parse_tensor_specs([word], set(index.main.tensor_names()), what="tensor")
     except BenchError:

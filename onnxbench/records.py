@@ -482,20 +482,20 @@ def tensor_text(tensor: TensorProto) -> str:
         count *= size
     if not 0 < count <= _MOST_VALUES or weights.is_outside(tensor):
         return text
-    from onnx import numpy_helper
-
     try:
-        values = numpy_helper.to_array(tensor).reshape(-1).tolist()
+        shown = ", ".join(_value_texts(tensor))
     except (ValueError, TypeError, NotImplementedError):  # data that does not fit its type
         return text
-    shown = ", ".join(_value_text(value, tensor.data_type) for value in values)
     return f"{text} = {shown if not tensor.dims else f'{{{shown}}}'}"
 
 
-def _value_text(value: Any, number: int) -> str:
-    if isinstance(value, bytes):
-        return repr(value.decode(errors="backslashreplace"))
-    return repr(_as_written(value) if number == 1 and isinstance(value, float) else value)
+def _value_texts(tensor: TensorProto) -> list[str]:
+    if tensor.data_type == 8:
+        return [repr(value.decode(errors="backslashreplace")) for value in tensor.string_data]
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(tensor).reshape(-1).tolist()
+    return [repr(_as_written(value) if tensor.data_type == 1 else value) for value in values]
 
 
 def _as_written(value: float) -> float:

@@ -33,7 +33,7 @@ from onnxbench.graph import GraphIndex, NodeRef, TensorRef, declared_types
 from onnxbench.provenance import Origins
 from onnxbench.tensortype import dtype_name, dtype_number, elem_type
 
-_PREFIXES = ("node", "op", "scope", "mark", "input", "output", "weight", "dtype")
+PREFIXES = ("node", "op", "scope", "mark", "input", "output", "weight", "dtype")
 _FUNCTIONS = ("upstream", "downstream", "between")
 _DEEPEST = 100
 MARK_DOMAINS = ("onnxbench", "mmdeploy", "mmcv")
@@ -194,7 +194,7 @@ def _nothing(index: GraphIndex, selector: str) -> NotFoundError:
             some = ", ".join(candidates[:8])
             hint = f"The model has {len(candidates)} of these: {some}{', ...' if len(candidates) > 8 else ''}."
         return NotFoundError(f"{selector!r} matches nothing in the model", hint=hint)
-    plain = rest if prefix in _PREFIXES and rest else selector
+    plain = rest if prefix in PREFIXES and rest else selector
     near = nearest(plain, (ref.path for ref in index.tensors()))
     hint = f"Did you mean {' or '.join(repr(name) for name in near)}?" if near else None
     if hint is None:
@@ -293,7 +293,7 @@ class _Parser:
         if exact is not None:
             self._at = self._end_of_word()
             return Selection(frozenset([exact]))
-        prefix = next((p for p in _PREFIXES if self._text.startswith(f"{p}:", self._at)), "")
+        prefix = next((p for p in PREFIXES if self._text.startswith(f"{p}:", self._at)), "")
         if prefix:
             self._at += len(prefix) + 1
         elif self._text.startswith("re:", self._at):

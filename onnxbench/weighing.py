@@ -109,7 +109,7 @@ class Statistics:
         elements: How many were looked at: the stored ones, of a sparse tensor.
         minimum: The smallest, or None if there is none (no finite element, complex, strings).
         maximum: The largest, likewise.
-        mean: Their mean, likewise.
+        mean: Their mean, likewise, in double precision.
         std: Their standard deviation (of the whole population), likewise.
         zeros: How many are zero.
         nans: How many are not a number.

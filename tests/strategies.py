@@ -27,6 +27,11 @@ Kind = tuple[int, tuple[int, ...]]
 """Element type and shape."""
 
 
+def _info(name: str, kind: Kind) -> onnx.ValueInfoProto:
+    """Returns a value info; of what a Loop collects the first size is not known, for it may not run at all."""
+    return helper.make_tensor_value_info(name, kind[0], [None, *kind[1][1:]] if len(kind[1]) == 3 else kind[1])
+
+
 @dataclass
 class RandomModel:
     """A model and inputs for it."""
@@ -115,7 +120,7 @@ class _Builder:
         made = [name for node in main.nodes for name in node.output if name]
         listed = [name for name in main.own if name not in feeds] if chance.random() < 0.2 else made
         ends = dict.fromkeys(chance.sample(listed, min(len(listed), chance.randint(1, 3))))
-        outputs = [helper.make_tensor_value_info(name, main.seen[name][0], main.seen[name][1]) for name in ends]
+        outputs = [_info(name, main.seen[name]) for name in ends]
         graph = helper.make_graph(main.nodes, "random", inputs, outputs, main.constants)
         graph.sparse_initializer.extend(self._sparse_constants)
         for constant in main.constants:  # a default that a caller may override
@@ -123,7 +128,7 @@ class _Builder:
                 graph.input.append(helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims))
         shown = chance.choice((0.0, 0.5, 1.0))
         graph.value_info.extend(
-            helper.make_tensor_value_info(name, *main.seen[name])
+            _info(name, main.seen[name])
             for name in made
             if name not in ends and chance.random() < shown
         )
@@ -312,7 +317,7 @@ class _Builder:
         return self._emit(body, "Identity", [read], [kind])[0]
 
     def _graph(self, body: _Level, inputs: list[onnx.ValueInfoProto], results: list[str]) -> onnx.GraphProto:
-        outputs = [helper.make_tensor_value_info(name, *body.seen[name]) for name in results]
+        outputs = [_info(name, body.seen[name]) for name in results]
         return helper.make_graph(body.nodes, "body", inputs, outputs, body.constants)
 
     def _loop(self, level: _Level, depth: int) -> None:

@@ -77,6 +77,19 @@ def test_missing_inputs_end_with_3_and_commands_that_work(run):
         Path("out.onnx").unlink()
 
 
+def test_a_selector_goes_before_the_shape_of_a_tensor_of_that_name(run):
+    """``output:*`` selects all outputs, also where one of them is called ``output``."""
+    infos = [helper.make_tensor_value_info(name, 1, [2]) for name in ("input", "output", "other")]
+    nodes = [helper.make_node("Relu", ["input"], ["output"]), helper.make_node("Neg", ["input"], ["other"])]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), "m.onnx")
+    assert run("extract", "m.onnx", "out.onnx", "--inputs", "input:*", "--outputs", "output:*")[0] == 0
+    graph = onnx.load("out.onnx").graph
+    assert [o.name for o in graph.output] == ["output", "other"]
+    assert run("extract", "m.onnx", "out.onnx", "--outputs", "output:[2]:float32")[0] == 0
+    assert [o.name for o in onnx.load("out.onnx").graph.output] == ["output"]
+
+
 def test_a_redundant_input_is_reported_and_dropped(run):
     words = ("extract", WHOLE, "out.onnx", "--inputs", "22", "input.1", "--outputs", "28")
     code, _, err = run(*words)

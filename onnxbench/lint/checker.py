@@ -121,7 +121,7 @@ def _checker_context(proto: ModelProto, root: Scope) -> Any:
 
     versions: dict[str, int] = {}
     for opset in getattr(root.graph, "opset_import", proto.opset_import):
-        versions.setdefault("" if opset.domain == "ai.onnx" else opset.domain, opset.version)
+        versions["" if opset.domain == "ai.onnx" else opset.domain] = opset.version
     context = checker.C.CheckerContext()
     context.ir_version = min(proto.ir_version, IR_VERSION) or IR_VERSION
     context.opset_imports = versions

@@ -98,7 +98,7 @@ OVERRIDABLE = Rule(
     why="From IR version 4 on this means that a caller may feed other values, so ONNX Runtime does not fold or fuse "
     "them (it warns once for each), and other tools ask for them to be fed.",
     mend="Remove them from the inputs, unless they are meant to be replaced: 'python -m "
-    "onnxruntime.tools.remove_initializer_from_inputs'.",
+    "onnxruntime.tools.remove_initializer_from_input --input IN --output OUT'.",
     example="""
         g (float[3] x, float[3] w) => (float[3] y) <float[3] w = {1, 2, 3}> { y = Mul (x, w) }
         """,

@@ -85,7 +85,8 @@ class Facts:
             function = function_of(root)
             found = {}
             for opset in (function or self.proto).opset_import:
-                found.setdefault("" if opset.domain == "ai.onnx" else opset.domain, opset.version)
+                # Of two imports of one domain the last holds, for onnx as for ONNX Runtime.
+                found["" if opset.domain == "ai.onnx" else opset.domain] = opset.version
             self._opsets[id(root)] = found
         return found
 

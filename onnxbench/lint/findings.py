@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 
@@ -52,6 +52,10 @@ class Place:
         """The node, else the tensor, else the graph, with its path: ``If_3/then/Add#2``; ``""`` for the model."""
         inner = self.node or self.tensor
         return "/".join(part for part in (self.graph, inner) if part)
+
+    def to_json(self) -> dict[str, str | None]:
+        """Returns the place as ``--json`` prints it, with its path."""
+        return {"path": self.path, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)

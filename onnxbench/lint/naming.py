@@ -28,8 +28,8 @@ EQUAL_NAMES = Rule(
     name="equal-node-names",
     severity=Severity.WARNING,
     summary="Nodes of one graph have the same name.",
-    why="The standard allows it. ONNX Runtime from 1.25 on refuses such a model, and tools that choose nodes by "
-    "name choose more than was meant. Merging two models without prefixes is the usual cause.",
+    why="The standard allows it. ONNX Runtime refuses such a model, and tools that choose nodes by name choose more "
+    "than was meant. Merging two models without prefixes is the usual cause.",
     mend="Name them apart.",
     example="""
         [n] y = Relu (x)   [n] z = Neg (y)

@@ -47,7 +47,7 @@ EXTERNAL_OUTSIDE = Rule(
     why="A model is data, and data must not choose which files of a machine are read. Absolute paths, '..' and "
     "symbolic links out of the folder are refused by onnx and ONNX Runtime alike.",
     mend="If you trust the model: write it anew with its weights beside it, 'onnxbench extract IN OUT --outputs "
-    "output:* --allow-outside'.",
+    '"output:*" --allow-outside\'.',
     example="""
         location: "../../etc/passwd"
         """,
@@ -184,7 +184,7 @@ NEAR_LIMIT = Rule(
     summary="The model file is near 2 GiB, the most that protobuf reads.",
     why="A file beyond it cannot be opened at all, and an optimizer that adds a few megabytes gets there. Tools "
     "that serialize the model in memory fail even before.",
-    mend="Move the weights out: 'onnxbench extract IN OUT --outputs output:* --save-external-data auto'.",
+    mend="Move the weights out: 'onnxbench extract IN OUT --outputs \"output:*\" --save-external-data auto'.",
     example="""
         model.onnx of 1.9 GiB
         """,

@@ -12,7 +12,7 @@ from onnxbench.weights import tensor_bytes
 
 checks = Checks("Unused: what can be left out")
 
-_REWRITE = "'onnxbench extract IN OUT --outputs output:*' writes the model without it."
+_REWRITE = "'onnxbench extract IN OUT --outputs \"output:*\"' writes the model without it."
 
 DEAD_NODE = Rule(
     code="OB501",
@@ -44,7 +44,7 @@ UNUSED_INPUT = Rule(
     summary="No output depends on the graph input.",
     why="Callers have to feed it and it changes nothing, which often means that something was frozen at export (a "
     "mask, a length, a scale that became a constant).",
-    mend="Look at the export; or leave it out: 'onnxbench extract IN OUT --outputs output:*'.",
+    mend="Look at the export; or leave it out: 'onnxbench extract IN OUT --outputs \"output:*\"'.",
     example="""
         g (float[2] x, float[2] mask) => (float[2] y) { y = Relu (x) }
         """,
@@ -96,6 +96,13 @@ DEAD_BRANCH = Rule(
 )
 
 
+def _rewrite(facts: Facts, scope: Scope) -> str:
+    """Returns what removes something that is of no use: bodies and functions are written as they are."""
+    if scope is facts.index.main:
+        return f"Left out when the model is written anew: {facts.rewrite_command()}"
+    return f"Remove it from {scope.path!r}."
+
+
 @checks(DEAD_NODE)
 def _dead(facts: Facts) -> Iterator[Finding | NotRun]:
     for scope in facts.index.scopes:
@@ -107,7 +114,9 @@ def _dead(facts: Facts) -> Iterator[Finding | NotRun]:
                 readers = [reader for name in names for reader in scope.consumers.get(name, ())]
                 words = "is read only by nodes that no output depends on" if readers else "is read by nobody"
                 message = f"{operator(scope.nodes[position])} makes {listed(names)}, which {words}"
-                yield facts.find(DEAD_NODE, message, scope=scope, position=position, tensor=names[0])
+                yield facts.find(
+                    DEAD_NODE, message, scope=scope, position=position, tensor=names[0], fix=_rewrite(facts, scope)
+                )
 
 
 @checks(UNUSED_INITIALIZER, UNUSED_INPUT)
@@ -121,7 +130,7 @@ def _unread(facts: Facts) -> Iterator[Finding | NotRun]:
             for name, size in stored:
                 if name and name not in scope.consumers and name not in given:
                     message = f"initializer {name!r} ({size:,} bytes) is read by nothing"
-                    yield facts.find(UNUSED_INITIALIZER, message, scope=scope, tensor=name)
+                    yield facts.find(UNUSED_INITIALIZER, message, scope=scope, tensor=name, fix=_rewrite(facts, scope))
         if scope is not facts.index.main:
             continue  # what a body or function takes is its caller's affair: a Loop always hands over the iteration
         live = facts.live[id(scope)]
@@ -139,7 +148,12 @@ def _uncalled(facts: Facts) -> Iterator[Finding | NotRun]:
     called = index.function_closure(index.main.nodes)
     for key, scope in index.functions.items():
         if key not in called:
-            yield facts.find(UNUSED_FUNCTION, f"function {scope.path} is called by nothing", scope=scope)
+            yield facts.find(
+                UNUSED_FUNCTION,
+                f"function {scope.path} is called by nothing",
+                scope=scope,
+                fix=_rewrite(facts, index.main),
+            )
     used = {node.domain for scope in index.scopes for node in scope.nodes}
     used.update(domain for domain, _, _ in index.functions)
     if not STANDARD_DOMAINS.isdisjoint(used) or not used:
@@ -147,9 +161,8 @@ def _uncalled(facts: Facts) -> Iterator[Finding | NotRun]:
     idle = list(dict.fromkeys(o.domain for o in facts.proto.opset_import if o.domain not in used))
     if idle:
         shown = [domain or "ai.onnx" for domain in idle]
-        yield facts.find(
-            UNUSED_IMPORT, f"{plural(len(idle), 'domain')} imported and not used: {listed(shown, limit=12)}"
-        )
+        message = f"{plural(len(idle), 'domain')} imported and not used: {listed(shown, limit=12)}"
+        yield facts.find(UNUSED_IMPORT, message, fix=_rewrite(facts, index.main))
 
 
 @checks(DANGLING_VALUE_INFO)
@@ -159,7 +172,7 @@ def _notes(facts: Facts) -> Iterator[Finding | NotRun]:
         idle = list(dict.fromkeys(info.name for info in scope.graph.value_info if info.name not in known))
         if idle:
             message = f"{plural(len(idle), 'value info')} of tensors that do not exist: {listed(idle)}"
-            yield facts.find(DANGLING_VALUE_INFO, message, scope=scope, tensor=idle[0])
+            yield facts.find(DANGLING_VALUE_INFO, message, scope=scope, tensor=idle[0], fix=_rewrite(facts, scope))
 
 
 @checks(DEAD_BRANCH)

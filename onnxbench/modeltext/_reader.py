@@ -316,13 +316,9 @@ class Reader(Tokens):
     def _type_hint(self) -> str | None:
         """Returns a hint when the word before the current token looks like a misspelt element type."""
         before = re.search(r"([A-Za-z_][A-Za-z0-9_]*)[ \t]*$", self.text[max(0, self.start - 80) : self.start])
-        if before is None or before[1] in TYPE_WORDS or before[1] in WRAPPERS:
+        if before is None or before[1] in TYPE_WORDS or before[1] in WRAPPERS or self.kind not in NAME_KINDS:
             return None
-        try:
-            number = dtype_number(before[1])
-        except UsageError:
-            return did_you_mean(before[1], [*TYPE_WORDS, *WRAPPERS]) if self.kind in ("[", *NAME_KINDS) else None
-        return f"The text syntax calls this element type {type_word(number)!r}."
+        return self._known_type(before[1]) or did_you_mean(before[1], [*TYPE_WORDS, *WRAPPERS])
 
     def _declaration(self, graph: GraphProto, scope: ScopeKey) -> None:
         """Reads a value info or an initializer (whose type is a value info's)."""
@@ -459,8 +455,7 @@ class Reader(Tokens):
         if self.kind == "num" or (self.kind == "id" and self.value.lower() in SPECIAL_FLOATS and wanted != GRAPH):
             return self._number(attribute, wanted)
         if self.kind in ("str", "bytes") and wanted != GRAPH and self.following() != "(":
-            value = self.any_string()
-            attribute.s = value
+            attribute.s = self.any_string()
             return STRING
         if self.kind == "?" or self._at_type(only=wanted == TYPE):
             return self._typed_value(attribute, key)
@@ -546,6 +541,7 @@ class Reader(Tokens):
             self._extras(info)
 
     def _known_type(self, word: str) -> str | None:
+        """Returns a hint if a word is an element type by another of its names (``fp16``)."""
         try:
             return f"The text syntax calls this element type {type_word(dtype_number(word))!r}."
         except UsageError:
@@ -682,6 +678,8 @@ class Reader(Tokens):
 
     def _data(self, tensor: TensorProto, key: TensorKey) -> None:
         """Reads the values between braces; numbers are taken all at once, not token by token."""
+        from onnx import numpy_helper
+
         opened = self.start
         text = self.text
         space = SPACE.match(text, self.end)
@@ -712,7 +710,7 @@ class Reader(Tokens):
         self._check_count(tensor, len(array), opened)
         if not self._patterns_noted:
             self._note_patterns(tensor, tokens)
-        tensor.raw_data = _raw(array, tensor.data_type)
+        tensor.raw_data = numpy_helper.from_array(array).raw_data
         self.end = close + 1
         self.advance()
 
@@ -860,12 +858,3 @@ def _with_article(kind: int) -> str:
 def _extend_list(attribute: AttributeProto, single: int, values: list[AttributeProto]) -> None:
     source, target = VALUE_FIELDS[single], VALUE_FIELDS[PLURALS[single]]
     getattr(attribute, target).extend([getattr(value, source) for value in values])
-
-
-def _raw(array: Any, number: int) -> bytes:
-    """Returns the raw data of a flat array, packed as onnx packs its type."""
-    from onnx import numpy_helper
-
-    del number  # the array's own dtype says it
-    raw: bytes = numpy_helper.from_array(array).raw_data
-    return raw
