@@ -66,7 +66,7 @@ def chain(path: Path, nodes: int, *, value_info: bool = False) -> Chain:
             read = [n if n == previous or n in w else f"{name}/{n}" for n in inputs]
             made.append(helper.make_node(op, read, [f"{name}/{output}"], name=f"{name}/{op}_{output}"))
         previous = f"{name}/out"
-    shape = [1, WIDTH]
+    shape: list[str | int | None] = [1, WIDTH]
     infos = [
         helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, shape) for node in made[:-1] if value_info
     ]
@@ -125,7 +125,7 @@ def heavy(folder: Path, *, side: int = 16384, layers: int = 3) -> Heavy:
             for _ in range(0, side, side // 64):
                 rows = rng.random((side // 64, side), dtype=np.float32)
                 rows -= np.float32(0.5)
-                file.write(memoryview(rows).cast("B"))
+                rows.tofile(file)
     nodes, weights, previous = [], [], "x"
     for layer in range(layers):
         tensor = TensorProto(
@@ -140,7 +140,7 @@ def heavy(folder: Path, *, side: int = 16384, layers: int = 3) -> Heavy:
         nodes.append(helper.make_node("MatMul", [previous, tensor.name], [f"product{layer}"], name=f"MatMul_{layer}"))
         nodes.append(helper.make_node("Relu", [f"product{layer}"], [f"relu{layer}"], name=f"Relu_{layer}"))
         previous = f"relu{layer}"
-    shape = ["batch", side]
+    shape: list[str | int | None] = ["batch", side]
     graph = helper.make_graph(
         nodes,
         "heavy",

@@ -10,22 +10,17 @@ import corpus_cuts
 from corpus_cuts import EXACT, FAILED, OURS, ROUNDED, WRONG
 
 BEGIN, END = "<!-- results: begin (written by run.py --write-readme) -->", "<!-- results: end -->"
+ORDER = ("startup", "extract", "weights", "structure", "growth", "cuts")
 SIGNS = {EXACT: "=", ROUNDED: "≈", WRONG: "x", FAILED: "-"}
 
 
 def render(results: Mapping[str, Any]) -> str:
     """Returns all sections that were measured, the bars first."""
+    tables = dict(zip(ORDER, (_startup, _extract, _weights, _structure, _growth, _cuts), strict=True))
     parts = [_bars_table(results)]
-    for name, tables in (
-        ("startup", _startup),
-        ("extract", _extract),
-        ("weights", _weights),
-        ("structure", _structure),
-        ("growth", _growth),
-        ("cuts", _cuts),
-    ):
+    for name in ORDER:
         if name in results:
-            parts += [*tables(results[name]["data"]), _conditions(results[name])]
+            parts += [*tables[name](results[name]["data"]), _conditions(results[name])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -59,8 +54,9 @@ def _bars_table(results: Mapping[str, Any]) -> str:
     verdict = {True: "yes", False: "**no**", None: "?"}
     rows = [
         (bar["what"], bar["bar"], bar["value"], verdict[bar["met"]])
-        for name, section in results.items()
-        for bar in bars(name, section["data"])
+        for name in ORDER
+        if name in results
+        for bar in bars(name, results[name]["data"])
     ]
     return "### What was promised\n\n" + _table(("measure", "bar", "measured", "met"), rows)
 

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from onnxbench.modeltext import show as show
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
-    from onnxbench.pieces import split as split
     from onnxbench.proof import prove as prove
     from onnxbench.records import find as find
     from onnxbench.running import run as run
+    from onnxbench.splitting import split as split
     from onnxbench.validity import validate as validate
     from onnxbench.writer import SaveOptions as SaveOptions
     from onnxbench.writer import save as save
@@ -57,7 +57,7 @@ _HOMES = {
     "run": "running",
     "save": "writer",
     "show": "modeltext",
-    "split": "pieces",
+    "split": "splitting",
     "validate": "validity",
 }
 

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
 _PROPOSAL_LIMIT = 64
 # The fields of a graph of which a piece takes what its nodes need.
-_OWNED_FIELDS = ("node", "initializer", "sparse_initializer", "value_info", "input", "output", "quantization_annotation")
+_OWNED_FIELDS = (
+    "node",
+    "initializer",
+    "sparse_initializer",
+    "value_info",
+    "input",
+    "output",
+    "quantization_annotation",
+)
 
 
 @dataclass(frozen=True, slots=True)

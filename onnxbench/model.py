@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -240,7 +241,9 @@ def _read_text(file: Path) -> bytes:
 
     kind = TEXT_FORMATS[file.suffix.lower()]
     try:
-        proto = onnx.load_model(os.fspath(file), format=kind, load_external_data=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # onnx calls its own text form experimental
+            proto = onnx.load_model(os.fspath(file), format=kind, load_external_data=False)
     except UnicodeDecodeError:
         raise ModelError(f"{file} is not text, so it is no {kind} model") from None
     except Exception as error:  # each text parser raises its own family of errors
@@ -248,7 +251,7 @@ def _read_text(file: Path) -> bytes:
         words = " ".join((said.decode(errors="replace") if isinstance(said, bytes) else str(said)).split())
         raise ModelError(
             f"{file} is not an ONNX model in {kind} form: {words[:300]}",
-            hint="'onnxbench build' reads what 'onnxbench show' prints, which can say more." if kind == "onnxtxt" else None,
+            hint="'onnxbench build' reads all that 'onnxbench show' prints." if kind == "onnxtxt" else None,
         ) from None
     data: bytes = proto.SerializeToString()
     return data

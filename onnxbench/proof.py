@@ -64,7 +64,7 @@ def prove(
     """Returns what running the pieces of a split in a chain shows against running the whole model.
 
     Args:
-        manifest: The manifest that ``onnxbench.pieces.split`` wrote.
+        manifest: The manifest that ``onnxbench.splitting.split`` wrote.
         model: The whole model.
         feeds: Values for the whole model's inputs.
         threads: Threads within an operator; 0 for ONNX Runtime's default.

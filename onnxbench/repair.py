@@ -28,7 +28,7 @@ def repair(proto: ModelProto, *, complete: Callable[[ModelProto], ModelProto] | 
     Raises:
         ModelError: It cannot be mended: a cycle, or a tensor made twice.
     """
-    mends = (_name_graphs, _set_ir_version, _spell_domains, _sort_nodes, _mend_dims)
+    mends = (_name_graphs, _set_ir_version, _spell_domains, _sort_nodes, _mend_dims, _say_default_axes)
     return [words for mend in mends for words in mend(proto)] + _mend_types(proto, complete)
 
 
@@ -95,6 +95,19 @@ def _mend_dims(proto: ModelProto) -> list[str]:
                 if dim.dim_value == -1:
                     dim.ClearField("value")
                     done.append(f"{info.name!r} had a dimension of -1; it is an unknown one now")
+    return done
+
+
+def _say_default_axes(proto: ModelProto) -> list[str]:
+    """Writes out the default axes of MeanVarianceNormalization: the checker's own definition of it forgets them."""
+    from onnx import helper
+
+    done = []
+    for nodes in (*(graph.node for graph in _graphs(proto)), *(function.node for function in proto.functions)):
+        for node in nodes:
+            if node.op_type == "MeanVarianceNormalization" and not node.domain and not node.attribute:
+                node.attribute.append(helper.make_attribute("axes", [0, 2, 3]))
+                done.append(f"the axes of node {node.name or node.op_type!r} were left to their default, [0, 2, 3]")
     return done
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,6 @@ from onnxbench.writer import save
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 CHUNKS = 12
-# Models that say what is not so; the onnx package tests none of them with its own checker in full.
-REFUSED: dict[str, str] = {}
-
 
 @cache
 def _cases() -> list[Any]:
@@ -109,11 +105,6 @@ def test_node_cases(chunk: int, tmp_path: Path) -> None:
     assert not wrong
     assert compared.total() > 1800 // CHUNKS
     assert compared["ort"] + compared["reference"] > 0.97 * compared.total(), compared
-
-
-def _models() -> Iterator[Path]:
-    for kind in ("simple", "pytorch-converted", "pytorch-operator"):
-        yield from sorted((DATA / kind).glob("*/model.onnx"))
 
 
 def _stored(folder: Path, model: onnx.ModelProto) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from cases import Case, cases, named
@@ -146,3 +147,17 @@ def test_complaints_are_not_endless() -> None:
     proto = _model(*(helper.make_node("Neg", ["x"], [f"y{at}"]) for at in range(50)))
     proto.graph.output.extend([helper.make_tensor_value_info(f"z{at}", T.FLOAT, [2]) for at in range(50)])
     assert 0 < len(find_complaints(proto)) <= 12
+
+
+def test_default_axes_that_the_checker_forgets() -> None:
+    """MeanVarianceNormalization of opset 13 without axes: runtimes take it, the checker's own definition does not."""
+    node = helper.make_node("MeanVarianceNormalization", ["x"], ["y"])
+    value = helper.make_tensor_value_info
+    shape = [2, 3, 4, 5]
+    graph = helper.make_graph([node], "g", [value("x", T.FLOAT, shape)], [value("y", T.FLOAT, shape)])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    before = _fresh(proto)
+    assert find_complaints(proto)
+    assert len(make_valid(proto)) == 1
+    feeds = {"x": np.random.RandomState(0).uniform(-1, 1, shape).astype(np.float32)}
+    assert ENGINES["ort"](proto, feeds) == ENGINES["ort"](before, feeds)

@@ -13,8 +13,9 @@ from onnxbench.errors import CutError, UsageError
 
 if TYPE_CHECKING:
     from onnxbench.cut import Boundary
-    from onnxbench.pieces import Extracted, Split
+    from onnxbench.pieces import Extracted
     from onnxbench.proof import Proof
+    from onnxbench.splitting import Split
 
 
 def target_and_outputs(

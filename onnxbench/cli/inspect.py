@@ -293,9 +293,13 @@ def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
             known = "ONNX Runtime's own" if op.known_to else "a mark" if op.op.endswith("::Mark") else "needs a library"
             yield "custom op", f"{op.op} {op.count}, {known}"
     at_ends = [dim for dim in card.dynamic_dims if dim.inputs or dim.outputs]
+    alone = [dim for dim in at_ends if len(dim.inputs) + len(dim.outputs) == 1 and not dim.inner]
     for dim in at_ends:
-        inner = f"; {plural(dim.inner, 'inner tensor')}" if dim.inner else ""
-        yield "dynamic", f"{dim.symbol}: {listed([*dim.inputs, *dim.outputs])}{inner}"
+        if dim not in alone:
+            inner = f"; {plural(dim.inner, 'inner tensor')}" if dim.inner else ""
+            yield "dynamic", f"{dim.symbol}: {listed([*dim.inputs, *dim.outputs])}{inner}"
+    if alone:
+        yield "dynamic", listed([f"{dim.symbol}: {(*dim.inputs, *dim.outputs)[0]}".replace(" ", NBSP) for dim in alone])
     if not at_ends:
         yield "dynamic", "no: all inputs and outputs have fixed shapes"
     yield "PyTorch", _provenance(card)

@@ -81,9 +81,9 @@ def split(
       onnxbench split model.onnx pieces --max-weights 500MB
       onnxbench split model.onnx pieces --by-scopes 2
     """
-    from onnxbench import pieces
+    from onnxbench import splitting
 
-    done, proof = pieces.split_file(
+    done, proof = splitting.split_file(
         model, folder, at=at or (), parts=parts, max_weights=max_weights, by_scopes=by_scopes, prove=prove,
         inline=inline_functions, feeds=feed_options(feeds, shape, dim, val_range, seed), allow_outside=allow_outside,
         options=save_options(external_data, per_tensor, external_threshold, share_weights),

@@ -1,0 +1,273 @@
+"""What the command split does: disjoint pieces of a model, written with the manifest that wires them together.
+
+How a model is split is decided in ``onnxbench.partition``. All files are written, or none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxbench import select
+from onnxbench.captures import Value
+from onnxbench.cut import Boundary, Piece, assemble, require_main
+from onnxbench.errors import OutputError, UsageError
+from onnxbench.feeding import FeedOptions
+from onnxbench.graph import GraphIndex
+from onnxbench.inference import TypeFinder
+from onnxbench.model import Model
+from onnxbench.partition import Partition, split_at, split_parts, split_scopes, split_weights
+from onnxbench.pieces import first_feeds, open_model, tells_more, type_sources
+from onnxbench.proof import Proof
+from onnxbench.proof import prove as prove_split
+from onnxbench.specs import parse_size
+from onnxbench.version import SCHEMA_VERSION
+from onnxbench.weights import tensor_bytes
+from onnxbench.writer import SaveOptions, save
+
+MANIFEST = "manifest.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPiece:
+    """One file of a split.
+
+    Attributes:
+        file: Its path.
+        name: Its name in the manifest.
+        nodes: How many nodes it has.
+        weight_bytes: Bytes of the initializers it has.
+        inputs: Its inputs.
+        outputs: Its outputs.
+    """
+
+    file: Path
+    name: str
+    nodes: int
+    weight_bytes: int
+    inputs: tuple[Boundary, ...]
+    outputs: tuple[Boundary, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A model written as disjoint pieces.
+
+    Attributes:
+        manifest: The YAML file that says how the pieces are wired.
+        pieces: The pieces, in the order in which they run.
+        shared_nodes: Constant nodes that more than one piece has a copy of.
+        dead_nodes: Nodes that lead to no output and are in no piece.
+        notes: What a user should know.
+    """
+
+    manifest: Path
+    pieces: tuple[WrittenPiece, ...]
+    shared_nodes: int
+    dead_nodes: int
+    notes: tuple[str, ...]
+
+
+def partition(
+    index: GraphIndex,
+    *,
+    at: Sequence[str] = (),
+    parts: int | None = None,
+    max_weights: int | None = None,
+    by_scopes: int | None = None,
+) -> Partition:
+    """Returns how a model would be split; exactly one way must be given (see ``onnxbench.partition``).
+
+    Raises:
+        UsageError: No way, or more than one, is given.
+        CutError: The model cannot be split so.
+    """
+    ways = [bool(at), parts is not None, max_weights is not None, by_scopes is not None]
+    if sum(ways) != 1:
+        raise UsageError("one of --at, --parts, --max-weights and --by-scopes says how to split", hint="Give just one.")
+    if at:
+        return split_at(index, require_main(select.tensors(index, at, what="--at"), what="--at"))
+    if parts is not None:
+        return split_parts(index, parts)
+    return split_weights(index, max_weights) if max_weights is not None else split_scopes(index, by_scopes or 1)
+
+
+def split(
+    source: Model | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    at: Sequence[str] = (),
+    parts: int | None = None,
+    max_weights: int | None = None,
+    by_scopes: int | None = None,
+    inline: bool = False,
+    feeds: Mapping[str, Value] | None = None,
+    options: SaveOptions | None = None,
+    allow_outside: bool = False,
+) -> Split:
+    """Writes a model as disjoint pieces that cover it, and a manifest of their wiring.
+
+    Args:
+        source: A model or a model file.
+        folder: Where the pieces go; it is made if it is not there. All files are written, or none.
+        at: Cut at these tensors (selectors).
+        parts: Or: this many pieces of about as many nodes.
+        max_weights: Or: pieces whose weights have at most this many bytes.
+        by_scopes: Or: along PyTorch modules, to this depth of the module tree.
+        inline: Inline local functions first.
+        feeds: As for ``extract``.
+        options: How weights are stored.
+        allow_outside: For a model file: follow external data that leaves its folder.
+
+    Raises:
+        CutError: The model cannot be split so.
+        UsageError: No way of splitting, or more than one, is given.
+        OutputError: The folder cannot be written.
+    """
+    model, _ = open_model(source, allow_outside=allow_outside, inline=inline)
+    index = GraphIndex(model.proto)
+    plan = partition(index, at=at, parts=parts, max_weights=max_weights, by_scopes=by_scopes)
+    finder = TypeFinder(model, index, type_sources(feeds))
+    finder.find(index.main, [name for planned in plan.pieces for name in (*planned.cut.inputs, *planned.cut.outputs)])
+    base = model.origin.stem if model.origin else (model.proto.graph.name or "model")
+    made = [
+        (
+            _file_name(base, number, planned.name, len(plan.pieces)),
+            planned.name or f"piece_{number}",
+            assemble(model, index, index.main, planned.cut, finder=finder),
+        )
+        for number, planned in enumerate(plan.pieces, 1)
+    ]
+    return _write_split(model, index, plan, made, Path(folder), options or SaveOptions())
+
+
+def split_file(
+    source: Model | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    at: Sequence[str] = (),
+    parts: int | None = None,
+    max_weights: int | str | None = None,
+    by_scopes: int | None = None,
+    prove: bool = False,
+    inline: bool = False,
+    feeds: FeedOptions | None = None,
+    options: SaveOptions | None = None,
+    allow_outside: bool = False,
+) -> tuple[Split, Proof | None]:
+    """Writes a model as pieces (see ``split``) and, if asked, proves that they are the model.
+
+    Args:
+        source: A model or a model file.
+        folder: As for ``split``.
+        at: As for ``split``.
+        parts: As for ``split``.
+        max_weights: As for ``split``; a text such as ``500MB`` too.
+        by_scopes: As for ``split``.
+        prove: Run the pieces in a chain and compare (see ``onnxbench.proof``).
+        inline: As for ``split``.
+        feeds: What is said of the model's inputs, for the proof; with data or shapes in it, a run may find out types.
+        options: How weights are stored.
+        allow_outside: Follow external data that leaves the model's folder.
+
+    Raises:
+        BenchError: As for ``split`` and ``onnxbench.proof.prove``.
+    """
+    model, _ = open_model(source, allow_outside=allow_outside, inline=inline)
+    values = first_feeds(model, feeds) if prove or tells_more(feeds) else None
+    limit = parse_size(max_weights) if isinstance(max_weights, str) else max_weights
+    done = split(
+        model, folder, at=at, parts=parts, max_weights=limit, by_scopes=by_scopes,
+        feeds=values if tells_more(feeds) else None, options=options,
+    )  # fmt: skip
+    return done, prove_split(done.manifest, model, values) if prove and values is not None else None
+
+
+def _file_name(base: str, number: int, name: str, count: int) -> str:
+    tail = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:60]
+    return f"{base}_{number:0{len(str(count))}d}{'_' + tail if tail else ''}.onnx"
+
+
+def _write_split(
+    model: Model,
+    index: GraphIndex,
+    plan: Partition,
+    made: list[tuple[str, str, Piece]],
+    folder: Path,
+    options: SaveOptions,
+) -> Split:
+    """Writes all pieces into a hidden folder first, then moves them; the manifest comes last."""
+    import yaml
+
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} exists and is not a folder")
+    existed = folder.is_dir()
+    if not folder.parent.is_dir():
+        raise OutputError(f"there is no folder {folder.parent}", hint="Make it first.")
+    _refuse_sources(model, folder, [file for file, _, _ in made])
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}.", suffix=".part", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder.parent}: {error.strerror}") from None
+    try:
+        saved = [save(piece.model, staging / file, options=options) for file, _, piece in made]
+        manifest = _manifest(model, index, plan, made)
+        (staging / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for written in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST):
+            os.replace(written, folder / written.name)
+    except BaseException as error:
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        if isinstance(error, OSError):
+            raise OutputError(f"cannot write {folder}: {error.strerror or error}") from None
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    pieces = tuple(
+        WrittenPiece(folder / file, name, len(piece.cut.nodes), weight, piece.inputs, piece.outputs)
+        for (file, name, piece), weight in zip(made, (_weight_bytes(piece) for _, _, piece in made), strict=True)
+    )
+    notes = list(plan.notes)
+    for (file, _, piece), done in zip(made, saved, strict=True):
+        notes += [f"{file}: {note}" for note in (*piece.notes, *done.repairs)]
+    return Split(folder / MANIFEST, pieces, plan.shared_nodes, plan.dead_nodes, tuple(notes))
+
+
+def _refuse_sources(model: Model, folder: Path, files: list[str]) -> None:
+    sources = {os.path.realpath(path) for path in (*model.sources, *([model.origin] if model.origin else []))}
+    for file in files:
+        if os.path.realpath(folder / file) in sources:
+            raise UsageError(f"{folder / file} is what the model is read from, and input files are never changed")
+
+
+def _weight_bytes(piece: Piece) -> int:
+    return sum(tensor_bytes(tensor) for tensor in piece.model.proto.graph.initializer)
+
+
+def _manifest(model: Model, index: GraphIndex, plan: Partition, made: list[tuple[str, str, Piece]]) -> dict[str, Any]:
+    """Returns the wiring: which tensor each input of each piece comes from."""
+    maker = {name: file for file, _, piece in made for name in piece.cut.outputs}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": str(model.origin.name) if model.origin else None,
+        "inputs": index.main.true_inputs(),
+        "outputs": list(index.main.outputs),
+        "pieces": [
+            {
+                "file": file,
+                "name": name,
+                "nodes": len(piece.cut.nodes),
+                "inputs": [{"name": b.name, "type": b.type, "from": maker.get(b.name, "input")} for b in piece.inputs],
+                "outputs": [{"name": b.name, "type": b.type} for b in piece.outputs],
+            }
+            for file, name, piece in made
+        ],
+        "passed_through": list(plan.passed_through),
+    }
