@@ -27,7 +27,7 @@ from onnxbench.boundary import depends_on, reach_back
 from onnxbench.cut import Cut
 from onnxbench.errors import CutError, UsageError
 from onnxbench.graph import GraphIndex, Scope, topological_order
-from onnxbench.provenance import scope_of
+from onnxbench.select import origins
 from onnxbench.weights import tensor_bytes
 
 _RANDOM_OPS = frozenset(
@@ -264,8 +264,9 @@ def split_scopes(index: GraphIndex, depth: int) -> Partition:
     plan = _Plan(index)
     scope = plan.scope
     module: dict[int, str] = {}
+    known = origins(index)
     for position in plan.live:
-        path = scope_of(scope.nodes[position])
+        path = known.scope(scope.nodes[position])
         if path is not None:
             module[position] = ".".join(path.split(".")[:depth])
     if not module:

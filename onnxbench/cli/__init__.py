@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -62,5 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gc.set_threshold(200_000, 50, 50)
     os.environ.setdefault("PYTHONUTF8", "1")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what is half-written goes
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may have letters that the terminal's encoding lacks
     argv = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(bounded(app, argv))

@@ -63,8 +63,9 @@ def print_error_json(error: BenchError, *, command: str) -> None:
 
 
 def _dump(envelope: dict[str, Any]) -> None:
-    json.dump(envelope, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    """Writes JSON: for people on a terminal, on one line for programs, which is many times faster for large results."""
+    text = json.dumps(envelope, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False)
+    sys.stdout.write(f"{text}\n")
 
 
 def note(*lines: str, quiet: bool = False) -> None:
