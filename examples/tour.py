@@ -25,7 +25,8 @@ STEPS: list[tuple[str, str, int]] = [
     ("Where are the dense layers?", "onnxbench find magika.onnx op:MatMul", 0),
     (
         "Cut the middle out, and record what really flows into it and out of it.",
-        "onnxbench extract magika.onnx middle.onnx --from 'node:*Conv_0/Conv2D' --to 'node:*MagikaV2/Max' --save-feeds middle.npz",
+        "onnxbench extract magika.onnx middle.onnx --from 'node:*Conv_0/Conv2D' --to 'node:*MagikaV2/Max'"
+        " --save-feeds middle.npz",
         0,
     ),
     (
@@ -66,7 +67,11 @@ def run_tour() -> str:
     for words, command, wanted in STEPS:
         _say(lines, f"# {words}", f"$ {command}")
         done = subprocess.run(
-            [_program(), *shlex.split(command)[1:]], cwd=OUTPUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [_program(), *shlex.split(command)[1:]],
+            cwd=OUTPUT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         _say(lines, *(line.rstrip() for line in done.stdout.strip("\n").splitlines()))
         if wanted:

@@ -15,7 +15,7 @@ graph have too, is called by its position, ``Conv#12``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heapify, heappop, heappush
@@ -45,7 +45,6 @@ class Scope:
         reads: For each node, the tensor names it reads: inputs, then names that its bodies capture; no ``""``.
         writes: For each node, the tensor names it makes; no ``""``.
         producers: Tensor name to the position of the node that makes it.
-        consumers: Tensor name to the positions of the nodes that read it, ascending.
         inputs: Names of the graph's inputs (initializers listed as inputs included).
         outputs: Names of the graph's outputs, in order.
         constants: Names of its initializers, dense and sparse.
@@ -63,13 +62,30 @@ class Scope:
     reads: list[list[str]] = field(default_factory=list)
     writes: list[list[str]] = field(default_factory=list)
     producers: dict[str, int] = field(default_factory=dict)
-    consumers: dict[str, list[int]] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     constants: set[str] = field(default_factory=set)
     captures: list[str] = field(default_factory=list)
     bodies: dict[int, list[Scope]] = field(default_factory=dict)
     _labels: list[str] | None = None
+    _consumers: dict[str, list[int]] | None = None
+    _order: list[int] | None = None
+    _ordered: bool = False
+
+    @property
+    def consumers(self) -> dict[str, list[int]]:
+        """Tensor name to the positions of the nodes that read it, ascending; made when it is first asked for."""
+        if self._consumers is None:
+            consumers: dict[str, list[int]] = {}
+            self._consumers = consumers
+            for position, names in enumerate(self.reads):
+                for name in names:
+                    users = consumers.get(name)
+                    if users is None:
+                        consumers[name] = [position]
+                    elif users[-1] != position:
+                        users.append(position)
+        return self._consumers
 
     @property
     def is_function(self) -> bool:
@@ -289,7 +305,7 @@ def _body_path(path: str, label: str, body_name: str) -> str:
 def _require_text(scope: Scope) -> None:
     """Raises ModelError when a name is not UTF-8: protobuf hands such a string out as bytes."""
     try:
-        "".join((*scope.producers, *scope.consumers, *scope.inputs, *scope.outputs, *scope.constants))
+        "".join((*scope.producers, *scope.inputs, *scope.outputs, *scope.constants))
     except TypeError:
         raise ModelError(f"{scope.path or 'the graph'} has tensor names that are not UTF-8 text") from None
 
@@ -302,18 +318,10 @@ def _index_uses(scope: Scope) -> None:
                 if name not in seen:
                     seen.add(name)
                     scope.reads[position].append(name)
-    consumers = scope.consumers
-    for position, names in enumerate(scope.reads):
-        for name in names:
-            users = consumers.get(name)
-            if users is None:
-                consumers[name] = [position]
-            elif users[-1] != position:
-                users.append(position)
     _require_text(scope)
     if scope.parent is not None:
         own = set(scope.inputs) | scope.constants
-        producers = scope.producers
+        producers, consumers = scope.producers, scope.consumers
         free = [name for name in consumers if name not in producers and name not in own]
         free += [name for name in scope.outputs if name not in producers and name not in own and name not in consumers]
         scope.captures = list(dict.fromkeys(free))
@@ -336,10 +344,23 @@ def topological_order(scope: Scope) -> list[int] | None:
     Raises:
         ModelError: The nodes form a cycle; the message names one.
     """
-    reads, producers = scope.reads, scope.producers
+    if not scope._ordered:
+        scope._order, scope._ordered = _find_order(scope), True
+    return scope._order
+
+
+def _find_order(scope: Scope) -> list[int] | None:
+    reads, made_at = scope.reads, scope.producers.get
     refuse_duplicates(scope)
-    if all(producers.get(name, -1) < position for position, names in enumerate(reads) for name in names):
-        return None
+    for position, names in enumerate(reads):
+        for name in names:
+            if made_at(name, -1) >= position:
+                return _sorted_positions(scope)
+    return None
+
+
+def _sorted_positions(scope: Scope) -> list[int]:
+    reads, producers = scope.reads, scope.producers
     waiting = [len({producers[name] for name in names if name in producers}) for names in reads]
     ready = [position for position, count in enumerate(waiting) if count == 0]
     heapify(ready)
@@ -418,8 +439,13 @@ def _find_cycle(scope: Scope, waiting: list[int]) -> list[str]:
     return [*labels, labels[0]]
 
 
-def declared_types(scope: Scope) -> dict[str, TypeProto]:
-    """Returns the types that a graph states itself: inputs, outputs, value infos, initializers."""
+def declared_types(scope: Scope, *, constants: Collection[str] | None = None) -> dict[str, TypeProto]:
+    """Returns the types that a graph states itself: inputs, outputs, value infos, initializers.
+
+    Args:
+        scope: The graph.
+        constants: Of the initializers only these; None: all.
+    """
     from onnxbench.tensortype import initializer_type, make_type
 
     graph = scope.graph
@@ -428,8 +454,12 @@ def declared_types(scope: Scope) -> dict[str, TypeProto]:
         return types
     infos = (*graph.input, *graph.output)
     types.update((info.name, info.type) for info in infos if info.HasField("type"))
+    if constants is not None and not constants:
+        return types
     for tensor in graph.initializer:
-        types[tensor.name] = initializer_type(tensor)
+        if constants is None or tensor.name in constants:
+            types[tensor.name] = initializer_type(tensor)
     for sparse in graph.sparse_initializer:
-        types[sparse.values.name] = make_type(sparse.values.data_type, tuple(sparse.dims))
+        if constants is None or sparse.values.name in constants:
+            types[sparse.values.name] = make_type(sparse.values.data_type, tuple(sparse.dims))
     return types

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.graph import GraphIndex, Scope, declared_types, sort_nodes, topological_order
-from onnxbench.tensortype import agree, is_complete, make_value_info, tensor_shape
+from onnxbench.tensortype import Dim, agree, is_complete, make_value_info, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorShapeProto, TypeProto
 
     from onnxbench.model import Model
+
+_LONGEST_SHAPE = 1 << 20
 
 TypeSource = Callable[["Model", Sequence[str]], "dict[str, TypeProto]"]
 """Given a model and names of tensors in its main graph, returns the types it can tell."""
@@ -28,8 +30,8 @@ def inferred(proto: ModelProto) -> ModelProto:
     """Returns the model with the types that onnx's inference adds, or as it was where inference gives up."""
     from onnx import shape_inference
 
-    data = without_places(proto).SerializeToString()
-    for propagate in (True, False):
+    data = slim(proto).SerializeToString()
+    for propagate in (False,) if has_long_vector(proto) else (True, False):
         try:
             result = shape_inference.infer_shapes(data, data_prop=propagate)
         except Exception:  # onnx raises RuntimeError, InferenceError, ValueError and others from C++ alike
@@ -38,16 +40,39 @@ def inferred(proto: ModelProto) -> ModelProto:
     return proto
 
 
-def without_places(proto: ModelProto) -> ModelProto:
-    """Returns the model with tensors outside the structure left without their place, for tools that look at it."""
-    if not any(weights.is_outside(tensor) for tensor in weights.tensors(proto)):
-        return proto
+def has_long_vector(proto: ModelProto) -> bool:
+    """Tells whether a vector is stated that is too long to be a shape.
+
+    Data propagation takes every vector for one and makes a message of each of its elements, also of those that a
+    broken model only claims to have: two billion of them take all the memory there is.
+    """
+    stated = (info.type for info in (*proto.graph.input, *proto.graph.value_info))
+    if any((shape := tensor_shape(value)) and len(shape) == 1 and _is_long(shape[0]) for value in stated):
+        return True
+    return any(len(tensor.dims) == 1 and _is_long(tensor.dims[0]) for tensor in weights.tensors(proto))
+
+
+def _is_long(size: Dim) -> bool:
+    return isinstance(size, int) and size > _LONGEST_SHAPE
+
+
+def slim(proto: ModelProto, *, place: str = "elsewhere") -> ModelProto:
+    """Returns a copy of a model for tools in C++ that look at it whole: without what they only carry around.
+
+    The metadata of nodes and value infos goes (exporters write up to a kilobyte per node, and every pass over the
+    model would copy it several times), and tensors that lie outside the structure all lie in the file ``place``.
+    """
     copy = type(proto)()
     copy.CopyFrom(proto)
+    for node in copy.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for info in copy.graph.value_info:
+        info.ClearField("metadata_props")
     for tensor in weights.tensors(copy):
-        if weights.is_outside(tensor):
+        if tensor.data_location == 1:
             del tensor.external_data[:]
-            tensor.external_data.add(key="location", value="elsewhere")
+            tensor.external_data.add(key="location", value=place)
     return copy
 
 
@@ -64,16 +89,14 @@ def inferred_types(proto: ModelProto, names: Iterable[str]) -> dict[str, TypePro
 
 
 def without_made_up_dims(value: TypeProto) -> TypeProto:
-    """Returns the type without the ``unk__7`` names that inference invents: a name promises equality with its namesakes.
+    """Returns the type without the names that inference invents: ``unk__7`` promises an equality that nobody knows.
 
     Sizes below zero, by which old exporters mean unknown ones, go as well.
     """
     return _without_dims(value, lambda dim: dim.dim_param.startswith("unk__") or dim.dim_value < 0)
 
 
-def _without_dims(
-    value: TypeProto, wrong: Callable[[TensorShapeProto.Dimension], bool]
-) -> TypeProto:
+def _without_dims(value: TypeProto, wrong: Callable[[TensorShapeProto.Dimension], bool]) -> TypeProto:
     """Returns a tensor type with these dimensions made unknown ones; the given one if it has none."""
     if value.WhichOneof("value") != "tensor_type" or not any(wrong(dim) for dim in value.tensor_type.shape.dim):
         return value
@@ -103,6 +126,7 @@ class TypeFinder:
         self._inferred_index: GraphIndex | None = None
         self._moved: dict[Scope, dict[int, int]] = {}
         self._verified: set[str] = set()
+        self._from_operators: set[str] = set()
 
     def find(self, scope: Scope, names: Iterable[str]) -> dict[str, TypeProto]:
         """Returns the types of these tensors of a graph; a name that no source can tell is absent.
@@ -121,6 +145,9 @@ class TypeFinder:
 
     def _find_here(self, scope: Scope, wanted: list[str]) -> dict[str, TypeProto]:
         known = self._stated(scope)
+        stored = [name for name in wanted if name in scope.constants and name not in known]
+        if stored:
+            known.update(declared_types(scope, constants=stored))
         if any(not _has_shape(known.get(name)) for name in wanted):
             self._infer(scope, known, wanted)
         for source in self._sources if scope is self._index.main else ():
@@ -130,7 +157,7 @@ class TypeFinder:
             for name, found in source(self._model, missing).items():
                 if is_complete(found) and (_has_shape(found) or not is_complete(known.get(name))):
                     known[name] = found
-        return {name: known[name] for name in wanted if is_complete(known.get(name))}
+        return {name: _without_negative_dims(known[name]) for name in wanted if is_complete(known.get(name))}
 
     def verify(self, names: Iterable[str]) -> None:
         """Compares what the main graph states of these tensors with what their operators make, and corrects it.
@@ -140,7 +167,8 @@ class TypeFinder:
         nearest ones with a stated type are looked at, so this costs as much as the boundary is wide.
         """
         scope, known = self._index.main, self._stated(self._index.main)
-        made = [n for n in names if n not in self._verified and n in scope.producers and is_complete(known.get(n))]
+        settled = self._verified | self._from_operators
+        made = [n for n in names if n not in settled and n in scope.producers and is_complete(known.get(n))]
         self._verified.update(made)
         if not made:
             return
@@ -154,10 +182,7 @@ class TypeFinder:
     def _stated(self, scope: Scope) -> dict[str, TypeProto]:
         known = self._known.get(scope)
         if known is None:
-            known = self._known[scope] = {
-                name: _without_dims(value, lambda dim: dim.dim_value < 0)
-                for name, value in declared_types(scope).items()
-            }
+            known = self._known[scope] = declared_types(scope, constants=())
         return known
 
     def _upstream(self, names: Sequence[str], known: dict[str, TypeProto]) -> ModelProto:
@@ -188,7 +213,9 @@ class TypeFinder:
         proto.functions.extend(f for f in source.functions if (f.domain, f.name, f.overload) in needed)
         graph = proto.graph
         graph.name = "upstream"
-        graph.input.extend(make_value_info(name, known[name]) for name in stops if name not in made)
+        graph.input.extend(
+            make_value_info(name, _without_negative_dims(known[name])) for name in stops if name not in made
+        )
         graph.initializer.extend(t for t in source.graph.initializer if t.name in constants)
         graph.sparse_initializer.extend(t for t in source.graph.sparse_initializer if t.values.name in constants)
         order = topological_order(scope)
@@ -224,6 +251,8 @@ class TypeFinder:
         for name, found in types.items():
             if not is_complete(known.get(name)) or (not _has_shape(known.get(name)) and _has_shape(found)):
                 known[name] = found
+                if scope is self._index.main:
+                    self._from_operators.add(name)
 
     def _twin(self, scope: Scope) -> Scope:
         """Returns the graph of the inferred model that a graph of the model became."""
@@ -243,6 +272,10 @@ class TypeFinder:
             twin = twin.bodies[owner][scope.bodies[body.owner].index(body)]
             scope = body
         return twin
+
+
+def _without_negative_dims(value: TypeProto) -> TypeProto:
+    return _without_dims(value, lambda dim: dim.dim_value < 0)
 
 
 def bare(proto: ModelProto) -> ModelProto:

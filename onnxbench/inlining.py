@@ -90,7 +90,7 @@ def _same(name: str, domain: str, one: int, other: int) -> bool:
 
     try:
         first, second = (defs.get_schema(name, max_inclusive_version=v, domain=domain) for v in (one, other))
-    except defs.SchemaError:
+    except (defs.SchemaError, TypeError):  # no such operator, or a version that is out of all range
         return False
     return bool(first.since_version == second.since_version)
 

@@ -62,10 +62,14 @@ class Model:
     sources: dict[Path, Fingerprint] = field(default_factory=dict)
     file_size: int = 0
     real_folder: Path | None = None
+    _has_outside: bool | None = None
 
     def derive(self, proto: ModelProto) -> Model:
         """Returns a model with another structure whose weights lie where this model's do."""
-        return Model(proto, self.folder, self.origin, self.allow_outside, self.sources, real_folder=self.real_folder)
+        return Model(
+            proto, self.folder, self.origin, self.allow_outside, self.sources, real_folder=self.real_folder,
+            _has_outside=self._has_outside,
+        )  # fmt: skip
 
     def byte_range(self, tensor: TensorProto) -> weights.ByteRange | None:
         """Returns where a tensor's bytes lie, or None when they are in ``proto``.
@@ -88,6 +92,13 @@ class Model:
         self.byte_range(tensor)
         return weights.read_array(tensor, self.folder, real_folder=self.real_folder, allow_outside=self.allow_outside)
 
+    @property
+    def has_outside(self) -> bool:
+        """Whether any tensor's bytes lie outside the structure; looked up once, and the same for derived models."""
+        if self._has_outside is None:
+            self._has_outside = weights.any_outside(self.proto)
+        return self._has_outside
+
     def with_small_weights(self, proto: ModelProto) -> ModelProto:
         """Returns a structure with small weights in it that lie outside, as shapes and axes may: inference needs them.
 
@@ -98,7 +109,7 @@ class Model:
             ExternalDataError: They cannot be had.
         """
         small = {}
-        for number, tensor in enumerate(weights.tensors(proto)):
+        for number, tensor in enumerate(weights.tensors(proto) if self.has_outside else ()):
             if weights.is_outside(tensor):
                 where = self.byte_range(tensor)
                 if where is not None and where.length <= SMALL_WEIGHT:
@@ -145,9 +156,10 @@ def load(path: str | os.PathLike[str], *, allow_outside: bool = False, require_w
     proto = _parse(data, file)
     folder, origin = file.parent.resolve(), file.resolve()
     real_folder = origin.parent if origin.parent != folder else None
-    model = Model(proto, folder, origin, allow_outside, {}, file.stat().st_size, real_folder)
-    # The key "location" stands in the bytes of every model with external data or stubs: without it no walk is needed.
-    if require_weights and b"location" in data:
+    # Without this mark in the bytes there is nothing outside, and no walk is needed.
+    outside = weights.OUTSIDE_MARK in data
+    model = Model(proto, folder, origin, allow_outside, {}, file.stat().st_size, real_folder, outside)
+    if require_weights and outside:
         model.check_weights()
     return model
 

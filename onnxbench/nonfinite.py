@@ -1,7 +1,7 @@
 """Where the first NaN or infinity comes from.
 
-The culprit is a node that makes one out of finite inputs. All tensors are judged in a single run of the model: behind
-each stands ``ReduceSum(t - t)``, which is 0 unless an element of t is NaN or infinite, so that only scalars leave the
+The culprit is a node that makes one out of finite inputs. All tensors are judged in one run of the model or two: behind
+each stands ``ReduceSum(t)``, and ``ReduceSum(t - t)`` for those whose sum is not finite, so that only scalars leave the
 run, and memory is that of the run plus one tensor. Of the nodes with such an output, those whose inputs (what their
 bodies capture included) are all finite are origins; the first in topological order is named.
 
@@ -15,6 +15,7 @@ first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from onnx import NodeProto, TypeProto
 
 _SUBTRACTABLE = {1, 11}
+_DOUBLE = 11
 _FLOATS = {1, 10, 11, 16, 17, 18, 19, 20, 23, 24}
 _MAX_ITERATIONS = 100_000
 
@@ -174,26 +176,25 @@ class _Search:
         return {name: types[name] for name in self.scope.tensor_names() if name in types}
 
     def _judge(self, names: Sequence[str], *, nan_only: bool) -> set[str]:
-        """Returns which of these tensors hold NaN (or any value that is not finite), from one run."""
-        import numpy as np
+        """Returns which of these tensors hold NaN (or any value that is not finite).
 
-        version = self._version()
+        Sums alone are looked at first: a NaN or an infinity always shows in one. Large numbers can too, so the tensors
+        whose sums are not finite are judged by ``t - t`` in another run.
+        """
+        if nan_only:
+            keeps_nan = ["IsNaN", "Cast:1"] if self._version() >= 9 else ["Atan"]  # Atan makes infinities finite
+            sums = self._sums(names, keeps_nan)
+            return {name for name in names if sums[name] != 0} if self._version() >= 9 else _not_finite(sums)
+        return _not_finite(self._sums(sorted(_not_finite(self._sums(names, []))), ["Sub"]))
+
+    def _sums(self, names: Sequence[str], operators: Sequence[str]) -> dict[str, float]:
         chains = {}
         for name in names:
-            chain = [] if elem_type(self.types[name]) in _SUBTRACTABLE else ["Cast:1"]
-            if nan_only:
-                chain += ["IsNaN", "Cast:1"] if version >= 9 else ["Atan"]  # Atan maps infinities to numbers
-            else:
-                chain.append("Sub")
-            chains[name] = [*chain, "ReduceSum"]
-        if not chains:
-            return set()
-        probed, ends = backends.with_probes(self.model, chains)
-        session = backends.open_session(probed, self.backend, outputs=list(ends.values()), options=self.options)
-        values = session.run(self.feeds)
-        if nan_only and version >= 9:
-            return {name for name in names if float(values[ends[name]]) > 0}
-        return {name for name in names if not np.isfinite(float(values[ends[name]]))}
+            before = [] if elem_type(self.types[name]) in _SUBTRACTABLE else ["Cast:1"]
+            after = ["Cast:1"] if elem_type(self.types[name]) == _DOUBLE and operators[-1:] != ["Cast:1"] else []
+            chains[name] = (*before, *operators, "ReduceSum", *after)
+        found = backends.probe(self.model, self.feeds, chains, backend=self.backend, options=self.options)
+        return {name: float(value[0]) for name, value in found.items()}
 
     def _version(self) -> int:
         return next((o.version for o in self.model.proto.opset_import if o.domain in ("", "ai.onnx")), 13)
@@ -377,6 +378,10 @@ class _Search:
         for info in graph.output:
             info.ClearField("type")  # what a body declares may be wrong for this run
         return self.model.derive(proto)
+
+
+def _not_finite(sums: Mapping[str, float]) -> set[str]:
+    return {name for name, value in sums.items() if not math.isfinite(value)}
 
 
 def _type_of(value: Value) -> Any:

@@ -30,6 +30,8 @@ from onnxbench.nonfinite import NonFinite, find_nonfinite
 from onnxbench.progress import track
 from onnxbench.specs import parse_tolerances
 
+_MANY_NODES = 20_000
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -135,7 +137,8 @@ def run(
         outputs: Selectors of tensors of the main graph to look at in place of the outputs; inner ones need no change to
             the model. What none of them needs is not run.
         backend: ``ort`` or ``reference``.
-        options: How sessions are set up.
+        options: How sessions are set up. The optimization level ``auto`` (the default here) is ``all``, but ``none``
+            for more than 20,000 nodes, unless runs are timed.
         expect: What should come out: files as for feeds (one set each), or values. Tensors in them that are not looked
             at already are, too.
         atol: Absolute tolerance: a number, or words such as ``1e-3`` and ``out:1e-2``. Given alone, ``rtol`` is 0; with
@@ -158,8 +161,8 @@ def run(
         OutputError: A file could not be written.
     """
     model = source if isinstance(source, Model) else load_model(source, allow_outside=allow_outside)
-    chosen = options or backends.Options()
     index = GraphIndex(model.proto)
+    chosen, notes = _settled(options or backends.Options("auto"), index, timed=bool(bench))
     expected = _Expected(model, expect) if expect else None
     names = _with_expected(index, _chosen_names(index, outputs), expected)
     tolerances = _Tolerances(index, atol, rtol, bitwise=bitwise)
@@ -194,7 +197,7 @@ def run(
         optimization=chosen.optimization,
         threads=chosen.threads,
         sets=watch.sets,
-        choices=tuple(watch.choices),
+        choices=(*notes, *watch.choices),
         inputs=tuple(gathered.stats() for gathered in watch.inputs.values()),
         outputs=tuple(gathered.stats() for gathered in watch.outputs.values()),
         latency=_bench(model, watch.first, backend, chosen, bench, warmup) if bench else None,
@@ -206,6 +209,20 @@ def run(
         saved=(*values_out.written, *inputs_out.written),
         values=tuple(watch.values),
     )
+
+
+def _settled(options: backends.Options, index: GraphIndex, *, timed: bool) -> tuple[backends.Options, tuple[str, ...]]:
+    """Returns the options with the optimization level decided, and what to say about it.
+
+    ONNX Runtime's optimizer takes time quadratic in the number of readers of a weight: minutes for 100,000 nodes.
+    """
+    if options.optimization != "auto":
+        return options, ()
+    count = sum(len(scope.nodes) for scope in index.scopes)
+    if timed or count <= _MANY_NODES:
+        return replace(options, optimization="all"), ()
+    note = f"optimizations none, since the model has {count:,} nodes (--optimization-level all may take minutes)"
+    return replace(options, optimization="none"), (note,)
 
 
 class _Runner:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from onnxbench import weights
 from onnxbench.errors import ModelError, RefusedResultError
 from onnxbench.graph import node_bodies
+from onnxbench.inference import slim
 from onnxbench.repair import repair
 from onnxbench.tensortype import dtype_bits, make_type, make_value_info, raw_size, tensor_shape
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 _MOST_COMPLAINTS = 12
+_TENSOR, _TENSORS, _GRAPHS = 4, 9, (5, 10)  # AttributeProto types
 Complete = Callable[["ModelProto"], "ModelProto"]
 
 
@@ -79,14 +81,9 @@ def checker_complaints(proto: ModelProto) -> list[str]:
     """Returns the lines of the full onnx checker's first complaint, or an empty list."""
     import onnx
 
-    checked = type(proto)()
-    checked.CopyFrom(proto)
     with tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
         standin = Path(folder) / "model.onnx"
-        for tensor in weights.tensors(checked):
-            if weights.is_outside(tensor):
-                del tensor.external_data[:]
-                tensor.external_data.add(key="location", value=standin.name)
+        checked = slim(proto, place=standin.name)
         rankless = [info for info in (*checked.graph.input, *checked.graph.output) if _is_rankless(info)]
         in_two_steps = bool(rankless) or len(checked.graph.sparse_initializer) > 0
         inference = type(proto)()
@@ -119,17 +116,16 @@ def _make_sparse_inputs(graph: GraphProto) -> None:
 
 def _own_complaints(proto: ModelProto) -> Iterable[str]:
     """Yields what the onnx checker does not look at."""
-    yield from _name_complaints(proto)
     yield from _opset_complaints(proto)
     yield from _graph_output_complaints(proto.graph)
     for info in (*proto.graph.input, *proto.graph.output):
         for dim in tensor_shape(info.type) or ():
             if isinstance(dim, int) and dim < 0:
                 yield f"{info.name!r} has a dimension of {dim}"
-    for tensor in weights.tensors(proto):
-        complaint = _data_complaint(tensor)
-        if complaint:
-            yield complaint
+    yield from _data_complaints(proto.graph.initializer)
+    given_names = [*(info.name for info in proto.graph.input), *(tensor.name for tensor in proto.graph.initializer)]
+    if complaint := _text_complaint(given_names):
+        yield complaint
     functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
     yield from _node_complaints(proto.graph.node, frozenset(), functions)
     for function in proto.functions:
@@ -138,24 +134,14 @@ def _own_complaints(proto: ModelProto) -> Iterable[str]:
         yield from _node_complaints(function.node, given, functions)
 
 
-def _name_complaints(proto: ModelProto) -> Iterable[str]:
-    """Yields a complaint if a tensor has a name that is not UTF-8 text: protobuf hands such a name out as bytes."""
-    names: list[str] = []
-    pending: list[GraphProto | FunctionProto] = [proto.graph, *proto.functions]
-    while pending:
-        graph = pending.pop()
-        if hasattr(graph, "initializer"):
-            names += [tensor.name for tensor in graph.initializer]
-            names += [info.name for info in graph.input]
-        for node in graph.node:
-            names += node.output
-            if node.attribute:
-                pending += [body for _, body in node_bodies(node)]
+def _text_complaint(names: list[str]) -> str | None:
+    """Returns a complaint if one of these is not UTF-8 text: protobuf hands such a name out as bytes."""
     try:
         "".join(names)
     except TypeError:
         wrong = next(name for name in names if not isinstance(name, str))
-        yield f"the tensor name {wrong!r} is not UTF-8 text"
+        return f"the tensor name {wrong!r} is not UTF-8 text"
+    return None
 
 
 def _opset_complaints(proto: ModelProto) -> Iterable[str]:
@@ -203,24 +189,38 @@ def _node_complaints(
     given: frozenset[str],
     functions: dict[tuple[str, str, str], FunctionProto],
 ) -> Iterable[str]:
-    """Yields complaints about attribute references and calls, in bodies too."""
+    """Yields complaints about attribute references, tensors in attributes, and calls, in bodies too."""
     pending = [nodes]
+    names: list[str] = []
     while pending:
         for node in pending.pop():
-            attributes = node.attribute
-            for attribute in attributes:
+            names += node.input
+            names += node.output
+            for attribute in node.attribute:
+                kind = attribute.type
                 if attribute.ref_attr_name and attribute.ref_attr_name not in given:
                     yield (
                         f"attribute {attribute.name!r} of node {node.name or node.op_type!r} refers to attribute "
                         f"{attribute.ref_attr_name!r}, which nobody gives"
                     )
-                if attribute.type in (5, 10):
-                    pending += [body.node for _, body in node_bodies(node)]
-                    break
+                if kind in (_TENSOR, _TENSORS):
+                    yield from _data_complaints((attribute.t,) if kind == _TENSOR else attribute.tensors)
+                elif kind in _GRAPHS:
+                    bodies = [body for _, body in node_bodies(node)]
+                    pending += [body.node for body in bodies]
+                    for body in bodies:
+                        yield from _data_complaints(body.initializer)
             if functions:
                 function = functions.get((node.domain, node.op_type, node.overload))
                 if function is not None:
                     yield from _call_complaints(node, function)
+    complaint = _text_complaint(names)
+    if complaint:
+        yield complaint
+
+
+def _data_complaints(tensors: Iterable[TensorProto]) -> Iterable[str]:
+    return (complaint for tensor in tensors if (complaint := _data_complaint(tensor)))
 
 
 def _call_complaints(node: NodeProto, function: FunctionProto) -> Iterable[str]:

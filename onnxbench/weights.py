@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
+OUTSIDE_MARK = b"\x70\x01"
+"""Field 14 of a TensorProto, ``data_location``, with the value 1: these bytes are wherever a tensor lies outside."""
 COPY_BLOCK = 64 << 20
 
 
@@ -43,6 +45,11 @@ def is_outside(tensor: TensorProto) -> bool:
 def entries(tensor: TensorProto) -> dict[str, str]:
     """Returns the external data entries of a tensor (location, offset, length, checksum)."""
     return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def any_outside(proto: ModelProto) -> bool:
+    """Tells whether any tensor's bytes lie outside the structure."""
+    return any(tensor.data_location == 1 for tensor in tensors(proto))
 
 
 def location(tensor: TensorProto) -> str | None:

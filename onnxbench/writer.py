@@ -238,7 +238,7 @@ class _Layout:
 
 def _outside(model: Model, proto: ModelProto) -> list[tuple[TensorProto, weights.ByteRange]]:
     found = []
-    for tensor in weights.tensors(proto):
+    for tensor in weights.tensors(proto) if weights.any_outside(proto) else ():
         if weights.is_outside(tensor):
             where = model.byte_range(tensor)
             assert where is not None

@@ -128,9 +128,7 @@ class _Builder:
                 graph.input.append(helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims))
         shown = chance.choice((0.0, 0.5, 1.0))
         graph.value_info.extend(
-            _info(name, main.seen[name])
-            for name in made
-            if name not in ends and chance.random() < shown
+            _info(name, main.seen[name]) for name in made if name not in ends and chance.random() < shown
         )
         if sorted_nodes is False or (sorted_nodes is None and chance.random() < 0.2):
             shuffled = list(graph.node)

@@ -7,7 +7,7 @@ both engines take), not from anything of ours.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from cases import Case, all_cases, cases, named
 from engines import ENGINES, Bits, as_feed, bits, can_feed, ort_session, run_ort
 from hypothesis import given
 from hypothesis import strategies as st
+from mutation import mutated
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 from strategies import RandomModel, models
@@ -26,6 +27,7 @@ from strategies import RandomModel, models
 from onnxbench.boundary import depends_on
 from onnxbench.cut import Piece, assemble, expose, extract, frontier, lift, plan_cut, require_main
 from onnxbench.errors import (
+    BenchError,
     CutError,
     ModelError,
     NotFoundError,
@@ -35,6 +37,7 @@ from onnxbench.errors import (
 )
 from onnxbench.graph import GraphIndex, TensorRef
 from onnxbench.inference import TypeFinder
+from onnxbench.inlining import inline_functions
 from onnxbench.model import Model, from_proto, load
 from onnxbench.pieces import type_sources
 from onnxbench.tensortype import make_type
@@ -124,6 +127,7 @@ def test_all_inputs_to_all_outputs_is_the_whole(case: Case, tmp_path: Path) -> N
 DIFFERENT = {
     "contrib_op.onnx": "unused opset import",
     "dead_nodes.onnx": "dead nodes",
+    "dim_minus_one.onnx": "a size of -1",
     "function_uncalled.onnx": "uncalled functions",
     "map_zipmap.onnx": "unused opset import",
     "opset_unused.onnx": "unused opset import",
@@ -378,7 +382,8 @@ def _chain_question() -> tuple[Model, list[str], list[str]]:
     nodes = [helper.make_node("Neg", [read], [made]) for read, made in (("x", "a"), ("a", "b"), ("b", "y"))]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(nodes, "g", [value("x", T.FLOAT, [2])], [value("y", T.FLOAT, [2])])
-    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)), ["y"], ["a", "b"]
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return from_proto(proto), ["y"], ["a", "b"]
 
 
 def test_names_given_twice_count_once(tmp_path: Path) -> None:
@@ -421,7 +426,7 @@ def test_an_initializer_or_a_constant_can_be_given(tmp_path: Path) -> None:
 def test_an_input_that_a_needed_node_makes_too(
     name: str, outputs: list[str], inputs: list[str], tmp_path: Path
 ) -> None:
-    """One output of a node is given, another one is asked for: the node stays, what it makes again gets another name."""
+    """One output of a node is given, another one is asked for: the node stays, and makes the first under a new name."""
     model, index, feeds, values = _fixture(name)
     piece = extract(model, outputs, inputs, index=index, auto_inputs=True)
     assert any("makes the input" in note for note in piece.notes)
@@ -451,23 +456,30 @@ def test_awkward_names(name: str, tmp_path: Path) -> None:
         _computes(piece, tmp_path, named(name).engine or "", feeds, values)
 
 
-@pytest.mark.parametrize("call", ["extract output", "extract input", "expose", "lift"])
-def test_unknown_names_are_answered_with_near_ones(call: str) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, name: extract(model, [f"{name}_"]),
+        lambda model, name: extract(model, [name], [f"{name}_"]),
+        lambda model, name: expose(model, [f"{name}_"]),
+    ],
+    ids=["output", "input", "expose"],
+)
+def test_unknown_names_are_answered_with_near_ones(call: Callable[[Model, str], Piece]) -> None:
     model = load(named("srcnn_dynamic").path)
     name = next(iter(GraphIndex(model.proto).main.producers))
     with pytest.raises(NotFoundError) as caught:
-        match call:
-            case "extract output":
-                extract(model, [f"{name}_"])
-            case "extract input":
-                extract(model, [name], [f"{name}_"])
-            case "expose":
-                expose(model, [f"{name}_"])
-            case "lift":
-                lift(model, "If_3/then")
+        call(model, name)
     assert caught.value.exit_code == 4
-    if call != "lift":
-        assert repr(name) in (caught.value.hint or "")
+    assert repr(name) in (caught.value.hint or "")
+
+
+def test_unknown_bodies_are_answered_with_what_there_is() -> None:
+    with pytest.raises(NotFoundError) as caught:
+        lift(load(named("if_basic").path), "if/els")
+    assert "'if/else'" in (caught.value.hint or "")
+    with pytest.raises(NotFoundError, match="no body"):
+        lift(load(named("whole_model").path), "if/then")
 
 
 # ---- types of the boundary
@@ -493,16 +505,14 @@ def test_types_are_found_in_models_that_need_mending(name: str, tmp_path: Path) 
 
 def test_stated_types_replace_what_is_known(tmp_path: Path) -> None:
     model, index, _, _ = _fixture("whole_model")
-    piece = extract(
-        model, ["28"], ["22"], index=index, types={"22": make_type(T.FLOAT, ("batch", 3, None, None))}
-    )
+    piece = extract(model, ["28"], ["22"], index=index, types={"22": make_type(T.FLOAT, ("batch", 3, None, None))})
     assert piece.inputs[0].type == "float32[batch, 3, ?, ?]"
     assert piece.inputs[0].origin == "given"
     save(piece.model, tmp_path / "m.onnx")
     got = run_ort(tmp_path / "m.onnx", {"22": np.ones((2, 3, 9, 9), np.float32)})
     assert got["28"][1][0] == 2
+    bad = extract(model, ["28"], ["22"], index=index, types={"22": make_type(T.INT64, (1, 3, 20, 20))})
     with pytest.raises(RefusedResultError):
-        bad = extract(model, ["28"], ["22"], index=index, types={"22": make_type(T.INT64, (1, 3, 20, 20))})
         save(bad.model, tmp_path / "bad.onnx")
     assert not (tmp_path / "bad.onnx").exists()
 
@@ -776,9 +786,7 @@ def test_the_branch_that_is_taken_computes_what_the_if_makes(
 
 
 @given(models())
-def test_bodies_of_random_models_can_be_lifted(
-    tmp_path_factory: pytest.TempPathFactory, drawn: RandomModel
-) -> None:
+def test_bodies_of_random_models_can_be_lifted(tmp_path_factory: pytest.TempPathFactory, drawn: RandomModel) -> None:
     model = from_proto(drawn.proto)
     index = GraphIndex(drawn.proto)
     values = _all_values(drawn.proto, "ort", drawn.feeds)
@@ -881,15 +889,77 @@ def test_a_broken_piece_is_never_written(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == written
 
 
-def _sequence(names: Sequence[str]) -> list[str]:
-    return list(names)
+@pytest.mark.parametrize("seed", range(60))
+def test_models_with_random_faults_are_cut_right_or_refused(seed: int, tmp_path: Path) -> None:
+    """Fields changed, gone, swapped, repeated: known errors alone, and no file that the checker does not take."""
+    chance = random.Random(seed)
+    sound = [
+        case for case in all_cases() if case.valid != "no" and not case.is_external and case.path.suffix == ".onnx"
+    ]
+    small = [case for case in sound if case.path.stat().st_size < 10_000]
+    for _ in range(6):
+        (tmp_path / "in.onnx").write_bytes(mutated(chance.choice(small).whole(), chance).SerializeToString())
+        try:
+            model = load(tmp_path / "in.onnx")
+            index = GraphIndex(model.proto)
+        except BenchError:
+            continue
+        for make in _all_ways(model, index, chance):
+            _write_if_valid(make, tmp_path / "out.onnx")
+
+
+def _all_ways(model: Model, index: GraphIndex, chance: random.Random) -> list[Callable[[], Model]]:
+    """Returns some ways to make another model of a model."""
+    names = list(index.main.tensor_names())
+    ways: list[Callable[[], Model]] = [lambda: inline_functions(model)[0]]
+    for name in chance.sample(names, min(3, len(names))):
+        ways += [
+            lambda name=name: extract(model, [name], index=index).model,
+            lambda name=name: extract(model, index.main.outputs, [name], index=index, auto_inputs=True).model,
+            lambda name=name: expose(model, [name], index=index).model,
+        ]
+    return ways + [lambda path=scope.path: lift(model, path, index=index).model for scope in index.scopes[1:4]]
+
+
+def _write_if_valid(make: Callable[[], Model], target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        save(make(), target)
+    except BenchError as error:
+        assert error.message
+        assert not target.exists()
+        return
+    written = onnx.load(target)
+    types = [info.type.tensor_type for info in (*written.graph.input, *written.graph.output)]
+    if all(kind.HasField("shape") or not kind.elem_type for kind in types):  # the checker wants shapes of the boundary
+        onnx.checker.check_model(str(target), full_check=not written.graph.sparse_initializer)
+
+
+@given(models(), st.randoms(use_true_random=False))
+def test_frontier_against_its_definition(drawn: RandomModel, chance: random.Random) -> None:
+    scope = GraphIndex(drawn.proto).main
+    inside = set(chance.sample(range(len(scope.nodes)), chance.randint(1, len(scope.nodes))))
+    made = {name for at in inside for name in scope.writes[at]}
+    read = {name for at in inside for name in scope.reads[at]}
+    wanted = {
+        name
+        for name in made
+        if name in scope.outputs or any(name in scope.reads[at] for at in range(len(scope.nodes)) if at not in inside)
+    }
+
+    entering, leaving = frontier(scope, inside)
+
+    assert set(entering) == read - made - scope.constants
+    assert set(leaving) == wanted if wanted else set(leaving) <= made
+    assert len(set(entering)) == len(entering)
+    assert len(set(leaving)) == len(leaving)
 
 
 def test_frontier_of_a_set_of_nodes() -> None:
     index = GraphIndex(load(named("whole_model").path).proto)
     places = index.main.producers
     entering, leaving = frontier(index.main, [places["24"], places["25"]])
-    assert (_sequence(entering), _sequence(leaving)) == (["23"], ["25"])
+    assert (entering, leaving) == (["23"], ["25"])
     entering, leaving = frontier(index.main, [places["28"]])
     assert (entering, leaving) == (["25", "27"], ["28"])
     entering, leaving = frontier(index.main, [places["31"]])

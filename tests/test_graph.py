@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,9 +162,7 @@ def _slow_order(nodes: list[tuple[set[str], set[str]]]) -> list[int] | None:
     order: list[int] = []
     there: set[str] = set()
     while len(order) < len(nodes):
-        ready = [
-            at for at, (reads, _) in enumerate(nodes) if at not in order and all(n in there or n not in made for n in reads)
-        ]
+        ready = [at for at, (reads, _) in enumerate(nodes) if at not in order and not (reads & made) - there]
         if not ready:
             return None
         order.append(ready[0])
@@ -214,7 +213,7 @@ def test_cycles_are_named(proto: onnx.ModelProto) -> None:
         assert walk[0] == walk[-1]
         assert len(walk) > 1
         places = {label: at for at, label in enumerate(scope.labels())}
-        for before, after in zip(walk, walk[1:], strict=False):
+        for before, after in itertools.pairwise(walk):
             assert set(scope.writes[places[before]]) & set(scope.reads[places[after]])
 
 
@@ -342,7 +341,7 @@ def test_long_chains_need_no_stack(backwards: bool) -> None:
 
 
 def _nested(depth: int) -> onnx.ModelProto:
-    """Returns a model with an If in an If, ``depth`` deep, made in place: protobuf copies a hundred messages at most."""
+    """Returns a model with an If in an If, ``depth`` deep, made in place: deeper than a file can hold."""
     proto = onnx.ModelProto(ir_version=8, opset_import=[helper.make_opsetid("", 17)])
     value = helper.make_tensor_value_info
     graph = proto.graph

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
 
 import onnx
 import pytest
 from cases import Case, cases, named
 from engines import Bits
+from gen.verify import _in_child
 from hypothesis import given
 from onnx import TensorProto as T
 from onnx import helper
@@ -15,7 +17,7 @@ from strategies import RandomModel, models
 from test_cut import _all_values, _fixture
 
 from onnxbench.graph import GraphIndex
-from onnxbench.inference import TypeFinder, inferred, inferred_types, without_made_up_dims, without_places
+from onnxbench.inference import TypeFinder, inferred, inferred_types, without_made_up_dims
 from onnxbench.model import from_proto, load
 from onnxbench.pieces import type_sources
 from onnxbench.tensortype import agree, elem_type, format_type, make_type, tensor_shape
@@ -120,10 +122,9 @@ def test_graphs_whose_paths_are_alike_are_not_mixed_up() -> None:
     value = helper.make_tensor_value_info
 
     def choose(made: str, dtype: int, name: str) -> onnx.NodeProto:
-        bodies = {
-            key: helper.make_graph([helper.make_node("Cast", ["x"], ["r"], to=dtype)], key, [], [onnx.ValueInfoProto(name="r")])
-            for key in ("then_branch", "else_branch")
-        }
+        node = helper.make_node("Cast", ["x"], ["r"], to=dtype)
+        ends = [onnx.ValueInfoProto(name="r")]
+        bodies = {key: helper.make_graph([node], key, [], ends) for key in ("then_branch", "else_branch")}
         return helper.make_node("If", ["c"], [made], name=name, **bodies)
 
     nodes = [choose("a", T.INT32, "If#1"), choose("b", T.DOUBLE, "")]
@@ -174,9 +175,33 @@ def test_inference_leaves_the_model_alone() -> None:
         model = load(named(name).path)
         before = model.proto.SerializeToString(deterministic=True)
         inferred(model.proto)
-        without_places(model.proto)
         TypeFinder(model, GraphIndex(model.proto)).find(GraphIndex(model.proto).main, [])
         assert model.proto.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("where", ["initializer", "input"])
+def test_a_vector_that_claims_two_billion_elements_takes_no_memory(where: str) -> None:
+    """Data propagation takes a vector for a shape and makes a message of each of its elements."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Mul", ["r", "w"], ["a"]),
+        helper.make_node("Add", ["r", "a"], ["b"]),
+        helper.make_node("Neg", ["b"], ["y"]),
+    ]
+    size = 2**31 - 1
+    weight = onnx.TensorProto(name="w", data_type=T.FLOAT, dims=[size], raw_data=bytes(12))
+    inputs = [value("x", T.FLOAT, [None]), *([value("w", T.FLOAT, [size])] if where == "input" else [])]
+    weights = [weight] if where == "initializer" else []
+    graph = helper.make_graph(nodes, "g", inputs, [value("y", T.FLOAT, None)], weights)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    def attempt() -> str:
+        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+        index = GraphIndex(proto)
+        return format_type(TypeFinder(from_proto(proto), index).find(index.main, ["a"])["a"])
+
+    assert "float32" in _in_child(attempt, seconds=20).get("ok", "nothing")
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,7 @@ def test_recursive_functions_are_refused(name: str) -> None:
 
 
 @given(models())
-def test_random_models_inlined_compute_the_same(
-    tmp_path_factory: pytest.TempPathFactory, drawn: RandomModel
-) -> None:
+def test_random_models_inlined_compute_the_same(tmp_path_factory: pytest.TempPathFactory, drawn: RandomModel) -> None:
     inlined, _ = inline_functions(from_proto(drawn.proto))
     assert not inlined.proto.functions
     target = tmp_path_factory.getbasetemp() / "inlined.onnx"

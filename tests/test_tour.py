@@ -17,8 +17,8 @@ from tests.corpus.fetch import entries, present, seeded_feeds
 # What is left out takes seconds per run (isnet) or is a second copy of a network that is in here.
 MODELS = (
     "attacut_c", "attacut_sc", "basic_pitch", "ddddocr_rec_dynq", "eeg_seizure_lstm", "light_shufflenet",
-    "logreg_iris_ml", "magika", "minilm_int8w_ext", "nakdimon_loop", "oskut_scads", "ppocr_v2_cls", "ppocr_v4_det", "silero_vad",
-    "silero_vad_16k_op15", "silero_vad_ifless", "swift_f0", "tashkeel_seq2seq",
+    "logreg_iris_ml", "magika", "minilm_int8w_ext", "nakdimon_loop", "oskut_scads", "ppocr_v2_cls", "ppocr_v4_det",
+    "silero_vad", "silero_vad_16k_op15", "silero_vad_ifless", "swift_f0", "tashkeel_seq2seq",
 )  # fmt: skip
 ENTRIES = {entry.name: entry for entry in entries()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import resource
 import signal
@@ -184,7 +185,7 @@ def test_external_layouts_hold_the_same_values(layout: str, tmp_path: Path) -> N
             assert place.length >= max(options.threshold, 1)
             assert [entry.key for entry in tensor.external_data][:3] == ["location", "offset", "length"]
         ends = sorted({(p.file, p.offset, p.offset + p.length) for _, p in places})
-        assert all(a[2] <= b[1] for a, b in zip(ends, ends[1:], strict=False) if a[0] == b[0])
+        assert all(a[2] <= b[1] for a, b in itertools.pairwise(ends) if a[0] == b[0])
         for tensor in again.proto.graph.initializer:
             large = len(tensor.raw_data) >= max(options.threshold, 1) and len(tensor.dims) > 1
             assert not large or weights.is_outside(tensor)
@@ -242,9 +243,7 @@ def test_shared_ranges_stay_shared(tmp_path: Path) -> None:
             assert run_ort(target, feeds) == run_ort(tmp_path / "shared.onnx", feeds)
 
 
-def test_the_model_goes_outside_by_itself_when_it_is_too_large(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_model_goes_outside_by_itself_when_it_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the limit of 2 GiB moved down to where a test can reach it."""
     monkeypatch.setattr(writer, "PROTOBUF_LIMIT", 50_000)
     monkeypatch.setattr(writer, "_ROOM", 1000)
@@ -536,8 +535,9 @@ class Killer:
     def stop(self): pass
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+options = SaveOptions(external=sys.argv[4] == "external")
 with reporting(Killer()):
-    save(load(sys.argv[1]), os.path.join(sys.argv[2], "m.onnx"), options=SaveOptions(external=sys.argv[4] == "external"))
+    save(load(sys.argv[1]), os.path.join(sys.argv[2], "m.onnx"), options=options)
 print("finished")
 """
 

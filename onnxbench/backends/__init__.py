@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from onnxbench.captures import Port, Value, onnx_dtype
 from onnxbench.errors import ExecutionError, UsageError, did_you_mean
@@ -265,19 +265,23 @@ def observed_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Returns the shapes that tensors really have for these feeds; what is no tensor is absent.
 
-    One run, in which every value is dropped as soon as its shape is known: ``Shape`` nodes are appended.
+    One run, in which every value is dropped as soon as its shape is known (see ``probe``).
 
     Raises:
         FeedsError: The feeds do not fit.
         ExecutionError: The run failed.
     """
-    types = tensor_types(model, names)
-    tensors = [name for name in names if name in types and types[name].WhichOneof("value") == "tensor_type"]
-    probed, probes = with_probes(model, {name: ["Shape"] for name in tensors})
-    chosen = replace(options or Options(), optimization="none", frugal=True)
-    session = open_session(probed, backend, outputs=[probes[name] for name in tensors], options=chosen)
-    values = session.run(feeds)
-    return {name: tuple(int(size) for size in values[probes[name]]) for name in tensors}
+    return _shapes(model, feeds, tensor_types(model, names), backend, options)
+
+
+def _shapes(
+    model: Model, feeds: Mapping[str, Value], types: Mapping[str, TypeProto], backend: str, options: Options | None
+) -> dict[str, tuple[int, ...]]:
+    tensors = [name for name, kind in types.items() if kind.WhichOneof("value") == "tensor_type"]
+    # The runtime's Shape does not take all the small types, its Cast does.
+    chains = {name: ("Cast:1", "Shape") if elem_type(types[name]) >= 17 else ("Shape",) for name in tensors}
+    found = probe(model, feeds, chains, backend=backend, options=options)
+    return {name: tuple(int(size) for size in shape) for name, shape in found.items()}
 
 
 def observed_sizes(
@@ -290,53 +294,144 @@ def observed_sizes(
 ) -> dict[str, int]:
     """Returns the bytes that tensors take in memory for these feeds (see ``observed_shapes``)."""
     types = tensor_types(model, names)
-    shapes = observed_shapes(model, feeds, names, backend=backend, options=options)
+    shapes = _shapes(model, feeds, types, backend, options)
     width = {name: max(1, (dtype_bits(elem_type(types[name])) or 256) // 8) for name in shapes}
     return {name: math.prod(shape) * width[name] for name, shape in shapes.items()}
 
 
-def with_probes(model: Model, chains: Mapping[str, Sequence[str]]) -> tuple[Model, dict[str, str]]:
-    """Returns the model with a chain of operators behind each of these tensors, and the names of the chains' ends.
+def probe(
+    model: Model,
+    feeds: Mapping[str, Value],
+    chains: Mapping[str, Sequence[str]],
+    *,
+    backend: str = "ort",
+    options: Options | None = None,
+) -> dict[str, Any]:
+    """Returns what a chain of operators makes of each tensor, as 1-D arrays, from one run of the model.
 
-    Each chain stands right behind the node that makes its tensor, so that a session that keeps to the file's order
-    (``Options.frugal``) runs it at once and drops the tensor.
+    Memory is that of the run: each chain stands right behind the node that makes its tensor, the session runs in the
+    order of the file, and the tensor is dropped. Results are joined by the hundred before they leave, because
+    runtimes take time quadratic in the number of outputs.
 
     Args:
         model: The model; it is not changed.
-        chains: Tensor of the main graph to the types of operators with one input. ``Sub`` subtracts the tensor from
-            itself, ``ReduceSum`` reduces all axes, ``Cast:1`` casts to element type 1.
+        feeds: Its inputs.
+        chains: Tensor of the main graph to the types of operators with one input: the last is ``Shape``, in all chains,
+            or makes a scalar of one element type in all. ``Sub`` subtracts the tensor from itself, ``ReduceSum``
+            reduces all axes, ``Cast:1`` casts to element type 1.
+        backend: What runs it.
+        options: How it is set up; optimizations are off.
+
+    Raises:
+        FeedsError: The feeds do not fit.
+        ExecutionError: The run failed.
     """
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
-    if not any(opset.domain in ("", "ai.onnx") for opset in proto.opset_import):
-        proto.opset_import.add(domain="", version=13)
-    taken = {name for node in proto.graph.node for name in node.output}
-    prefix = "onnxbench_probe"
-    while any(name.startswith(prefix) for name in taken):
-        prefix += "_"
-    ends: dict[str, str] = {}
-    pending = {name: number for number, name in enumerate(chains)}
+    if not chains:
+        return {}
+    probes = _Probes(model, chains)
+    chosen = replace(options or Options(), optimization="none", frugal=True, profile=None)
+    session = open_session(model.derive(probes.proto), backend, outputs=probes.outputs, options=chosen)
+    values = session.run(feeds)
+    session.close()
+    return probes.split(values)
 
-    def append(name: str) -> None:
-        number, current = pending.pop(name), name
-        for step, operator in enumerate(chains[name]):
-            made = f"{prefix}_{number}_{step}"
-            node = proto.graph.node.add(op_type=operator.partition(":")[0], name=made, output=[made])
-            node.input.extend([current, current] if operator == "Sub" else [current])
-            if operator == "ReduceSum":
-                node.attribute.add(name="keepdims", type=2, i=0)
-            if operator.startswith("Cast:"):
-                node.attribute.add(name="to", type=2, i=int(operator[5:]))
-            current = made
-        ends[name] = current
 
-    del proto.graph.node[:]
-    for name in list(pending):
-        if name not in taken:
-            append(name)
-    for node in model.proto.graph.node:
-        proto.graph.node.append(node)
-        for name in node.output:
-            if name in pending:
-                append(name)
-    return model.derive(proto), {name: ends[name] for name in chains}
+class _Probes:
+    """A model with chains of operators behind its tensors, and how their results are joined."""
+
+    GROUP = 500
+
+    def __init__(self, model: Model, chains: Mapping[str, Sequence[str]]) -> None:
+        source = model.proto
+        self._chains = chains
+        self._vectors = next(iter(chains.values()))[-1] == "Shape"
+        self._groups: list[list[str]] = [[]]
+        self._ends: list[tuple[str, str]] = []
+        self.outputs: list[str] = []
+        self.proto = type(source)()
+        self.proto.CopyFrom(source)
+        if not any(opset.domain in ("", "ai.onnx") for opset in self.proto.opset_import):
+            self.proto.opset_import.add(domain="", version=13)
+        self._graph = self.proto.graph
+        made = {name for node in source.graph.node for name in node.output}
+        self._prefix, self._flat = "onnxbench_probe", ""
+        while any(name.startswith(self._prefix) for name in made):
+            self._prefix += "_"
+        del self._graph.node[:]
+        for name in chains:
+            if name not in made:
+                self._append(name)
+        for node in source.graph.node:
+            self._graph.node.append(node)
+            for name in node.output:
+                if name in chains:
+                    self._append(name)
+        self._join()
+
+    def _append_flat(self) -> None:
+        """Adds the shape [-1] that a group's scalars are reshaped to.
+
+        It is a node, since old models list initializers as inputs, and one per group, since the runtime takes time
+        quadratic in the number of its readers.
+        """
+        self._flat = f"{self._prefix}_flat_{len(self._groups)}"
+        node = self._graph.node.add(op_type="Constant", name=self._flat, output=[self._flat])
+        value = node.attribute.add(name="value", type=4)
+        value.t.data_type = 7
+        value.t.dims.append(1)
+        value.t.int64_data.append(-1)
+
+    def _append(self, name: str) -> None:
+        current = name
+        number = (len(self._groups) - 1) * self.GROUP + len(self._ends)
+        for step, operator in enumerate(self._chains[name]):
+            current = self._node(operator, current, f"{self._prefix}_{number}_{step}")
+        length = ""
+        if self._vectors:
+            length = self._node("Shape", current, f"{self._prefix}_{number}_length")
+        else:
+            if not self._ends:
+                self._append_flat()
+            current = self._node("Reshape", current, f"{self._prefix}_{number}_flat")
+        self._ends.append((current, length))
+        self._groups[-1].append(name)
+        if len(self._ends) == self.GROUP:
+            self._join()
+
+    def _node(self, operator: str, source: str, made: str) -> str:
+        kind, _, argument = operator.partition(":")
+        node = self._graph.node.add(op_type=kind, name=made, input=[source], output=[made])
+        if kind == "Sub":
+            node.input.append(source)
+        elif kind == "Reshape":
+            node.input.append(self._flat)
+        elif kind == "ReduceSum":
+            node.attribute.add(name="keepdims", type=2, i=0)
+        elif kind == "Cast":
+            node.attribute.add(name="to", type=2, i=int(argument))
+        return made
+
+    def _join(self) -> None:
+        if not self._ends:
+            return
+        for what, column in (("values", 0), ("lengths", 1)):
+            names = [ends[column] for ends in self._ends]
+            if names[0]:
+                joined = f"{self._prefix}_{what}_{len(self._groups)}"
+                node = self._graph.node.add(op_type="Concat", name=joined, input=names, output=[joined])
+                node.attribute.add(name="axis", type=2, i=0)
+                self.outputs.append(joined)
+        self._ends = []
+        self._groups.append([])
+
+    def split(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        """Returns the results by tensor, in the order of the chains."""
+        import numpy as np
+
+        found: dict[str, Any] = {}
+        columns = 2 if self._vectors else 1
+        for number, names in enumerate(group for group in self._groups if group):
+            joined = values[self.outputs[number * columns]]
+            lengths = values[self.outputs[number * columns + 1]] if self._vectors else np.ones(len(names), np.int64)
+            found.update(zip(names, np.split(joined, np.cumsum(lengths)[:-1]), strict=True))
+        return {name: found[name] for name in self._chains}

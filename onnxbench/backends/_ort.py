@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
-from onnxbench.backends._structure import expose, inline_weights
+from onnxbench.backends._structure import expose, inline_weights, require_tensors
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import ExecutionError, MissingDependencyError, OutputError, UnsupportedError, UsageError
 from onnxbench.tensortype import dtype_number, elem_type, initializer_type, is_complete, make_type
@@ -258,18 +258,55 @@ def _refer_to_files(model: Model, proto: ModelProto) -> str | None:
 def session_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
     """Returns the types that ONNX Runtime gives to tensors of the main graph (see ``onnxbench.backends``).
 
-    The tensors become outputs without a type, the runtime infers what they are, and the model that it writes back
-    tells (its own list of outputs does not tell a scalar from an unknown rank). It only writes its own view of a
-    graph that it had to change, so it is given a function to inline. Weights need not be there for this: large ones
-    are made inputs. Where a kernel insists on a constant weight, the session gets them after all, and then the list
-    of outputs has to do.
+    The tensors are listed as value infos (or outputs, if they are that) without a type, the runtime infers what they
+    are, and the model that it writes back tells. (Its own list of outputs does not tell a scalar from an unknown
+    rank.) It only writes its own view of a graph that it had to change, so it is given a function to inline. Weights
+    need not be there for this: large ones are made inputs.
+
+    That view is not always the model's: float16 nodes without a kernel run in float32, and the casts around them are
+    moved. What is an output keeps its type, so where float16 occurs all tensors are made outputs. That is not done
+    in general because it takes time quadratic in their number. The same way is taken, with the weights, for tensors
+    that the first one leaves open: a kernel insisted on a constant weight, or a node was dropped as leading nowhere.
     """
+    require_tensors(model.proto, names)
+    given = {info.name: info.type for info in model.proto.graph.input}
+    given |= {tensor.name: initializer_type(tensor) for tensor in model.proto.graph.initializer}
+    found = {name: _without_negative_dims(given[name]) for name in names if is_complete(given.get(name))}
+    rest = [name for name in names if name not in found]
+    if not rest:
+        return found
+    halves = _holds_half_floats(model.proto)
+    told = _written_types(model, rest, as_outputs=halves)
+    missing = [name for name in rest if not is_complete(told.get(name))]
+    if missing:
+        from onnxbench.backends import Options
+
+        ports = BACKEND.open(model, outputs=missing, options=Options(optimization="none")).outputs
+        told |= {port.name: _without_negative_dims(port.type) for port in ports if port.type is not None}
+    found |= {name: told[name] for name in rest if is_complete(told.get(name))}
+    return {name: found[name] for name in names if name in found}
+
+
+def _written_types(model: Model, names: Sequence[str], *, as_outputs: bool) -> dict[str, TypeProto]:
+    """Returns the types in the model that the runtime writes back; {} where it refuses the model without weights."""
     from onnxbench.backends import Options
 
     runtime = _runtime()
     options = Options(optimization="none")
+    wanted = set(names)
     proto = type(model.proto)()
-    proto.CopyFrom(expose(model.proto, names))
+    proto.CopyFrom(expose(model.proto, names) if as_outputs else model.proto)
+    graph = proto.graph
+    for info in graph.output:
+        if info.name in wanted:
+            info.ClearField("type")
+    for position in reversed(range(len(graph.value_info))):
+        if graph.value_info[position].name in wanted:
+            del graph.value_info[position]
+    outputs = {info.name for info in graph.output}
+    for name in names:
+        if name not in outputs:
+            graph.value_info.add(name=name)
     _make_inputs_of_weights(proto)
     _add_function(proto)
     with tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
@@ -278,19 +315,35 @@ def session_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
         settings = _settings(runtime, options, root, None)
         settings.optimized_model_filepath = str(written)
         try:
-            session = runtime.InferenceSession(data, settings, providers=_providers(runtime, options.providers))
+            runtime.InferenceSession(data, settings, providers=_providers(runtime, options.providers))
+            typed = type(proto).FromString(written.read_bytes()).graph
         except Exception:  # any refusal: the whole model decides
-            listed = {port.name: port.type for port in BACKEND.open(model, outputs=names, options=options).outputs}
-            told = {}
-        else:
-            listed = {node.name: _type_of(node) for node in session.get_outputs()}
-            told = {info.name: info.type for info in type(proto).FromString(written.read_bytes()).graph.output}
-    found = {}
-    for name in names:
-        best = told.get(name) if is_complete(told.get(name)) else listed.get(name)
-        if best is not None and is_complete(best):
-            found[name] = best
-    return found
+            return {}
+    return {info.name: info.type for info in (*typed.value_info, *typed.output)}
+
+
+def _holds_half_floats(proto: ModelProto) -> bool:
+    """Tells whether any tensor of the main graph may be float16 or bfloat16."""
+    halves = (10, 16)
+    graph = proto.graph
+    infos = (*graph.input, *graph.output, *graph.value_info)
+    if any(info.type.tensor_type.elem_type in halves for info in infos):
+        return True
+    if any(tensor.data_type in halves for tensor in weights.tensors(proto)):
+        return True
+    return any(attribute.i in halves for node in graph.node for attribute in node.attribute if attribute.type == 2)
+
+
+def _without_negative_dims(value: TypeProto) -> TypeProto:
+    """Returns a type in which a dimension of -1, as old exporters write it, is unknown."""
+    if not any(dim.dim_value < 0 for dim in value.tensor_type.shape.dim):
+        return value
+    mended = type(value)()
+    mended.CopyFrom(value)
+    for dim in mended.tensor_type.shape.dim:
+        if dim.dim_value < 0:
+            dim.ClearField("dim_value")
+    return mended
 
 
 def _make_inputs_of_weights(proto: ModelProto) -> None:
@@ -451,15 +504,19 @@ def _to_ort(name: str, value: Value, port: Port) -> Any:
 def _from_ort(value: Any, port: Port) -> Value:
     import numpy as np
 
+    if not value.has_value():
+        return None
     if port.dtype not in _BITS_ONLY:
         return value.numpy()
-    data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
     shape = tuple(value.shape())
     target = numpy_dtype(port.dtype)
+    if 0 in shape:
+        return np.empty(shape, dtype=target)
+    data = bytearray(ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes()))
     bits = _bits(port.dtype)
     if bits < 8:
         return _unpack(np.frombuffer(data, dtype=np.uint8), bits, shape).view(target)
-    return np.frombuffer(bytearray(data), dtype=target).reshape(shape)
+    return np.frombuffer(data, dtype=target).reshape(shape)
 
 
 def _bits(number: int) -> int:
@@ -512,6 +569,7 @@ _PLACES = (
 _NOISE = tuple(
     re.compile(pattern)
     for pattern in (
+        r"\[ONNXRuntimeError\] : \d+ : \w+ : ",
         r"^This is an invalid model\.\s*",
         r"^In Node, .*? Error (?=\S)",
         r"^Node ?\([^)]*\) Op \([^)]*\)\s*",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from onnxbench.boundary import reach_back
 from onnxbench.errors import NotFoundError, UnsupportedError, did_you_mean
+from onnxbench.graph import GraphIndex
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 def expose(proto: ModelProto, outputs: Sequence[str] | None) -> ModelProto:
     """Returns the model with exactly these tensors of its main graph as outputs; the given one if nothing changes.
 
-    Tensors that were no outputs come without a type: the runtime infers it.
+    Tensors that were no outputs come without a type: the runtime infers it. Nodes that no output needs are left out,
+    since runtimes run them all the same.
 
     Raises:
         NotFoundError: The main graph has no such tensor.
@@ -25,19 +28,14 @@ def expose(proto: ModelProto, outputs: Sequence[str] | None) -> ModelProto:
     if outputs is None or list(outputs) == [info.name for info in proto.graph.output]:
         return proto
     names = list(dict.fromkeys(outputs))
-    graph = proto.graph
-    there = {info.name for info in graph.output}
-    if not there.issuperset(names):
-        there.update(name for node in graph.node for name in node.output)
-        there.update(info.name for info in graph.input)
-        there.update(tensor.name for tensor in graph.initializer)
-        there.update(tensor.values.name for tensor in graph.sparse_initializer)
-    for name in names:
-        if name not in there or not name:
-            raise _unknown(proto, name, there)
+    require_tensors(proto, names)
+    needed = reach_back(GraphIndex(proto).main, names, ()).nodes
     copy = type(proto)()
     copy.CopyFrom(proto)
-    declared = {info.name: info for info in graph.output}
+    if len(needed) < len(proto.graph.node):
+        del copy.graph.node[:]
+        copy.graph.node.extend(node for position, node in enumerate(proto.graph.node) if position in needed)
+    declared = {info.name: info for info in proto.graph.output}
     del copy.graph.output[:]
     for name in names:
         added = copy.graph.output.add(name=name)
@@ -46,9 +44,27 @@ def expose(proto: ModelProto, outputs: Sequence[str] | None) -> ModelProto:
     return copy
 
 
-def _unknown(proto: ModelProto, name: str, there: Iterable[str]) -> Exception:
-    from onnxbench.graph import GraphIndex
+def require_tensors(proto: ModelProto, names: Sequence[str]) -> None:
+    """Raises unless the main graph has all these tensors.
 
+    Raises:
+        NotFoundError: It has not.
+        UnsupportedError: One lies inside a body or function.
+    """
+    graph = proto.graph
+    there = {info.name for info in graph.output}
+    if there.issuperset(names) and "" not in names:
+        return
+    there.update(name for node in graph.node for name in node.output)
+    there.update(info.name for info in graph.input)
+    there.update(tensor.name for tensor in graph.initializer)
+    there.update(tensor.values.name for tensor in graph.sparse_initializer)
+    for name in names:
+        if name not in there or not name:
+            raise _unknown(proto, name, there)
+
+
+def _unknown(proto: ModelProto, name: str, there: Iterable[str]) -> Exception:
     ref = GraphIndex(proto).tensor(name)
     if ref is not None:
         return UnsupportedError(

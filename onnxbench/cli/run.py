@@ -156,8 +156,12 @@ def run(
     ] = None,
     optimization_level: Annotated[
         str,
-        typer.Option("--optimization-level", help="Graph optimizations: none, basic, extended, all."),
-    ] = "all",
+        typer.Option(
+            "--optimization-level",
+            metavar="LEVEL",
+            help="Graph optimizations: none, basic, extended, all; auto is all, or none for very large graphs.",
+        ),
+    ] = "auto",
     threads: Annotated[
         int, typer.Option("--threads", min=0, help="Threads within an operator; 0: as many as suit.")
     ] = 0,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from onnxbench import weights
 from onnxbench.errors import ModelError, RefusedResultError, SpecError, did_you_mean
 from onnxbench.graph import GraphIndex, Scope, declared_types, topological_order
-from onnxbench.inference import inferred, inferred_types, without_made_up_dims, without_places
+from onnxbench.inference import inferred, inferred_types, slim, without_made_up_dims
 from onnxbench.model import Model
 from onnxbench.modelspec._schemas import (
     attribute_type,
@@ -412,7 +412,7 @@ def _untyped(proto: ModelProto, marks: Marks, name: str) -> SpecError:
 def _infer(model: Model, names: list[str], marks: Marks, *, mendable: bool) -> dict[str, TypeProto]:
     """Returns the types of graph outputs; where types contradict each other, that is the error."""
     bare = type(model.proto)()
-    bare.CopyFrom(without_places(model.with_small_weights(model.proto)))
+    bare.CopyFrom(slim(model.with_small_weights(model.proto)))
     for info in bare.graph.output:
         if not is_complete(info.type):
             info.ClearField("type")
