@@ -114,7 +114,7 @@ def smallest_cut(
     Args:
         scope: The graph.
         outputs: What is to be computed; never part of the answer.
-        given: Tensors that are inputs already.
+        given: Tensors that are inputs already; those that matter stay so, nothing that depends on them is cut.
         limit: Give up when more tensors than this would be needed.
 
     Returns:
@@ -122,7 +122,10 @@ def smallest_cut(
     """
     reach = reach_back(scope, outputs, given)
     ends = set(reach.inputs)
-    sources = [name for name in dict.fromkeys(outputs) if name not in given]
+    # What the given inputs already determine is not to be cut: a cut behind them would make them useless.
+    determined = depends_on(scope, reach.stops)
+    region = {name for position in reach.nodes for name in scope.writes[position]}
+    sources = [name for name in dict.fromkeys((*outputs, *sorted(determined & region))) if name not in given]
     if ends.intersection(sources):
         return None
     relevant = depends_on(scope, ends)

@@ -119,6 +119,9 @@ def plan_cut(
     order = topological_order(scope)
     given = list(dict.fromkeys(inputs if inputs is not None else ()))
     _require_names(scope, (*outputs, *given))
+    if inputs is not None:  # an output that is itself an input of the graph can only be passed through
+        passed = [name for name in scope.true_inputs() if name in set(outputs)]
+        given += [name for name in passed if name not in given]
     stops = set(given)
     reach = reach_back(scope, outputs, stops)
     added: list[str] = []

@@ -231,7 +231,7 @@ def compare_values(
     if isinstance(expected, (list, tuple)) and isinstance(actual, (list, tuple)) and len(expected) == len(actual):
         pairs = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(expected, actual, strict=True))]
     elif isinstance(expected, Mapping) and isinstance(actual, Mapping) and set(expected) == set(actual):
-        pairs = [(f"{name}[{key!r}]", expected[key], actual[key]) for key in expected]
+        pairs = [(f"{name}[{key!r}]", *_narrow([expected[key], actual[key]])) for key in expected]
     else:
         plain = not any(isinstance(value, (list, tuple, Mapping)) or value is None for value in (expected, actual))
         return [
@@ -244,6 +244,15 @@ def compare_values(
         for inner, one, other in pairs
         for drift in compare_values(inner, one, other, tolerance=tolerance, check_dtype=check_dtype)
     ]
+
+
+def _narrow(numbers: list[Any]) -> list[Any]:
+    """Returns the numbers of a map as they were in the runtime, where Python's floats were float32."""
+    import numpy as np
+
+    if all(isinstance(number, float) and float(np.float32(number)) == number for number in numbers):
+        return [np.float32(number) for number in numbers]
+    return numbers
 
 
 def _other_kinds(name: str, expected: Any, actual: Any) -> TensorDrift:
@@ -673,6 +682,10 @@ def statistics(name: str, value: Any) -> TensorStats:
     return gathered.stats()
 
 
+def _numbers(value: Mapping[Any, Any]) -> list[Any]:
+    return _narrow(list(value.values()))
+
+
 class Gathered:
     """Statistics of one tensor over several values of it (one per set of inputs)."""
 
@@ -700,9 +713,9 @@ class Gathered:
             dtype, shape, parts = "absent", (), []
         elif isinstance(value, (list, tuple)):
             dtype, shape = "sequence", (len(value),)
-            parts = [part for part in value if not isinstance(part, Mapping)]
+            parts = [_numbers(part) if isinstance(part, Mapping) else part for part in value]
         elif isinstance(value, Mapping):
-            dtype, shape, parts = "map", (len(value),), []
+            dtype, shape, parts = "map", (len(value),), [_numbers(value)]
         else:
             array = np.asarray(value)
             dtype, shape, parts = _dtype_word(array), tuple(array.shape), [array]

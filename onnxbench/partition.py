@@ -28,8 +28,10 @@ from onnxbench.cut import Cut
 from onnxbench.errors import CutError, UsageError
 from onnxbench.graph import GraphIndex, Scope, topological_order
 from onnxbench.select import origins
-from onnxbench.weights import tensor_bytes
+from onnxbench.weights import node_tensors, tensor_bytes
 
+_OWN = "\0node {}"
+"""Stands for the tensors in the attributes of the node at a position; no tensor has such a name."""
 _RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
@@ -210,6 +212,9 @@ def split_weights(index: GraphIndex, most: int) -> Partition:
     plan = _Plan(index)
     scope = plan.scope
     sizes: dict[str, int] = {tensor.name: tensor_bytes(tensor) for tensor in scope.graph.initializer}
+    for position, node in enumerate(scope.nodes):
+        if node.attribute:
+            sizes[_OWN.format(position)] = sum(map(tensor_bytes, node_tensors(node)))
     crossing = _crossings(plan)
     needs = _constant_needs(plan)
     cuts: list[int] = []
@@ -238,15 +243,19 @@ def split_weights(index: GraphIndex, most: int) -> Partition:
 
 
 def _constant_needs(plan: _Plan) -> list[list[str]]:
-    """Returns, for each live node, the initializers that it reads, directly or through constant nodes."""
+    """Returns, for each live node, the weights it needs: initializers and tensors in attributes (``_OWN``).
+
+    They are its own, those of its bodies, and those of the constant nodes that it reads from.
+    """
     scope = plan.scope
     through: dict[str, frozenset[str]] = {}
     for position in plan.order:
         if scope.writes[position] and scope.writes[position][0] not in plan.dynamic:
-            found = frozenset().union(*(_needs(name, scope, through) for name in scope.reads[position]))
+            own = frozenset((_OWN.format(position),))
+            found = own.union(*(_needs(name, scope, through) for name in scope.reads[position]))
             through.update((name, found) for name in scope.writes[position])
     return [
-        sorted(frozenset().union(*(_needs(name, scope, through) for name in scope.reads[position])))
+        sorted(frozenset((_OWN.format(position),)).union(*(_needs(n, scope, through) for n in scope.reads[position])))
         for position in plan.live
     ]
 

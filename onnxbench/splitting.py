@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from onnxbench.proof import Proof
 from onnxbench.proof import prove as prove_split
 from onnxbench.specs import parse_size
 from onnxbench.version import SCHEMA_VERSION
-from onnxbench.weights import tensor_bytes
+from onnxbench.weights import tensor_bytes, tensors
 from onnxbench.writer import SaveOptions, save
 
 MANIFEST = "manifest.yaml"
@@ -42,7 +42,7 @@ class WrittenPiece:
         file: Its path.
         name: Its name in the manifest.
         nodes: How many nodes it has.
-        weight_bytes: Bytes of the initializers it has.
+        weight_bytes: Bytes of the weights it has, in initializers, attributes and bodies.
         inputs: Its inputs.
         outputs: Its outputs.
     """
@@ -216,12 +216,17 @@ def _write_split(
     except OSError as error:
         raise OutputError(f"cannot write to {folder.parent}: {error.strerror}") from None
     try:
-        saved = [save(piece.model, staging / file, options=options) for file, _, piece in made]
+        home = replace(options, home=folder)
+        saved = [save(piece.model, staging / file, options=home) for file, _, piece in made]
         manifest = _manifest(model, index, plan, made)
         (staging / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True), encoding="utf-8")
         folder.mkdir(exist_ok=True)
+        stale = _files_of(folder / MANIFEST)
         for written in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST):
             os.replace(written, folder / written.name)
+            stale.discard(written.name)
+        for name in stale:  # pieces of an earlier split that the new manifest does not know
+            (folder / name).unlink(missing_ok=True)
     except BaseException as error:
         if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -240,6 +245,18 @@ def _write_split(
     return Split(folder / MANIFEST, pieces, plan.shared_nodes, plan.dead_nodes, tuple(notes))
 
 
+def _files_of(manifest: Path) -> set[str]:
+    """Returns the names of the pieces that an earlier split wrote beside this manifest."""
+    import yaml
+
+    try:
+        wiring = yaml.safe_load(manifest.read_text(encoding="utf-8"))
+        names = {piece["file"] for piece in wiring["pieces"]}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return set()
+    return {name for name in names if isinstance(name, str) and Path(name).name == name and name.endswith(".onnx")}
+
+
 def _refuse_sources(model: Model, folder: Path, files: list[str]) -> None:
     sources = {os.path.realpath(path) for path in (*model.sources, *([model.origin] if model.origin else []))}
     for file in files:
@@ -248,7 +265,7 @@ def _refuse_sources(model: Model, folder: Path, files: list[str]) -> None:
 
 
 def _weight_bytes(piece: Piece) -> int:
-    return sum(tensor_bytes(tensor) for tensor in piece.model.proto.graph.initializer)
+    return sum(map(tensor_bytes, tensors(piece.model.proto)))
 
 
 def _manifest(model: Model, index: GraphIndex, plan: Partition, made: list[tuple[str, str, Piece]]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class SaveOptions:
             whatever it is: runtimes want to see shapes and axes before they open any other file.
         alignment: Weights start at multiples of this many bytes (smaller ones than it, of 64).
         share_weights: Refer to the files that hold the weights now, instead of copying the bytes.
+        home: The folder in which the model will lie in the end, for ``share_weights``; None: that of the target.
     """
 
     external: bool | None = None
@@ -56,6 +57,7 @@ class SaveOptions:
     threshold: int = 1024
     alignment: int = 4096
     share_weights: bool = False
+    home: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,12 @@ def _lay_out(
         small = [(tensor, where) for tensor, where in outside if _may_be_a_shape(tensor, where.length)]
         for tensor, where in outside:
             if not _may_be_a_shape(tensor, where.length):
-                _refer(tensor, _shared_location(where.file, target), where.offset, where.length)
+                _refer(
+                    tensor,
+                    _shared_location(where.file, options.home or target.parent, target.name),
+                    where.offset,
+                    where.length,
+                )
         return [], small
     total = proto.ByteSize() + sum(where.length for _, where in outside)
     external = options.external if options.external is not None else total > PROTOBUF_LIMIT - _ROOM
@@ -259,12 +266,12 @@ def _refer(tensor: TensorProto, file: str, offset: int, length: int) -> None:
 _PLACE_KEYS = ("location", "offset", "length", STUB_EXPLICIT)
 
 
-def _shared_location(file: Path, target: Path) -> str:
-    folder = Path(os.path.realpath(target.parent))
+def _shared_location(file: Path, home: Path, name: str) -> str:
+    folder = Path(os.path.realpath(home))
     real = Path(os.path.realpath(file))
     if not real.is_relative_to(folder):
         raise UsageError(
-            f"--share-weights would make {target.name} refer to {real}, which is outside of its folder {folder}",
+            f"--share-weights would make {name} refer to {real}, which is outside of its folder {folder}",
             hint="Write the result into the folder of the weights, or let the bytes be copied.",
         )
     return real.relative_to(folder).as_posix()

@@ -298,7 +298,10 @@ def test_values_of_other_kinds():
         return [entry.reason for entry in compare_values("v", one, other)]
 
     assert reasons({0: 0.5}, {0: 0.5}) == [""]
-    assert compare_values("v", {0: 0.5}, {0: 0.75})[0].name == "v[0]"
+    (entry,) = compare_values("v", {0: 0.5}, {0: 0.50001})
+    assert (entry.name, entry.expected_dtype, entry.passed) == ("v[0]", "float64", False)
+    (entry,) = compare_values("v", {0: 0.5}, {0: float(np.float32(0.50001))})
+    assert (entry.expected_dtype, entry.passed) == ("float32", True)
     assert reasons({0: 1.0}, {1: 1.0}) == ["expected a map of 1, got a map of 1"]
     assert reasons([f32(1)], []) == ["expected a sequence of 1, got a sequence of 0"]
     assert reasons(None, f32(1)) == ["expected nothing, got a tensor"]
@@ -316,7 +319,8 @@ def test_statistics_of_every_kind():
     assert statistics("x", None).dtype == "absent"
     sequence = statistics("x", [f32(1), f32(3)])
     assert (sequence.dtype, sequence.shape, sequence.mean) == ("sequence", (2,), 2)
-    assert statistics("x", [{0: 0.5}]).elements == 0
+    maps = statistics("x", [{0: 0.5, 1: 0.25}, {0: 1.0}])
+    assert (maps.dtype, maps.shape, maps.elements, maps.bytes, maps.max) == ("sequence", (2,), 3, 12, 1)
 
 
 def test_statistics_over_several_values():

@@ -7,9 +7,13 @@ takes every word up to the next option. Where positional arguments would then be
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 from typer.core import TyperArgument, TyperCommand, TyperOption
+
+TYPED: ContextVar[tuple[str, ...]] = ContextVar("onnxbench_typed", default=())
+"""The words behind the command's name, list options spread, as they were last parsed."""
 
 
 class BenchCommand(TyperCommand):
@@ -19,7 +23,9 @@ class BenchCommand(TyperCommand):
         """Spreads list options into repeated ones, then parses as usual."""
         if not args and self.no_args_is_help:
             return super().parse_args(ctx, args)
-        return super().parse_args(ctx, self._spread(args))
+        words = self._spread(args)
+        TYPED.set(tuple(words))
+        return super().parse_args(ctx, words)
 
     def _spread(self, args: list[str]) -> list[str]:
         options = {

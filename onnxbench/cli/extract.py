@@ -28,10 +28,11 @@ from onnxbench.cli._options import (
     save_options,
 )
 
+_INPUT_NAMES = ("--inputs", "-i", "--from", "--start", "--input_names", "--input-names")
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
-        "--inputs", "-i", "--from", "--start", "--input_names", "--input-names", metavar="SEL...",
+        *_INPUT_NAMES, metavar="SEL...",
         help="Where the piece starts: selectors, or name:shape:dtype. Default: the model's own inputs.",
         show_default=False,
     ),
@@ -133,7 +134,7 @@ def extract(
 
     target, ends = _pieces.target_and_outputs(out, outputs, short_o, dry_run=dry_run)
     selectors = [*(node or ()), *(f"op:{name}" for name in op or ()), *(f"scope:{name}" for name in scope or ())]
-    with _pieces.proposals_as_commands(model, target, ends):
+    with _pieces.proposals_as_commands(_INPUT_NAMES):
         done = pieces.extract_file(
             model, target, inputs, ends, nodes=selectors, body=lift, auto_inputs=auto_inputs, keep_unused=keep_unused,
             inline=inline_functions, save_feeds=save_feeds, allow_outside=allow_outside,

@@ -263,7 +263,11 @@ def _latency_table(latency: Latency) -> object:
     from onnxbench.cli._render import table
 
     times = (latency.mean_ms, latency.median_ms, latency.p95_ms, latency.min_ms, latency.max_ms, latency.std_ms)
-    row = (f"{latency.runs} runs after {latency.warmup}", *(f"{time:.3f}" for time in times), f"{latency.fps:.1f}")
+    row = (
+        f"{latency.runs:,} runs after {latency.warmup:,} to warm up",
+        *(f"{time:.3f}" for time in times),
+        f"{latency.fps:.1f}",
+    )
     return table(["latency", ">mean ms", ">median ms", ">p95 ms", ">min ms", ">max ms", ">std ms", ">FPS"], [row])
 
 
