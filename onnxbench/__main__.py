@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxbench.cli import main
+from onnxbench.cli import entry
 
 if __name__ == "__main__":
-    main()
+    entry()

@@ -61,7 +61,7 @@ class Cut:
         nodes: Positions of its nodes in the graph, in topological order.
         constants: Names of the initializers it takes along.
         dropped: Given inputs that change nothing and were left out.
-        added: Inputs that were added (``auto_inputs``).
+        added: Inputs that were added: by ``auto_inputs``, or because they are outputs as well.
         scope: Path of the graph that is cut; ``""`` for the main one.
         total_nodes: How many nodes that graph has.
     """
@@ -119,15 +119,14 @@ def plan_cut(
     order = topological_order(scope)
     given = list(dict.fromkeys(inputs if inputs is not None else ()))
     _require_names(scope, (*outputs, *given))
-    if inputs is not None:  # an output that is itself an input of the graph can only be passed through
-        passed = [name for name in scope.true_inputs() if name in set(outputs)]
-        given += [name for name in passed if name not in given]
-    stops = set(given)
+    ends = set(outputs)
+    # An output that is itself an input of the graph can only be passed through.
+    added = [name for name in scope.true_inputs() if name in ends and name not in given and inputs is not None]
+    stops = {*given, *added}
     reach = reach_back(scope, outputs, stops)
-    added: list[str] = []
     unbounded = inputs is not None and bool(reach.inputs)
     if unbounded and auto_inputs:
-        added = smallest_cut(scope, outputs, stops) or list(reach.inputs)
+        added += smallest_cut(scope, outputs, stops) or list(reach.inputs)
         stops.update(added)
         reach = reach_back(scope, outputs, stops)
     elif unbounded:
@@ -246,6 +245,8 @@ def assemble(
     _copy_functions(model.proto, index, proto, nodes, _imports(model.proto, scope))
     if model.proto.training_info:
         notes.append("training info was left out: it belongs to the whole model")
+    if cut.added:
+        notes.append(f"input {', '.join(map(repr, cut.added))} was added")
     if cut.dropped:
         names = ", ".join(repr(name) for name in cut.dropped)
         kept = set(cut.dropped) & set(cut.inputs)

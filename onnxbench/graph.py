@@ -274,21 +274,17 @@ def _index_nodes(scope: Scope) -> None:
         scope.outputs = [info.name for info in graph.output]
         scope.constants = set(_constant_names(graph))
     nodes = scope.nodes = list(graph.node)
-    reads, writes, producers = scope.reads, scope.writes, scope.producers
+    scope.reads = [node.input[:] for node in nodes]
+    scope.writes = [node.output[:] for node in nodes]
+    for names_of in (scope.reads, scope.writes):
+        for position, names in enumerate(names_of):
+            if "" in names:
+                names_of[position] = [name for name in names if name]
+    scope.producers = {name: position for position, names in enumerate(scope.writes) for name in names}
     labels: list[str] | None = None
     for position, node in enumerate(nodes):
-        made, read = node.output[:], node.input[:]
-        if "" in made:
-            made = [name for name in made if name]
-        if "" in read:
-            read = [name for name in read if name]
-        for name in made:
-            producers[name] = position
-        writes.append(made)
-        reads.append(read)
         for attribute in node.attribute:
-            kind = attribute.type
-            if kind in (_GRAPH, _GRAPHS):
+            if attribute.type in (_GRAPH, _GRAPHS):
                 labels = labels or scope.labels()
                 scope.bodies[position] = [
                     Scope(_body_path(scope.path, labels[position], name), body, scope, position, name, scope.depth + 1)

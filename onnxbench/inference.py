@@ -22,16 +22,24 @@ if TYPE_CHECKING:
 
 _LONGEST_SHAPE = 1 << 20
 
+_PLAIN_NODE = 200
+"""Bytes per node and value info; a structure above that has more than names and types in it."""
+
 TypeSource = Callable[["Model", Sequence[str]], "dict[str, TypeProto]"]
 """Given a model and names of tensors in its main graph, returns the types it can tell."""
 
 
-def inferred(proto: ModelProto) -> ModelProto:
-    """Returns the model with the types that onnx's inference adds, or as it was where inference gives up."""
+def inferred(proto: ModelProto, *, thorough: bool = True) -> ModelProto:
+    """Returns the model with the types that onnx's inference adds, or as it was where inference gives up.
+
+    Args:
+        proto: The model.
+        thorough: Also follow the values of shapes (data propagation), which takes about half as long again.
+    """
     from onnx import shape_inference
 
     data = slim(proto).SerializeToString()
-    for propagate in (False,) if has_long_vector(proto) else (True, False):
+    for propagate in (True, False) if thorough and not has_long_vector(proto) else (False,):
         try:
             result = shape_inference.infer_shapes(data, data_prop=propagate)
         except Exception:  # onnx raises RuntimeError, InferenceError, ValueError and others from C++ alike
@@ -64,11 +72,12 @@ def slim(proto: ModelProto, *, place: str = "elsewhere") -> ModelProto:
     """
     copy = type(proto)()
     copy.CopyFrom(proto)
-    for node in copy.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for info in copy.graph.value_info:
-        info.ClearField("metadata_props")
+    if copy.ByteSize() > _PLAIN_NODE * (len(copy.graph.node) + len(copy.graph.value_info)):
+        for node in copy.graph.node:
+            node.ClearField("metadata_props")
+            node.ClearField("doc_string")
+        for info in copy.graph.value_info:
+            info.ClearField("metadata_props")
     for tensor in weights.tensors(copy):
         if tensor.data_location == 1:
             del tensor.external_data[:]
@@ -123,6 +132,9 @@ class TypeFinder:
         self._sources = sources
         self._known: dict[Scope, dict[str, TypeProto]] = {}
         self._inferred: ModelProto | None = None
+        self._ready: ModelProto | None = (
+            None  # what a quick inference was made of, while the thorough one was not needed
+        )
         self._inferred_index: GraphIndex | None = None
         self._moved: dict[Scope, dict[int, int]] = {}
         self._verified: set[str] = set()
@@ -243,7 +255,18 @@ class TypeFinder:
     def _infer(self, scope: Scope, known: dict[str, TypeProto], wanted: list[str]) -> None:
         """Adds what inference tells about a graph to what is known of it; a fuller shape replaces none at all."""
         if self._inferred is None:
-            self._inferred = inferred(_without_contradictions(self._model.with_small_weights(self._tidied())))
+            ready = _without_contradictions(self._model.with_small_weights(self._tidied()))
+            self._inferred = inferred(ready, thorough=False)
+            quick = inferred_types(self._inferred, wanted)
+            if scope is not self._index.main or not all(
+                _is_static(quick.get(name, known.get(name))) for name in wanted
+            ):
+                self._inferred = inferred(ready)
+            else:
+                self._ready = ready
+        elif self._ready is not None:
+            self._inferred, self._ready = inferred(self._ready), None
+            self._inferred_index = None
         if scope is self._index.main:
             types = inferred_types(self._inferred, wanted)
         else:
@@ -303,6 +326,10 @@ def _without_contradictions(proto: ModelProto) -> ModelProto:
         if info.name in wrong:
             info.type.CopyFrom(found[info.name])
     return right
+
+
+def _is_static(value: TypeProto | None) -> bool:
+    return _has_shape(value) and value is not None and None not in (tensor_shape(value) or ())
 
 
 def _has_shape(value: TypeProto | None) -> bool:

@@ -173,7 +173,7 @@ class _Search:
         made = [name for names in self.scope.writes for name in names]
         types = {name: kind for name, kind in declared_types(self.scope).items() if is_complete(kind)}
         types.update(backends.tensor_types(self.model, list(dict.fromkeys(made))))
-        return {name: types[name] for name in self.scope.tensor_names() if name in types}
+        return {name: types[name] for name in self.scope.tensor_names() if name and name in types}
 
     def _judge(self, names: Sequence[str], *, nan_only: bool) -> set[str]:
         """Returns which of these tensors hold NaN (or any value that is not finite).
@@ -181,11 +181,15 @@ class _Search:
         Sums alone are looked at first: a NaN or an infinity always shows in one. Large numbers can too, so the tensors
         whose sums are not finite are judged by ``t - t`` in another run.
         """
-        if nan_only:
-            keeps_nan = ["IsNaN", "Cast:1"] if self._version() >= 9 else ["Atan"]  # Atan makes infinities finite
-            sums = self._sums(names, keeps_nan)
-            return {name for name in names if sums[name] != 0} if self._version() >= 9 else _not_finite(sums)
-        return _not_finite(self._sums(sorted(_not_finite(self._sums(names, []))), ["Sub"]))
+        version = self._version()
+        if version < 7:  # the runtime has no kernels for the rest
+            sums = self._sums(names, [])
+            return {name for name in names if math.isnan(sums[name])} if nan_only else _not_finite(sums)
+        if not nan_only:
+            return _not_finite(self._sums(sorted(_not_finite(self._sums(names, []))), ["Sub"]))
+        if version < 9:
+            return _not_finite(self._sums(names, ["Atan"]))  # which makes numbers of infinities
+        return {name for name, count in self._sums(names, ["IsNaN", "Cast:1"]).items() if count}
 
     def _sums(self, names: Sequence[str], operators: Sequence[str]) -> dict[str, float]:
         chains = {}
@@ -200,11 +204,15 @@ class _Search:
         return next((o.version for o in self.model.proto.opset_import if o.domain in ("", "ai.onnx")), 13)
 
     def origins(self) -> list[int]:
-        """Returns the nodes with a bad output and no bad input, in topological order."""
+        """Returns the nodes with a bad output and no bad input, in topological order; constants are no origins."""
         order = topological_order(self.scope) or range(len(self.scope.nodes))
         reads, writes, bad = self.scope.reads, self.scope.writes, self.bad
         return [
-            position for position in order if not bad.isdisjoint(writes[position]) and bad.isdisjoint(reads[position])
+            position
+            for position in order
+            if not bad.isdisjoint(writes[position])
+            and bad.isdisjoint(reads[position])
+            and self.scope.nodes[position].op_type != "Constant"
         ]
 
     def sources(self) -> tuple[TensorStats, ...]:

@@ -21,7 +21,15 @@ from onnxbench import backends, select
 from onnxbench.captures import Capture, CaptureWriter, Port, Value, check_feeds, input_ports, load
 from onnxbench.cut import require_main
 from onnxbench.drift import BITWISE, DriftReport, Gathered, TensorDrift, TensorStats, Tolerance, compare_values
-from onnxbench.errors import ExecutionError, FeedsError, NotFoundError, OutputError, UsageError, did_you_mean
+from onnxbench.errors import (
+    ExecutionError,
+    FeedsError,
+    NotFoundError,
+    OutputError,
+    UnsupportedError,
+    UsageError,
+    did_you_mean,
+)
 from onnxbench.feeding import FeedOptions, FeedSet, feed_sets
 from onnxbench.graph import GraphIndex
 from onnxbench.model import Model
@@ -72,6 +80,7 @@ class RunResult:
         threads: Threads within an operator; 0 is the runtime's choice.
         sets: How many sets of inputs were run.
         choices: What was decided about the inputs without being told.
+        notes: What else a user should know.
         inputs: Statistics of the inputs, over all sets.
         outputs: Statistics of the outputs (or the tensors asked for), over all sets.
         latency: The latency table, if one was asked for.
@@ -89,6 +98,7 @@ class RunResult:
     threads: int
     sets: int
     choices: tuple[str, ...]
+    notes: tuple[str, ...]
     inputs: tuple[TensorStats, ...]
     outputs: tuple[TensorStats, ...]
     latency: Latency | None
@@ -189,7 +199,7 @@ def run(
         runner.close()
     if watch.first is None:
         raise FeedsError("the data holds no set of inputs")
-    searches = find_nan or (find_nan is None and watch.suspect is not None)
+    nonfinite, notes = _search(model, watch, find_nan, backend, chosen, notes)
     return RunResult(
         model=model.origin,
         backend=f"{runner.backend.name} {runner.backend.version()}",
@@ -197,14 +207,13 @@ def run(
         optimization=chosen.optimization,
         threads=chosen.threads,
         sets=watch.sets,
-        choices=(*notes, *watch.choices),
+        choices=tuple(watch.choices),
+        notes=notes,
         inputs=tuple(gathered.stats() for gathered in watch.inputs.values()),
         outputs=tuple(gathered.stats() for gathered in watch.outputs.values()),
         latency=_bench(model, watch.first, backend, chosen, bench, warmup) if bench else None,
         drift=None if expected is None else DriftReport(tuple(watch.drifts), tuple(watch.missing)),
-        nonfinite=find_nonfinite(model, watch.suspect or watch.first, backend=backend, options=chosen)
-        if searches
-        else None,
+        nonfinite=nonfinite,
         searched=bool(find_nan),
         saved=(*values_out.written, *inputs_out.written),
         values=tuple(watch.values),
@@ -223,6 +232,21 @@ def _settled(options: backends.Options, index: GraphIndex, *, timed: bool) -> tu
         return replace(options, optimization="all"), ()
     note = f"optimizations none, since the model has {count:,} nodes (--optimization-level all may take minutes)"
     return replace(options, optimization="none"), (note,)
+
+
+def _search(
+    model: Model, watch: _Watch, find_nan: bool | None, backend: str, options: backends.Options, notes: tuple[str, ...]
+) -> tuple[NonFinite | None, tuple[str, ...]]:
+    """Looks for the source of NaN: when told to, or by itself when an output has one (and then it may fail)."""
+    feeds = watch.suspect or watch.first
+    if find_nan is False or feeds is None or (find_nan is None and watch.suspect is None):
+        return None, notes
+    try:
+        return find_nonfinite(model, feeds, backend=backend, options=options), notes
+    except (ExecutionError, UnsupportedError) as error:
+        if find_nan:
+            raise
+        return None, (*notes, f"an output has NaN or Inf, whose source could not be searched: {error.message}")
 
 
 class _Runner:

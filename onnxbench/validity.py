@@ -194,7 +194,6 @@ def _node_complaints(
     names: list[str] = []
     while pending:
         for node in pending.pop():
-            names += node.input
             names += node.output
             for attribute in node.attribute:
                 kind = attribute.type

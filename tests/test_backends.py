@@ -30,6 +30,7 @@ from onnxbench.tensortype import elem_type, format_type, tensor_shape
 
 PLAIN = Options("none")
 RNG = np.random.default_rng(0)
+FOO = ', "foo": 1'
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
@@ -383,6 +384,22 @@ def test_strings_sequences_and_optionals_go_in():
     assert (int(made["n"]), bool(made["h"])) == (3, False)
 
 
+def test_nodes_may_have_equal_names():
+    text = f"""{head(extra=FOO)} g (float[2] x, bool c) => (float[2] z) {{
+        [same] y = foo.F(x) [same] i = If (c) <
+          then_branch = t () => (float[2] a) {{ [same] b = Neg(y) [same] a = Abs(b) }},
+          else_branch = e () => (float[2] d) {{ d = Abs(y) }}>
+        z = Neg(i) }}
+      <domain: "foo", opset_import: ["": 17]> F (a) => (b) {{ [same] t = Neg(a) [same] b = Exp(t) }}"""
+    model = parsed(text)
+    made = backends.open_session(model).run({"x": np.zeros(2, np.float32), "c": np.array(True)})
+    assert made["z"].tolist() == [-1, -1]
+    assert set(backends.session_types(model)) == {"y", "i", "z"}
+    assert model.proto.graph.node[0].name == model.proto.graph.node[1].name == "same"
+    index = f"{head()} g (float[2] x, int64[1] i) => (float[1] z) {{ [n] y = Abs(x) [n] z = Gather(y, i) }}"
+    assert "node 'n#1' (Gather)" in failure(index, {"x": np.ones(2, np.float32), "i": np.array([7])}).message
+
+
 def test_an_input_that_a_weight_backs_need_not_be_fed():
     text = f"{head()} g (float[2] x, float[2] w = {{1, 2}}) => (float[2] y) {{ y = Add(x, w) }}"
     session = backends.open_session(parsed(text))
@@ -418,7 +435,6 @@ def test_errors_name_the_node_and_say_what_is_wrong(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-FOO = ', "foo": 1'
 ABS = "g (float[2] x) => (float[2] z) { z = Abs(x) }"
 
 

@@ -74,11 +74,11 @@ def test_depends_on_against_its_definition(question: tuple[Scope, list[str], lis
 def test_the_smallest_cut_against_all_sets(question: tuple[Scope, list[str], list[str]]) -> None:
     scope, outputs, given = question
     cut = smallest_cut(scope, outputs, given)
-    candidates = [
-        name
-        for name in scope.tensor_names()
-        if name not in outputs and name not in given and name not in scope.constants
-    ]
+    inside = _ends_at(scope, outputs, set(given))[1]
+    used = set(given) & ({name for position in inside for name in scope.reads[position]} | set(outputs))
+    # A cut behind a given tensor would make it useless: what depends on it is not cut.
+    behind = depends_on(scope, used) & {name for position in inside for name in scope.writes[position]}
+    candidates = [name for name in scope.tensor_names() if name not in {*outputs, *given, *scope.constants, *behind}]
     working: list[tuple[str, ...]] = []
     for size in range(len(candidates) + 1):
         working = [

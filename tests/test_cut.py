@@ -189,7 +189,8 @@ def _cut_at_random(
         return "refused"
     given = [boundary.name for boundary in piece.inputs]
     assert len(set(given)) == len(given)
-    assert set(given) <= {*inputs, *piece.cut.added}
+    passed_through = set(outputs) & set(index.main.true_inputs())
+    assert set(given) <= {*inputs, *piece.cut.added, *passed_through}
     assert set(piece.cut.dropped) <= set(inputs)
     assert not keep or set(inputs) <= set(given)
     _computes(piece, folder, engine, feeds, values, exact=not set(given) & same)

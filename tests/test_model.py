@@ -291,6 +291,24 @@ def test_weights_that_changed_after_loading_are_not_read(tmp_path: Path) -> None
     assert not (tmp_path / "out.onnx").exists()
 
 
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 33])
+def test_the_last_byte_of_external_data_counts(size: int, tmp_path: Path) -> None:
+    """32 bytes are wanted, from the start or from the end of a file that also holds other things."""
+    for offset in (0, 7):
+        tensor = onnx.TensorProto(name="w", data_type=T.FLOAT, dims=[8], data_location=T.EXTERNAL)
+        for key, value in (("location", "w.bin"), ("offset", str(offset))):
+            tensor.external_data.add(key=key, value=value)
+        value_info = helper.make_tensor_value_info("w", T.FLOAT, [8])
+        proto = helper.make_model(helper.make_graph([], "g", [], [value_info], [tensor]))
+        (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+        (tmp_path / "w.bin").write_bytes(bytes(offset + size))
+        if size < 32:
+            with pytest.raises(ExternalDataError, match="which has"):
+                load(tmp_path / "m.onnx")
+        else:
+            load(tmp_path / "m.onnx")
+
+
 def test_missing_weights_do_not_matter_to_who_asks_for_structure_alone() -> None:
     model = load(named("ext_missing_file").path, require_weights=False)
 

@@ -67,11 +67,16 @@ def test_what_comes_from_outside():
     assert found.nan_origin is None
 
 
-@pytest.mark.parametrize("opset", [7, 8, 9, 13])
+@pytest.mark.parametrize("opset", [7, 8, 9, 13, 26])
 def test_old_opsets(opset):
     text = "g (float[N] x) => (float[N] z) { y = Exp(x) [nan] w = Sub(y, y) z = Abs(w) }"
     found = search(text, opset=opset, ir=3, x=f32(1000))
     assert (found.origin.node, found.nan_origin.node) == ("Exp#0", "nan")
+
+
+def test_opsets_of_which_the_runtime_has_hardly_any_kernels():
+    found = search("g (float[N] x) => (float[N] z) { [bad] y = Exp(x) z = Abs(y) }", opset=6, ir=3, x=f32(1000))
+    assert (found.origin.node, found.origin.makes, found.nan_origin) == ("bad", "Inf", None)
 
 
 @pytest.mark.parametrize(("kind", "value"), [("float16", np.float16(1000)), ("double", np.float64(1e6))])

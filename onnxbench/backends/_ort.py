@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
-from onnxbench.backends._structure import expose, inline_weights, require_tensors
+from onnxbench.backends._structure import distinct_node_names, expose, inline_weights, require_tensors
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import ExecutionError, MissingDependencyError, OutputError, UnsupportedError, UsageError
 from onnxbench.tensortype import dtype_number, elem_type, initializer_type, is_complete, make_type
@@ -63,7 +63,7 @@ class OrtBackend:
 
     def open(self, model: Model, *, outputs: Sequence[str] | None, options: Options) -> OrtSession:
         """Returns a session (see ``onnxbench.backends.open_session``)."""
-        proto = expose(model.proto, outputs)
+        proto = expose(distinct_node_names(model.proto), outputs)
         data, folder = _serialize(model, proto)
         return OrtSession(data, folder, proto, options)
 
@@ -295,7 +295,8 @@ def _written_types(model: Model, names: Sequence[str], *, as_outputs: bool) -> d
     options = Options(optimization="none")
     wanted = set(names)
     proto = type(model.proto)()
-    proto.CopyFrom(expose(model.proto, names) if as_outputs else model.proto)
+    distinct = distinct_node_names(model.proto)
+    proto.CopyFrom(expose(distinct, names) if as_outputs else distinct)
     graph = proto.graph
     for info in graph.output:
         if info.name in wanted:
@@ -555,7 +556,8 @@ def _unpack(packed: np.ndarray[Any, Any], bits: int, shape: Sequence[int]) -> np
 
 _HEAD = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _SOURCE = re.compile(  # file, line and signature of the C++ function
-    r"(?:[A-Za-z]:)?[/\\]\S+\.(?:cc|cpp|h|hpp|cu|cuh):\d+ .*?\)\s*(?:const\s*)?(?:\[with [^\]]*\]\s*)?(?=[^\s,>&*])"
+    r"(?:[A-Za-z]:)?[/\\]\S+\.(?:cc|cpp|h|hpp|cu|cuh):\d+ .*?\)(?:::<lambda[^>]*>)?\s*"
+    r"(?:const\s*)?(?:\[with [^\]]*\]\s*)?(?=[^\s,>&*])"
 )
 _CONDITION = re.compile(r"^[^.]{1,200}? was false\.\s+(?=\S)")
 _RUNNING = re.compile(r"Non-zero status code returned while running (\S+) node\. Name:'([^']*)' Status Message: ")
@@ -571,19 +573,27 @@ _NOISE = tuple(
     for pattern in (
         r"\[ONNXRuntimeError\] : \d+ : \w+ : ",
         r"^This is an invalid model\.\s*",
+        r"^Exception during \w+:\s*",
+        r"^\w+\.(?:cc|h):\d+ \w+\s+",
+        r"^status\.IsOK\(\) was false\.\s*",
+        r"^\w+\.(?:cc|h):\d+ \w+\s+",
         r"^In Node, .*? Error (?=\S)",
         r"^Node ?\([^)]*\) Op \([^)]*\)\s*",
-        r"^(?:\[\w+\]\s*)?Graph attribute inferencing failed:\s*",
+        r"^\[\w+InferenceError\]\s*",
+        r"^Graph attribute inferencing failed:\s*",
         r"^(?:Fatal error|Error|Type Error):\s*",
         r"^==> Context:\s*",
     )
 )
+_REFERENCE = "The runtime has no kernel for these types; --backend reference may."
+_CUSTOM = "Give the library with the custom operator: --custom-ops FILE."
 _HINTS = (
     ("is under development", "This runtime is too old for the model's opset; --backend reference may run it."),
     ("Unsupported model IR version", "This runtime is too old for the model's IR version."),
-    ("Could not find an implementation", "The runtime has no kernel for these types; --backend reference may."),
-    ("is not a registered function/op", "Give the library with the custom operator: --custom-ops FILE."),
-    ("No Op registered for", "Give the library with the custom operator: --custom-ops FILE."),
+    ("Could not find an implementation", _REFERENCE),
+    ("MLDataType for", _REFERENCE),
+    ("is not a registered function/op", _CUSTOM),
+    ("No Op registered for", "The opset that the model imports has no such operator; see 'onnxbench check'."),
     ("allocat", "Memory ran out; smaller inputs (--shape) need less."),
 )
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from onnxbench.boundary import reach_back
 from onnxbench.errors import NotFoundError, UnsupportedError, did_you_mean
-from onnxbench.graph import GraphIndex
+from onnxbench.graph import GraphIndex, node_bodies
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto
+    from onnx import FunctionProto, GraphProto, ModelProto, TensorProto
 
     from onnxbench.model import Model
 
@@ -73,6 +74,40 @@ def _unknown(proto: ModelProto, name: str, there: Iterable[str]) -> Exception:
             hint=f"Make that graph a model of its own first: extract --lift {ref.scope.path}",
         )
     return NotFoundError(f"the model has no tensor {name!r}", hint=did_you_mean(name, there))
+
+
+def distinct_node_names(proto: ModelProto) -> ModelProto:
+    """Returns the model with every node of a graph called differently; the given one if they are.
+
+    ONNX does not ask for it, ONNX Runtime does. A name that several nodes have gets their position: ``name#12``.
+    """
+    if all(_are_distinct(graph) for graph in _graphs(proto)):
+        return proto
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    for graph in _graphs(copy):
+        if not _are_distinct(graph):
+            often = {name for name, count in Counter(node.name for node in graph.node).items() if name and count > 1}
+            for position, node in enumerate(graph.node):
+                if node.name in often:
+                    node.name = f"{node.name}#{position}"
+    return copy
+
+
+def _are_distinct(graph: GraphProto | FunctionProto) -> bool:
+    names = [node.name for node in graph.node if node.name]
+    return len(set(names)) == len(names)
+
+
+def _graphs(proto: ModelProto) -> Iterator[GraphProto | FunctionProto]:
+    """Yields the main graph, the functions, and all bodies."""
+    pending: list[GraphProto | FunctionProto] = [proto.graph, *proto.functions]
+    while pending:
+        graph = pending.pop()
+        yield graph
+        for node in graph.node:
+            if node.attribute:
+                pending.extend(body for _, body in node_bodies(node))
 
 
 def inline_weights(model: Model, tensors: Iterable[TensorProto]) -> None:
