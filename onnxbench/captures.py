@@ -396,7 +396,7 @@ def onnx_dtype(dtype: np.dtype[Any]) -> int:
 def check_feeds(feeds: Mapping[str, Value], ports: Sequence[Port], *, cast: bool = False) -> Feeds:
     """Returns the feeds as a runtime wants them: contiguous arrays in the order of the inputs.
 
-    Python numbers and lists become arrays of the wanted type. Arrays must have it already, unless ``cast`` is set:
+    Python numbers and lists become arrays of the wanted type, and an optional that is not given is absent. Arrays must have it already, unless ``cast`` is set:
     then they are converted where no value changes its kind (float to float, integer to integer or float).
 
     Args:
@@ -417,7 +417,9 @@ def check_feeds(feeds: Mapping[str, Value], ports: Sequence[Port], *, cast: bool
     fitted: Feeds = {}
     for port in ports:
         if port.name not in feeds:
-            if port.required:
+            if port.kind == "optional":
+                fitted[port.name] = None
+            elif port.required:
                 problems.append(f"input {port.name!r} ({format_type(port.type)}) is missing")
             continue
         try:

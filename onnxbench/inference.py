@@ -159,7 +159,8 @@ class TypeFinder:
         known = self._stated(scope)
         stored = [name for name in wanted if name in scope.constants and name not in known]
         if stored:
-            known.update(declared_types(scope, constants=stored))
+            declared = declared_types(scope, constants=stored)
+            known.update((name, declared[name]) for name in stored)
         if any(not _has_shape(known.get(name)) for name in wanted):
             self._infer(scope, known, wanted)
         for source in self._sources if scope is self._index.main else ():

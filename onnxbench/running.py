@@ -177,7 +177,7 @@ def run(
     names = _with_expected(index, _chosen_names(index, outputs), expected)
     tolerances = _Tolerances(index, atol, rtol, bitwise=bitwise)
     sets = _Sets(_feed_sets(model, feeds, index))
-    _refuse_to_overwrite(model, feeds, expect, save, save_inputs)
+    _refuse_to_overwrite(model, feeds, expect, save, save_inputs, chosen.profile)
     runner = _Runner(model, names, backend, chosen, max_bytes)
     with (
         _Files(save, several=sets.several) as values_out,

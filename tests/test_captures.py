@@ -492,6 +492,7 @@ def test_sequences_and_optionals_are_checked():
     fitted = check_feeds({"s": [X, X[0]], "o": None}, ports)
     assert fitted["o"] is None
     assert len(fitted["s"]) == 2
+    assert check_feeds({"s": []}, ports) == {"s": [], "o": None}
     with pytest.raises(FeedsError, match=r"s\[1\].* is int64"):
         check_feeds({"s": [X, np.array([1])], "o": None}, ports)
     with pytest.raises(FeedsError, match="wants a list, not float32"):
