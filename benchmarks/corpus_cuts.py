@@ -406,6 +406,26 @@ def measure(names: Sequence[str] | None = None, *, report: Callable[[str], None]
     return result
 
 
+def merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns earlier results with those of the models that were measured now in their place."""
+    measured = {*now["models"], *now["uncut"]}
+    names = sorted({*before["models"], *now["models"]})
+
+    def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in old.items() if name not in measured} | dict(new)
+        return {name: kept[name] for name in names if name in kept}
+
+    result: dict[str, Any] = {
+        "absent": [name for name in before["absent"] if name not in measured],
+        "uncut": {name: why for name, why in before["uncut"].items() if name not in measured} | now["uncut"],
+        "models": joined(before["models"], now["models"]),
+        "not_installed": now["not_installed"],
+    }
+    for block in ("raw", "helped"):
+        result[block] = {tool: joined(before[block].get(tool, {}), rows) for tool, rows in now[block].items()}
+    return result
+
+
 def _judge_all(tool: str, source: Path, plans: Sequence[Plan], folder: Path) -> dict[str, dict[str, Any]]:
     verdicts: dict[str, dict[str, Any]] = {}
     while pending := [plan.percent for plan in plans if str(plan.percent) not in verdicts]:

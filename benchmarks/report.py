@@ -165,17 +165,27 @@ def _signs(verdicts: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _reasons(block: Mapping[str, Any]) -> str:
     """Returns, folded away, why each cut that is not right is not."""
-    lines = [
-        f"- {tool}, {model} at {percent} %: {row['verdict']}, {_plain(row['reason'])}"
-        for tool, models in block.items()
-        for model, cuts in models.items()
-        for percent, row in cuts.items()
-        if row["verdict"] in (WRONG, FAILED)
-    ]
+    why: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for tool, models in block.items():
+        for model, cuts in models.items():
+            for percent, row in cuts.items():
+                if row["verdict"] in (WRONG, FAILED):
+                    group = why.setdefault((tool, f"{row['verdict']}, {_plain(row['reason'])}"), {})
+                    group.setdefault(model, []).append(percent)
+    lines = [f"- {tool}: {words} ({_places(group)})" for (tool, words), group in why.items()]
     if not lines:
         return ""
     return f"<details><summary>Why not ({len(lines)})</summary>\n\n" + "\n".join(lines) + "\n\n</details>"
 
 
+def _places(group: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(f"{model} {'/'.join(percents)} %" for model, percents in group.items())
+
+
 def _plain(reason: str) -> str:
-    return reason[:160].replace("<", "&lt;").replace("\n", " ")
+    """Returns a reason in short, without the tensor names that differ from cut to cut."""
+    for start in ("not found in value_infos", "Please set the dtype attribute", "does not have type information"):
+        head, found, _ = reason.partition(start)
+        if found:
+            return f"{head.partition(': Load model')[0]}{': ' if 'Load model' in head else ''}{found}"[-120:]
+    return reason[:120].replace("<", "&lt;").replace("\n", " ")

@@ -2,7 +2,7 @@
 
     python benchmarks/run.py                                     everything (about an hour on 2 cores)
     python benchmarks/run.py --only extract,cuts --runs 3        some sections
-    python benchmarks/run.py --only cuts --models magika,swift_f0
+    python benchmarks/run.py --only cuts --models magika,swift_f0        the other models keep their results
     python benchmarks/run.py --write-readme                      and the table goes into the README
 
 Results go to benchmarks/out/results.json, section by section; sections that are not measured now stay as they were.
@@ -57,6 +57,8 @@ def main() -> int:
             before = machine()
             if name == "cuts":
                 data = corpus_cuts.measure(told.models, report=say)
+                if told.models and name in results:
+                    data = corpus_cuts.merged(results[name]["data"], data)
             else:
                 data = SECTIONS[name](told.runs, Path(temporary), say)
             results[name] = {

@@ -396,8 +396,9 @@ def onnx_dtype(dtype: np.dtype[Any]) -> int:
 def check_feeds(feeds: Mapping[str, Value], ports: Sequence[Port], *, cast: bool = False) -> Feeds:
     """Returns the feeds as a runtime wants them: contiguous arrays in the order of the inputs.
 
-    Python numbers and lists become arrays of the wanted type, and an optional that is not given is absent. Arrays must have it already, unless ``cast`` is set:
-    then they are converted where no value changes its kind (float to float, integer to integer or float).
+    Python numbers and lists become arrays of the wanted type, and an optional that is not given is absent. Arrays must
+    have the type already, unless ``cast`` is set: then they are converted where no value changes its kind (float to
+    float, integer to integer or float).
 
     Args:
         feeds: Values by input.

@@ -53,7 +53,7 @@ def test_readme_shows_what_the_tour_prints(corpus):
 
 def _without_times(text: str) -> list[str]:
     """Returns the lines of a transcript without the latency row and runtime versions, which differ by machine."""
-    lines = [line.rstrip() for line in text.splitlines()]
+    lines = [" ".join(line.split()) for line in text.splitlines()]
     return [
         re.sub(r"ort [\d.]+", "ort", line)
         for line in lines

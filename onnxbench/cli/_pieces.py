@@ -16,6 +16,7 @@ from onnxbench.model import TEXT_FORMATS
 
 if TYPE_CHECKING:
     from onnxbench.cut import Boundary
+    from onnxbench.drift import TensorDrift
     from onnxbench.pieces import Extracted
     from onnxbench.proof import Proof
     from onnxbench.splitting import Split
@@ -141,15 +142,16 @@ def print_split(done: Split, proof: Proof | None, *, as_json: bool, quiet: bool)
         print_proof(proof)
 
 
+def _difference(drift: TensorDrift) -> str:
+    """Returns how far a tensor is off in a few words."""
+    if drift.bitwise_equal:
+        return "bit for bit"
+    return drift.reason or "differs" if drift.max_abs is None else f"max abs {drift.max_abs:.3g}"
+
+
 def print_proof(proof: Proof) -> None:
     """Prints how the chained pieces compare with the whole."""
-    rows = [
-        (
-            tensor.name, tensor.piece, "bit for bit" if tensor.exact else f"max abs {tensor.drift.max_abs:.3g}",
-            "bit for bit" if tensor.optimized.bitwise_equal else f"max abs {tensor.optimized.max_abs:.3g}",
-        )
-        for tensor in proof.tensors
-    ]  # fmt: skip
+    rows = [(t.name, t.piece, _difference(t.drift), _difference(t.optimized)) for t in proof.tensors]
     columns = ("made by", "optimizations off", "optimizations on")
     print_table([Column("tensor"), *(Column(name, "whole") for name in columns)], rows)
     wrong = [tensor for tensor in proof.tensors if not tensor.exact and not (proof.rounds_fp16 and tensor.drift.passed)]
