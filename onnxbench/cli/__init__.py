@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Short-lived processes over large graphs make many small objects and almost no cycles.
     gc.set_threshold(200_000, 50, 50)
     os.environ.setdefault("PYTHONUTF8", "1")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what is half-written goes
+    for ending in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(ending, lambda number, frame: sys.exit(128 + number))  # so that what is half-written goes
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names may have letters that the terminal's encoding lacks
