@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from onnxbench import weights
 from onnxbench.errors import ModelError
 from onnxbench.graph import GraphIndex, Scope, node_bodies, topological_order
-from onnxbench.inference import without_made_up_dims
+from onnxbench.inference import has_long_vector, without_made_up_dims
 from onnxbench.lint.data import is_element_type, is_sound
 from onnxbench.tensortype import elem_type, initializer_type, is_complete, make_type, make_value_info, tensor_shape
 
@@ -377,7 +377,7 @@ def _loosely_inferred(probe: ModelProto, *, data_prop: bool) -> ModelProto:
     from onnx import shape_inference
 
     try:
-        return shape_inference.infer_shapes(probe, data_prop=data_prop)
+        return shape_inference.infer_shapes(probe, data_prop=data_prop and not has_long_vector(probe))
     except Exception:  # as above; what is not known then stays unknown
         return probe
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from onnxbench import weights
 from onnxbench.errors import ModelError, RefusedResultError, SpecError, did_you_mean
 from onnxbench.graph import GraphIndex, Scope, declared_types, topological_order
-from onnxbench.inference import inferred, inferred_types, slim, without_made_up_dims
+from onnxbench.inference import has_long_vector, inferred, inferred_types, slim, without_made_up_dims
 from onnxbench.model import Model
 from onnxbench.modelspec._schemas import (
     attribute_type,
@@ -431,7 +431,9 @@ def _infer_strictly(proto: ModelProto) -> tuple[ModelProto | None, list[str]]:
     from onnx import shape_inference
 
     try:
-        return shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True), []
+        return shape_inference.infer_shapes(
+            proto, check_type=True, strict_mode=True, data_prop=not has_long_vector(proto)
+        ), []
     except Exception as error:  # InferenceError, RuntimeError and others from C++
         return None, str(error).splitlines()
 
