@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxbench.documents import Item, from_python, from_yaml
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
 from onnxbench.model import Model, load
 from onnxbench.modelspec._graphs import SpecReader
-from onnxbench.modelspec._items import Item, from_python, from_yaml
-from onnxbench.modelspec._schemas import DEFAULT_IR_VERSION, DEFAULT_OPSET
 from onnxbench.modelspec._tensors import TensorContext
 from onnxbench.modelspec._verify import verify
 from onnxbench.modeltext import counts, read
+from onnxbench.schemas import DEFAULT_IR_VERSION, DEFAULT_OPSET
 from onnxbench.tensortype import format_type
 from onnxbench.writer import Saved, SaveOptions, save
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import literals
+from onnxbench.documents import Item, plain_float, to_integer
 from onnxbench.errors import SpecError, UsageError, did_you_mean
-from onnxbench.modelspec._items import Item, plain_float, to_integer
-from onnxbench.modelspec._schemas import attribute_type, default_version, find_schema
 from onnxbench.modelspec._tensors import TENSOR_KEYS, TensorContext, fill_tensor
 from onnxbench.modeltext import ATTRIBUTE_WORDS, MAX_BODY_DEPTH, Marks, ScopeKey, function_key, read_node
+from onnxbench.schemas import attribute_type, default_version, find_schema
 from onnxbench.tensortype import dtype_number
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import literals, weights
+from onnxbench.documents import Item, plain_float, to_integer
 from onnxbench.errors import ExternalDataError, UsageError, did_you_mean
-from onnxbench.modelspec._items import Item, plain_float, to_integer
 from onnxbench.modeltext import refer
 from onnxbench.tensortype import dtype_name, dtype_number
 
