@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from onnxbench.model import Model
 
+_MOST_PROOFS = 4
+"""So many choices of where the batch goes are run; that takes longer than to trace them."""
+
 __all__ = ["BatchDynamic", "BatchOutput", "BatchProof", "ProvenRows", "Repair", "free_batch", "make_batch_dynamic"]
 
 
@@ -123,21 +126,27 @@ def free_batch(
     batch = _old_batch(draft, carrying, sets)
     prover = Prover(draft, sets, carrying, batch, _interim, atol=atol, rtol=rtol)
     observed = Observed(draft, batch, prover.shapes(), sets[0], prover.probe, prover.value_of)
-    try:
-        found = trace(observed, carrying)
-        made = Draft.of(draft.model, folder=draft.folder)
-        source = next(iter(carrying.items()))
-        mend(made, found.mends, source, batch)
-        _state(made, draft, found, carrying, to)
-        proof = prover.prove(made.model, found.spreads)
-    except Blocked as blocked:
-        node = draft.main.nodes[blocked.position]
-        raise RefusedResultError(
-            f"the batch cannot be made dynamic: {node.op_type} {node_path(observed, blocked.position)!r} {blocked.reason}",
-            hint=blocked.hint,
-        ) from None
+    source = next(iter(carrying.items()))
+    weak: list[str] = []
+    choices: dict[int, int] | None = None
+    first: Blocked | None = None
+    for _ in range(_MOST_PROOFS):
+        try:
+            found, weak = _traced(observed, prover, carrying, choices)
+            made = Draft.of(draft.model, folder=draft.folder)
+            mend(made, found.mends, source, batch)
+            _state(made, found, carrying, to)
+            proof = _proven(prover, made.model, found)
+            break
+        except Blocked as blocked:
+            first, choices = first or blocked, blocked.following
+            if choices is None:
+                raise _refusal(observed, first) from None
+    else:
+        assert first is not None
+        raise _refusal(observed, first)
     repairs = mend(draft, found.mends, source, batch)
-    _state(draft, made, found, carrying, to, finished=True)
+    _state(draft, found, carrying, to)
     outputs = tuple(_described(name, found.spreads.get(name)) for name in draft.main.outputs)
     notes = [
         f"output {each.name!r} has {each.rows} rows of axis {each.axis} for each sample"
@@ -145,11 +154,48 @@ def free_batch(
         if each.axis is not None and each.rows > 1
     ]
     notes += [f"output {each.name!r} does not depend on the batch" for each in outputs if each.axis is None]
-    notes += proof.notes
+    notes += [*weak, *proof.notes]
     draft.notes += notes
     return BatchDynamic(
         draft.model, tuple(carrying.items()), outputs, batch, tuple(repairs), proof, tuple(notes)
     )  # fmt: skip
+
+
+def _proven(prover: Prover, model: Model, found: Trace) -> BatchProof:
+    try:
+        return prover.prove(model, found.spreads)
+    except Blocked as blocked:
+        blocked.following = found.following
+        raise
+
+
+def _refusal(observed: Observed, blocked: Blocked) -> RefusedResultError:
+    node = observed.draft.main.nodes[blocked.position]
+    path = node_path(observed, blocked.position)
+    return RefusedResultError(
+        f"the batch cannot be made dynamic: {node.op_type} {path!r} {blocked.reason}", hint=blocked.hint
+    )
+
+
+def _traced(
+    observed: Observed, prover: Prover, carrying: Mapping[str, int], choices: dict[int, int] | None
+) -> tuple[Trace, list[str]]:
+    """Returns where the batch is; if a node stands in the way, then in the outputs alone, where samples do not mix.
+
+    Sorting sequences by their length before a recurrent layer, and back behind it, is the usual case.
+
+    Raises:
+        Blocked: Samples do mix, or cannot be told apart.
+    """
+    try:
+        return trace(observed, carrying, choices), []
+    except Blocked as blocked:
+        spreads = prover.prove_outputs(blocked.mends)
+        if spreads is None:
+            raise
+        node = observed.draft.main.nodes[blocked.position]
+        note = f"{node.op_type} {node_path(observed, blocked.position)!r} {blocked.reason}, but the outputs do not show it"
+        return Trace(spreads, blocked.mends, only_outputs=True), [note]
 
 
 def _described(name: str, spread: Spread | None) -> BatchOutput:
@@ -240,7 +286,7 @@ def _interim(draft: Draft, mends: Sequence[Any], carrying: Mapping[str, int], ba
 
 
 def _state(
-    draft: Draft, other: Draft, found: Trace, carrying: Mapping[str, int], to: str, *, finished: bool = False
+    draft: Draft, found: Trace, carrying: Mapping[str, int], to: str
 ) -> None:
     """States the new sizes: of the main graph as the trace tells them, in bodies as inference does."""
     graph: GraphProto = draft.main.graph
@@ -252,6 +298,10 @@ def _state(
     kept = [list(map(_copy, infos)) for infos in (graph.value_info, graph.output)]
     bodies = _touched_bodies(draft, found)
     draft.touch()
+    if found.only_outputs:
+        draft.retype(draft.main, list(carrying), strictly=True)
+        draft.refresh_types()
+        kept = [list(map(_copy, draft.main.graph.value_info)), kept[1]]
     if bodies:
         index = draft.index.scope_paths
         for path in bodies:

@@ -5,8 +5,9 @@ taken apart along the batch, and every part must equal what the sample gave alon
 
 They are rarely equal bit for bit: matrix products are summed up in another order for another number of rows. So a value
 may be off by ``rtol`` of itself plus ``atol`` of the largest value of its tensor: 1e-3 and 1e-4 for float32, 1e-2 and
-1e-2 for 16 bits, 1e-7 and 1e-8 for float64, nothing for integers, truth values and strings. NaN and infinity on one
-side only fail before any number is looked at. Inner tensors are compared, too, a hundred times as generously: outputs that vanish
+1e-2 for 16 bits, 1e-7 and 1e-8 for float64, nothing for integers, truth values and strings. An output may also be off by
+four times what the runtime's own graph optimizations change of it. NaN and infinity on one side only fail before any
+number is looked at. Inner tensors are compared, too, a hundred times as generously: outputs that vanish
 on drawn inputs agree with anything. The new model at the old batch must equal the old one bit for bit.
 """
 
@@ -29,6 +30,7 @@ SAMPLES = 3
 """So many samples are run at once and one by one."""
 _AT_ONCE = 1 << 28
 _GENEROUS = 100
+_NOISE = 4
 _PLAIN = backends.Options("none")
 _LIMITS = {
     "float64": (1e-8, 1e-7), "float32": (1e-4, 1e-3), "float16": (1e-2, 1e-2), "bfloat16": (3e-2, 3e-2),
@@ -184,19 +186,40 @@ class Prover:
         import numpy as np
 
         moved = np.moveaxis(value, spread.axis, 0)
-        blocks = moved.reshape(spread.outer, SAMPLES, -1, *moved.shape[1:])
-        parts = (blocks[:, number].reshape(-1, *moved.shape[1:]) for number in range(SAMPLES))
+        rows, rest = moved.shape[0] // (spread.outer * SAMPLES), moved.shape[1:]
+        blocks = moved.reshape(spread.outer, SAMPLES, rows, *rest)
+        parts = (blocks[:, number].reshape(spread.outer * rows, *rest) for number in range(SAMPLES))
         return [np.moveaxis(part, 0, spread.axis) for part in parts]
 
-    def _compare(self, expected: Any, actual: Any, name: str, generosity: float = 1) -> TensorDrift:
-        return compare(expected, actual, self._tolerance(expected, generosity), name=name)
+    def _compare(
+        self, expected: Any, actual: Any, name: str, generosity: float = 1, *, noise: float = 0.0
+    ) -> TensorDrift:
+        return compare(expected, actual, self._tolerance(expected, generosity, noise), name=name)
 
-    def _tolerance(self, expected: Any, generosity: float) -> Tolerance:
+    def _tolerance(self, expected: Any, generosity: float, noise: float) -> Tolerance:
         limits = _LIMITS.get(expected.dtype.name)
         if limits is None:
             return EXACT
         atol, rtol = (given if given is not None else usual for given, usual in zip(self._limits, limits, strict=True))
-        return Tolerance(min(1.0, generosity * atol) * _largest(expected), min(1.0, generosity * rtol))
+        absolute = max(min(1.0, generosity * atol) * _largest(expected), _NOISE * noise)
+        return Tolerance(absolute, min(1.0, generosity * rtol))
+
+    def prove_outputs(self, mends: Sequence[Mend]) -> dict[str, Spread] | None:
+        """Returns where the batch is in the outputs of the model with these repairs, or None if samples mix in one."""
+        outputs = list(dict.fromkeys(self._draft.main.outputs))
+        alone = [self._run(self._draft.model, sample, outputs) for sample in self._samples]
+        try:
+            joint = self._run(self._interim(self._draft, mends, self._carrying, self._batch), self._joint, outputs)
+        except ExecutionError:
+            return None
+        found: dict[str, Spread] = {}
+        for name in outputs:
+            values = [each[name] for each in alone]
+            places = self._places(values, joint[name])
+            if not places or places[0] is None or _identical(values[0], values[1]):
+                return None
+            found[name] = places[0]
+        return found
 
     # -- the whole ----------------------------------------------------------------------------------------------
 
@@ -214,6 +237,7 @@ class Prover:
         old.close()
         new = backends.open_session(model, options=_PLAIN)
         first = new.run(self._samples[0], outputs)
+        noise = self._noise(outputs, alone[0])
         try:
             joint = new.run(self._joint, outputs)
         except ExecutionError as error:
@@ -222,7 +246,10 @@ class Prover:
                 hint=error.hint,
             ) from None
         new.close()
-        proven = tuple(self._rows(name, [each[name] for each in alone], joint[name], spreads.get(name)) for name in outputs)
+        proven = tuple(
+            self._rows(name, [each[name] for each in alone], joint[name], spreads.get(name), noise[name])
+            for name in outputs
+        )
         inner, worst, share = self._inner(model, spreads, outputs, wrong=any(not each.worst.passed for each in proven))
         for each in proven:
             if not each.worst.passed:
@@ -241,13 +268,25 @@ class Prover:
             )
         return BatchProof((self._batch, SAMPLES * self._batch), proven, same, inner, worst, share, tuple(notes))
 
-    def _rows(self, name: str, alone: Sequence[Any], joint: Any, spread: Spread | None) -> ProvenRows:
+    def _noise(self, outputs: Sequence[str], plain: Mapping[str, Any]) -> dict[str, float]:
+        """Returns how far the runtime's graph optimizations move each output of the old model."""
+        optimized = backends.open_session(self._draft.model)
+        values = optimized.run(self._samples[0], outputs)
+        optimized.close()
+        return {
+            name: compare(plain[name], values[name]).max_abs or 0.0 if hasattr(plain[name], "shape") else 0.0
+            for name in outputs
+        }
+
+    def _rows(
+        self, name: str, alone: Sequence[Any], joint: Any, spread: Spread | None, noise: float
+    ) -> ProvenRows:
         if not hasattr(joint, "shape"):
             raise RefusedResultError(
                 f"the batch cannot be made dynamic: output {name!r} is no tensor, so it has no rows to compare"
             )
         parts = [joint] * SAMPLES if spread is None else self._parts_or_none(joint, spread)
-        drifts = [self._compare(each, part, name) for each, part in zip(alone, parts, strict=True)]
+        drifts = [self._compare(each, part, name, noise=noise) for each, part in zip(alone, parts, strict=True)]
         worst = max(drifts, key=lambda drift: (not drift.passed, drift.nonfinite, drift.max_abs or 0.0))
         axis = None if spread is None else spread.axis
         return ProvenRows(name, axis, all(drift.bitwise_equal for drift in drifts), worst)

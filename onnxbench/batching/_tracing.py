@@ -113,6 +113,8 @@ class Blocked(Exception):
         position: The node.
         reason: Why, as the end of a sentence that starts with the node.
         hint: What to do, or None.
+        mends: What had been repaired before it.
+        following: Choices that may lead past it; None if there are none.
     """
 
     def __init__(self, position: int, reason: str, hint: str | None = None) -> None:
@@ -120,6 +122,8 @@ class Blocked(Exception):
         self.position = position
         self.reason = reason
         self.hint = hint
+        self.mends: list[Mend] = []
+        self.following: dict[int, int] | None = None
 
 
 class NoRule(Exception):
@@ -156,34 +160,42 @@ class Trace:
     Attributes:
         spreads: By tensor that carries the batch.
         mends: The repairs, in the order of their nodes.
-        tries: How many choices were tried.
+        following: The choices that come next if these turn out wrong; None if there are none.
+        only_outputs: Whether ``spreads`` says nothing of inner tensors.
     """
 
     spreads: dict[str, Spread]
     mends: list[Mend]
-    tries: int = 1
+    following: dict[int, int] | None = None
+    only_outputs: bool = False
 
 
-def trace(observed: Observed, inputs: Mapping[str, int]) -> Trace:
+def trace(observed: Observed, inputs: Mapping[str, int], choices: dict[int, int] | None = None) -> Trace:
     """Returns where the batch is in every tensor, given the axis that it is in each of these inputs.
+
+    Args:
+        observed: What is known of the model.
+        inputs: The axis of the batch in each input that carries it.
+        choices: What to take at nodes that leave a choice, by position; elsewhere the likeliest.
 
     Raises:
         Blocked: A node stands in the way, whatever is chosen.
     """
-    choices: dict[int, int] = {}
+    choices = choices or {}
     first: Blocked | None = None
-    for tries in range(1, MOST_TRIES + 1):
+    for _ in range(MOST_TRIES):
         tracer = Tracer(observed, inputs, choices)
         try:
             tracer.run()
         except Blocked as blocked:
+            blocked.mends = tracer.mends
             first = first or blocked
             following = _next_choices(tracer.made)
             if following is None:
                 raise first from None
             choices = following
             continue
-        return Trace(tracer.spreads, tracer.mends, tries)
+        return Trace(tracer.spreads, tracer.mends, _next_choices(tracer.made))
     assert first is not None
     raise first
 
@@ -804,7 +816,10 @@ def _slice(step: Step) -> list[Spread | None]:
     unit = spread.inner * step.batch
     first, last = ranges[0]
     if first % unit or last % unit or last <= first:
-        raise step.blocked("takes some of the samples of a batch")
+        what = "takes some of the samples of a batch"
+        if not spread.is_pure:
+            what = f"cuts an axis in which the samples of a batch lie one after the other, {spread.factor} rows each"
+        raise step.blocked(what)
     whole = first == 0 and last == sizes[0]
     factors = first // step.batch, last // step.batch
     if any(
