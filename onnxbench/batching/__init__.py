@@ -129,22 +129,28 @@ def free_batch(
     source = next(iter(carrying.items()))
     weak: list[str] = []
     choices: dict[int, int] | None = None
-    first: Blocked | None = None
+    first: RefusedResultError | None = None
     for _ in range(_MOST_PROOFS):
         try:
             found, weak = _traced(observed, prover, carrying, choices)
-            made = Draft.of(draft.model, folder=draft.folder)
-            mend(made, found.mends, source, batch)
-            _state(made, found, carrying, to)
-            proof = _proven(prover, made.model, found)
+        except Blocked as blocked:
+            raise first or _refusal(observed, blocked) from None
+        made = Draft.of(draft.model, folder=draft.folder)
+        mend(made, found.mends, source, batch)
+        _state(made, found, carrying, to)
+        try:
+            proof = prover.prove(made.model, found.spreads)
             break
         except Blocked as blocked:
-            first, choices = first or blocked, blocked.following
-            if choices is None:
-                raise _refusal(observed, first) from None
+            first = first or _refusal(observed, blocked)
+        except RefusedResultError as error:
+            first = first or error
+        choices = found.following
+        if choices is None:
+            raise first
     else:
         assert first is not None
-        raise _refusal(observed, first)
+        raise first
     repairs = mend(draft, found.mends, source, batch)
     _state(draft, found, carrying, to)
     outputs = tuple(_described(name, found.spreads.get(name)) for name in draft.main.outputs)
@@ -159,14 +165,6 @@ def free_batch(
     return BatchDynamic(
         draft.model, tuple(carrying.items()), outputs, batch, tuple(repairs), proof, tuple(notes)
     )  # fmt: skip
-
-
-def _proven(prover: Prover, model: Model, found: Trace) -> BatchProof:
-    try:
-        return prover.prove(model, found.spreads)
-    except Blocked as blocked:
-        blocked.following = found.following
-        raise
 
 
 def _refusal(observed: Observed, blocked: Blocked) -> RefusedResultError:

@@ -114,7 +114,6 @@ class Blocked(Exception):
         reason: Why, as the end of a sentence that starts with the node.
         hint: What to do, or None.
         mends: What had been repaired before it.
-        following: Choices that may lead past it; None if there are none.
     """
 
     def __init__(self, position: int, reason: str, hint: str | None = None) -> None:
@@ -123,7 +122,6 @@ class Blocked(Exception):
         self.reason = reason
         self.hint = hint
         self.mends: list[Mend] = []
-        self.following: dict[int, int] | None = None
 
 
 class NoRule(Exception):
