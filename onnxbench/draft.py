@@ -100,6 +100,21 @@ class Draft:
         proto.CopyFrom(model.proto)
         return cls(model.derive(proto), model, folder or Path.cwd(), allow_outside, sources)
 
+    def snapshot(self) -> tuple[ModelProto, int, int, dict[str, str]]:
+        """Returns the state of the draft, for ``restore``."""
+        proto = type(self.model.proto)()
+        proto.CopyFrom(self.model.proto)
+        return proto, len(self.changes), len(self.notes), dict(self.renamed)
+
+    def restore(self, state: tuple[ModelProto, int, int, dict[str, str]]) -> None:
+        """Takes the draft back to a state that it had."""
+        proto, changes, notes, renamed = state
+        self.model = self.model.derive(proto)
+        del self.changes[changes:]
+        del self.notes[notes:]
+        self.renamed = renamed
+        self.touch()
+
     # -- looking ------------------------------------------------------------------------------------------------
 
     @property
