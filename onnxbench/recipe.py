@@ -139,14 +139,15 @@ def load_recipe(path: str | Path, *, variables: Mapping[str, Any] | None = None)
 
 
 def parse_recipe(
-    text: str,
+    text: str | Item,
     *,
     source: str = "<recipe>",
     folder: Path | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Returns the recipe that a YAML text holds; arguments and errors as for ``load_recipe``."""
-    return _Reader(variables or {}).read(from_yaml(text, source), folder or Path.cwd(), ())
+    """Returns the recipe that a YAML text (or part of a document) holds; else as ``load_recipe``."""
+    root = from_yaml(text, source) if isinstance(text, str) else text
+    return _Reader(variables or {}).read(root, folder or Path.cwd(), ())
 
 
 def step_from_flag(word: str, text: str, *, expect: str | None = None) -> Step:
