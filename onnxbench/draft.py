@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench import select
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
@@ -26,6 +26,7 @@ from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_sha
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
+T = TypeVar("T")
 _REBUILD_FROM = 16
 """So many insertions or removals at once are cheaper done by writing the list of nodes anew."""
 
@@ -84,6 +85,7 @@ class Draft:
     _finder: TypeFinder | None = None
     _names: dict[int, set[str]] = field(default_factory=dict)
     _node_names: dict[str, set[str]] = field(default_factory=dict)
+    _found: dict[int, Any] = field(default_factory=dict)
     _stale: dict[tuple[str, str], None] = field(default_factory=dict)
     _strictly: bool = False
 
@@ -135,6 +137,14 @@ class Draft:
         self._index = self._finder = None
         self._names.clear()
         self._node_names.clear()
+        self._found.clear()
+
+    def once(self, asker: object, find: Callable[[], T]) -> T:
+        """Returns what ``find`` returns, which is called once for an asker as long as the model does not change."""
+        if id(asker) not in self._found:
+            self._found[id(asker)] = find()
+        found: T = self._found[id(asker)]
+        return found
 
     def opset(self, scope: Scope | None = None, domain: str = "") -> int:
         """Returns the version of a domain that a graph imports; 0 if it imports none."""

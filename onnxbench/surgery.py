@@ -203,10 +203,8 @@ class _Edit:
         self._flaws: set[str] | None = None
 
     def run(self) -> None:
-        moved = sum(len(order) for _, order in sort_nodes(self._draft.model.proto))
-        if moved:
+        if self._sort():
             self.repairs.append("the nodes were out of order; they are sorted")
-            self._draft.touch()
         if self._verifier is not None:
             self._verifier.begin()
         for number, step in enumerate(self._recipe.steps, 1):
@@ -233,15 +231,9 @@ class _Edit:
     def _settle(self, operation: Operation) -> None:
         draft = self._draft
         draft.touch()
-        try:
-            unsorted = any(topological_order(scope) is not None for scope in draft.index.scopes)
-        except ModelError as error:
-            raise RefusedResultError(error.message, hint=error.hint, details=error.details) from None
-        if unsorted:
-            sort_nodes(draft.model.proto)
-            draft.touch()
+        self._sort()
         draft.refresh_types()
-        for flaw in find_flaws(draft.index):
+        for flaw in find_flaws(draft.index, names_only=operation.keeps_types):
             if flaw.sentence() not in self._own_flaws():
                 raise RefusedResultError(flaw.sentence(), hint=flaw.hint)
         self._checked = False
@@ -250,6 +242,17 @@ class _Edit:
             if complaints:
                 raise _refusal(draft.model, complaints)
             self._checked = True
+
+    def _sort(self) -> bool:
+        """Sorts the nodes where they are out of order, and tells whether they were."""
+        try:
+            if all(topological_order(scope) is None for scope in self._draft.index.scopes):
+                return False
+        except ModelError as error:
+            raise RefusedResultError(error.message, hint=error.hint, details=error.details) from None
+        sort_nodes(self._draft.model.proto)
+        self._draft.touch()
+        return True
 
     def _own_flaws(self) -> set[str]:
         """Returns what was wrong before the edit: what onnx's checker overlooks, say."""
@@ -475,7 +478,7 @@ def edit_file(
     )  # fmt: skip
     if out is None or not edited.passed:
         return EditedFile(edited, None)
-    saved = save(edited.model, out, options=options)
+    saved = save(edited.model, out, options=options, is_valid=True)
     path = None
     if save_recipe is not None:
         path = Path(save_recipe)
