@@ -31,8 +31,9 @@ from onnxbench.model import Model, load
 from onnxbench.operations import Operation
 from onnxbench.pieces import first_feeds, type_sources
 from onnxbench.recipe import Recipe, Step, load_recipe
+from onnxbench.reversal import save_patch, undo
 from onnxbench.validity import find_complaints, make_valid
-from onnxbench.writer import Saved, SaveOptions, save
+from onnxbench.writer import Saved, SaveOptions, save, write_whole
 
 STAMP = "onnxbench.recipe"
 """The metadata key under which an edited model names the recipes that made it."""
@@ -451,6 +452,7 @@ def edit_file(
     approve: Approve | None = None,
     stamp: bool = True,
     save_recipe: str | os.PathLike[str] | None = None,
+    save_undo: str | os.PathLike[str] | None = None,
     options: SaveOptions | None = None,
     allow_outside: bool = False,
 ) -> EditedFile:
@@ -465,6 +467,7 @@ def edit_file(
         approve: As for ``edit``.
         stamp: As for ``edit``.
         save_recipe: Write the steps to this YAML file, variables and includes filled in.
+        save_undo: Write the way back to this file (see ``onnxbench.reversal``).
         options: How weights are stored.
         allow_outside: As for ``edit``.
 
@@ -479,8 +482,31 @@ def edit_file(
     if out is None or not edited.passed:
         return EditedFile(edited, None)
     saved = save(edited.model, out, options=options, is_valid=True)
-    path = None
-    if save_recipe is not None:
-        path = Path(save_recipe)
-        path.write_text(whole.to_yaml(), encoding="utf-8")
-    return EditedFile(edited, saved, path)
+    written = Path(save_recipe) if save_recipe is not None else None
+    if written is not None:
+        write_whole(written, (whole.to_yaml().encode(),))
+    patch = save_patch(save_undo, model, edited.model) if save_undo is not None else None
+    return EditedFile(edited, saved, written, patch)
+
+
+def undo_file(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    patch: str | os.PathLike[str],
+    *,
+    options: SaveOptions | None = None,
+    allow_outside: bool = False,
+) -> Saved:
+    """Writes the model before an edit, of the edited file and the patch that ``edit_file`` saved with it.
+
+    Args:
+        source: The edited model file, as it was written.
+        out: The file to write.
+        patch: The patch.
+        options: How weights are stored.
+        allow_outside: Follow external data that leaves the model's folder.
+
+    Raises:
+        BenchError: As ``onnxbench.reversal.undo`` and ``onnxbench.writer.save`` do; nothing was written then.
+    """
+    return save(undo(load(source, allow_outside=allow_outside), patch), out, options=options)
