@@ -3,9 +3,10 @@
     made = make_batch_dynamic(model)                 # every input's first dimension becomes "batch"
     made.model, made.repairs, made.proof
 
-The batch is followed through the model (``onnxbench.batching._tracing``), what stands in its way is repaired
-(``_mending``), and the result is run (``_proving``): the rows of a run at three batches at once must equal three runs of
-the model as it was. A node that mixes samples up, or that cannot be repaired, is named, and nothing is changed.
+The batch is followed through the model (``onnxbench.batching._tracing``, ``_rules``), what stands in its way is
+repaired (``_mending``), and the result is run (``_proving``): the rows of a run at three batches at once must equal
+three runs of the model as it was. A node that mixes samples up, or that cannot be repaired, is named, and nothing is
+changed.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench.batching._mending import Repair, mend
 from onnxbench.batching._proving import SAMPLES, BatchProof, ProvenRows, Prover
+from onnxbench.batching._rules import RULES
 from onnxbench.batching._tracing import Blocked, Observed, Spread, Trace, node_path, trace
 from onnxbench.draft import Draft, tree_of
-from onnxbench.errors import FeedsError, NotFoundError, RefusedResultError, UnsupportedError, UsageError, did_you_mean
+from onnxbench.errors import FeedsError, NotFoundError, RefusedResultError, UsageError, did_you_mean
 from onnxbench.feeding import FeedOptions, feed_sets
 from onnxbench.graph import GraphIndex
 from onnxbench.specs import parse_named
@@ -186,13 +188,15 @@ def _traced(
         Blocked: Samples do mix, or cannot be told apart.
     """
     try:
-        return trace(observed, carrying, choices), []
+        return trace(observed, carrying, RULES, choices), []
     except Blocked as blocked:
         spreads = prover.prove_outputs(blocked.mends)
         if spreads is None:
             raise
         node = observed.draft.main.nodes[blocked.position]
-        note = f"{node.op_type} {node_path(observed, blocked.position)!r} {blocked.reason}, but the outputs do not show it"
+        note = (
+            f"{node.op_type} {node_path(observed, blocked.position)!r} {blocked.reason}, but the outputs do not show it"
+        )
         return Trace(spreads, blocked.mends, only_outputs=True), [note]
 
 
@@ -218,14 +222,18 @@ def _carrying(draft: Draft, inputs: Sequence[str] | Mapping[str, int] | None, di
             if word in shapes:
                 chosen[word] = dim
             else:
-                chosen.update({str(name): axis for name, axis in parse_named([word], shapes, _axis, what="inputs").items()})
+                chosen.update(
+                    {str(name): axis for name, axis in parse_named([word], shapes, _axis, what="inputs").items()}
+                )
     for name, axis in chosen.items():
         if name not in shapes:
             known = did_you_mean(name, shapes) or f"Inputs: {', '.join(shapes)}."
             raise NotFoundError(f"there is no input {name!r}", hint=known)
         shape = shapes[name]
         if shape is None:
-            raise UsageError(f"the model does not say how many dimensions input {name!r} has", hint="set_shape says it.")
+            raise UsageError(
+                f"the model does not say how many dimensions input {name!r} has", hint="set_shape says it."
+            )
         if not -len(shape) <= axis < len(shape):
             raise UsageError(f"input {name!r} has no dimension {axis}: it is {format_shape(shape)}")
         chosen[name] = axis % len(shape)
@@ -283,9 +291,7 @@ def _interim(draft: Draft, mends: Sequence[Any], carrying: Mapping[str, int], ba
     return made.model
 
 
-def _state(
-    draft: Draft, found: Trace, carrying: Mapping[str, int], to: str
-) -> None:
+def _state(draft: Draft, found: Trace, carrying: Mapping[str, int], to: str) -> None:
     """States the new sizes: of the main graph as the trace tells them, in bodies as inference does."""
     graph: GraphProto = draft.main.graph
     for info in graph.input:

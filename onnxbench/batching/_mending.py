@@ -363,7 +363,7 @@ def _input_word(node: NodeProto, slot: int) -> str:
     from onnxbench.schemas import find_schema
 
     schema = find_schema(node.domain, node.op_type, 1 << 20) if node.domain in ("", "ai.onnx") else None
-    if schema is None or slot >= len(schema.inputs) and not schema.inputs:
+    if schema is None or (slot >= len(schema.inputs) and not schema.inputs):
         return f"input {slot}"
     if slot >= len(schema.inputs) - 1 and str(schema.inputs[-1].option).endswith("Variadic"):
         return f"input {slot}"

@@ -3,12 +3,13 @@
 Three samples are run one by one through the model as it was, and at once through the new one. What the new one makes is
 taken apart along the batch, and every part must equal what the sample gave alone.
 
-They are rarely equal bit for bit: matrix products are summed up in another order for another number of rows. So a value
-may be off by ``rtol`` of itself plus ``atol`` of the largest value of its tensor: 1e-3 and 1e-4 for float32, 1e-2 and
-1e-2 for 16 bits, 1e-7 and 1e-8 for float64, nothing for integers, truth values and strings. An output may also be off by
-four times what the runtime's own graph optimizations change of it. NaN and infinity on one side only fail before any
-number is looked at. Inner tensors are compared, too, a hundred times as generously: outputs that vanish
-on drawn inputs agree with anything. The new model at the old batch must equal the old one bit for bit.
+They are rarely equal bit for bit: matrix products are summed up in another order for another number of rows. So a
+value may be off by ``rtol`` of itself plus ``atol`` of the largest value of its tensor: 1e-3 and 1e-4 for float32, 1e-2
+and 1e-2 for float16, 3e-2 and 3e-2 for bfloat16, 1e-7 and 1e-8 for float64, nothing for integers, truth values and
+strings. An output may also be off by four times what the runtime's own graph optimizations change of it. NaN and
+infinity on one side only fail before any number is looked at. Inner tensors are compared, too, a hundred times as
+generously: outputs that vanish on drawn inputs agree with anything. The new model at the old batch must equal the old
+one bit for bit.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ class Prover:
         """Returns the shapes of the main graph's tensors on the first sample."""
         scope = self._draft.main
         names = list(dict.fromkeys(name for made in scope.writes for name in made))
-        found = dict(backends.observed_shapes(self._draft.model, self._samples[0], names, options=_PLAIN)) if names else {}
+        found = (
+            dict(backends.observed_shapes(self._draft.model, self._samples[0], names, options=_PLAIN)) if names else {}
+        )
         found.update((tensor.name, tuple(tensor.dims)) for tensor in scope.graph.initializer)
         found.update((each.values.name, tuple(each.dims)) for each in scope.graph.sparse_initializer)
         found.update((name, tuple(value.shape)) for name, value in self._samples[0].items() if hasattr(value, "shape"))
@@ -242,7 +245,7 @@ class Prover:
             joint = new.run(self._joint, outputs)
         except ExecutionError as error:
             raise RefusedResultError(
-                f"the batch cannot be made dynamic: at a batch of {SAMPLES * self._batch} the model fails: {error.message}",
+                f"the batch cannot be made dynamic: at {SAMPLES * self._batch} the model fails: {error.message}",
                 hint=error.hint,
             ) from None
         new.close()
@@ -254,7 +257,7 @@ class Prover:
         for each in proven:
             if not each.worst.passed:
                 raise RefusedResultError(
-                    f"the batch cannot be made dynamic: output {each.name!r} of a sample depends on the others in its batch",
+                    f"the batch cannot be made dynamic: output {each.name!r} depends on the other samples of a batch",
                     details=[each.worst.reason],
                 )
         same = all(_identical(alone[0][name], first[name]) for name in outputs)
@@ -278,9 +281,7 @@ class Prover:
             for name in outputs
         }
 
-    def _rows(
-        self, name: str, alone: Sequence[Any], joint: Any, spread: Spread | None, noise: float
-    ) -> ProvenRows:
+    def _rows(self, name: str, alone: Sequence[Any], joint: Any, spread: Spread | None, noise: float) -> ProvenRows:
         if not hasattr(joint, "shape"):
             raise RefusedResultError(
                 f"the batch cannot be made dynamic: output {name!r} is no tensor, so it has no rows to compare"

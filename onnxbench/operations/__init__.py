@@ -8,22 +8,72 @@ the reference page follow from its fields and docstring.
 from __future__ import annotations
 
 from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
+from onnxbench.operations._interface import (
+    AddInput,
+    AddOutput,
+    MakeBatchDynamic,
+    MakeDynamic,
+    NameDim,
+    RemoveInput,
+    RemoveOutput,
+    RenameInput,
+    RenameOutput,
+    ReorderInputs,
+    ReorderOutputs,
+    RetypeInput,
+    RetypeOutput,
+    SetDim,
+    SetShape,
+)
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
+from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
 
 __all__ = [
     "OPERATIONS",
+    "AddInput",
+    "AddNodes",
+    "AddOutput",
+    "Delete",
     "DeleteAttribute",
+    "Duplicate",
     "Effect",
+    "Insert",
+    "MakeBatchDynamic",
+    "MakeDynamic",
+    "NameDim",
     "NodeOperation",
     "Operation",
+    "Redirect",
+    "RemoveInput",
+    "RemoveOutput",
+    "RenameInput",
     "RenameNode",
+    "RenameNodes",
+    "RenameOutput",
+    "RenameTensor",
+    "RenameTensors",
+    "ReorderInputs",
+    "ReorderOutputs",
+    "Replace",
+    "RetypeInput",
+    "RetypeOutput",
+    "Rewire",
     "SetAttribute",
+    "SetDim",
     "SetOp",
+    "SetShape",
     "TensorOperation",
     "spelled_fields",
 ]
 
-_CLASSES: tuple[type[Operation], ...] = (SetOp, SetAttribute, DeleteAttribute, RenameNode)
+_CLASSES: tuple[type[Operation], ...] = (
+    SetOp, SetAttribute, DeleteAttribute, RenameNode, RenameNodes,
+    Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
+    RenameTensor, RenameTensors,
+    AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
+    RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
+)  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}
 """Every operation by its word in recipes."""

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from onnxbench import backends
 from onnxbench.cut import require_main
 from onnxbench.documents import from_python
 from onnxbench.draft import Draft, require_free
-from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError, UsageError, did_you_mean
+from onnxbench.errors import (
+    BenchError,
+    ExecutionError,
+    NotFoundError,
+    RefusedResultError,
+    UnsupportedError,
+    UsageError,
+    did_you_mean,
+)
+from onnxbench.feeding import FeedOptions, feed_sets
 from onnxbench.graph import Scope, TensorRef
 from onnxbench.modelspec import make_tensor, parse_type
 from onnxbench.operations._base import Effect, Operation, TensorOperation, describe_tensor
@@ -28,6 +38,8 @@ from onnxbench.tensortype import (
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TypeProto, ValueInfoProto
+
+    from onnxbench.model import Model
 
 _FIRST_IR_WITH_WEIGHTS_APART = 4
 
@@ -161,8 +173,10 @@ class AddInput(Operation):
             old = self._step_aside(draft, old)
         else:
             require_free(draft, draft.main, self.name)
-        if old and not draft.replace_uses(draft.main, old, self.name):
-            raise RefusedResultError(f"no node reads {old!r}, so nothing would read the input")
+        if old:
+            if old not in draft.main.consumers:
+                raise RefusedResultError(f"no node reads {old!r}, so nothing would read the input")
+            draft.replace_uses(draft.main, {old: self.name})
         self._add(draft, kind)
         draft.retype(draft.main, [self.name])
         if self.prune and old:
@@ -230,7 +244,8 @@ class RemoveInput(Operation):
             self._fix(draft, info)
         if backed and draft.model.proto.ir_version < _FIRST_IR_WITH_WEIGHTS_APART:
             raise UnsupportedError(
-                f"every weight is an input in IR version {draft.model.proto.ir_version}", hint="Raise the IR version to 4."
+                f"every weight is an input in IR version {draft.model.proto.ir_version}",
+                hint="Raise the IR version to 4.",
             )
         draft.record("input", name, "removed", before=format_type(info.type))
         main.graph.input.remove(info)
@@ -431,7 +446,7 @@ class RetypeInput(Operation):
             inner = draft.fresh(draft.main, f"{ref.name}_{dtype_name(before)}")
             node = _new_node(draft, "Cast", [ref.name], [inner])
             node.attribute.add(name="to", type=2, i=before)
-            draft.replace_uses(draft.main, ref.name, inner)
+            draft.replace_uses(draft.main, {ref.name: inner})
             info.type.tensor_type.elem_type = number
             nodes.append(node)
             draft.record("input", ref.name, "element type", before=dtype_name(before), after=dtype_name(number))
@@ -530,6 +545,8 @@ class SetShape(Operation):
         """States the shapes."""
         inputs = draft.main.true_inputs()
         changed = []
+        old = draft.model.derive(draft.snapshot()[0])
+        tried: dict[str, Sequence[Dim]] = {}
         for spec in parse_tensor_specs([self.shape], inputs, what="set_shape"):
             info = _input(draft, spec.name)
             if spec.dtype is not None and spec.dtype != _tensor_elements(info, "input"):
@@ -549,8 +566,13 @@ class SetShape(Operation):
             _state_shape(info, spec.shape)
             draft.record("input", spec.name, "shape", before=format_shape(before), after=format_shape(spec.shape))
             changed.append(spec.name)
+            if before is None or any(isinstance(a, int) and a != b for a, b in zip(before, spec.shape, strict=True)):
+                tried[spec.name] = spec.shape
         draft.touch()
         draft.retype(draft.main, changed, strictly=True)
+        if tried:
+            draft.refresh_types()
+            _try_shapes(draft, old, tried, "make_batch_dynamic repairs that for a batch.")
 
 
 @dataclass(frozen=True)
@@ -626,6 +648,130 @@ class SetDim(Operation):
         draft.record("input", told.info.name, f"dimension {told.axis}", before=before, after=str(size))
         draft.touch()
         draft.retype(draft.main, [told.info.name])
+
+
+@dataclass(frozen=True)
+class MakeDynamic(Operation):
+    """Let a fixed dimension of an input vary; refused where shapes further on keep it from that.
+
+    The model is run at the old size and at another one. Its batch is freed by make_batch_dynamic, which also repairs.
+
+    Attributes:
+        dim: Which one, and its name: ``x:2=height``. Several with commas vary together, ``x:2=height,x:3=width``.
+        scale: By which whole number the sizes are multiplied for the second run.
+    """
+
+    word: ClassVar[str] = "make_dynamic"
+    spelling: ClassVar[str] = "{dim}"
+
+    dim: str
+    scale: int = 2
+
+    def apply(self, draft: Draft) -> None:
+        """Frees the dimension."""
+        if self.scale < 2:
+            raise UsageError(f"make_dynamic: a scale of {self.scale} tries no other size", hint="scale: 2")
+        old = draft.model.derive(draft.snapshot()[0])
+        tried: dict[str, list[Dim]] = {}
+        names: list[str] = []
+        for part in self.dim.split(","):
+            told = _parse_dim(draft, part, "make_dynamic")
+            if told.info is None or not told.value or told.value.isdigit():
+                raise UsageError(f"make_dynamic {part!r} cannot be read", hint="Write x:2=height.")
+            if not isinstance(told.now, int):
+                raise RefusedResultError(
+                    f"dimension {told.axis} of {told.info.name!r} varies already", hint="name_dim gives it a name."
+                )
+            shape = tried.setdefault(told.info.name, list(tensor_shape(told.info.type) or ()))
+            shape[told.axis] = told.now * self.scale
+            _set_dim(told.info, told.axis, told.value)
+            names.append(told.info.name)
+            draft.record(
+                "input", told.info.name, f"dimension {told.axis}", before=str(told.now), after=told.value
+            )  # fmt: skip
+        draft.touch()
+        draft.retype(draft.main, names, strictly=True)
+        draft.refresh_types()
+        _try_shapes(
+            draft, old, tried, "make_batch_dynamic repairs that for a batch; here the model must be exported anew."
+        )
+
+
+@dataclass(frozen=True)
+class MakeBatchDynamic(Operation):
+    """Free the batch, repair the constants that it was baked into, and prove it by running.
+
+    Reshape, Expand, Slice, Split, Resize, initial states and indices are repaired. Then the rows of a run at three
+    batches must equal three single runs of the model as it was; else the step is refused, and the node that stands in
+    the way is named.
+
+    Attributes:
+        inputs: The inputs that carry the batch: names, ``name:dimension``, or a mapping. By default all that have the
+            dimension ``dim``.
+        dim: Which dimension of them it is.
+        to: What it is called then.
+        shapes: Shapes to run at, for inputs with dimensions of no fixed size: ``x:[1,3,320,320]``.
+        ranges: Value ranges to draw inputs in: ``x:[0,255]``.
+        data: Data to run on instead, three sets: ``samples.npz``, a folder, ``script.py:load``.
+        atol: How far apart rows may be, as a share of the largest value; by default by element type.
+        rtol: How far apart rows may be, as a share of each value.
+    """
+
+    word: ClassVar[str] = "make_batch_dynamic"
+    spelling: ClassVar[str] = "{to}"
+    effect: ClassVar[Effect] = "nothing"
+
+    to: str = "batch"
+    inputs: Any = None
+    dim: int = 0
+    shapes: list[str] | None = None
+    ranges: list[str] | None = None
+    data: list[str] | None = None
+    atol: float | None = None
+    rtol: float | None = None
+
+    def apply(self, draft: Draft) -> None:
+        """Frees the batch."""
+        from onnxbench.batching import free_batch
+
+        inputs = [self.inputs] if isinstance(self.inputs, str) else self.inputs
+        if not (inputs is None or isinstance(inputs, (list, dict))):
+            raise UsageError(f"inputs: {inputs!r} is no list of inputs", hint="inputs: [x, state:1]")
+        feeds = FeedOptions(sources=self._sources(draft), shapes=self.shapes or (), ranges=self.ranges or ())
+        free_batch(draft, inputs=inputs, dim=self.dim, to=self.to, feeds=feeds, atol=self.atol, rtol=self.rtol)
+
+    def _sources(self, draft: Draft) -> list[str]:
+        return [str(draft.folder / each) if (draft.folder / each).exists() else each for each in self.data or ()]
+
+
+def _try_shapes(draft: Draft, old: Model, shapes: Mapping[str, Sequence[Dim]], hint: str) -> None:
+    """Runs the model at other shapes.
+
+    Raises:
+        RefusedResultError: It fails there, and did not as it was.
+    """
+    words = [f"{name!r}:[{','.join('?' if not isinstance(size, int) else str(size) for size in shape)}]"
+             for name, shape in shapes.items()]  # fmt: skip
+    said = ", ".join(f"{name} {format_shape(shape)}" for name, shape in shapes.items())
+    try:
+        _run_once(old, FeedOptions())
+    except BenchError as error:
+        draft.notes.append(f"not tried at {said}: the model does not run as it is ({error.message})")
+        return
+    try:
+        _run_once(draft.model, FeedOptions(shapes=words))
+    except ExecutionError as error:
+        raise RefusedResultError(
+            f"sizes are baked in: at {said} the model fails: {error.message}", hint=error.hint or hint
+        ) from None
+    draft.notes.append(f"runs at {said}")
+
+
+def _run_once(model: Model, options: FeedOptions) -> None:
+    feeds = next(feed_sets(model, options)).feeds
+    session = backends.open_session(model, options=backends.Options("none", frugal=True))
+    session.run(feeds)
+    session.close()
 
 
 # ---------------------------------------------------------------- helpers
@@ -764,7 +910,8 @@ def _ports(draft: Draft, selector: str, names: Collection[str], what: str) -> li
 
 
 def _input(draft: Draft, name: str) -> ValueInfoProto:
-    return next(info for info in draft.main.graph.input if info.name == name)
+    info: ValueInfoProto = next(info for info in draft.main.graph.input if info.name == name)
+    return info
 
 
 def _parsed_type(text: str) -> TypeProto:
