@@ -11,7 +11,7 @@ changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -285,6 +285,8 @@ def _interim(draft: Draft, mends: Sequence[Any], carrying: Mapping[str, int], ba
     mend(made, mends, next(iter(carrying.items())), batch)
     for scope in made.index.scopes:
         del scope.graph.value_info[:]
+        if not scope.is_function:
+            _forget_shapes(scope.graph.output if scope is made.main else (*scope.graph.input, *scope.graph.output))
     for info in made.main.graph.input:
         if info.name in carrying:
             _set_dim(info, carrying[info.name], "batch")
@@ -313,6 +315,7 @@ def _state(draft: Draft, found: Trace, carrying: Mapping[str, int], to: str) -> 
             if scope.is_function:
                 draft.forget(scope, list(scope.tensor_names()))
             else:
+                _forget_shapes(scope.graph.input)
                 draft.retype(scope, list(scope.tensor_names()), strictly=True)
         draft.refresh_types()
         graph = draft.main.graph
@@ -327,6 +330,12 @@ def _state(draft: Draft, found: Trace, carrying: Mapping[str, int], to: str) -> 
         if shape is not None and spread.axis < len(shape):
             _set_dim(info, spread.axis, to if spread.is_pure else None)
     draft.touch()
+
+
+def _forget_shapes(infos: Iterable[ValueInfoProto]) -> None:
+    for info in infos:
+        if info.type.WhichOneof("value") == "tensor_type":
+            info.type.tensor_type.ClearField("shape")
 
 
 def _copy(info: ValueInfoProto) -> ValueInfoProto:

@@ -250,8 +250,10 @@ def _slice(step: Step) -> list[Spread | None]:
 
 
 def _mend_slice(step: Step, at: int, count: int, factors: tuple[int, int], *, whole: bool, by_attribute: bool) -> None:
-    new: tuple[Element, Element] = (0, WHOLE) if whole else (Times(factors[0]) if factors[0] else 0, Times(factors[1]))
+    new = (0, WHOLE) if whole else (Times(factors[0]) if factors[0] else 0, Times(factors[1]))
     for slot, name, element in ((1, "starts", new[0]), (2, "ends", new[1])):
+        if element == 0:
+            continue
         elements = tuple(element if number == at else None for number in range(count))
         if by_attribute and not isinstance(element, int):
             raise step.blocked("takes a part along the batch by numbers that are fixed")
@@ -296,7 +298,7 @@ def _removed_axis(step: Step, axes: Sequence[int]) -> list[Spread | None]:
             "removes the batch, of which nothing else is left", "Its result is one number for all samples."
         )
     kept = [axis for axis in range(step.rank(0)) if axis not in axes]
-    place, _ = step.settle(0, made, (None,) * 3, None)
+    place, _ = step.settle(0, made, (None,) * 3)
     step.become_reshape(0, made, place, kept)
     return [place]
 
@@ -348,7 +350,7 @@ def _flatten(step: Step) -> list[Spread | None]:
     axis, made = step.axis(1, step.rank(0)), step.made()
     shapes = [step.tracer.shape_in(step.name(0), world) for world in range(3)]
     actual = [(math.prod(shape[:axis]), math.prod(shape[axis:])) for shape in shapes]
-    place, fits = step.settle(0, made, actual, None)
+    place, fits = step.settle(0, made, actual)
     if not fits:
         step.become_reshape(0, made, place, (None,) * len(made))
     return [place]
@@ -368,7 +370,13 @@ def _reshape(step: Step) -> list[Spread | None]:
     actual = [
         _reshaped(step.tracer.shape_in(step.name(0), world), worlds[world], keeps_zero=keeps_zero) for world in range(3)
     ]
-    place, fits = step.settle(0, made, actual, spread.axis)
+    inputs = [step.tracer.shape_in(step.name(0), world) for world in range(3)]
+    moving = [
+        axis
+        for axis, size in enumerate(worlds[0])
+        if any(world[axis] != size for world in worlds) or _copies_batch(size, axis, inputs, keeps_zero=keeps_zero)
+    ]
+    place, fits = step.settle(0, made, actual, spread.axis, moving)
     if not fits:
         elements = _reshape_elements(step, worlds, made, place, keeps_zero=keeps_zero)
         named = {"name": "shape"} if said is not None else {"slot": 1}

@@ -21,7 +21,7 @@ does not fail. Cost here: one run for the shapes, then time linear in the nodes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -377,7 +377,7 @@ def _evaluate(
     opsets = [helper.make_opsetid(node.domain, version or 1)]
     try:
         evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets))
-        runs: list[list[Any]] = [
+        runs: list[Any] = [
             evaluator.run(None, {name: value[world] for name, value in known.items()}) for world in range(worlds)
         ]
     except Exception:  # the evaluator raises whatever NumPy does, and knows no custom operators
@@ -533,7 +533,12 @@ class Step:
         return found
 
     def settle(
-        self, slot: int, made: Sequence[int], actual: Sequence[tuple[int, ...] | None], natural: int | None
+        self,
+        slot: int,
+        made: Sequence[int],
+        actual: Sequence[tuple[int, ...] | None],
+        natural: int | None = None,
+        moving: Collection[int] = (),
     ) -> tuple[Spread, bool]:
         """Returns where the batch goes when elements are laid out anew, and whether the node does so by itself.
 
@@ -542,17 +547,11 @@ class Step:
             made: The shape of the result at the old batch.
             actual: The shape that the node makes in each world; None where it fails.
             natural: The axis where the batch stays if nothing speaks against it.
+            moving: Axes whose size the graph computes from the batch.
         """
         places = self.places(slot, made)
         if not places:
             raise self.blocked("lays the elements out so that the samples of a batch cannot be told apart")
-        moving = {
-            axis
-            for shape in actual[1:]
-            if shape is not None and actual[0] is not None and len(shape) == len(made)
-            for axis, size in enumerate(shape)
-            if size != made[axis]
-        }
 
         def fits(place: Spread) -> bool:
             return all(
