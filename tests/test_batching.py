@@ -1,4 +1,4 @@
-"""Making a batch dynamic: what exporters bake in is repaired, rows equal single runs, and what mixes samples is named."""
+"""Making a batch dynamic: what is baked in is repaired, rows equal single runs, and what mixes samples is named."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ def test_a_constant_shape_is_changed_in_place_and_nothing_else_is():
         assert info.type.tensor_type.shape.dim[0].dim_param == "batch"
         info.type.tensor_type.shape.dim[0].dim_value = 1
     assert undone == proto
-    assert made.proof.same_at_old and made.proof.batches == (1, 3)
+    assert made.proof.same_at_old
+    assert made.proof.batches == (1, 3)
 
 
 def test_a_minus_one_that_stands_elsewhere_gives_way():
@@ -199,8 +200,15 @@ def test_flatten_squeeze_and_unsqueeze_keep_the_samples_apart():
     made = freed(
         model_of(
             """g (float[1,2,6] x) => (float[1,2,6] y, float[1,12] f)
-            <int64[1] zero = {0}, float[6,6] w = {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9}>
-            { r = Relu (x) s = Squeeze (r, zero) m = MatMul (s, w) y = Unsqueeze (m, zero) f = Flatten <axis = 0> (x) }"""
+            <int64[1] zero = {0}, float[6,1] w = {1,2,3,4,5,6}>
+            {
+              r = Relu (x)
+              s = Squeeze (r, zero)
+              m = MatMul (s, w)
+              a = Add (s, m)
+              y = Unsqueeze (a, zero)
+              f = Flatten <axis = 0> (x)
+            }"""
         )
     )
     assert kinds(made) == [
@@ -237,10 +245,9 @@ def test_a_class_token_is_spread_over_the_batch():
 
 @pytest.mark.parametrize("initial", ["h0", "made"])
 def test_initial_states_of_a_recurrent_layer(initial):
-    weights = ", ".join(
-        f"float[{','.join(map(str, shape))}] {name} = {{{','.join(str(round(0.1 * (k % 7 - 3), 1)) for k in range(int(np.prod(shape))))}}}"
-        for name, shape in (("w", (1, 8, 3)), ("r", (1, 8, 2)), ("h0", (1, 1, 2)))
-    )
+    shapes = {"w": (1, 8, 3), "r": (1, 8, 2), "h0": (1, 1, 2)}
+    numbers = {name: ",".join(str((k % 7 - 3) / 10) for k in range(np.prod(shape))) for name, shape in shapes.items()}
+    weights = ", ".join(f"float{list(shape)} {name} = {{{numbers[name]}}}" for name, shape in shapes.items())
     made = freed(
         model_of(
             f"""g (float[1,4,3] x) => (float[4,1,2] y, float[1,1,2] last)
@@ -291,7 +298,8 @@ def test_sizes_of_a_resize_and_ends_of_a_slice_and_parts_of_a_split():
     made = freed(
         model_of(
             """g (float[2,1,4,4] x) => (float[2,1,8,8] y, float[2,1,2,4] z, float[2,1,4,4] p)
-            <int64[4] sizes = {2,1,8,8}, int64[2] starts = {0,1}, int64[2] ends = {2,3}, int64[2] axes = {0,2}, int64[1] whole = {2}>
+            <int64[4] sizes = {2,1,8,8}, int64[2] starts = {0,1}, int64[2] ends = {2,3}, int64[2] axes = {0,2},
+             int64[1] whole = {2}>
             {
               n = Neg (x)
               y = Resize <mode = "nearest"> (n, , , sizes)
@@ -327,10 +335,8 @@ def test_old_opsets_with_shapes_in_attributes_and_weights_as_inputs():
         ir=3,
     )
     made = freed(proto)
-    assert [repair.what for repair in made.repairs] == ["attribute ends", "input shape"] or [
-        repair.what for repair in made.repairs
-    ] == ["attribute starts", "attribute ends", "input shape"]
-    assert [info.name for info in made.model.proto.graph.input][0] == "x"
+    assert [repair.what for repair in made.repairs] == ["attribute ends", "input shape"]
+    assert made.model.proto.graph.input[0].name == "x"
 
 
 # ---------------------------------------------------------------- bodies, functions, several inputs
@@ -417,7 +423,8 @@ def test_the_node_in_the_way_is_named(body, reason):
 def test_normalization_in_training_mode_is_refused():
     proto = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17]>
-        g (float[1,2,3] x) => (float[1,2,3] y) <float[2] s = {1,1}, float[2] b = {0,0}, float[2] m = {0,0}, float[2] v = {1,1}>
+        g (float[1,2,3] x) => (float[1,2,3] y)
+        <float[2] s = {1,1}, float[2] b = {0,0}, float[2] m = {0,0}, float[2] v = {1,1}>
         { [norm] y, rm, rv = BatchNormalization <training_mode = 1> (x, s, b, m, v) }"""
     )
     with pytest.raises(RefusedResultError, match="'norm' is in training mode") as caught:
@@ -490,13 +497,15 @@ def test_real_models(corpus, name, options, repairs):
     made = make_batch_dynamic(onnxbench.load(path), **options)
     onnxbench.validate(made.model.proto)
     assert len(made.repairs) == repairs
-    assert made.proof.same_at_old and all(each.worst.passed for each in made.proof.outputs)
+    assert made.proof.same_at_old
+    assert all(each.worst.passed for each in made.proof.outputs)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
-        ("ddddocr_rec_dynq", {"feeds": FeedOptions(shapes=["input1:[1,1,64,160]"])}, "takes one scale over the whole batch"),
+        ("ddddocr_rec_dynq", {"feeds": FeedOptions(shapes=["input1:[1,1,64,160]"])},
+         "takes one scale over the whole batch"),
         ("swift_f0", {"inputs": ["audio"], "feeds": FeedOptions(shapes=["audio:[1,4000]"])},
          "Slice 'Slice#21' cuts an axis in which the samples of a batch lie one after the other"),
         ("logreg_iris_ml", {}, "ZipMap"),

@@ -219,7 +219,7 @@ def _carrying(draft: Draft, inputs: Sequence[str] | Mapping[str, int] | None, di
     else:
         chosen = {}
         for word in inputs:
-            if word in shapes:
+            if word in shapes or ":" not in word:
                 chosen[word] = dim
             else:
                 chosen.update(
@@ -286,7 +286,7 @@ def _interim(draft: Draft, mends: Sequence[Any], carrying: Mapping[str, int], ba
     for scope in made.index.scopes:
         del scope.graph.value_info[:]
         if not scope.is_function:
-            _forget_shapes(scope.graph.output if scope is made.main else (*scope.graph.input, *scope.graph.output))
+            _forget_sizes(scope.graph.output if scope is made.main else (*scope.graph.input, *scope.graph.output))
     for info in made.main.graph.input:
         if info.name in carrying:
             _set_dim(info, carrying[info.name], "batch")
@@ -296,13 +296,15 @@ def _interim(draft: Draft, mends: Sequence[Any], carrying: Mapping[str, int], ba
 def _state(draft: Draft, found: Trace, carrying: Mapping[str, int], to: str) -> None:
     """States the new sizes: of the main graph as the trace tells them, in bodies as inference does."""
     graph: GraphProto = draft.main.graph
+    was_fixed = False
     for info in graph.input:
         if info.name in carrying:
             before = _dim_word(info, carrying[info.name])
+            was_fixed |= before.isdigit()
             _set_dim(info, carrying[info.name], to)
             draft.record("input", info.name, f"dimension {carrying[info.name]}", before=before, after=to)
     kept = [list(map(_copy, infos)) for infos in (graph.value_info, graph.output)]
-    bodies = _touched_bodies(draft, found)
+    bodies = _touched_bodies(draft, found) if found.mends or was_fixed else []
     draft.touch()
     if found.only_outputs:
         draft.retype(draft.main, list(carrying), strictly=True)
@@ -315,7 +317,7 @@ def _state(draft: Draft, found: Trace, carrying: Mapping[str, int], to: str) -> 
             if scope.is_function:
                 draft.forget(scope, list(scope.tensor_names()))
             else:
-                _forget_shapes(scope.graph.input)
+                _forget_sizes(scope.graph.input)
                 draft.retype(scope, list(scope.tensor_names()), strictly=True)
         draft.refresh_types()
         graph = draft.main.graph
@@ -332,10 +334,11 @@ def _state(draft: Draft, found: Trace, carrying: Mapping[str, int], to: str) -> 
     draft.touch()
 
 
-def _forget_shapes(infos: Iterable[ValueInfoProto]) -> None:
+def _forget_sizes(infos: Iterable[ValueInfoProto]) -> None:
     for info in infos:
         if info.type.WhichOneof("value") == "tensor_type":
-            info.type.tensor_type.ClearField("shape")
+            for dim in info.type.tensor_type.shape.dim:
+                dim.ClearField("dim_value")
 
 
 def _copy(info: ValueInfoProto) -> ValueInfoProto:

@@ -160,7 +160,7 @@ class Prover:
             return "Functions are not repaired inside; inline them first."
         return "Bodies are not repaired inside." if position in scope.bodies else None
 
-    def _places(self, alone: Sequence[Any], joint: Any) -> list[Spread | None]:
+    def _places(self, alone: Sequence[Any], joint: Any, generosity: float = _GENEROUS) -> list[Spread | None]:
         """Returns the ways in which samples can lie in a tensor, those first that the values agree with."""
         if not hasattr(joint, "shape") or not all(hasattr(each, "shape") for each in alone):
             return []
@@ -179,7 +179,7 @@ class Prover:
             spread
             for spread in (Spread(axes[0], outer, factor // outer) for outer in outers)
             if all(
-                self._compare(each, part, "", _GENEROUS).passed
+                self._compare(each, part, "", generosity).passed
                 for each, part in zip(alone, self._parts(joint, spread), strict=True)
             )
         ]
@@ -218,7 +218,7 @@ class Prover:
         found: dict[str, Spread] = {}
         for name in outputs:
             values = [each[name] for each in alone]
-            places = self._places(values, joint[name])
+            places = self._places(values, joint[name], 1)
             if not places or places[0] is None or _identical(values[0], values[1]):
                 return None
             found[name] = places[0]

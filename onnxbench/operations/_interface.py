@@ -752,7 +752,7 @@ def _try_shapes(draft: Draft, old: Model, shapes: Mapping[str, Sequence[Dim]], h
     """
     words = [f"{name!r}:[{','.join('?' if not isinstance(size, int) else str(size) for size in shape)}]"
              for name, shape in shapes.items()]  # fmt: skip
-    said = ", ".join(f"{name} {format_shape(shape)}" for name, shape in shapes.items())
+    said = ", ".join(f"{name!r} {format_shape(shape)}" for name, shape in shapes.items())
     try:
         _run_once(old, FeedOptions())
     except BenchError as error:
