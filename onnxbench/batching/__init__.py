@@ -163,10 +163,17 @@ def free_batch(
     ]
     notes += [f"output {each.name!r} does not depend on the batch" for each in outputs if each.axis is None]
     notes += [*weak, *proof.notes]
-    draft.notes += notes
+    draft.notes += [_summary(proof), *notes]
     return BatchDynamic(
         draft.model, tuple(carrying.items()), outputs, batch, tuple(repairs), proof, tuple(notes)
     )  # fmt: skip
+
+
+def _summary(proof: BatchProof) -> str:
+    at = " and ".join(map(str, proof.batches))
+    off = max((each.worst.max_abs or 0.0 for each in proof.outputs), default=0.0)
+    how = "equal bit for bit" if proof.exact else f"equal within {off:.3g}"
+    return f"run at batches {at}: the outputs of each sample are {how}, {proof.inner} inner tensors agree"
 
 
 def _refusal(observed: Observed, blocked: Blocked) -> RefusedResultError:
