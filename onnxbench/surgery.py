@@ -141,21 +141,18 @@ def edit(
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
     whole = _as_recipe(recipe, variables)
     verifier = _Verifier(model, verify) if verify is not False else None
-    edits = _Edit(model, whole, verifier, approve, allow_outside)
     try:
-        edits.run()
+        return _Edit(model, whole, verifier, approve, allow_outside).run(stamp=stamp)
     except RefusedResultError as error:
-        repairs = _mended(model)
-        if not repairs:
+        mended = _mended(model)
+        if mended is None:
             raise
-        healthy, words = repairs
-        edits = _Edit(healthy, whole, verifier, approve, allow_outside)
-        edits.repairs += words
+        healthy, words = mended
         try:
-            edits.run()
+            edited = _Edit(healthy, whole, verifier, approve, allow_outside).run(stamp=stamp)
         except RefusedResultError:
             raise error from None
-    return edits.finish(stamp=stamp)
+        return replace(edited, repairs=(*words, *edited.repairs))
 
 
 def _as_recipe(
@@ -197,15 +194,15 @@ class _Edit:
         self._recipe = recipe
         self._verifier = verifier
         self._approve = approve
-        self.repairs: list[str] = []
+        self._repairs: list[str] = []
         self._done: list[DoneStep] = []
         self._checked = False
         self._draft = Draft.of(model, allow_outside=allow_outside, sources=type_sources())
         self._flaws: set[str] | None = None
 
-    def run(self) -> None:
+    def run(self, *, stamp: bool) -> Edited:
         if self._sort():
-            self.repairs.append("the nodes were out of order; they are sorted")
+            self._repairs.append("the nodes were out of order; they are sorted")
         if self._verifier is not None:
             self._verifier.begin()
         for number, step in enumerate(self._recipe.steps, 1):
@@ -217,6 +214,7 @@ class _Edit:
             if self._verifier is not None:
                 done = self._verified(number, done)
             self._done.append(done)
+        return self._finish(stamp=stamp)
 
     def _step(self, number: int, step: Step) -> DoneStep:
         draft, changes, notes = self._draft, len(self._draft.changes), len(self._draft.notes)
@@ -269,7 +267,7 @@ class _Edit:
             drift, passed, notes = self._verifier.judge(self._draft, done.step)
         return replace(done, drift=drift, passed=passed, notes=(*done.notes, *notes))
 
-    def finish(self, *, stamp: bool) -> Edited:
+    def _finish(self, *, stamp: bool) -> Edited:
         draft = self._draft
         digest = self._recipe.digest()
         proto = draft.model.proto
@@ -280,8 +278,8 @@ class _Edit:
             else:
                 known.value = f"{known.value} {digest}"
         if not self._checked:
-            self.repairs += make_valid(proto, complete=draft.model.with_small_weights)
-        return Edited(draft.model, tuple(self._done), digest, tuple(dict.fromkeys(self.repairs)))
+            self._repairs += make_valid(proto, complete=draft.model.with_small_weights)
+        return Edited(draft.model, tuple(self._done), digest, tuple(dict.fromkeys(self._repairs)))
 
 
 def _refusal(model: Model, complaints: Sequence[str]) -> RefusedResultError:
