@@ -360,9 +360,12 @@ class _Verifier:
             self._outputs = _run(self._model, self._feeds)
         feeds = {moved.get(name, name): value for name, value in self._feeds.items()}
         feeds, drawn = _fitting(draft.model, feeds, self._options, notes)
-        if drawn:  # other sizes than before: the model before the step sees them, too
+        if drawn:  # other sizes than before: the model before the step sees them, too, if it takes them
             back = {now: then for then, now in moved.items()}
-            self._outputs = _run(self._model, _fitting(self._model, {back.get(k, k): v for k, v in feeds.items()})[0])
+            old, redrawn = _fitting(self._model, {back.get(name, name): value for name, value in feeds.items()})
+            self._outputs = {} if redrawn else _run(self._model, old)
+            if redrawn:
+                notes.append("there is nothing to compare with: the model before the step takes no such inputs")
         before = {moved.get(name, name): value for name, value in self._outputs.items()}
         try:
             now = _run(draft.model, feeds)
