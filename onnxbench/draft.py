@@ -22,6 +22,7 @@ from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_u
 from onnxbench.model import Model
 from onnxbench.schemas import default_version
 from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
+from onnxbench.writer import SaveOptions
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
@@ -70,6 +71,7 @@ class Draft:
         changes: What was done so far.
         notes: What a user should know beyond that.
         renamed: New names of the main graph's former inputs and outputs, by their old ones.
+        saving: How the result should be saved, where an operation said so; what the user says goes before it.
     """
 
     model: Model
@@ -80,6 +82,7 @@ class Draft:
     changes: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
+    saving: SaveOptions | None = None
     _index: GraphIndex | None = None
     _finder: TypeFinder | None = None
     _names: dict[int, set[str]] = field(default_factory=dict)
@@ -118,6 +121,7 @@ class Draft:
         """Says that the model was changed: the index is made anew when it is next asked for."""
         self._index = self._finder = None
         self._names.clear()
+        self.model.look_again()
 
     def opset(self, scope: Scope | None = None, domain: str = "") -> int:
         """Returns the version of a domain that a graph imports; 0 if it imports none."""
@@ -284,6 +288,16 @@ class Draft:
         changed = self._replace_reads(scope, {old: new}, readers=readers, outputs=outputs)
         self.touch()
         return changed
+
+    def replace_all_uses(self, scope: Scope, names: Mapping[str, str]) -> None:
+        """Makes all readers of some tensors read others, in bodies too: ``replace_uses`` for many at once.
+
+        Args:
+            scope: The graph that sees all of them.
+            names: What is read then by what is read now.
+        """
+        self._replace_reads(scope, names)
+        self.touch()
 
     def _replace_reads(
         self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None, outputs: bool = True

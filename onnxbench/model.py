@@ -97,6 +97,10 @@ class Model:
         weights.refer(tensor, where)
         self._has_outside = True
 
+    def look_again(self) -> None:
+        """Says that tensors were changed directly, and some may lie outside the structure now."""
+        self._has_outside = self._has_outside or None
+
     def store(self, tensor: TensorProto, blocks: Iterable[bytes], length: int) -> None:
         """Gives a tensor of this model new raw data, which is held in memory only if it is small.
 

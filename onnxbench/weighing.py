@@ -161,7 +161,7 @@ def statistics(model: Model, tensor: TensorProto) -> Statistics | None:
 
 
 def blocks(model: Model, tensor: TensorProto) -> Iterator[np.ndarray]:
-    """Yields the elements of a tensor in flat arrays of at most ``BLOCK`` elements, unless they are in memory anyway.
+    """Yields the elements of a tensor in flat arrays of at most ``BLOCK`` elements.
 
     Raises:
         ExternalDataError: The bytes cannot be had.
@@ -170,7 +170,8 @@ def blocks(model: Model, tensor: TensorProto) -> Iterator[np.ndarray]:
 
     where = model.byte_range(tensor)
     if where is None:
-        yield model.array(tensor).reshape(-1)
+        flat = model.array(tensor).reshape(-1)
+        yield from (flat[start : start + BLOCK] for start in range(0, flat.size or 1, BLOCK))
         return
     left, bits = math.prod(tensor.dims), dtype_bits(tensor.data_type)
     with open(where.file, "rb") as file:

@@ -9,21 +9,36 @@ from __future__ import annotations
 
 from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._stored import Externalize, InlineWeights, ShareWeights, StripWeights
+from onnxbench.operations._weights import CastWeight, SetWeight, ToConstant, ToInitializer, TransposeWeight
 
 __all__ = [
     "OPERATIONS",
+    "CastWeight",
     "DeleteAttribute",
     "Effect",
+    "Externalize",
+    "InlineWeights",
     "NodeOperation",
     "Operation",
     "RenameNode",
     "SetAttribute",
     "SetOp",
+    "SetWeight",
+    "ShareWeights",
+    "StripWeights",
     "TensorOperation",
+    "ToConstant",
+    "ToInitializer",
+    "TransposeWeight",
     "spelled_fields",
 ]
 
-_CLASSES: tuple[type[Operation], ...] = (SetOp, SetAttribute, DeleteAttribute, RenameNode)
+_CLASSES: tuple[type[Operation], ...] = (
+    *(SetOp, SetAttribute, DeleteAttribute, RenameNode),
+    *(SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer),
+    *(ShareWeights, StripWeights, Externalize, InlineWeights),
+)
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}
 """Every operation by its word in recipes."""
