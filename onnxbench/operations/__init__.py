@@ -10,18 +10,30 @@ from __future__ import annotations
 from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
 from onnxbench.operations._stored import Externalize, InlineWeights, ShareWeights, StripWeights
+from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
 from onnxbench.operations._weights import CastWeight, SetWeight, ToConstant, ToInitializer, TransposeWeight
+from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
 
 __all__ = [
     "OPERATIONS",
+    "AddNodes",
     "CastWeight",
+    "Delete",
     "DeleteAttribute",
+    "Duplicate",
     "Effect",
     "Externalize",
     "InlineWeights",
+    "Insert",
     "NodeOperation",
     "Operation",
+    "Redirect",
     "RenameNode",
+    "RenameNodes",
+    "RenameTensor",
+    "RenameTensors",
+    "Replace",
+    "Rewire",
     "SetAttribute",
     "SetOp",
     "SetWeight",
@@ -35,10 +47,12 @@ __all__ = [
 ]
 
 _CLASSES: tuple[type[Operation], ...] = (
-    *(SetOp, SetAttribute, DeleteAttribute, RenameNode),
-    *(SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer),
-    *(ShareWeights, StripWeights, Externalize, InlineWeights),
-)
+    SetOp, SetAttribute, DeleteAttribute, RenameNode, RenameNodes,
+    Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
+    RenameTensor, RenameTensors,
+    SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
+    ShareWeights, StripWeights, Externalize, InlineWeights,
+)  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}
 """Every operation by its word in recipes."""
