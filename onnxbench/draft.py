@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench import select
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
@@ -27,6 +27,7 @@ from onnxbench.writer import SaveOptions
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
+T = TypeVar("T")
 _REBUILD_FROM = 16
 """So many insertions or removals at once are cheaper done by writing the list of nodes anew."""
 
@@ -87,6 +88,7 @@ class Draft:
     _finder: TypeFinder | None = None
     _names: dict[int, set[str]] = field(default_factory=dict)
     _node_names: dict[str, set[str]] = field(default_factory=dict)
+    _found: dict[int, Any] = field(default_factory=dict)
     _stale: dict[tuple[str, str], None] = field(default_factory=dict)
     _strictly: bool = False
 
@@ -104,15 +106,15 @@ class Draft:
         proto.CopyFrom(model.proto)
         return cls(model.derive(proto), model, folder or Path.cwd(), allow_outside, sources)
 
-    def snapshot(self) -> tuple[ModelProto, int, int, dict[str, str]]:
+    def snapshot(self) -> tuple[ModelProto, int, int, dict[str, str], SaveOptions | None]:
         """Returns the state of the draft, for ``restore``."""
         proto = type(self.model.proto)()
         proto.CopyFrom(self.model.proto)
-        return proto, len(self.changes), len(self.notes), dict(self.renamed)
+        return proto, len(self.changes), len(self.notes), dict(self.renamed), self.saving
 
-    def restore(self, state: tuple[ModelProto, int, int, dict[str, str]]) -> None:
+    def restore(self, state: tuple[ModelProto, int, int, dict[str, str], SaveOptions | None]) -> None:
         """Takes the draft back to a state that it had."""
-        proto, changes, notes, renamed = state
+        proto, changes, notes, renamed, self.saving = state
         self.model = self.model.derive(proto)
         del self.changes[changes:]
         del self.notes[notes:]
@@ -138,7 +140,15 @@ class Draft:
         self._index = self._finder = None
         self._names.clear()
         self._node_names.clear()
+        self._found.clear()
         self.model.look_again()
+
+    def once(self, asker: object, find: Callable[[], T]) -> T:
+        """Returns what ``find`` returns, which is called once for an asker as long as the model does not change."""
+        if id(asker) not in self._found:
+            self._found[id(asker)] = find()
+        found: T = self._found[id(asker)]
+        return found
 
     def opset(self, scope: Scope | None = None, domain: str = "") -> int:
         """Returns the version of a domain that a graph imports; 0 if it imports none."""

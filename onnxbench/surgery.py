@@ -82,12 +82,14 @@ class Edited:
         steps: What each step did.
         digest: The digest of the recipe.
         repairs: What had to be mended, of the model as it was or of the result.
+        saving: How a step wants the model to be saved; None if none says so.
     """
 
     model: Model = field(repr=False)
     steps: tuple[DoneStep, ...]
     digest: str
     repairs: tuple[str, ...] = ()
+    saving: SaveOptions | None = None
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -203,10 +205,8 @@ class _Edit:
         self._flaws: set[str] | None = None
 
     def run(self) -> None:
-        moved = sum(len(order) for _, order in sort_nodes(self._draft.model.proto))
-        if moved:
+        if self._sort():
             self.repairs.append("the nodes were out of order; they are sorted")
-            self._draft.touch()
         if self._verifier is not None:
             self._verifier.begin()
         for number, step in enumerate(self._recipe.steps, 1):
@@ -233,15 +233,9 @@ class _Edit:
     def _settle(self, operation: Operation) -> None:
         draft = self._draft
         draft.touch()
-        try:
-            unsorted = any(topological_order(scope) is not None for scope in draft.index.scopes)
-        except ModelError as error:
-            raise RefusedResultError(error.message, hint=error.hint, details=error.details) from None
-        if unsorted:
-            sort_nodes(draft.model.proto)
-            draft.touch()
+        self._sort()
         draft.refresh_types()
-        for flaw in find_flaws(draft.index):
+        for flaw in find_flaws(draft.index, names_only=operation.keeps_types):
             if flaw.sentence() not in self._own_flaws():
                 raise RefusedResultError(flaw.sentence(), hint=flaw.hint)
         self._checked = False
@@ -250,6 +244,17 @@ class _Edit:
             if complaints:
                 raise _refusal(draft.model, complaints)
             self._checked = True
+
+    def _sort(self) -> bool:
+        """Sorts the nodes where they are out of order, and tells whether they were."""
+        try:
+            if all(topological_order(scope) is None for scope in self._draft.index.scopes):
+                return False
+        except ModelError as error:
+            raise RefusedResultError(error.message, hint=error.hint, details=error.details) from None
+        sort_nodes(self._draft.model.proto)
+        self._draft.touch()
+        return True
 
     def _own_flaws(self) -> set[str]:
         """Returns what was wrong before the edit: what onnx's checker overlooks, say."""
@@ -277,7 +282,7 @@ class _Edit:
                 known.value = f"{known.value} {digest}"
         if not self._checked:
             self.repairs += make_valid(proto, complete=draft.model.with_small_weights)
-        return Edited(draft.model, tuple(self._done), digest, tuple(dict.fromkeys(self.repairs)))
+        return Edited(draft.model, tuple(self._done), digest, tuple(dict.fromkeys(self.repairs)), draft.saving)
 
 
 def _refusal(model: Model, complaints: Sequence[str]) -> RefusedResultError:
@@ -462,7 +467,7 @@ def edit_file(
         approve: As for ``edit``.
         stamp: As for ``edit``.
         save_recipe: Write the steps to this YAML file, variables and includes filled in.
-        options: How weights are stored.
+        options: How weights are stored. Where they leave it open, a step such as ``externalize`` may say it.
         allow_outside: As for ``edit``.
 
     Raises:
@@ -475,7 +480,8 @@ def edit_file(
     )  # fmt: skip
     if out is None or not edited.passed:
         return EditedFile(edited, None)
-    saved = save(edited.model, out, options=options)
+    is_open = options is None or (options.external is None and not options.share_weights)
+    saved = save(edited.model, out, options=(edited.saving if is_open else None) or options, is_valid=True)
     path = None
     if save_recipe is not None:
         path = Path(save_recipe)

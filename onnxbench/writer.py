@@ -88,13 +88,16 @@ class _Blob:
     source: weights.ByteRange | bytes
 
 
-def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | None = None) -> Saved:
+def save(
+    model: Model, path: str | os.PathLike[str], *, options: SaveOptions | None = None, is_valid: bool = False
+) -> Saved:
     """Writes a model, checked and in one piece, and returns what was written.
 
     Args:
         model: The model; it is not changed.
         path: The target. A text ending (``.onnxtxt``, ``.textproto``, ``.json``) writes that form, weights inline.
         options: How weights are stored.
+        is_valid: The model went through ``onnxbench.validity.make_valid`` as it is now, so that need not be done again.
 
     Raises:
         RefusedResultError: The onnx checker does not accept the model; nothing was written.
@@ -110,7 +113,7 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
         raise OutputError(f"{os.fspath(path)!r} is not a usable file name") from None
     proto = type(model.proto)()
     proto.CopyFrom(model.proto)
-    repairs = make_valid(proto, complete=model.with_small_weights)
+    repairs = [] if is_valid else make_valid(proto, complete=model.with_small_weights)
     text = TEXT_FORMATS.get(Path(path).suffix.lower())
     if text and (options.external or options.share_weights):
         raise UsageError(f"{target.name} is a text form, which holds its weights itself")
