@@ -5,9 +5,10 @@ goes, or whether it is written at all. They go into a temporary file, and tensor
 ranges of any other file. Rejected: making the bytes while the model is written, for checks, verification and each
 further operation want to read them too.
 
-Where the system allows it (Linux), the file has no name from its first moment on, and is reached through the open
-descriptor: whatever ends the process, even SIGKILL, nothing is left behind. Elsewhere it has a name and goes when the
-last model that refers to it does, or with the process.
+The file goes when the last model that refers to it does, at the latest with the process, whether an edit fails or not.
+Rejected: a file without a name, reached through its open descriptor (``/proc/self/fd``), which even SIGKILL would not
+leave behind. ONNX Runtime resolves the path and finds nothing there, and it opens the file itself where an edit is
+verified.
 """
 
 from __future__ import annotations
@@ -64,11 +65,7 @@ class Scratch:
 
     def _open(self) -> tuple[IO[bytes], Path]:
         if self._file is None or self._path is None:
-            self._file = tempfile.TemporaryFile(prefix="onnxbench-", dir=self._folder)  # noqa: SIM115
-            self._path = Path(f"/proc/self/fd/{self._file.fileno()}")
-            if not self._path.exists():
-                self._file.close()
-                self._file = tempfile.NamedTemporaryFile(prefix="onnxbench-", dir=self._folder)  # noqa: SIM115
-                self._path = Path(self._file.name)
+            self._file = tempfile.NamedTemporaryFile(prefix="onnxbench-", suffix=".weights", dir=self._folder)  # noqa: SIM115
+            self._path = Path(self._file.name)
             weakref.finalize(self, self._file.close)
         return self._file, self._path

@@ -157,6 +157,7 @@ class _Home:
 
     scope: Scope
     inputs: dict[str, Any]
+    values: dict[str, Any]
     labels: set[str]
     inserted: dict[int, list[NodeProto]] = field(default_factory=dict)
 
@@ -172,7 +173,8 @@ class Workshop:
         """Returns what is known of a graph."""
         if id(scope) not in self._homes:
             inputs = {} if scope.is_function else {info.name: info for info in scope.graph.input}
-            self._homes[id(scope)] = _Home(scope, inputs, {node.name for node in scope.nodes})
+            values = {info.name: info for info in scope.graph.value_info}
+            self._homes[id(scope)] = _Home(scope, inputs, values, {node.name for node in scope.nodes})
         return self._homes[id(scope)]
 
     def store_as(self, weight: Weight, name: str) -> None:
@@ -186,6 +188,13 @@ class Workshop:
         if info is not None:
             info.name = name
             info.type.CopyFrom(initializer_type(weight.tensor))
+
+    def restate(self, weight: Weight) -> None:
+        """Makes what the graph states of a weight true again, whose type or shape has changed."""
+        home = self.home(weight.ref.scope)
+        for stated in (home.inputs, home.values) if weight.node < 0 else (home.values,):
+            if weight.ref.name in stated:
+                stated[weight.ref.name].type.CopyFrom(initializer_type(own(weight)))
 
     def insert(self, weight: Weight, node: NodeProto, *, end: str) -> None:
         """Has a node inserted that makes something of a weight: behind its Constant, or before its first reader.
@@ -214,7 +223,8 @@ class Workshop:
 
     def finish(self) -> None:
         """Inserts the nodes."""
-        for home in self._homes.values():
+        # Inner graphs first: to insert many nodes copies those of a graph, and the bodies in them with it.
+        for home in sorted(self._homes.values(), key=lambda each: -each.scope.depth):
             if home.inserted:
                 self.draft.splice(home.scope, home.inserted)
         self.draft.touch()
@@ -258,6 +268,7 @@ class SetWeight(WeightOperation):
         """Sets the values."""
         if self.value is None:
             raise UsageError("set_weight takes a value", hint="value: {file: w.npy}")
+        workshop = Workshop(draft)
         for weight in weights_at(draft, self.at):
             made = self._made(draft, weight)
             self._require_fit(draft, weight, made)
@@ -273,10 +284,10 @@ class SetWeight(WeightOperation):
                 if not made.HasField("raw_data"):
                     tensor.ClearField("raw_data")
             if shape_changes:
-                _state_input(weight)
+                workshop.restate(weight)
             draft.record("weight", weight.ref.path, "values", before=before, after=describe_tensor(tensor))
             if shape_changes or weights.tensor_bytes(tensor) <= SMALL_WEIGHT:  # it may be a shape
-                draft.retype(weight.ref.scope, [weight.ref.name], strictly=shape_changes)
+                _retype_readers(draft, weight, strictly=shape_changes)
         draft.touch()
 
     def _made(self, draft: Draft, weight: Weight) -> TensorProto:
@@ -310,13 +321,6 @@ class SetWeight(WeightOperation):
                 hint=hint,
             )
         refuse_default(draft, weight.ref, "given another shape")
-
-
-def _state_input(weight: Weight) -> None:
-    """Makes the input agree that an initializer is too, before IR version 4."""
-    for info in () if weight.node >= 0 else weight.ref.scope.graph.input:
-        if info.name == weight.ref.name:
-            info.type.CopyFrom(initializer_type(weight.tensor))
 
 
 @dataclass(frozen=True)
@@ -370,7 +374,7 @@ class CastWeight(WeightOperation):
         workshop.finish()
         if self.everywhere:
             for weight in found:
-                draft.retype(weight.ref.scope, [weight.ref.name])
+                _retype_readers(draft, weight)
 
     def _cast(
         self,
@@ -406,7 +410,7 @@ class CastWeight(WeightOperation):
             draft.notes.append(f"{ref.path}: {loss.overflows:,} values (up to {loss.largest:.6g}) are {made} now")
         is_read = ref.name in ref.scope.consumers or ref.name in ref.scope.outputs
         if self.everywhere or not is_read:
-            _state_input(weight)
+            workshop.restate(weight)
             return
         new_name = draft.fresh(ref.scope, f"{ref.name}_{dtype_name(number)}")
         workshop.store_as(weight, new_name)
@@ -512,6 +516,12 @@ def readers_of(ref: TensorRef) -> Iterator[tuple[NodeRef, int]]:
             pending += [body for body in scope.bodies.get(position, ()) if ref.name in body.captures]
 
 
+def _retype_readers(draft: Draft, weight: Weight, *, strictly: bool = False) -> None:
+    """Says that what is made of a weight may have other types now."""
+    for reader, _ in readers_of(weight.ref):
+        draft.retype(reader.scope, reader.scope.writes[reader.position], strictly=strictly)
+
+
 def _raise_ir_version(draft: Draft, number: int) -> None:
     proto, needed = draft.model.proto, _IR_OF_TYPES.get(number, 0)
     if proto.ir_version >= needed:
@@ -552,7 +562,6 @@ class TransposeWeight(WeightOperation):
     def apply(self, draft: Draft) -> None:
         """Transposes them."""
         workshop = Workshop(draft)
-        moved = []
         for weight in weights_at(draft, self.at):
             perm = self._order(weight)
             if perm == sorted(perm):
@@ -562,10 +571,7 @@ class TransposeWeight(WeightOperation):
             if weight.tensor.data_type == _STRING:
                 raise UnsupportedError(f"weight {weight.ref.path!r} holds strings, which are not transposed")
             self._transpose(draft, workshop, weight, perm)
-            moved.append(weight)
         workshop.finish()
-        for weight in moved:
-            draft.retype(weight.ref.scope, [weight.ref.name])
 
     def _order(self, weight: Weight) -> list[int]:
         rank = len(weight.tensor.dims)
@@ -595,7 +601,7 @@ class TransposeWeight(WeightOperation):
             workshop.store_as(weight, name)
             workshop.insert(weight, helper.make_node("Transpose", [name], [ref.name], perm=inverse), end="Transpose")
         else:
-            _state_input(weight)
+            workshop.restate(weight)
         for position in folded:
             _fold(draft, NodeRef(ref.scope, position), ref.name, name, inverse)
 
@@ -838,7 +844,7 @@ class ToInitializer(NodeOperation):
             removed.setdefault(id(ref.scope), (ref.scope, []))[1].append(ref.position)
             where = TensorRef(ref.scope, name).path
             draft.record("weight", where, "made an initializer", after=describe_tensor(tensor))
-        for scope, positions in removed.values():
+        for scope, positions in sorted(removed.values(), key=lambda each: -each[0].depth):  # as ``Workshop.finish``
             draft.splice(scope, removed=positions)
         draft.touch()
 
