@@ -50,7 +50,8 @@ def imitate(like: Statistics, number: int, elements: int, name: str, seed: int) 
         count = min(BLOCK, elements - start)
         block = table[generator.randint(0, _TABLE, size=count, dtype=np.uint16)]
         if start == 0:
-            block[generator.choice(count, rare.size, replace=False)] = rare
+            places = np.unique(generator.randint(0, count, size=2 * rare.size + 16))
+            block[places[generator.permutation(places.size)[: rare.size]]] = rare
         yield block
 
 
