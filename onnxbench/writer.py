@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -135,6 +135,28 @@ def save(
     except OSError as error:
         raise _cannot_write(error, target) from None
     return Saved(Path(path), size, tuple(Path(path).parent / name for name in names), sum(sizes), tuple(repairs))
+
+
+def write_whole(target: Path, parts: Iterable[bytes | weights.ByteRange]) -> None:
+    """Writes a file that is no model, in one piece: the parts one after the other, or nothing.
+
+    Raises:
+        OutputError: It cannot be written; nothing was left behind.
+    """
+    try:
+        if target.exists() and not target.is_file():
+            raise OutputError(f"{target} exists and is not a regular file")
+        with _staging(target) as staging:
+            with open(staging / target.name, "wb") as out:
+                for part in parts:
+                    if isinstance(part, bytes):
+                        out.write(part)
+                    else:
+                        weights.copy_range(part, out)
+                _flush(out)
+            _publish(staging, target.parent, [target.name])
+    except OSError as error:
+        raise _cannot_write(error, target) from None
 
 
 def _publish(staging: Path, folder: Path, names: list[str]) -> None:
