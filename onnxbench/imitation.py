@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnxbench import literals
@@ -82,6 +83,9 @@ def _table(
         rare.append(np.full(0 if share else count, value))
     is_float = literals.is_float(number)
     limit = np.inf if is_float else _EXACT
+    if not is_float and like.zeros:  # the others are at least one away from zero
+        low, high = like.minimum or 1, like.maximum or -1
+        like = replace(like, minimum=min(low, high), maximum=max(low, high)) if like.zeros < like.elements else like
     values = _spread(like, size - sum(map(len, parts)), generator, exact=exact)
     if like.minimum is not None and like.maximum is not None and not exact:
         rare.append(np.clip(np.array([like.minimum, like.maximum], np.float64), -limit, limit))

@@ -596,7 +596,7 @@ class TransposeWeight(WeightOperation):
         draft.model.store(tensor, _transposed(draft, held, perm), weights.tensor_bytes(held))
         draft.record("weight", ref.path, "transposed", before=before, after=describe_tensor(tensor))
         name = ref.name
-        if others or not folded:
+        if others:
             name = draft.fresh(ref.scope, f"{ref.name}_transposed")
             workshop.store_as(weight, name)
             workshop.insert(weight, helper.make_node("Transpose", [name], [ref.name], perm=inverse), end="Transpose")
@@ -608,8 +608,6 @@ class TransposeWeight(WeightOperation):
     def _readers(self, draft: Draft, weight: Weight, perm: list[int]) -> tuple[list[int], bool]:
         """Returns the nodes that take the new order themselves, and whether there are other readers."""
         ref, scope = weight.ref, weight.ref.scope
-        if scope.is_function and not self.fold:
-            return [], True
         folded, others = [], ref.name in scope.outputs
         for position in scope.consumers.get(ref.name, ()):
             if self.fold and self._takes(draft, NodeRef(scope, position), ref.name, perm):
