@@ -223,40 +223,38 @@ def test_real_models_run_as_before(corpus, name, operation):
 # ---- round trips and what stays
 
 
-@VALID
+def _can_go_back(proto: onnx.ModelProto) -> bool:
+    """Tells whether a model has initializers in its main graph, all plain, and no Constants."""
+    defaults = {info.name for info in proto.graph.input} & {t.name for t in proto.graph.initializer}
+    constants = any(ref.node.op_type == "Constant" for ref in GraphIndex(proto).nodes())
+    return bool(proto.graph.initializer) and not constants and (not defaults or proto.ir_version < 4)
+
+
+SIMPLE = cases(lambda case: case.valid == "yes" and case.engine == "ort" and _can_go_back(load(case.path).proto))
+
+
+@SIMPLE
 def test_there_and_back_gives_the_model_again(case):
     """All initializers made Constants and initializers again: only their order may differ."""
-    from onnxbench.errors import BenchError
-
     model = load(case.path)
-    if not model.proto.graph.initializer or any(node.op_type == "Constant" for node in model.proto.graph.node):
-        return
-    try:
-        there = edit(model, [ToConstant(at="weight:*")], stamp=False).model
-    except BenchError:
-        return
+    if edit(model, [], stamp=False).repairs:
+        model = edit(model, [], stamp=False).model
+    there = edit(model, [ToConstant(at="weight:*")], stamp=False).model
     assert not there.proto.graph.initializer
     back = edit(there, [ToInitializer(at="op:Constant")], stamp=False).model.proto
     original = type(back)()
     original.CopyFrom(model.proto)
-    if edit(model, [], stamp=False).repairs:
-        return
     for proto in (back, original):
-        for name in ("initializer", "input"):
+        for name in ("initializer", "sparse_initializer", "input"):
             repeated = getattr(proto.graph, name)
-            items = sorted(repeated, key=lambda each: each.name)
-            copies = [type(item).FromString(item.SerializeToString()) for item in items]
+            copies = sorted((type(item).FromString(item.SerializeToString()) for item in repeated), key=_key)
             del repeated[:]
             repeated.extend(copies)
-        for tensor in proto.graph.initializer:  # Constants of bodies became initializers as well
-            tensor.ClearField("data_location")
-    assert back.graph.node == original.graph.node or any(s.depth for s in GraphIndex(original).scopes)
-    assert [t.SerializeToString() for t in back.graph.initializer] == [
-        t.SerializeToString() for t in original.graph.initializer
-    ]
-    assert back.graph.value_info == original.graph.value_info
-    assert back.graph.quantization_annotation == original.graph.quantization_annotation
-    assert back.metadata_props == original.metadata_props
+    assert back.SerializeToString(deterministic=True) == original.SerializeToString(deterministic=True)
+
+
+def _key(item) -> str:
+    return item.values.name if hasattr(item, "indices") else item.name
 
 
 DENSE = [number for number in range(1, 27) if number not in (T.STRING, T.FLOAT8E8M0)]
