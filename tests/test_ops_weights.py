@@ -25,7 +25,7 @@ from onnxbench.operations import (
     Externalize,
     InlineWeights,
     SetWeight,
-    ShareWeights,
+    ShareEqualWeights,
     StripWeights,
     ToConstant,
     ToInitializer,
@@ -166,7 +166,7 @@ def test_packed_elements_are_those_of_onnx():
     [
         ToConstant(at="weight:*"),
         ToInitializer(at="op:Constant"),
-        ShareWeights(),
+        ShareEqualWeights(),
         TransposeWeight(at="weight:*"),
         CastWeight(at="dtype:float32 & weight:*", to="float16", overflow="clamp"),
         StripWeights(few=0, anonymize=True),
@@ -199,7 +199,7 @@ def test_fixtures_run_as_before(case, operation):
     [
         ToConstant(at="weight:* & dtype:float32"),
         ToInitializer(at="op:Constant"),
-        ShareWeights(),
+        ShareEqualWeights(),
         TransposeWeight(at="weight:* & dtype:float32"),
         CastWeight(at="weight:* & dtype:float32", to="float16", overflow="clamp"),
         StripWeights(anonymize=True),
@@ -273,12 +273,12 @@ def test_weights_of_every_type(number, tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(proto.SerializeToString())
     raw = numpy_helper.from_array(array).raw_data
-    done = edit(path, [TransposeWeight(at="a"), ShareWeights()]).model
+    done = edit(path, [TransposeWeight(at="a"), ShareEqualWeights()]).model
     (a, b) = done.proto.graph.initializer
     assert (list(a.dims), a.name, b.name) == ([5, 30], "a_transposed", "b")
     turned = numpy_helper.from_array(np.ascontiguousarray(array.T)).raw_data
     assert numpy_helper.from_array(done.array(a)).raw_data == turned
-    done = edit(path, [ShareWeights()]).model
+    done = edit(path, [ShareEqualWeights()]).model
     (a,) = done.proto.graph.initializer
     assert numpy_helper.from_array(done.array(a)).raw_data == raw
     assert [node.input[0] for node in done.proto.graph.node] == ["a", "a"]
@@ -326,7 +326,7 @@ def test_annotations_follow_shared_weights():
     proto = type(model.proto)()
     proto.CopyFrom(model.proto)
     proto.graph.initializer.insert(0, twin)
-    done = edit(from_proto(proto), [ShareWeights()]).model.proto
+    done = edit(from_proto(proto), [ShareEqualWeights()]).model.proto
     assert scales[0] not in {t.name for t in done.graph.initializer}
     named_now = {e.value for a in done.graph.quantization_annotation for e in a.quant_parameter_tensor_names}
     assert "aaa_first" in named_now
@@ -341,7 +341,7 @@ def test_shared_by_bytes_not_by_values(tmp_path):
     b = np.array([[-0.0, np.nan]], np.float32)
     typed = helper.make_tensor("typed", T.FLOAT, [1, 2], [0.0, float("nan")])
     proto = linear(tensor("a", a), tensor("b", b), tensor("c", a.copy()), typed)
-    done = edit(from_proto(proto), [ShareWeights()]).model.proto
+    done = edit(from_proto(proto), [ShareEqualWeights()]).model.proto
     assert [t.name for t in done.graph.initializer] == ["a", "b"]
     assert [node.input[1] for node in done.graph.node] == ["a", "b", "a", "a"]
 
@@ -351,7 +351,7 @@ def test_shared_by_bytes_not_by_values(tmp_path):
 def test_weights_of_real_models_are_shared(corpus, name):
     path, _ = corpus(name)
     model = load(path)
-    done = edit(model, [ShareWeights()], verify=True)
+    done = edit(model, [ShareEqualWeights()], verify=True)
     before, after = values(model), values(done.model)
     assert len(after) < len(before)
     assert all(before[key] == data for key, data in after.items())
@@ -383,7 +383,7 @@ def test_a_name_of_a_body_is_not_captured_instead():
     from onnxbench.draft import Draft
 
     draft = Draft.of(from_proto(proto))  # not through ``edit``: onnx's checker does not accept such names
-    ShareWeights().apply(draft)
+    ShareEqualWeights().apply(draft)
     assert {t.name for t in draft.model.proto.graph.initializer} == {"a", "b"}
 
 
@@ -575,7 +575,7 @@ def giant(tmp_path: Path, count: int, side: int) -> Path:
 _CHILD = """
 import sys
 from onnxbench.operations import *
-from onnxbench.operations import SetWeight, CastWeight, TransposeWeight, ShareWeights, StripWeights, ToConstant
+from onnxbench.operations import SetWeight, CastWeight, TransposeWeight, ShareEqualWeights, StripWeights, ToConstant
 from onnxbench.surgery import edit_file
 from onnxbench.writer import SaveOptions
 edit_file("big.onnx", "out.onnx", [eval(sys.argv[1])], options=SaveOptions(share_weights=True))
@@ -604,7 +604,7 @@ def peak(folder: Path, operation: str) -> int:
         "CastWeight(at='bias', to='float16')",
         "StripWeights(at='bias')",
         "ToConstant(at='bias')",
-        "ShareWeights(at='bias')",
+        "ShareEqualWeights(at='bias')",
     ],
 )
 def test_three_gigabytes_that_do_not_change_are_not_read(tmp_path, operation):
@@ -617,7 +617,7 @@ def test_three_gigabytes_that_do_not_change_are_not_read(tmp_path, operation):
     [
         ("CastWeight(at='w0', to='bfloat16')", 250_000),
         ("StripWeights(at='w0')", 250_000),
-        ("ShareWeights(at='w0 | w1')", 150_000),
+        ("ShareEqualWeights(at='w0 | w1')", 150_000),
     ],
 )
 def test_large_weights_change_in_bounded_memory(tmp_path, operation, limit):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
-from onnxbench.operations._stored import Externalize, InlineWeights, ShareWeights, StripWeights
+from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
 from onnxbench.operations._weights import CastWeight, SetWeight, ToConstant, ToInitializer, TransposeWeight
 from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
@@ -37,7 +37,7 @@ __all__ = [
     "SetAttribute",
     "SetOp",
     "SetWeight",
-    "ShareWeights",
+    "ShareEqualWeights",
     "StripWeights",
     "TensorOperation",
     "ToConstant",
@@ -51,7 +51,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
     RenameTensor, RenameTensors,
     SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
-    ShareWeights, StripWeights, Externalize, InlineWeights,
+    ShareEqualWeights, StripWeights, Externalize, InlineWeights,
 )  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}

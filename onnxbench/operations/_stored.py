@@ -34,7 +34,7 @@ _READ = 1 << 23
 
 
 @dataclass(frozen=True)
-class ShareWeights(Operation):
+class ShareEqualWeights(Operation):
     """Make equal initializers one.
 
     Two are equal if their type, shape and every bit are. The one that stays is the first, in the outermost graph;
@@ -45,7 +45,7 @@ class ShareWeights(Operation):
         min_bytes: Leave smaller ones alone.
     """
 
-    word: ClassVar[str] = "share_weights"
+    word: ClassVar[str] = "share_equal_weights"
     expects: ClassVar[str] = "optional"
 
     at: str = ""
@@ -195,7 +195,7 @@ class StripWeights(Operation):
     most bugs do too. What stays as it is, and is listed: integers of more than 8 bits, booleans and strings; whatever
     steers shapes, indices and control flow; scales and zero points; and tensors of few elements. Lists of floats in
     attributes (those of ai.onnx.ml) are replaced as well. Weights that were equal to each other no longer are, unless
-    share_weights made them one before.
+    share_equal_weights made them one before.
 
     Attributes:
         at: Selector of the weights to replace; all, by default.
