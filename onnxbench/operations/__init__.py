@@ -26,7 +26,9 @@ from onnxbench.operations._interface import (
     SetShape,
 )
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
+from onnxbench.operations._weights import CastWeight, SetWeight, ToConstant, ToInitializer, TransposeWeight
 from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
 
 __all__ = [
@@ -34,10 +36,13 @@ __all__ = [
     "AddInput",
     "AddNodes",
     "AddOutput",
+    "CastWeight",
     "Delete",
     "DeleteAttribute",
     "Duplicate",
     "Effect",
+    "Externalize",
+    "InlineWeights",
     "Insert",
     "MakeBatchDynamic",
     "MakeDynamic",
@@ -63,7 +68,13 @@ __all__ = [
     "SetDim",
     "SetOp",
     "SetShape",
+    "SetWeight",
+    "ShareEqualWeights",
+    "StripWeights",
     "TensorOperation",
+    "ToConstant",
+    "ToInitializer",
+    "TransposeWeight",
     "spelled_fields",
 ]
 
@@ -73,6 +84,8 @@ _CLASSES: tuple[type[Operation], ...] = (
     RenameTensor, RenameTensors,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
     RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
+    SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
+    ShareEqualWeights, StripWeights, Externalize, InlineWeights,
 )  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}
