@@ -260,7 +260,7 @@ class Draft:
             if info.name in names:
                 info.name = names[info.name]
         if not scope.is_function:
-            _rename_annotations(graph, names)
+            rename_annotations(graph, names)
         self._replace_reads(scope, names)
         self.touch()
 
@@ -302,7 +302,7 @@ class Draft:
                     for info in inner.graph.output:
                         if info.name in wanted:
                             info.name = wanted[info.name]
-                _rename_annotations(inner.graph, wanted)
+                rename_annotations(inner.graph, wanted)
             for position in positions:
                 node = inner.nodes[position]
                 touched = False
@@ -466,7 +466,8 @@ def tree_of(scope: Scope) -> Iterator[Scope]:
         pending.extend(body for bodies in inner.bodies.values() for body in bodies)
 
 
-def _rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
+def rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Renames tensors in the quantization annotations of a graph."""
     for annotation in graph.quantization_annotation:
         if annotation.tensor_name in names:
             annotation.tensor_name = names[annotation.tensor_name]

@@ -8,6 +8,7 @@ the reference page follow from its fields and docstring.
 from __future__ import annotations
 
 from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
+from onnxbench.operations._model import Outline
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Effect",
     "NodeOperation",
     "Operation",
+    "Outline",
     "RenameNode",
     "SetAttribute",
     "SetOp",
@@ -23,7 +25,7 @@ __all__ = [
     "spelled_fields",
 ]
 
-_CLASSES: tuple[type[Operation], ...] = (SetOp, SetAttribute, DeleteAttribute, RenameNode)
+_CLASSES: tuple[type[Operation], ...] = (SetOp, SetAttribute, DeleteAttribute, RenameNode, Outline)
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}
 """Every operation by its word in recipes."""

@@ -1,0 +1,886 @@
+"""Nodes moved out of a graph into a local function, with a call in their place.
+
+An *instance* is a set of nodes of one graph that becomes one call: nodes that a user names, or all of one call of a
+PyTorch module. Instances that do the same share one function, as the modules share a class: what may differ is names,
+weights (they are arguments), and constants (those that differ are arguments too). Whether two instances do the same
+is decided by a digest of their nodes in file order, in which every name is replaced by where it comes from.
+
+A function sees nothing but its arguments. So whatever an instance reads from outside, in bodies too, becomes one. Two
+places where one instance reads the same tensor are the same argument only if all instances agree on that.
+
+Several instances may stand in each other's way though each of them alone could become a call. So all of them are
+contracted at once and the rest is sorted: one linear pass, and what is left over is a cycle that can be named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from onnxbench.conformity import called
+from onnxbench.draft import rename_annotations, root_of
+from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError, UsageError, did_you_mean
+from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, topological_order
+from onnxbench.provenance import ModuleCall
+from onnxbench.schemas import known_domains, plain_domain
+from onnxbench.select import matcher, origins
+
+if TYPE_CHECKING:
+    from onnx import FunctionProto, NodeProto, TensorProto
+
+    from onnxbench.draft import Draft
+
+FIRST_IR_WITH_FUNCTIONS = 8
+FIRST_IR_WITH_FUNCTION_TYPES = 10
+DEFAULT_DOMAIN = "local"
+_GRAPH, _GRAPHS, _TENSOR, _SPARSE = 5, 10, 4, 11  # AttributeProto types
+_LISTED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """Nodes of one graph that become one call.
+
+    Attributes:
+        scope: The graph.
+        positions: Their positions, ascending.
+        label: What to call them in a sentence.
+        module: The call of a PyTorch module that they are, or None.
+    """
+
+    scope: Scope
+    positions: tuple[int, ...]
+    label: str
+    module: ModuleCall | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outlined:
+    """One function that was made.
+
+    Attributes:
+        domain: Its domain.
+        name: Its name.
+        calls: Names of the nodes that call it, with the paths of their graphs.
+        nodes: How many nodes it has.
+        inputs: Its inputs.
+        outputs: Its outputs.
+    """
+
+    domain: str
+    name: str
+    calls: tuple[str, ...]
+    nodes: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+# -- what is to be outlined ----------------------------------------------------------------------------------------
+
+
+def module_instances(draft: Draft, pattern: str) -> list[Instance]:
+    """Returns the calls of PyTorch modules whose path matches a glob, each as an instance.
+
+    Of nested modules that match, the outermost counts. A module that is called several times is several instances,
+    as far as the exporter tells, and so is one whose nodes stand in several graphs.
+
+    Raises:
+        NotFoundError: No module matches.
+    """
+    index = draft.index
+    known, matches = origins(index), matcher(pattern)
+    found: dict[tuple[int, ModuleCall], list[int]] = {}
+    verdicts: dict[tuple[ModuleCall, ...], ModuleCall | None] = {}
+    seen: set[str] = set()
+    inside: set[int] = set()  # bodies of nodes that belong to an instance go with them
+    for scope in index.scopes:
+        if scope.parent is not None and id(scope) in inside:
+            inside.update(id(body) for bodies in scope.bodies.values() for body in bodies)
+            continue
+        for position, node in enumerate(scope.nodes):
+            modules = known.modules(node)
+            if modules not in verdicts:
+                verdicts[modules] = next((module for module in modules if matches(module.path)), None)
+                seen.update(module.path for module in modules)
+            module = verdicts[modules]
+            if module is not None:
+                found.setdefault((id(scope), module), []).append(position)
+                inside.update(id(body) for body in scope.bodies.get(position, ()))
+    if not found:
+        hint = did_you_mean(pattern, seen - {""}) or _some("The model has the modules", sorted(seen - {""}))
+        raise NotFoundError(f"no PyTorch module {pattern!r} in the model", hint=hint or "Its nodes tell of no modules.")
+    scopes = {id(scope): scope for scope in index.scopes}
+    return [
+        Instance(scopes[key], tuple(positions), f"{module}{_within(scopes[key])}", module)
+        for (key, module), positions in found.items()
+    ]
+
+
+def chosen_instance(draft: Draft, selector: str) -> Instance:
+    """Returns the nodes that a selector stands for as one instance; nodes in bodies of others of them go with these.
+
+    Raises:
+        NotFoundError: It matches nothing.
+        UsageError: The nodes lie in several graphs.
+    """
+    refs = draft.nodes(selector)
+    held = {(id(ref.scope), ref.position) for ref in refs}
+    outer = [ref for ref in refs if not _lies_in(ref.scope, held)]
+    scopes = {id(ref.scope): ref.scope for ref in outer}
+    if len(scopes) > 1:
+        paths = [repr(scope.path or "the main graph") for scope in scopes.values()]
+        raise UsageError(
+            f"{selector!r} stands for nodes of {len(scopes)} graphs: {', '.join(paths[:_LISTED])}",
+            hint="One call stands for nodes of one graph: give a list with one selector for each.",
+        )
+    return Instance(outer[0].scope, tuple(sorted(ref.position for ref in outer)), repr(selector))
+
+
+def _lies_in(scope: Scope, held: Collection[tuple[int, int]]) -> bool:
+    while scope.parent is not None:
+        if (id(scope.parent), scope.owner) in held:
+            return True
+        scope = scope.parent
+    return False
+
+
+def filled(instance: Instance) -> Instance:
+    """Returns an instance with all nodes that lie between its own."""
+    scope, members = instance.scope, set(instance.positions)
+    below = _closure(members, lambda at: (u for name in scope.writes[at] for u in scope.consumers.get(name, ())))
+    above = _closure(members, lambda at: (scope.producers[n] for n in scope.reads[at] if n in scope.producers))
+    return Instance(scope, tuple(sorted(members | (below & above))), instance.label, instance.module)
+
+
+def _closure(start: Iterable[int], following: Any) -> set[int]:
+    reached = set(start)
+    pending = list(reached)
+    while pending:
+        for position in following(pending.pop()):
+            if position not in reached:
+                reached.add(position)
+                pending.append(position)
+    return reached
+
+
+# -- bodies with their names taken out -----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Body:
+    """What an instance does: a copy of its nodes, and every place in it that says a name.
+
+    Attributes:
+        instance: The instance.
+        nodes: Positions of the nodes that it is made of.
+        function: The copy.
+        made: Names that its own nodes make, in order.
+        slots: Places that read a tensor from outside: the message, the position in its inputs (-1: a body's output),
+            and the name.
+        reads: Places that read what it makes itself, likewise, with the number in ``made``.
+        used: Numbers of what is read outside.
+        skeleton: Digest of what it does, values of its own Constant nodes left out.
+        constants: Digests of these values, by the node's position among ``nodes``.
+        kinds: Each node in a word, to tell differences.
+        stated: Types that are stated of tensors, by a number that means the same in all bodies of that skeleton.
+        references: Attributes of the function around the instance that it refers to, with their types.
+        domains: Domains of its operators, those in bodies included.
+        graphs: The bodies in it.
+    """
+
+    instance: Instance
+    nodes: list[int]
+    function: FunctionProto
+    made: list[str] = field(default_factory=list)
+    slots: list[tuple[Any, int, str]] = field(default_factory=list)
+    reads: list[tuple[Any, int, int]] = field(default_factory=list)
+    used: set[int] = field(default_factory=set)
+    skeleton: bytes = b""
+    constants: dict[int, bytes] = field(default_factory=dict)
+    kinds: list[str] = field(default_factory=list)
+    stated: dict[int, bytes] = field(default_factory=dict)
+    references: dict[str, int] = field(default_factory=dict)
+    domains: dict[str, None] = field(default_factory=dict)
+    graphs: list[Any] = field(default_factory=list)
+    _infos: list[tuple[Any, int, int]] = field(default_factory=list)
+
+    def drop_types(self, kept: Collection[int]) -> None:
+        """Removes what bodies state of the types of tensors, but for these numbers."""
+        for infos, position, number in reversed(self._infos):
+            if number not in kept:
+                del infos[position]
+
+
+def _read_body(draft: Draft, instance: Instance, nodes: list[int], outer_types: dict[str, Any]) -> _Body:
+    import onnx
+
+    holder = onnx.ModelProto()
+    function = holder.functions.add()
+    function.node.extend(instance.scope.nodes[position] for position in nodes)
+    index = GraphIndex(holder)
+    top = index.functions["", "", ""]
+    body = _Body(instance, nodes, function)
+    numbers: dict[tuple[int, str], int] = {}
+    tree = [scope for scope in index.scopes if scope is not index.main]
+    for scope in tree:
+        names = scope.tensor_names() if scope is not top else (name for names in scope.writes for name in names)
+        for name in names:
+            numbers.setdefault((id(scope), name), len(numbers))
+        if scope is top:
+            body.made = [name for names in scope.writes for name in names]
+    digest = hashlib.sha256()
+    for scope in tree:
+        _digest_graph(body, scope, top, numbers, digest)
+    for name in body.made:
+        if name in outer_types:
+            body.stated[numbers[id(top), name]] = outer_types[name].SerializeToString(deterministic=True)
+    for domain in sorted(map(plain_domain, body.domains)):
+        digest.update(repr((domain, draft.opset(instance.scope, domain))).encode())
+    members, around = set(nodes), instance.scope
+    outputs = set(around.outputs)
+    body.used = {
+        number
+        for number, name in enumerate(body.made)
+        if name in outputs or any(user not in members for user in around.consumers.get(name, ()))
+    }
+    body.skeleton = digest.digest()
+    return body
+
+
+def _digest_graph(
+    body: _Body, scope: Scope, top: Scope, numbers: dict[tuple[int, str], int], digest: Any
+) -> None:  # fmt: skip
+    def place(message: Any, at: int, name: str) -> str:
+        if not name:
+            return ""
+        around: Scope | None = scope
+        while around is not None and (id(around), name) not in numbers:
+            around = around.parent
+        if around is None:
+            body.slots.append((message, at, name))
+            return "outside"
+        number = numbers[id(around), name]
+        if around is top:
+            body.reads.append((message, at, number))
+        return str(number)
+
+    said: list[Any] = [scope.owner, scope.body_name, scope.depth]
+    graph = scope.graph
+    if scope is not top:
+        body.graphs.append(graph)
+        said += [(numbers[id(scope), info.name], info.type.SerializeToString(deterministic=True))
+                 for info in graph.input]  # fmt: skip
+        for tensor in graph.initializer:
+            said.append((numbers[id(scope), tensor.name], _tensor_digest(tensor)))
+        for sparse in graph.sparse_initializer:
+            said.append((numbers[id(scope), sparse.values.name], sparse.SerializeToString(deterministic=True)))
+        for position, info in enumerate(graph.value_info):
+            number = numbers.get((id(scope), info.name), -1)
+            body._infos.append((graph.value_info, position, number))
+            body.stated[number] = info.type.SerializeToString(deterministic=True)
+    for position, node in enumerate(scope.nodes):
+        bare = type(node)()
+        bare.CopyFrom(node)
+        for attribute in node.attribute:
+            if attribute.ref_attr_name:
+                body.references[attribute.ref_attr_name] = attribute.type
+        for message in ("name", "doc_string", "metadata_props", "input", "output", "attribute"):
+            bare.ClearField(message)
+        body.domains[node.domain] = None
+        inputs = [place(node, at, name) for at, name in enumerate(node.input)]
+        outputs = [str(numbers[id(scope), name]) if name else "" for name in node.output]
+        attributes: Any = sorted(_attribute_digest(attribute) for attribute in node.attribute)
+        if scope is top:
+            body.kinds.append(f"{node.op_type}({', '.join('' if not i else 'x' for i in inputs)})")
+            if _is_constant(node):
+                body.constants[position] = repr(attributes).encode()
+                attributes = [(each[0], each[1]) for each in attributes]
+        said.append((bare.SerializeToString(deterministic=True), inputs, outputs, attributes))
+    if scope is not top:
+        said += [(place(info, -1, info.name), info.type.SerializeToString(deterministic=True))
+                 for info in graph.output]  # fmt: skip
+    digest.update(repr(said).encode())
+
+
+def _is_constant(node: NodeProto) -> bool:
+    return (
+        node.op_type == "Constant"
+        and plain_domain(node.domain) == ""
+        and not any(attribute.ref_attr_name for attribute in node.attribute)
+    )
+
+
+def _attribute_digest(attribute: Any) -> tuple[str, Any, bytes]:
+    """Returns name, kind and content of an attribute; bodies are digested as graphs of their own."""
+    kind: Any = attribute.type
+    if attribute.type in (_GRAPH, _GRAPHS):
+        return attribute.name, (kind, len(attribute.graphs)), b""
+    if attribute.type == _TENSOR:
+        return attribute.name, (kind, attribute.t.data_type), _tensor_digest(attribute.t)
+    copy = type(attribute)()
+    copy.CopyFrom(attribute)
+    copy.ClearField("doc_string")
+    return attribute.name, kind, copy.SerializeToString(deterministic=True)
+
+
+def _tensor_digest(tensor: TensorProto) -> bytes:
+    copy = type(tensor)()
+    copy.CopyFrom(tensor)
+    copy.ClearField("name")
+    copy.ClearField("doc_string")
+    return hashlib.sha256(copy.SerializeToString(deterministic=True)).digest()
+
+
+# -- the change ----------------------------------------------------------------------------------------------------
+
+
+def outline(
+    draft: Draft, instances: Sequence[Instance], name: str, *, inside: Collection[TensorRef] = (), share: bool = True
+) -> list[Outlined]:
+    """Makes functions of instances and puts calls in their place; returns the functions.
+
+    Args:
+        draft: The model.
+        instances: What becomes a call each; no node may be in two of them.
+        name: What the function is called, ``domain::Name`` (domain ``local`` where none is said). Further functions,
+            of instances that do something else, are called ``Name_2`` and so on.
+        inside: Initializers and outputs of Constant nodes that move into the function, if all of its calls would give
+            the same.
+        share: Whether instances that do the same share a function.
+
+    Raises:
+        UsageError: A node is in two instances, or the name cannot be that of a function.
+        RefusedResultError: A node outside lies between two of an instance, or nothing reads what one makes, or there
+            is such a function already.
+        UnsupportedError: A weight that would have to move inside can be overridden by a caller.
+    """
+    domain, base = _function_name(draft, name)
+    _require_distinct(instances)
+    types: dict[int, dict[str, Any]] = {}
+    for instance in instances:
+        types.setdefault(id(instance.scope), {i.name: i.type for i in instance.scope.graph.value_info})
+    bodies = [
+        _read_body(draft, instance, _own_nodes(instance), types[id(instance.scope)]) for instance in instances
+    ]  # fmt: skip
+    for body in bodies:
+        if not body.used:
+            raise RefusedResultError(
+                f"nothing outside reads what {body.instance.label} makes",
+                hint="Select the nodes that use it too, or remove what is unused with remove_dead.",
+            )
+    groups = _grouped(draft, bodies, types) if share else [[body] for body in bodies]
+    orders = _contracted(bodies)
+    if draft.model.proto.ir_version < FIRST_IR_WITH_FUNCTIONS:
+        draft.record(
+            "model", "", "ir_version", before=str(draft.model.proto.ir_version), after=str(FIRST_IR_WITH_FUNCTIONS)
+        )
+        draft.model.proto.ir_version = FIRST_IR_WITH_FUNCTIONS
+    maker = _Maker(draft, domain, base, {(id(ref.scope), ref.name) for ref in inside})
+    made = [maker.make(group) for group in groups]
+    _note_differences(draft, groups, made)
+    maker.replace(orders)
+    return made
+
+
+def _function_name(draft: Draft, name: str) -> tuple[str, str]:
+    domain, separator, base = name.rpartition("::")
+    domain = domain if separator else DEFAULT_DOMAIN
+    if not base or ":" in domain or any(char.isspace() for char in name):
+        raise UsageError(f"{name!r} cannot be the name of a function", hint="Write local::Block.")
+    if plain_domain(domain) in known_domains() or not domain:
+        raise UsageError(
+            f"{domain or 'ai.onnx'!r} is a domain of standard operators, not one for functions of a model",
+            hint=f"Write {DEFAULT_DOMAIN}::{base}, or another domain.",
+        )
+    if (domain, base, "") in draft.index.functions:
+        raise RefusedResultError(f"there is a function {domain}::{base} already", hint="Choose another name.")
+    return domain, base
+
+
+def _require_distinct(instances: Sequence[Instance]) -> None:
+    owners: dict[tuple[int, int], Instance] = {}
+    for instance in instances:
+        for position in instance.positions:
+            other = owners.setdefault((id(instance.scope), position), instance)
+            if other is not instance:
+                where = NodeRef(instance.scope, position).path
+                raise UsageError(f"node {where} is in {other.label} and in {instance.label}; it can be in one only")
+    for instance in instances:
+        if _lies_in(instance.scope, owners):
+            raise UsageError(
+                f"{instance.label} lies in a body of a node that is outlined itself",
+                hint="Outline the inner nodes in a step of their own, before.",
+            )
+
+
+def _own_nodes(instance: Instance) -> list[int]:
+    """Returns the nodes that make up an instance: constants that only others read stay where they are."""
+    scope, members = instance.scope, set(instance.positions)
+    return [
+        position
+        for position in instance.positions
+        if not _is_constant(scope.nodes[position])
+        or any(user in members for name in scope.writes[position] for user in scope.consumers.get(name, ()))
+    ]
+
+
+def _is_shared_constant(body: _Body, position: int) -> bool:
+    """Tells whether a Constant is read outside too: it stays there, and the function has one of its own."""
+    scope = body.instance.scope
+    if not _is_constant(scope.nodes[position]):
+        return False
+    members, outputs = set(body.nodes), set(scope.outputs)
+    names = scope.writes[position]
+    return any(name in outputs or any(u not in members for u in scope.consumers.get(name, ())) for name in names)
+
+
+def _grouped(draft: Draft, bodies: list[_Body], types: dict[int, dict[str, Any]]) -> list[list[_Body]]:
+    """Returns the bodies by what they do; constants that differ within a group are taken out of its bodies."""
+    groups: dict[bytes, list[_Body]] = {}
+    for body in bodies:
+        groups.setdefault(body.skeleton, []).append(body)
+    done = []
+    for group in groups.values():
+        differing = [
+            position for position in group[0].constants if len({body.constants[position] for body in group}) > 1
+        ]
+        if differing:
+            out = set(differing)
+            for number, body in enumerate(group):
+                nodes = [position for at, position in enumerate(body.nodes) if at not in out]
+                made = _read_body(draft, body.instance, nodes, types[id(body.instance.scope)])
+                bodies[next(at for at, each in enumerate(bodies) if each is body)] = made
+                group[number] = made
+        done.append(group)
+    return done
+
+
+class _Maker:
+    """Makes functions of groups of bodies, and remembers the calls until all functions are made."""
+
+    def __init__(self, draft: Draft, domain: str, base: str, inside: set[tuple[int, str]]) -> None:
+        self._draft = draft
+        self._domain, self._base = domain, base
+        self._inside = inside
+        self._count = 0
+        self._calls: dict[int, NodeProto] = {}
+        self._node_names: dict[int, set[str]] = {}
+        self._moved: dict[tuple[int, str], TensorRef] = {}
+        self._constants: dict[int, dict[str, Any]] = {}
+
+    def make(self, group: list[_Body]) -> Outlined:
+        """Makes the function of one group."""
+        draft, first = self._draft, group[0]
+        name = self._next_name()
+        function = first.function
+        function.domain, function.name = self._domain, name
+        shorten = _shortening(first) if len(group) > 1 else lambda text: text
+        taken = {"", *_names_in_bodies(function)}
+        made_names = [_distinct(shorten(made), taken) for made in first.made]
+        keys: dict[tuple[str, ...], str] = {}
+        for at, (_, _, read) in enumerate(first.slots):
+            key = tuple(body.slots[at][2] for body in group)
+            if key not in keys:
+                keys[key] = _distinct(shorten(read), taken)
+        formals = [keys[tuple(body.slots[at][2] for body in group)] for at in range(len(first.slots))]
+        for (message, position, _), formal in zip(first.slots, formals, strict=True):
+            _say(message, position, formal)
+        for message, position, number in first.reads:
+            _say(message, position, made_names[number])
+        renamed = dict(zip(first.made, made_names, strict=True))
+        renamed.update((read, formal) for (_, _, read), formal in zip(first.slots, formals, strict=True))
+        for graph in first.graphs:
+            rename_annotations(graph, renamed)
+        numbers = iter(made_names)
+        for node in function.node:
+            node.name = shorten(node.name)
+            for position, output in enumerate(node.output):
+                if output:
+                    node.output[position] = next(numbers)
+        moved = {key: tensor for key in keys if (tensor := self._to_move(group, key)) is not None}
+        for key in reversed(moved):
+            self._put_inside(function, keys[key], moved[key])
+        arguments = [key for key in keys if key not in moved]
+        function.input.extend(keys[key] for key in arguments)
+        used = sorted(set().union(*(self._really_used(body) for body in group)))
+        function.output.extend(made_names[number] for number in used)
+        self._finish(function, group, made_names)
+        calls = []
+        for number, body in enumerate(group):
+            call = self._call(body, name)
+            call.input.extend(key[number] for key in arguments)
+            really = self._really_used(body)
+            call.output.extend(body.made[at] if at in really else "" for at in used)
+            while call.output and not call.output[-1]:
+                call.output.pop()
+            calls.append(f"{body.instance.scope.path}/{call.name}" if body.instance.scope.path else call.name)
+            self._calls[id(body)] = call
+        draft.model.proto.functions.append(function)
+        said = (
+            f"{len(function.node)} nodes, called {len(group)} times"
+            if len(group) > 1
+            else f"{len(function.node)} nodes"
+        )
+        draft.record("function", f"{self._domain}::{name}", "inserted", after=said)
+        return Outlined(
+            self._domain, name, tuple(calls), len(function.node), tuple(function.input), tuple(function.output)
+        )
+
+    def _next_name(self) -> str:
+        while True:
+            self._count += 1
+            name = self._base if self._count == 1 else f"{self._base}_{self._count}"
+            if (self._domain, name, "") not in self._draft.index.functions:
+                return name
+
+    def _really_used(self, body: _Body) -> set[int]:
+        scope = body.instance.scope
+        return {
+            number
+            for number in body.used
+            if not _is_shared_constant(body, scope.producers[body.made[number]])
+        }  # fmt: skip
+
+    def _to_move(self, group: list[_Body], key: tuple[str, ...]) -> Any:
+        """Returns the tensor or Constant node that moves inside instead of being an argument, or None."""
+        if not self._inside:
+            return None
+        found: list[tuple[Scope, str]] = []
+        for body, name in zip(group, key, strict=True):
+            home: Scope | None = body.instance.scope
+            while home is not None and not home.defines(name):
+                home = home.parent
+            if home is None or (id(home), name) not in self._inside:
+                return None
+            found.append((home, name))
+        held = [self._constant(scope, name) for scope, name in found]
+        if held[0] is None or any(each is None or each[0] != held[0][0] for each in held):
+            return None
+        for scope, name in found:
+            self._moved[id(scope), name] = TensorRef(scope, name)
+        return held[0][1]
+
+    def _constant(self, scope: Scope, name: str) -> tuple[bytes, Any] | None:
+        if name in scope.producers:
+            node = scope.nodes[scope.producers[name]]
+            if not _is_constant(node):
+                raise UsageError(
+                    f"{TensorRef(scope, name).path!r} is no constant, so it cannot move inside",
+                    hint="Initializers and outputs of Constant nodes can: weight:*, op:Constant.",
+                )
+            return repr(sorted(_attribute_digest(attribute) for attribute in node.attribute)).encode(), node
+        if name not in scope.constants:
+            return None
+        if name in scope.inputs:
+            raise UnsupportedError(
+                f"{name!r} is an input with a default, which a caller may override, so it cannot move inside",
+                hint="Remove it from the inputs first.",
+            )
+        if id(scope) not in self._constants:
+            graph: Any = scope.graph
+            self._constants[id(scope)] = {tensor.name: tensor for tensor in graph.initializer}
+            self._constants[id(scope)].update((sparse.values.name, sparse) for sparse in graph.sparse_initializer)
+        held = self._constants[id(scope)][name]
+        if not hasattr(held, "raw_data"):
+            return held.SerializeToString(deterministic=True), held
+        return _tensor_digest(held), held
+
+    def _put_inside(self, function: FunctionProto, name: str, held: Any) -> None:
+        import onnx
+
+        node = onnx.NodeProto(op_type="Constant", output=[name], name=name)
+        if isinstance(held, onnx.NodeProto):
+            node.CopyFrom(held)
+            node.output[0] = name
+        elif isinstance(held, onnx.TensorProto):
+            node.attribute.add(name="value", type=_TENSOR).t.CopyFrom(held)
+        else:
+            node.attribute.add(name="sparse_value", type=_SPARSE).sparse_tensor.CopyFrom(held)
+        function.node.insert(0, node)
+
+    def _finish(self, function: FunctionProto, group: list[_Body], made_names: list[str]) -> None:
+        """States opsets, attributes and types of a function."""
+        draft, first = self._draft, group[0]
+        holder: Any = draft.model.proto
+        if root_of(first.instance.scope).is_function:
+            holder = root_of(first.instance.scope).graph
+        wanted = {plain_domain(domain) for domain in first.domains}
+        wanted.update(plain_domain(node.domain) for node in function.node)
+        for opset in holder.opset_import:
+            if plain_domain(opset.domain) in wanted:
+                function.opset_import.add().CopyFrom(opset)
+        function.attribute.extend(first.references)
+        agreed = {
+            number: stated
+            for number, stated in first.stated.items()
+            if all(body.stated.get(number) == stated for body in group)
+        }
+        first.drop_types(agreed)
+        if draft.model.proto.ir_version >= FIRST_IR_WITH_FUNCTION_TYPES:
+            for number, name in enumerate(made_names):
+                if number in agreed:
+                    info = function.value_info.add(name=name)
+                    info.type.ParseFromString(agreed[number])
+        modules = [str(body.instance.module) for body in group if body.instance.module is not None]
+        if modules:
+            said = ", ".join(modules[:_LISTED])
+            function.doc_string = f"Outlined from {said}{', ...' if len(modules) > _LISTED else ''}"
+
+    def _call(self, body: _Body, name: str) -> NodeProto:
+        """Returns a call without inputs and outputs, which says what its nodes said of their PyTorch module."""
+        import onnx
+
+        from onnxbench.provenance import call_metadata, call_name
+
+        scope = body.instance.scope
+        nodes = [scope.nodes[position] for position in body.nodes]
+        names = self._node_names.get(id(scope))
+        if names is None:
+            names = self._node_names[id(scope)] = {node.name for node in scope.nodes}
+        module = body.instance.module
+        call = onnx.NodeProto(op_type=name, domain=self._domain)
+        call.name = _distinct(call_name(nodes, module, name), names)
+        for key, value in call_metadata(nodes, module, call.name, f"{self._domain}::{name}").items():
+            call.metadata_props.add(key=key, value=value)
+        for reference, kind in body.references.items():
+            call.attribute.add(name=reference, ref_attr_name=reference, type=kind)
+        return call
+
+    def replace(self, orders: list[tuple[Scope, list[int | _Body], list[_Body]]]) -> None:
+        """Puts the calls in the place of the nodes, inner graphs first, since outer ones are copied with them."""
+        draft = self._draft
+        rank = {id(scope): number for number, scope in enumerate(draft.index.scopes)}
+        for scope, order, bodies in sorted(orders, key=lambda each: -rank[id(each[0])]):
+            nodes = []
+            for unit in order:
+                copy = type(self._calls[id(bodies[0])])()
+                copy.CopyFrom(scope.nodes[unit] if isinstance(unit, int) else self._calls[id(unit)])
+                nodes.append(copy)
+            del scope.graph.node[:]
+            scope.graph.node.extend(nodes)
+            gone: set[str] = set()
+            for body in bodies:
+                really = self._really_used(body)
+                kept = {at for at in body.nodes if _is_shared_constant(body, at)}
+                gone.update(
+                    name
+                    for number, name in enumerate(body.made)
+                    if number not in really and scope.producers[name] not in kept
+                )
+                call = self._calls[id(body)]
+                where = f"{scope.path}/{call.name}" if scope.path else call.name
+                draft.record(
+                    "node",
+                    where,
+                    "inserted",
+                    after=f"a call of {call.domain}::{call.op_type} for {len(body.nodes)} nodes",
+                )
+            if not scope.is_function:
+                _note_annotations(draft, scope, gone)
+            draft.forget(scope, gone)
+        for scope, _, _ in orders:
+            draft.import_domain(scope, self._domain, draft.opset(None, self._domain) or 1)
+        draft.touch()
+        self._remove_moved()
+
+    def _remove_moved(self) -> None:
+        """Removes what moved inside and nothing reads any more."""
+        draft = self._draft
+        by_path: dict[str, set[str]] = {}
+        for ref in self._moved.values():
+            by_path.setdefault(ref.scope.path, set()).add(ref.name)
+        for path, names in by_path.items():
+            scope = draft.index.scope_paths[path]
+            unread = {name for name in names if not scope.consumers.get(name) and name not in scope.outputs}
+            stored = unread & scope.constants
+            if stored:
+                draft.remove_initializers(scope, stored)
+                scope = draft.index.scope_paths[path]
+            made = {scope.producers[name] for name in unread if name in scope.producers}
+            if made:
+                draft.splice(scope, removed=made)
+                draft.forget(scope, unread)
+            for name in sorted(unread):
+                draft.record("weight", TensorRef(scope, name).path, "moved into the function")
+
+
+def _contracted(bodies: list[_Body]) -> list[tuple[Scope, list[int | _Body], list[_Body]]]:
+    """Returns, for each graph, its nodes in an order in which every body is one unit.
+
+    Raises:
+        RefusedResultError: There is none.
+    """
+    by_scope: dict[int, list[_Body]] = {}
+    for body in bodies:
+        by_scope.setdefault(id(body.instance.scope), []).append(body)
+    return [(group[0].instance.scope, _order(group[0].instance.scope, group), group) for group in by_scope.values()]
+
+
+def _order(scope: Scope, bodies: list[_Body]) -> list[int | _Body]:
+    """Returns nodes and bodies in the order of the file where dependencies allow; a body stands for its last node."""
+    topological_order(scope)  # a cycle that was there before is not of our making
+    unit = list(range(len(scope.nodes)))
+    units: dict[int, _Body] = {}
+    members: dict[int, list[int]] = {}
+    for body in bodies:
+        own = [position for position in body.nodes if not _is_shared_constant(body, position)]
+        if not own:
+            raise RefusedResultError(f"{body.instance.label} is nothing but constants", hint="Select more nodes.")
+        last = own[-1]
+        units[last], members[last] = body, own
+        for position in own:
+            unit[position] = last
+    needs: dict[int, set[int]] = {each: set() for each in set(unit)}
+    users: dict[int, list[int]] = {each: [] for each in needs}
+    for position, names in enumerate(scope.reads):
+        mine = unit[position]
+        for name in names:
+            source = scope.producers.get(name)
+            if source is not None and unit[source] != mine and unit[source] not in needs[mine]:
+                needs[mine].add(unit[source])
+                users[unit[source]].append(mine)
+    waiting = {each: len(sources) for each, sources in needs.items()}
+    ready = [each for each, count in waiting.items() if not count]
+    heapify(ready)
+    order: list[int] = []
+    while ready:
+        each = heappop(ready)
+        order.append(each)
+        for user in users[each]:
+            waiting[user] -= 1
+            if not waiting[user]:
+                heappush(ready, user)
+    if len(order) < len(needs):
+        raise _between(scope, unit, units, {each for each, count in waiting.items() if count}, needs)
+    return [units.get(each, each) for each in order]
+
+
+def _between(
+    scope: Scope, unit: list[int], units: dict[int, _Body], stuck: set[int], needs: dict[int, set[int]]
+) -> RefusedResultError:
+    """Returns the error that names what lies between the nodes of an instance."""
+    trail: dict[int, int] = {}
+    each = min(stuck)
+    while each not in trail:
+        trail[each] = len(trail)
+        each = min(source for source in needs[each] if source in stuck)
+    cycle = [at for at, number in trail.items() if number >= trail[each]]  # each needs the one after it
+    start = next(number for number, at in enumerate(cycle) if at in units)
+    cycle = cycle[start:] + cycle[:start]
+    body = units[cycle[0]]
+    others = [units[at].instance.label for at in cycle[1:] if at in units]
+    if others:
+        return RefusedResultError(
+            f"{body.instance.label} and {others[0]} each need what the other makes, so they cannot both be one call",
+            hint="Outline them in one function, or only one of them.",
+        )
+    last, first = cycle[1], cycle[-1]
+    after = next(p for p in range(len(unit)) if unit[p] == cycle[0] and _reads_from(scope, unit, p, last))
+    before = next(
+        scope.producers[name]
+        for name in scope.reads[first]
+        if name in scope.producers and unit[scope.producers[name]] == cycle[0]
+    )
+    some = " and ".join(called(scope, at) for at in dict.fromkeys((first, last)))
+    verb = "lies" if first == last else "lie"
+    return RefusedResultError(
+        f"{body.instance.label} cannot become one call: {some}, outside of it, {verb} between "
+        f"{called(scope, before)} and {called(scope, after)}{_within(scope)}",
+        hint="Select what lies between too (fill: true does), or fewer nodes.",
+    )
+
+
+def _reads_from(scope: Scope, unit: list[int], position: int, source: int) -> bool:
+    return any(name in scope.producers and unit[scope.producers[name]] == source for name in scope.reads[position])
+
+
+# -- words and names -----------------------------------------------------------------------------------------------
+
+
+def _say(message: Any, position: int, name: str) -> None:
+    """Writes a name into a place that says one."""
+    if position < 0:
+        message.name = name
+    else:
+        message.input[position] = name
+
+
+def _distinct(base: str, taken: set[str]) -> str:
+    name, number = base, 1
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    taken.add(name)
+    return name
+
+
+def _names_in_bodies(function: FunctionProto) -> set[str]:
+    """Returns every tensor name that stands in the bodies of a function's nodes."""
+    import onnx
+
+    holder = onnx.ModelProto()
+    holder.functions.append(function)
+    names: set[str] = set()
+    for scope in GraphIndex(holder).scopes:
+        if scope.parent is not None:
+            names.update(scope.inputs, scope.constants, scope.producers)
+    return names
+
+
+def _shortening(body: _Body) -> Any:
+    """Returns what takes the module of the first instance out of names, for a function that several share."""
+    from onnxbench.provenance import spelled_prefix
+
+    module = body.instance.module
+    scope = body.instance.scope
+    spelled = spelled_prefix([scope.nodes[position] for position in body.nodes], module)
+    dotted = f"{module.path}." if module is not None and module.path else ""
+
+    def shorten(name: str) -> str:
+        if spelled and name.startswith(f"{spelled}/"):
+            return name[len(spelled) :]
+        return name[len(dotted) :] if dotted and name.startswith(dotted) and len(name) > len(dotted) else name
+
+    return shorten
+
+
+def _note_differences(draft: Draft, groups: list[list[_Body]], made: list[Outlined]) -> None:
+    """Says why instances did not all share one function."""
+    if len(groups) < 2:
+        return
+    first = groups[0][0]
+    for group, outlined in zip(groups[1:], made[1:], strict=True):
+        other = group[0]
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(first.kinds, other.kinds, strict=False))))
+        if same < min(len(first.kinds), len(other.kinds)):
+            words = f"node {same + 1} is {other.kinds[same]} and not {first.kinds[same]}"
+        elif len(first.kinds) != len(other.kinds):
+            words = f"it has {len(other.kinds)} nodes and not {len(first.kinds)}"
+        else:
+            words = "attributes, wiring or bodies differ"
+        draft.notes.append(
+            f"{other.instance.label} does not do the same as {first.instance.label} ({words}), "
+            f"so it has a function of its own: {outlined.domain}::{outlined.name}"
+        )
+
+
+def _note_annotations(draft: Draft, scope: Scope, gone: set[str]) -> None:
+    graph: Any = scope.graph
+    lost = [each.tensor_name for each in graph.quantization_annotation if each.tensor_name in gone]
+    if lost:
+        draft.notes.append(f"quantization annotations cannot move into a function, and are gone: {', '.join(lost)}")
+        for name in lost:
+            draft.record("tensor", TensorRef(scope, name).path, "quantization annotation removed")
+
+
+def _some(words: str, names: Sequence[str]) -> str | None:
+    if not names:
+        return None
+    return f"{words} {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}."
+
+
+def _within(scope: Scope) -> str:
+    return f" (in {scope.path})" if scope.path else ""
