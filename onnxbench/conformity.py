@@ -54,12 +54,12 @@ class Flaw:
         return f"{self.message}{inside(self.scope)}"
 
 
-def find_flaw(index: GraphIndex) -> Flaw | None:
-    """Returns the first mistake of a model, or None.
+def find_flaws(index: GraphIndex) -> Iterator[Flaw]:
+    """Yields the mistakes of a model; what comes after the first may follow from it.
 
     An attribute whose type differs from the one that its operator states is given that type where its value allows.
     """
-    return next(_Checker(index).flaws(), None)
+    return _Checker(index).flaws()
 
 
 class _Checker:
@@ -72,7 +72,7 @@ class _Checker:
         self._main_versions = {plain_domain(o.domain): o.version for o in index.proto.opset_import}
 
     def flaws(self) -> Iterator[Flaw]:
-        """Yields what is wrong; what comes after the first may follow from it."""
+        """Yields what is wrong."""
         for scope in self._index.scopes:
             yield from self._duplicates(scope)
         for scope in self._index.scopes:

@@ -10,7 +10,7 @@ What was changed is recorded (``changes``), so that an edit can be shown before 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_up_dims
 from onnxbench.model import Model
-from onnxbench.schemas import default_version
+from onnxbench.schemas import default_version, find_schema
 from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
 
 if TYPE_CHECKING:
@@ -99,6 +99,21 @@ class Draft:
         proto = type(model.proto)()
         proto.CopyFrom(model.proto)
         return cls(model.derive(proto), model, folder or Path.cwd(), allow_outside, sources)
+
+    def snapshot(self) -> tuple[ModelProto, int, int, dict[str, str]]:
+        """Returns the state of the draft, for ``restore``."""
+        proto = type(self.model.proto)()
+        proto.CopyFrom(self.model.proto)
+        return proto, len(self.changes), len(self.notes), dict(self.renamed)
+
+    def restore(self, state: tuple[ModelProto, int, int, dict[str, str]]) -> None:
+        """Takes the draft back to a state that it had."""
+        proto, changes, notes, renamed = state
+        self.model = self.model.derive(proto)
+        del self.changes[changes:]
+        del self.notes[notes:]
+        self.renamed = renamed
+        self.touch()
 
     # -- looking ------------------------------------------------------------------------------------------------
 
@@ -383,13 +398,15 @@ class Draft:
 
         Names of dimensions stay where the new size is unknown. So do sizes that inference could not tell before the
         edit either, unless ``strictly`` was said. A value info that nothing can tell the type of is removed. An
-        output keeps the element type that it said if inference finds none.
+        output keeps the element type that it said if inference finds none. What an operator makes that onnx does
+        not know keeps the type that was stated: nothing else could tell it.
         """
         if not self._stale:
             return
         scopes = self.index.scope_paths
-        affected = _downstream([(scopes[path], name) for path, name in self._stale if path in scopes])
         strictly = self._strictly
+        seeds = [(scopes[path], name) for path, name in self._stale if path in scopes]
+        affected = _downstream(seeds, stops=lambda scope, name: not strictly and self._is_opaque(scope, name))
         self._stale.clear()
         self._strictly = False
         said: list[_Said] = []
@@ -400,6 +417,16 @@ class Draft:
             said += _withdraw(scope, names)
         self._restate(said, {scope.path: names for scope, names in affected.items()}, strictly)
         self.touch()
+
+    def _is_opaque(self, scope: Scope, name: str) -> bool:
+        """Tells whether a tensor is made by an operator whose types inference cannot know."""
+        position = scope.producers.get(name)
+        if position is None:
+            return False
+        node = scope.nodes[position]
+        version = self.opset(scope, node.domain)
+        known = self.index.function_of(node) or (version and find_schema(node.domain, node.op_type, version))
+        return not known
 
     def _restate(self, said: list[_Said], affected: Mapping[str, set[str]], strictly: bool) -> None:
         found = _told(self.model, self.model.proto, affected)
@@ -476,14 +503,17 @@ def rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
                 entry.value = names[entry.value]
 
 
-def _downstream(seeds: Iterable[tuple[Scope, str]]) -> dict[Scope, set[str]]:
-    """Returns the tensors that depend on these, themselves included, by graph: in bodies, and behind their owners."""
+def _downstream(seeds: Iterable[tuple[Scope, str]], *, stops: Callable[[Scope, str], bool]) -> dict[Scope, set[str]]:
+    """Returns the tensors that depend on these, themselves included, by graph: in bodies, and behind their owners.
+
+    Tensors at which ``stops`` says so are left out, and what lies behind them.
+    """
     reached: dict[Scope, set[str]] = {}
     pending = list(seeds)
     while pending:
         scope, name = pending.pop()
         names = reached.setdefault(scope, set())
-        if name in names:
+        if name in names or stops(scope, name):
             continue
         names.add(name)
         for position in scope.consumers.get(name, ()):
