@@ -18,7 +18,6 @@ import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.conformity import called
@@ -38,6 +37,7 @@ FIRST_IR_WITH_FUNCTIONS = 8
 FIRST_IR_WITH_FUNCTION_TYPES = 10
 DEFAULT_DOMAIN = "local"
 _GRAPH, _GRAPHS, _TENSOR, _SPARSE = 5, 10, 4, 11  # AttributeProto types
+_PLAIN = (1, 2, 3, 6, 7, 8)  # those of numbers and strings
 _LISTED = 6
 
 
@@ -96,8 +96,15 @@ def module_instances(draft: Draft, pattern: str) -> list[Instance]:
     found: dict[tuple[int, ModuleCall], list[int]] = {}
     verdicts: dict[tuple[ModuleCall, ...], ModuleCall | None] = {}
     seen: set[str] = set()
+    by_id = {id(scope): scope for scope in index.scopes}
     inside: set[int] = set()  # bodies of nodes that belong to an instance go with them
+    called_inside: set[int] | None = None
     for scope in index.scopes:
+        if scope.is_function and called_inside is None:  # what an instance calls is part of it
+            own = [NodeRef(by_id[key], at).node for (key, _), positions in found.items() for at in positions]
+            called_inside = {id(index.functions[key]) for key in index.function_closure(own)}
+        if id(root_of(scope)) in (called_inside or ()):
+            continue
         if scope.parent is not None and id(scope) in inside:
             inside.update(id(body) for bodies in scope.bodies.values() for body in bodies)
             continue
@@ -113,9 +120,8 @@ def module_instances(draft: Draft, pattern: str) -> list[Instance]:
     if not found:
         hint = did_you_mean(pattern, seen - {""}) or _some("The model has the modules", sorted(seen - {""}))
         raise NotFoundError(f"no PyTorch module {pattern!r} in the model", hint=hint or "Its nodes tell of no modules.")
-    scopes = {id(scope): scope for scope in index.scopes}
     return [
-        Instance(scopes[key], tuple(positions), f"{module}{_within(scopes[key])}", module)
+        Instance(by_id[key], tuple(positions), f"{module}{_within(by_id[key])}", module)
         for (key, module), positions in found.items()
     ]
 
@@ -184,8 +190,9 @@ class _Body:
         reads: Places that read what it makes itself, likewise, with the number in ``made``.
         used: Numbers of what is read outside.
         skeleton: Digest of what it does, values of its own Constant nodes left out.
+        plain: Attributes left out of it too, serialized, by the node's position among ``nodes`` and their name.
         constants: Digests of these values, by the node's position among ``nodes``.
-        kinds: Each node in a word, to tell differences.
+        parts: Each node's operator, attributes and inputs, to tell differences.
         stated: Types that are stated of tensors, by a number that means the same in all bodies of that skeleton.
         references: Attributes of the function around the instance that it refers to, with their types.
         domains: Domains of its operators, those in bodies included.
@@ -200,8 +207,9 @@ class _Body:
     reads: list[tuple[Any, int, int]] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
     skeleton: bytes = b""
+    plain: dict[tuple[int, str], bytes] = field(default_factory=dict)
     constants: dict[int, bytes] = field(default_factory=dict)
-    kinds: list[str] = field(default_factory=list)
+    parts: list[tuple[str, Any, list[str]]] = field(default_factory=list)
     stated: dict[int, bytes] = field(default_factory=dict)
     references: dict[str, int] = field(default_factory=dict)
     domains: dict[str, None] = field(default_factory=dict)
@@ -215,7 +223,9 @@ class _Body:
                 del infos[position]
 
 
-def _read_body(draft: Draft, instance: Instance, nodes: list[int], outer_types: dict[str, Any]) -> _Body:
+def _read_body(
+    draft: Draft, instance: Instance, nodes: list[int], outer_types: dict[str, Any], parameters: bool
+) -> _Body:
     import onnx
 
     holder = onnx.ModelProto()
@@ -234,7 +244,7 @@ def _read_body(draft: Draft, instance: Instance, nodes: list[int], outer_types: 
             body.made = [name for names in scope.writes for name in names]
     digest = hashlib.sha256()
     for scope in tree:
-        _digest_graph(body, scope, top, numbers, digest)
+        _digest_graph(body, scope, top, numbers, digest, parameters)
     for name in body.made:
         if name in outer_types:
             body.stated[numbers[id(top), name]] = outer_types[name].SerializeToString(deterministic=True)
@@ -252,8 +262,8 @@ def _read_body(draft: Draft, instance: Instance, nodes: list[int], outer_types: 
 
 
 def _digest_graph(
-    body: _Body, scope: Scope, top: Scope, numbers: dict[tuple[int, str], int], digest: Any
-) -> None:  # fmt: skip
+    body: _Body, scope: Scope, top: Scope, numbers: dict[tuple[int, str], int], digest: Any, parameters: bool
+) -> None:
     def place(message: Any, at: int, name: str) -> str:
         if not name:
             return ""
@@ -295,10 +305,14 @@ def _digest_graph(
         outputs = [str(numbers[id(scope), name]) if name else "" for name in node.output]
         attributes: Any = sorted(_attribute_digest(attribute) for attribute in node.attribute)
         if scope is top:
-            body.kinds.append(f"{node.op_type}({', '.join('' if not i else 'x' for i in inputs)})")
             if _is_constant(node):
                 body.constants[position] = repr(attributes).encode()
                 attributes = [(each[0], each[1]) for each in attributes]
+            elif parameters:
+                free = {each.name for each in node.attribute if each.type in _PLAIN and not each.ref_attr_name}
+                body.plain.update(((position, each[0]), each[2]) for each in attributes if each[0] in free)
+                attributes = [each[:2] if each[0] in free else each for each in attributes]
+            body.parts.append((node.op_type, attributes, inputs))
         said.append((bare.SerializeToString(deterministic=True), inputs, outputs, attributes))
     if scope is not top:
         said += [(place(info, -1, info.name), info.type.SerializeToString(deterministic=True))
@@ -339,7 +353,13 @@ def _tensor_digest(tensor: TensorProto) -> bytes:
 
 
 def outline(
-    draft: Draft, instances: Sequence[Instance], name: str, *, inside: Collection[TensorRef] = (), share: bool = True
+    draft: Draft,
+    instances: Sequence[Instance],
+    name: str,
+    *,
+    inside: Collection[TensorRef] = (),
+    share: bool = True,
+    parameters: bool = False,
 ) -> list[Outlined]:
     """Makes functions of instances and puts calls in their place; returns the functions.
 
@@ -351,6 +371,8 @@ def outline(
         inside: Initializers and outputs of Constant nodes that move into the function, if all of its calls would give
             the same.
         share: Whether instances that do the same share a function.
+        parameters: Whether they also do so if numbers and strings in attributes differ, which become attributes of the
+            function.
 
     Raises:
         UsageError: A node is in two instances, or the name cannot be that of a function.
@@ -363,16 +385,14 @@ def outline(
     types: dict[int, dict[str, Any]] = {}
     for instance in instances:
         types.setdefault(id(instance.scope), {i.name: i.type for i in instance.scope.graph.value_info})
-    bodies = [
-        _read_body(draft, instance, _own_nodes(instance), types[id(instance.scope)]) for instance in instances
-    ]  # fmt: skip
+    bodies = [_read_body(draft, each, _own_nodes(each), types[id(each.scope)], parameters) for each in instances]
     for body in bodies:
         if not body.used:
             raise RefusedResultError(
                 f"nothing outside reads what {body.instance.label} makes",
                 hint="Select the nodes that use it too, or remove what is unused with remove_dead.",
             )
-    groups = _grouped(draft, bodies, types) if share else [[body] for body in bodies]
+    groups = _grouped(draft, bodies, types, parameters) if share else [[body] for body in bodies]
     orders = _contracted(bodies)
     if draft.model.proto.ir_version < FIRST_IR_WITH_FUNCTIONS:
         draft.record(
@@ -438,8 +458,11 @@ def _is_shared_constant(body: _Body, position: int) -> bool:
     return any(name in outputs or any(u not in members for u in scope.consumers.get(name, ())) for name in names)
 
 
-def _grouped(draft: Draft, bodies: list[_Body], types: dict[int, dict[str, Any]]) -> list[list[_Body]]:
+def _grouped(
+    draft: Draft, bodies: list[_Body], types: dict[int, dict[str, Any]], parameters: bool
+) -> list[list[_Body]]:
     """Returns the bodies by what they do; constants that differ within a group are taken out of its bodies."""
+    place = {id(body): at for at, body in enumerate(bodies)}
     groups: dict[bytes, list[_Body]] = {}
     for body in bodies:
         groups.setdefault(body.skeleton, []).append(body)
@@ -452,9 +475,8 @@ def _grouped(draft: Draft, bodies: list[_Body], types: dict[int, dict[str, Any]]
             out = set(differing)
             for number, body in enumerate(group):
                 nodes = [position for at, position in enumerate(body.nodes) if at not in out]
-                made = _read_body(draft, body.instance, nodes, types[id(body.instance.scope)])
-                bodies[next(at for at, each in enumerate(bodies) if each is body)] = made
-                group[number] = made
+                made = _read_body(draft, body.instance, nodes, types[id(body.instance.scope)], parameters)
+                bodies[place[id(body)]] = group[number] = made
         done.append(group)
     return done
 
@@ -501,6 +523,7 @@ class _Maker:
             for position, output in enumerate(node.output):
                 if output:
                     node.output[position] = next(numbers)
+        parameters = self._parameters(function, group)
         moved = {key: tensor for key in keys if (tensor := self._to_move(group, key)) is not None}
         for key in reversed(moved):
             self._put_inside(function, keys[key], moved[key])
@@ -512,6 +535,10 @@ class _Maker:
         calls = []
         for number, body in enumerate(group):
             call = self._call(body, name)
+            for parameter, values in parameters.items():
+                given = call.attribute.add()
+                given.ParseFromString(values[number])
+                given.name = parameter
             call.input.extend(key[number] for key in arguments)
             really = self._really_used(body)
             call.output.extend(body.made[at] if at in really else "" for at in used)
@@ -529,6 +556,24 @@ class _Maker:
         return Outlined(
             self._domain, name, tuple(calls), len(function.node), tuple(function.input), tuple(function.output)
         )
+
+    def _parameters(self, function: FunctionProto, group: list[_Body]) -> dict[str, list[bytes]]:
+        """Makes attributes of the function of those that differ; returns their values, one for each body."""
+        first = group[0]
+        taken = {"", *first.references}
+        names: dict[tuple[str, tuple[bytes, ...]], str] = {}
+        for position, attribute in first.plain:
+            values = tuple(body.plain[position, attribute] for body in group)
+            if len(set(values)) == 1:
+                continue
+            if (attribute, values) not in names:
+                names[attribute, values] = _distinct(attribute, taken)
+                function.attribute.append(names[attribute, values])
+            held = next(each for each in function.node[position].attribute if each.name == attribute)
+            kind = held.type
+            held.Clear()
+            held.name, held.type, held.ref_attr_name = attribute, kind, names[attribute, values]
+        return {name: list(values) for (_, values), name in names.items()}
 
     def _next_name(self) -> str:
         while True:
@@ -854,17 +899,28 @@ def _note_differences(draft: Draft, groups: list[list[_Body]], made: list[Outlin
     first = groups[0][0]
     for group, outlined in zip(groups[1:], made[1:], strict=True):
         other = group[0]
-        same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(first.kinds, other.kinds, strict=False))))
-        if same < min(len(first.kinds), len(other.kinds)):
-            words = f"node {same + 1} is {other.kinds[same]} and not {first.kinds[same]}"
-        elif len(first.kinds) != len(other.kinds):
-            words = f"it has {len(other.kinds)} nodes and not {len(first.kinds)}"
-        else:
-            words = "attributes, wiring or bodies differ"
+        words = _first_difference(first, other)
         draft.notes.append(
             f"{other.instance.label} does not do the same as {first.instance.label} ({words}), "
             f"so it has a function of its own: {outlined.domain}::{outlined.name}"
         )
+
+
+def _first_difference(first: _Body, other: _Body) -> str:
+    """Returns in what the second body differs from the first, in words."""
+    for number, (one, two) in enumerate(zip(first.parts, other.parts, strict=False), 1):
+        if one == two:
+            continue
+        if one[0] != two[0]:
+            return f"node {number} is a {two[0]}, and not a {one[0]}"
+        mine, its = ({name: rest for name, *rest in part[1]} for part in (one, two))
+        names = [name for name in {**mine, **its} if mine.get(name) != its.get(name)]
+        if names:
+            return f"node {number}, a {one[0]}, has another {names[0]!r}"
+        return f"node {number}, a {one[0]}, reads what other nodes make"
+    if len(first.parts) != len(other.parts):
+        return f"it has {len(other.parts)} nodes, and not {len(first.parts)}"
+    return "a body in it differs"
 
 
 def _note_annotations(draft: Draft, scope: Scope, gone: set[str]) -> None:

@@ -27,6 +27,8 @@ class Outline(Operation):
             (``weight:*scale*``, ``op:Constant``), where all calls would give the same.
         fill: Also take the nodes that lie between the given ones.
         share: Let nodes that do the same, up to names and weights, share one function.
+        parameters: Also if numbers and strings in attributes differ (``dilations``): these become attributes of the
+            function.
     """
 
     word: ClassVar[str] = "outline"
@@ -39,6 +41,7 @@ class Outline(Operation):
     inside: str | None = None
     fill: bool = False
     share: bool = True
+    parameters: bool = False
 
     def find(self, draft: Draft) -> Sequence[NodeRef]:
         """Returns the first node of each call."""
@@ -67,4 +70,4 @@ class Outline(Operation):
         if self.fill:
             instances = [filled(instance) for instance in instances]
         inside = draft.tensors(self.inside) if self.inside is not None else []
-        outline(draft, instances, self.name, inside=inside, share=self.share)
+        outline(draft, instances, self.name, inside=inside, share=self.share, parameters=self.parameters)
