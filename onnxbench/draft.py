@@ -20,7 +20,7 @@ from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_up_dims
 from onnxbench.model import Model
-from onnxbench.schemas import default_version, find_schema
+from onnxbench.schemas import default_version, find_schema, plain_domain
 from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
 
 if TYPE_CHECKING:
@@ -351,6 +351,20 @@ class Draft:
         self.record("function" if where else "model", where, "opset import", after=f"{domain or 'ai.onnx'} {version}")
         if where and not self.opset(None, domain):
             self.import_domain(self.main, domain, version)
+
+    def unused_imports(self) -> list[str]:
+        """Returns the domains that the model imports and none of its nodes outside of functions is of, as spelled."""
+        used = {plain_domain(node.domain) for scope in tree_of(self.main) for node in scope.nodes}
+        return [o.domain for o in self.model.proto.opset_import if plain_domain(o.domain) not in used]
+
+    def remove_import(self, domain: str) -> None:
+        """Removes the import of a domain from the model."""
+        imports = self.model.proto.opset_import
+        for position in reversed(range(len(imports))):
+            if imports[position].domain == domain:
+                before = f"{domain or 'ai.onnx'} {imports[position].version}"
+                self.record("model", "", "opset import removed", before=before)
+                del imports[position]
 
     def remove_initializers(self, scope: Scope, names: Collection[str]) -> None:
         """Removes initializers of a graph, with the inputs that they are defaults of, and what is said of them."""

@@ -656,8 +656,10 @@ class _Maker:
         wanted = {plain_domain(domain) for domain in first.domains}
         wanted.update(plain_domain(node.domain) for node in function.node)
         for opset in holder.opset_import:
-            if plain_domain(opset.domain) in wanted:
-                function.opset_import.add().CopyFrom(opset)
+            domain = plain_domain(opset.domain)
+            if domain in wanted:
+                wanted.remove(domain)
+                function.opset_import.add(domain=domain, version=opset.version)
         function.attribute.extend(first.references)
         agreed = {
             number: stated

@@ -8,24 +8,58 @@ the reference page follow from its fields and docstring.
 from __future__ import annotations
 
 from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
-from onnxbench.operations._model import Outline
+from onnxbench.operations._cleanup import DedupeNames, NameNodes, RemoveDead, Sort
+from onnxbench.operations._functions import InlineFunctions, Outline
+from onnxbench.operations._model import (
+    DeleteMetadata,
+    ImportOpset,
+    RemoveOpsetImport,
+    SetDoc,
+    SetDomain,
+    SetGraphName,
+    SetIrVersion,
+    SetMetadata,
+    SetModelVersion,
+    SetProducer,
+)
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
 
 __all__ = [
     "OPERATIONS",
+    "DedupeNames",
     "DeleteAttribute",
+    "DeleteMetadata",
     "Effect",
+    "ImportOpset",
+    "InlineFunctions",
+    "NameNodes",
     "NodeOperation",
     "Operation",
     "Outline",
+    "RemoveDead",
+    "RemoveOpsetImport",
     "RenameNode",
     "SetAttribute",
+    "SetDoc",
+    "SetDomain",
+    "SetGraphName",
+    "SetIrVersion",
+    "SetMetadata",
+    "SetModelVersion",
     "SetOp",
+    "SetProducer",
+    "Sort",
     "TensorOperation",
     "spelled_fields",
 ]
 
-_CLASSES: tuple[type[Operation], ...] = (SetOp, SetAttribute, DeleteAttribute, RenameNode, Outline)
+_CLASSES: tuple[type[Operation], ...] = (
+    SetOp, SetAttribute, DeleteAttribute, RenameNode,
+    Outline, InlineFunctions,
+    RemoveDead, Sort, DedupeNames, NameNodes,
+    SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer, SetModelVersion,
+    SetDomain, SetGraphName,
+)  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}
 """Every operation by its word in recipes."""
