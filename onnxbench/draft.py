@@ -83,6 +83,7 @@ class Draft:
     _index: GraphIndex | None = None
     _finder: TypeFinder | None = None
     _names: dict[int, set[str]] = field(default_factory=dict)
+    _node_names: dict[str, set[str]] = field(default_factory=dict)
     _stale: dict[tuple[str, str], None] = field(default_factory=dict)
     _strictly: bool = False
 
@@ -133,6 +134,7 @@ class Draft:
         """Says that the model was changed: the index is made anew when it is next asked for."""
         self._index = self._finder = None
         self._names.clear()
+        self._node_names.clear()
 
     def opset(self, scope: Scope | None = None, domain: str = "") -> int:
         """Returns the version of a domain that a graph imports; 0 if it imports none."""
@@ -194,10 +196,14 @@ class Draft:
         return name
 
     def fresh_node(self, scope: Scope, base: str) -> str:
-        """Returns a node name made from ``base`` that no node of a graph has."""
-        names, name, number = {node.name for node in scope.nodes}, base, 1
+        """Returns a node name made from ``base`` that no node of a graph has, and keeps it reserved."""
+        names = self._node_names.get(scope.path)
+        if names is None:
+            names = self._node_names[scope.path] = {node.name for node in scope.nodes}
+        name, number = base, 1
         while name in names:
             name, number = f"{base}_{number}", number + 1
+        names.add(name)
         return name
 
     # -- changing -----------------------------------------------------------------------------------------------
@@ -283,26 +289,22 @@ class Draft:
         first = next((before for before, now in self.renamed.items() if now == old), old)
         self.renamed[first] = new
 
-    def replace_uses(
-        self, scope: Scope, old: str, new: str, *, readers: Collection[int] | None = None, outputs: bool = True
-    ) -> int:
-        """Makes the readers of one tensor read another one, in bodies too, and returns how many nodes changed.
+    def replace_uses(self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None) -> int:
+        """Makes the readers of tensors read others, in bodies too, and returns how many nodes changed.
+
+        Outputs of bodies within ``scope`` that hand such a tensor on change as well. Those of ``scope`` itself do not:
+        they have names that callers know.
 
         Args:
-            scope: The graph that sees both tensors.
-            old: What is read now.
-            new: What is read then.
+            scope: The graph that sees the tensors.
+            names: What is read then, by what is read now.
             readers: Positions of the nodes of ``scope`` that change (with their bodies); None: all.
-            outputs: Whether graph outputs of bodies within ``scope`` that hand ``old`` on change too. The outputs of
-                ``scope`` itself do not: they have names that callers know.
         """
-        changed = self._replace_reads(scope, {old: new}, readers=readers, outputs=outputs)
+        changed = self._replace_reads(scope, names, readers=readers)
         self.touch()
         return changed
 
-    def _replace_reads(
-        self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None, outputs: bool = True
-    ) -> int:
+    def _replace_reads(self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None) -> int:
         changed = 0
         pending: list[tuple[Scope, Mapping[str, str], Iterable[int]]] = [
             (scope, names, range(len(scope.nodes)) if readers is None else readers)
@@ -313,10 +315,9 @@ class Draft:
                 wanted = {old: new for old, new in wanted.items() if not inner.defines(old)}
                 if not wanted:
                     continue
-                if outputs:
-                    for info in inner.graph.output:
-                        if info.name in wanted:
-                            info.name = wanted[info.name]
+                for info in inner.graph.output:
+                    if info.name in wanted:
+                        info.name = wanted[info.name]
                 rename_annotations(inner.graph, wanted)
             for position in positions:
                 node = inner.nodes[position]

@@ -23,22 +23,34 @@ from onnxbench.operations._model import (
     SetProducer,
 )
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
+from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
 
 __all__ = [
     "OPERATIONS",
+    "AddNodes",
     "DedupeNames",
+    "Delete",
     "DeleteAttribute",
     "DeleteMetadata",
+    "Duplicate",
     "Effect",
     "ImportOpset",
     "InlineFunctions",
+    "Insert",
     "NameNodes",
     "NodeOperation",
     "Operation",
     "Outline",
+    "Redirect",
     "RemoveDead",
     "RemoveOpsetImport",
     "RenameNode",
+    "RenameNodes",
+    "RenameTensor",
+    "RenameTensors",
+    "Replace",
+    "Rewire",
     "SetAttribute",
     "SetDoc",
     "SetDomain",
@@ -54,7 +66,9 @@ __all__ = [
 ]
 
 _CLASSES: tuple[type[Operation], ...] = (
-    SetOp, SetAttribute, DeleteAttribute, RenameNode,
+    SetOp, SetAttribute, DeleteAttribute, RenameNode, RenameNodes,
+    Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
+    RenameTensor, RenameTensors,
     Outline, InlineFunctions,
     RemoveDead, Sort, DedupeNames, NameNodes,
     SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer, SetModelVersion,

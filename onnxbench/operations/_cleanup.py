@@ -243,8 +243,8 @@ class NameNodes(Operation):
     """Give names to nodes that have none, or to all, by a pattern.
 
     Attributes:
-        pattern: The name, with ``{op_type}``, ``{number}`` (counted for each operator in a graph, from 0), ``{position}``
-            (in its graph) and ``{output}`` (its first output) in it.
+        pattern: The name, with ``{op_type}``, ``{number}`` (of those of its operator in its graph, from 0),
+            ``{position}`` (in its graph) and ``{output}`` (its first output) in it.
         all: Also rename the nodes that have a name.
     """
 

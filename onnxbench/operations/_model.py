@@ -229,7 +229,7 @@ def _note_ir_of_metadata(draft: Draft, at: str) -> None:
     version = draft.model.proto.ir_version
     if at != "model" and version < _FIRST_IR_OF_METADATA:
         draft.notes.append(
-            f"metadata of {'a graph' if at == 'graph' else 'nodes, tensors and functions'} came with IR version 10, and "
+            "metadata of graphs, functions, nodes and tensors came with IR version 10, and "
             f"the model says {version}; set_ir_version: 10 says so"
         )
 
@@ -406,5 +406,3 @@ class SetGraphName(Operation):
 
 def _short(text: str | None) -> str | None:
     return text if text is None or len(text) <= 60 else f"{text[:60]}..."
-
-
