@@ -379,14 +379,14 @@ class Draft:
                 del graph.sparse_initializer[position]
         self.touch()
 
-    def forget(self, scope: Scope, names: Iterable[str]) -> None:
-        """Removes value infos and quantization annotations of tensors that a graph no longer has."""
+    def forget(self, scope: Scope, names: Iterable[str], *, annotations: bool = True) -> None:
+        """Removes value infos, and unless told otherwise quantization annotations, of tensors of a graph."""
         gone = set(names)
         graph = scope.graph
         for position in reversed(range(len(graph.value_info))):
             if graph.value_info[position].name in gone:
                 del graph.value_info[position]
-        if not scope.is_function:
+        if annotations and not scope.is_function:
             for position in reversed(range(len(graph.quantization_annotation))):
                 if graph.quantization_annotation[position].tensor_name in gone:
                     del graph.quantization_annotation[position]

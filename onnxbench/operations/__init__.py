@@ -8,7 +8,7 @@ the reference page follow from its fields and docstring.
 from __future__ import annotations
 
 from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
-from onnxbench.operations._cleanup import DedupeNames, NameNodes, RemoveDead, Sort
+from onnxbench.operations._cleanup import DedupeNames, FoldConstants, MergeEqual, NameNodes, RemoveDead, Sort
 from onnxbench.operations._functions import InlineFunctions, Outline
 from onnxbench.operations._model import (
     DeleteMetadata,
@@ -35,9 +35,11 @@ __all__ = [
     "DeleteMetadata",
     "Duplicate",
     "Effect",
+    "FoldConstants",
     "ImportOpset",
     "InlineFunctions",
     "Insert",
+    "MergeEqual",
     "NameNodes",
     "NodeOperation",
     "Operation",
@@ -70,7 +72,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
     RenameTensor, RenameTensors,
     Outline, InlineFunctions,
-    RemoveDead, Sort, DedupeNames, NameNodes,
+    FoldConstants, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer, SetModelVersion,
     SetDomain, SetGraphName,
 )  # fmt: skip

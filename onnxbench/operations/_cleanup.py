@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from onnxbench import pruning
 from onnxbench.draft import root_of, tree_of
 from onnxbench.errors import UsageError, did_you_mean
 from onnxbench.graph import TensorRef, sort_nodes, topological_order
-from onnxbench.inlining import remove_uncalled
-from onnxbench.operations._base import Operation
+from onnxbench.operations._base import Effect, Operation
+from onnxbench.specs import parse_size
 
 if TYPE_CHECKING:
     from onnxbench.draft import Draft
-    from onnxbench.graph import Scope
+    from onnxbench.graph import NodeRef, Scope
 
 DEAD_KINDS = ("nodes", "initializers", "functions", "value_infos", "opset_imports")
-_LAST_IR_WITH_LISTED_INITIALIZERS = 3
 
 
 @dataclass(frozen=True)
@@ -51,89 +51,17 @@ class RemoveDead(Operation):
         """Removes it: functions first, since they need others, then nodes, then what only those read."""
         kinds = self._kinds()
         if "functions" in kinds:
-            proto = draft.model.proto
-            every = {(f.domain, f.name, f.overload) for f in proto.functions}
-            for name in remove_uncalled(proto, every):
-                draft.record("function", name, "removed")
-            draft.touch()
+            pruning.remove_dead_functions(draft)
         if "nodes" in kinds:
-            _remove_dead_nodes(draft)
+            pruning.remove_dead_nodes(draft)
         if "initializers" in kinds:
             for scope in draft.index.scopes:
-                _remove_unread(draft, scope)
-            draft.touch()
+                if scope.constants:
+                    pruning.remove_unread(draft, scope)
         if "value_infos" in kinds:
-            for scope in draft.index.scopes:
-                known = {*scope.inputs, *scope.constants, *scope.producers}
-                unknown = [info.name for info in scope.graph.value_info if info.name not in known]
-                draft.forget(scope, unknown)
-                for name in unknown:
-                    draft.record("tensor", TensorRef(scope, name).path, "value info removed")
+            pruning.remove_stray_value_infos(draft)
         if "opset_imports" in kinds:
-            functions = {f.domain for f in draft.model.proto.functions}
-            for domain in draft.unused_imports():
-                if domain not in ("", "ai.onnx") and domain not in functions:
-                    draft.remove_import(domain)
-
-
-def _remove_dead_nodes(draft: Draft) -> None:
-    """Removes dead nodes, inner graphs first: what a body does not need, the graphs around it may not need either."""
-    deepest = max(scope.depth for scope in draft.index.scopes)
-    for depth in range(deepest, -1, -1):
-        dead = []
-        for scope in draft.index.scopes:
-            if scope.depth == depth:
-                live = _live(draft, scope)
-                if len(live) < len(scope.nodes):
-                    dead.append((scope, [at for at in range(len(scope.nodes)) if at not in live]))
-        for scope, positions in dead:
-            gone = [name for at in positions for name in scope.writes[at]]
-            for at in positions:
-                node = scope.nodes[at]
-                label = f"{scope.path}/{scope.label(at)}" if scope.path else scope.label(at)
-                draft.record("node", label, "removed", before=node.op_type)
-            draft.splice(scope, removed=positions)
-            draft.forget(scope, gone)
-
-
-def _live(draft: Draft, scope: Scope) -> set[int]:
-    pending = [*scope.outputs, *(_named_in_training(draft) if scope is draft.main else ())]
-    live: set[int] = set()
-    while pending:
-        position = scope.producers.get(pending.pop())
-        if position is not None and position not in live:
-            live.add(position)
-            pending += scope.reads[position]
-    return live
-
-
-def _named_in_training(draft: Draft) -> Iterator[str]:
-    """Yields the names that training steps, which see the main graph, may mean."""
-    for training in draft.model.proto.training_info:
-        for binding in (*training.initialization_binding, *training.update_binding):
-            yield from (binding.key, binding.value)
-        for graph in (training.initialization, training.algorithm):
-            yield from (name for node in graph.node for name in node.input)
-            yield from (info.name for info in graph.output)
-
-
-def _remove_unread(draft: Draft, scope: Scope) -> None:
-    if not scope.constants:
-        return
-    graph: Any = scope.graph
-    read = set(scope.outputs)
-    if scope is draft.main:
-        read.update(_named_in_training(draft))
-    for annotation in graph.quantization_annotation:
-        read.update(entry.value for entry in annotation.quant_parameter_tensor_names)
-    if draft.model.proto.ir_version > _LAST_IR_WITH_LISTED_INITIALIZERS:
-        read.update(scope.inputs)
-    gone = [name for name in sorted(scope.constants) if name not in read and name not in scope.consumers]
-    if gone:
-        draft.remove_initializers(scope, set(gone))
-        draft.forget(scope, gone)
-        for name in gone:
-            draft.record("weight", TensorRef(scope, name).path, "removed")
+            pruning.remove_dead_imports(draft)
 
 
 @dataclass(frozen=True)
@@ -293,3 +221,60 @@ def _next(base: str, taken: set[str]) -> str:
         number += 1
     taken.add(f"{base}_{number}")
     return f"{base}_{number}"
+
+
+@dataclass(frozen=True)
+class FoldConstants(Operation):
+    """Replace nodes whose inputs are all constant by what they compute, and Shape of fixed sizes.
+
+    Operators that draw random numbers, that are of no standard domain, or that quantize are left alone.
+
+    Attributes:
+        max_bytes: No larger tensor is made, and nothing that makes the model larger by more than this in all.
+        at: Selector of the only nodes to fold; those that quantize are folded if they are named so.
+    """
+
+    word: ClassVar[str] = "fold_constants"
+    spelling: ClassVar[str] = "{max_bytes}"
+    effect: ClassVar[Effect] = "rounding"
+
+    max_bytes: str | int = "16M"
+    at: str | None = None
+
+    def find(self, draft: Draft) -> Sequence[NodeRef] | None:
+        """Returns the nodes that are named."""
+        return None if self.at is None else draft.nodes(self.at)
+
+    def apply(self, draft: Draft) -> None:
+        """Folds them."""
+        from onnxbench.folding import fold_constants
+
+        most = self.max_bytes if isinstance(self.max_bytes, int) else parse_size(self.max_bytes)
+        done = fold_constants(draft, max_bytes=most, among=self.find(draft))
+        draft.notes.append(f"{done.nodes} nodes folded; weights {done.grown:+,} bytes")
+        if done.left:
+            draft.notes.append(
+                f"{done.left} more nodes are constant, and folding them would add {done.larger:,} bytes; "
+                "a larger max_bytes allows it"
+            )
+
+
+@dataclass(frozen=True)
+class MergeEqual(Operation):
+    """Keep one of several nodes that compute the same from the same (common subexpressions).
+
+    Attributes:
+        at: Selector of the only nodes to look at.
+    """
+
+    word: ClassVar[str] = "cse"
+    spelling: ClassVar[str] = "{at}"
+
+    at: str = "op:*"
+
+    def apply(self, draft: Draft) -> None:
+        """Merges them."""
+        from onnxbench.folding import merge_equal
+
+        count = merge_equal(draft, among=None if self.at == "op:*" else draft.nodes(self.at))
+        draft.notes.append(f"{count} nodes computed what others do, and are gone")

@@ -69,7 +69,8 @@ def _needs_of_ir(draft: Draft) -> Iterator[tuple[int, str]]:
             for name in sorted(scope.constants - set(scope.inputs)):
                 yield 4, f"before, every initializer had to be an input, and {name!r} is none"
                 break
-        if not scope.is_function and getattr(scope.graph, "sparse_initializer", ()):
+        graph: Any = scope.graph
+        if not scope.is_function and graph.sparse_initializer:
             yield 5, "it has sparse initializers"
 
 
