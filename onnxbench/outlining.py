@@ -661,6 +661,12 @@ class _Maker:
                 wanted.remove(domain)
                 function.opset_import.add(domain=domain, version=opset.version)
         function.attribute.extend(first.references)
+        overloads = {node.op_type for node in function.node if node.overload and draft.index.function_of(node)}
+        if overloads:
+            draft.notes.append(
+                f"{function.domain}::{function.name} calls overloads of {', '.join(sorted(overloads))}; ONNX Runtime does "
+                "not find these from within a function"
+            )
         agreed = {
             number: stated
             for number, stated in first.stated.items()
