@@ -664,8 +664,8 @@ class _Maker:
         overloads = {node.op_type for node in function.node if node.overload and draft.index.function_of(node)}
         if overloads:
             draft.notes.append(
-                f"{function.domain}::{function.name} calls overloads of {', '.join(sorted(overloads))}; ONNX Runtime does "
-                "not find these from within a function"
+                f"{function.domain}::{function.name} calls overloads of {', '.join(sorted(overloads))}; "
+                "ONNX Runtime does not find these from within a function"
             )
         agreed = {
             number: stated

@@ -8,7 +8,7 @@ the reference page follow from its fields and docstring.
 from __future__ import annotations
 
 from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
-from onnxbench.operations._cleanup import DedupeNames, FoldConstants, MergeEqual, NameNodes, RemoveDead, Sort
+from onnxbench.operations._cleanup import DedupeNames, FoldConstants, MergeEqual, NameNodes, RemoveDead, Simplify, Sort
 from onnxbench.operations._functions import InlineFunctions, Outline
 from onnxbench.operations._model import (
     DeleteMetadata,
@@ -62,6 +62,7 @@ __all__ = [
     "SetModelVersion",
     "SetOp",
     "SetProducer",
+    "Simplify",
     "Sort",
     "TensorOperation",
     "spelled_fields",
@@ -72,7 +73,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
     RenameTensor, RenameTensors,
     Outline, InlineFunctions,
-    FoldConstants, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
+    Simplify, FoldConstants, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer, SetModelVersion,
     SetDomain, SetGraphName,
 )  # fmt: skip

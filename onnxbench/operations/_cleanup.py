@@ -278,3 +278,31 @@ class MergeEqual(Operation):
 
         count = merge_equal(draft, among=None if self.at == "op:*" else draft.nodes(self.at))
         draft.notes.append(f"{count} nodes computed what others do, and are gone")
+
+
+@dataclass(frozen=True)
+class Simplify(Operation):
+    """Simplify the model by another project's tool, and put back what the tool forgets of it.
+
+    Attributes:
+        tool: ``onnxslim``, ``onnxsim`` or ``onnxscript``; each must be installed.
+        weights: ``all`` lets the tool read all weights; ``small`` keeps those of more than 64 KiB away from it.
+        limit: The most bytes of weights that it may read.
+        timeout: The most seconds that it may take.
+    """
+
+    word: ClassVar[str] = "simplify"
+    spelling: ClassVar[str] = "{tool}"
+    effect: ClassVar[Effect] = "rounding"
+
+    tool: Literal["onnxslim", "onnxsim", "onnxscript"]
+    weights: Literal["all", "small"] = "all"
+    limit: str | int = "1G"
+    timeout: float | None = None
+
+    def apply(self, draft: Draft) -> None:
+        """Runs the tool."""
+        from onnxbench.bridges import run_tool
+
+        limit = self.limit if isinstance(self.limit, int) else parse_size(self.limit)
+        run_tool(draft, self.tool, limit=limit, keep_large_away=self.weights == "small", timeout=self.timeout)
