@@ -124,7 +124,7 @@ def _call(tool: str, proto: ModelProto, timeout: float | None) -> ModelProto:
         except subprocess.TimeoutExpired:
             raise ExecutionError(f"{tool} took longer than {timeout:g} seconds") from None
         if done.returncode or not returned.is_file():
-            lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+            lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip(" ^~")]
             how = f"crashed (signal {-done.returncode})" if done.returncode < 0 else "does not take the model"
             raise ExecutionError(f"{tool} {how}", details=lines[-3:])
         made = type(proto)()
@@ -234,7 +234,8 @@ def _put_back(original: ModelProto, returned: ModelProto, before: _Record) -> li
             setattr(returned, name, getattr(original, name))
         else:
             returned.ClearField(name)
-    _add_missing(original.metadata_props, returned.metadata_props)
+    del returned.metadata_props[:]  # tools leave statistics of their own there
+    returned.metadata_props.extend(original.metadata_props)
     imported = {("" if o.domain == "ai.onnx" else o.domain) for o in returned.opset_import}
     for opset in original.opset_import:
         if ("" if opset.domain == "ai.onnx" else opset.domain) not in imported:
@@ -258,6 +259,7 @@ def _put_back(original: ModelProto, returned: ModelProto, before: _Record) -> li
     _add_missing(original.graph.metadata_props, graph.metadata_props)
     _restore_interface(original.graph, graph)
     _restore_nodes(returned, before)
+    _restore_sparse(original.graph, returned)
     _restore_value_infos(original.graph, graph)
     lost += _restore_annotations(original.graph, graph)
     return lost
@@ -300,6 +302,15 @@ def _restore_nodes(returned: ModelProto, before: _Record) -> None:
                     node.doc_string = known.doc_string
 
 
+def _restore_sparse(original: GraphProto, returned: ModelProto) -> None:
+    """Puts back sparse initializers that are still read and that nothing else gives."""
+    index = GraphIndex(returned)
+    for sparse in original.sparse_initializer:
+        name = sparse.values.name
+        if not index.main.defines(name) and (index.main.consumers.get(name) or name in index.main.outputs):
+            returned.graph.sparse_initializer.add().CopyFrom(sparse)
+
+
 def _restore_value_infos(original: GraphProto, graph: GraphProto) -> None:
     made = {name for node in graph.node for name in node.output}
     made.update(tensor.name for tensor in graph.initializer)
@@ -324,8 +335,6 @@ def _restore_annotations(original: GraphProto, graph: GraphProto) -> list[str]:
     initializers = {tensor.name: tensor for tensor in original.initializer}
     lost = []
     for annotation in original.quantization_annotation:
-        if annotation.tensor_name in known:
-            continue
         if annotation.tensor_name not in made | stored:
             lost.append(annotation.tensor_name)
             continue
@@ -333,7 +342,8 @@ def _restore_annotations(original: GraphProto, graph: GraphProto) -> list[str]:
             if entry.value not in made | stored and entry.value in initializers:
                 graph.initializer.add().CopyFrom(initializers[entry.value])
                 stored.add(entry.value)
-        graph.quantization_annotation.add().CopyFrom(annotation)
+        if annotation.tensor_name not in known:
+            graph.quantization_annotation.add().CopyFrom(annotation)
     return [f"quantization annotations of tensors that are gone: {_some(lost)}"] if lost else []
 
 
