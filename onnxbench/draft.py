@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench import select
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
@@ -26,6 +26,7 @@ from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_sha
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
+T = TypeVar("T")
 _REBUILD_FROM = 16
 """So many insertions or removals at once are cheaper done by writing the list of nodes anew."""
 
@@ -84,6 +85,8 @@ class Draft:
     _finder: TypeFinder | None = None
     _names: dict[int, set[str]] = field(default_factory=dict)
     _node_names: dict[str, set[str]] = field(default_factory=dict)
+    _found: dict[int, Any] = field(default_factory=dict)
+    _known_operators: dict[tuple[str, str, str, str], bool] = field(default_factory=dict)
     _stale: dict[tuple[str, str], None] = field(default_factory=dict)
     _strictly: bool = False
 
@@ -135,6 +138,15 @@ class Draft:
         self._index = self._finder = None
         self._names.clear()
         self._node_names.clear()
+        self._found.clear()
+        self._known_operators.clear()
+
+    def once(self, asker: object, find: Callable[[], T]) -> T:
+        """Returns what ``find`` returns, which is called once for an asker as long as the model does not change."""
+        if id(asker) not in self._found:
+            self._found[id(asker)] = find()
+        found: T = self._found[id(asker)]
+        return found
 
     def opset(self, scope: Scope | None = None, domain: str = "") -> int:
         """Returns the version of a domain that a graph imports; 0 if it imports none."""
@@ -430,8 +442,8 @@ class Draft:
                 self.forget(scope, names)
                 continue
             said += _withdraw(scope, names)
-        self._restate(said, {scope.path: names for scope, names in affected.items()}, strictly)
-        self.touch()
+        self._restate(said, strictly)
+        self._finder = None
 
     def _is_opaque(self, scope: Scope, name: str) -> bool:
         """Tells whether a tensor is made by an operator whose types inference cannot know."""
@@ -439,25 +451,32 @@ class Draft:
         if position is None:
             return False
         node = scope.nodes[position]
-        version = self.opset(scope, node.domain)
-        known = self.index.function_of(node) or (version and find_schema(node.domain, node.op_type, version))
+        key = root_of(scope).path, node.domain, node.op_type, node.overload
+        known = self._known_operators.get(key)
+        if known is None:
+            version = self.opset(scope, node.domain)
+            called = self.index.function_of(node)
+            known = called is not None or bool(version and find_schema(node.domain, node.op_type, version))
+            self._known_operators[key] = known
         return not known
 
-    def _restate(self, said: list[_Said], affected: Mapping[str, set[str]], strictly: bool) -> None:
-        found = _told(self.model, self.model.proto, affected)
-        index = GraphIndex(self.model.proto)
-        finder = TypeFinder(self.model, index, self.sources)
+    def _restate(self, said: list[_Said], strictly: bool) -> None:
+        wanted: dict[str, set[str]] = {}
+        for each in said:
+            wanted.setdefault(each.scope.path, set()).add(each.info.name)
+        found = _told(self.model, self.model.proto, wanted)
+        finder = TypeFinder(self.model, self.index, self.sources)
         earlier: dict[tuple[str, str], TypeProto] | None = None
         for each in said:
             info, is_main = each.info, not each.scope.path
             now = found.get((each.scope.path, info.name))
             if not is_complete(now) and each.is_output and is_main:
-                now = finder.find(index.main, [info.name]).get(info.name)
+                now = finder.find(self.main, [info.name]).get(info.name)
             if now is not None and is_complete(now):
                 info.type.CopyFrom(now)
                 if not strictly and _knows_less(now, each.before):
                     if earlier is None:
-                        earlier = _told_before(self.origin, affected)
+                        earlier = _told_before(self.origin, wanted)
                     _keep_sizes(info.type, each.before, earlier.get((each.scope.path, info.name)))
                 _keep_names(info.type, each.before)
             elif each.is_output:
@@ -556,26 +575,31 @@ def _withdraw(scope: Scope, names: Collection[str]) -> list[_Said]:
     return said
 
 
-def _told(model: Model, proto: ModelProto, affected: Mapping[str, set[str]]) -> dict[tuple[str, str], TypeProto]:
+def _told(model: Model, proto: ModelProto, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], TypeProto]:
     """Returns what inference tells of tensors, by path of graph and name."""
-    scopes = GraphIndex(inferred(model.with_small_weights(proto))).scope_paths
+    if not wanted:
+        return {}
+    result = inferred(model.with_small_weights(proto))
+    graphs = {"": result.graph}
+    if set(wanted) != {""}:
+        graphs = {path: scope.graph for path, scope in GraphIndex(result).scope_paths.items() if not scope.is_function}
     return {
         (path, info.name): without_made_up_dims(info.type)
-        for path, names in affected.items()
-        if path in scopes and not scopes[path].is_function
-        for info in (*scopes[path].graph.value_info, *scopes[path].graph.output)
+        for path, names in wanted.items()
+        if path in graphs
+        for info in (*graphs[path].value_info, *graphs[path].output)
         if info.name in names
     }
 
 
-def _told_before(origin: Model, affected: Mapping[str, set[str]]) -> dict[tuple[str, str], TypeProto]:
+def _told_before(origin: Model, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], TypeProto]:
     """Returns what inference told of tensors before the edit, where the model stated nothing of them."""
     proto = type(origin.proto)()
     proto.CopyFrom(origin.proto)
     for path, scope in GraphIndex(proto).scope_paths.items():
-        if path in affected and not scope.is_function:
-            _withdraw(scope, affected[path])
-    return _told(origin, proto, affected)
+        if path in wanted and not scope.is_function:
+            _withdraw(scope, wanted[path])
+    return _told(origin, proto, wanted)
 
 
 def _knows_less(now: TypeProto, before: TypeProto) -> bool:

@@ -31,8 +31,9 @@ from onnxbench.model import Model, load
 from onnxbench.operations import Operation
 from onnxbench.pieces import first_feeds, type_sources
 from onnxbench.recipe import Recipe, Step, load_recipe
+from onnxbench.reversal import save_patch, undo
 from onnxbench.validity import find_complaints, make_valid
-from onnxbench.writer import Saved, SaveOptions, save
+from onnxbench.writer import Saved, SaveOptions, save, write_whole
 
 STAMP = "onnxbench.recipe"
 """The metadata key under which an edited model names the recipes that made it."""
@@ -140,21 +141,18 @@ def edit(
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
     whole = _as_recipe(recipe, variables)
     verifier = _Verifier(model, verify) if verify is not False else None
-    edits = _Edit(model, whole, verifier, approve, allow_outside)
     try:
-        edits.run()
+        return _Edit(model, whole, verifier, approve, allow_outside).run(stamp=stamp)
     except RefusedResultError as error:
-        repairs = _mended(model)
-        if not repairs:
+        mended = _mended(model)
+        if mended is None:
             raise
-        healthy, words = repairs
-        edits = _Edit(healthy, whole, verifier, approve, allow_outside)
-        edits.repairs += words
+        healthy, words = mended
         try:
-            edits.run()
+            edited = _Edit(healthy, whole, verifier, approve, allow_outside).run(stamp=stamp)
         except RefusedResultError:
             raise error from None
-    return edits.finish(stamp=stamp)
+        return replace(edited, repairs=(*words, *edited.repairs))
 
 
 def _as_recipe(
@@ -196,17 +194,15 @@ class _Edit:
         self._recipe = recipe
         self._verifier = verifier
         self._approve = approve
-        self.repairs: list[str] = []
+        self._repairs: list[str] = []
         self._done: list[DoneStep] = []
         self._checked = False
         self._draft = Draft.of(model, allow_outside=allow_outside, sources=type_sources())
         self._flaws: set[str] | None = None
 
-    def run(self) -> None:
-        moved = sum(len(order) for _, order in sort_nodes(self._draft.model.proto))
-        if moved:
-            self.repairs.append("the nodes were out of order; they are sorted")
-            self._draft.touch()
+    def run(self, *, stamp: bool) -> Edited:
+        if self._sort():
+            self._repairs.append("the nodes were out of order; they are sorted")
         if self._verifier is not None:
             self._verifier.begin()
         for number, step in enumerate(self._recipe.steps, 1):
@@ -218,6 +214,7 @@ class _Edit:
             if self._verifier is not None:
                 done = self._verified(number, done)
             self._done.append(done)
+        return self._finish(stamp=stamp)
 
     def _step(self, number: int, step: Step) -> DoneStep:
         draft, changes, notes = self._draft, len(self._draft.changes), len(self._draft.notes)
@@ -233,15 +230,9 @@ class _Edit:
     def _settle(self, operation: Operation) -> None:
         draft = self._draft
         draft.touch()
-        try:
-            unsorted = any(topological_order(scope) is not None for scope in draft.index.scopes)
-        except ModelError as error:
-            raise RefusedResultError(error.message, hint=error.hint, details=error.details) from None
-        if unsorted:
-            sort_nodes(draft.model.proto)
-            draft.touch()
+        self._sort()
         draft.refresh_types()
-        for flaw in find_flaws(draft.index):
+        for flaw in find_flaws(draft.index, names_only=operation.keeps_types):
             if flaw.sentence() not in self._own_flaws():
                 raise RefusedResultError(flaw.sentence(), hint=flaw.hint)
         self._checked = False
@@ -250,6 +241,17 @@ class _Edit:
             if complaints:
                 raise _refusal(draft.model, complaints)
             self._checked = True
+
+    def _sort(self) -> bool:
+        """Sorts the nodes where they are out of order, and tells whether they were."""
+        try:
+            if all(topological_order(scope) is None for scope in self._draft.index.scopes):
+                return False
+        except ModelError as error:
+            raise RefusedResultError(error.message, hint=error.hint, details=error.details) from None
+        sort_nodes(self._draft.model.proto)
+        self._draft.touch()
+        return True
 
     def _own_flaws(self) -> set[str]:
         """Returns what was wrong before the edit: what onnx's checker overlooks, say."""
@@ -265,7 +267,7 @@ class _Edit:
             drift, passed, notes = self._verifier.judge(self._draft, done.step)
         return replace(done, drift=drift, passed=passed, notes=(*done.notes, *notes))
 
-    def finish(self, *, stamp: bool) -> Edited:
+    def _finish(self, *, stamp: bool) -> Edited:
         draft = self._draft
         digest = self._recipe.digest()
         proto = draft.model.proto
@@ -276,8 +278,8 @@ class _Edit:
             else:
                 known.value = f"{known.value} {digest}"
         if not self._checked:
-            self.repairs += make_valid(proto, complete=draft.model.with_small_weights)
-        return Edited(draft.model, tuple(self._done), digest, tuple(dict.fromkeys(self.repairs)))
+            self._repairs += make_valid(proto, complete=draft.model.with_small_weights)
+        return Edited(draft.model, tuple(self._done), digest, tuple(dict.fromkeys(self._repairs)))
 
 
 def _refusal(model: Model, complaints: Sequence[str]) -> RefusedResultError:
@@ -448,6 +450,7 @@ def edit_file(
     approve: Approve | None = None,
     stamp: bool = True,
     save_recipe: str | os.PathLike[str] | None = None,
+    save_undo: str | os.PathLike[str] | None = None,
     options: SaveOptions | None = None,
     allow_outside: bool = False,
 ) -> EditedFile:
@@ -462,6 +465,7 @@ def edit_file(
         approve: As for ``edit``.
         stamp: As for ``edit``.
         save_recipe: Write the steps to this YAML file, variables and includes filled in.
+        save_undo: Write the way back to this file (see ``onnxbench.reversal``).
         options: How weights are stored.
         allow_outside: As for ``edit``.
 
@@ -475,9 +479,32 @@ def edit_file(
     )  # fmt: skip
     if out is None or not edited.passed:
         return EditedFile(edited, None)
-    saved = save(edited.model, out, options=options)
-    path = None
-    if save_recipe is not None:
-        path = Path(save_recipe)
-        path.write_text(whole.to_yaml(), encoding="utf-8")
-    return EditedFile(edited, saved, path)
+    saved = save(edited.model, out, options=options, is_valid=True)
+    written = Path(save_recipe) if save_recipe is not None else None
+    if written is not None:
+        write_whole(written, (whole.to_yaml().encode(),))
+    patch = save_patch(save_undo, model, edited.model) if save_undo is not None else None
+    return EditedFile(edited, saved, written, patch)
+
+
+def undo_file(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    patch: str | os.PathLike[str],
+    *,
+    options: SaveOptions | None = None,
+    allow_outside: bool = False,
+) -> Saved:
+    """Writes the model before an edit, of the edited file and the patch that ``edit_file`` saved with it.
+
+    Args:
+        source: The edited model file, as it was written.
+        out: The file to write.
+        patch: The patch.
+        options: How weights are stored.
+        allow_outside: Follow external data that leaves the model's folder.
+
+    Raises:
+        BenchError: As ``onnxbench.reversal.undo`` and ``onnxbench.writer.save`` do; nothing was written then.
+    """
+    return save(undo(load(source, allow_outside=allow_outside), patch), out, options=options)

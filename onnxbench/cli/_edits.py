@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnxbench.draft import Change
     from onnxbench.recipe import Recipe, Step
     from onnxbench.surgery import DoneStep, EditedFile
+    from onnxbench.writer import SaveOptions
 
 STEP = "--step"
 _SHOWN = 20
@@ -113,6 +114,23 @@ def ask() -> Callable[[Step, Sequence[Change]], bool]:
     return approve
 
 
+def undo(
+    model: Path, out: Path | None, patch: Path, options: SaveOptions, *, allow_outside: bool, as_json: bool
+) -> None:
+    """Undoes an edit and prints what was written."""
+    from onnxbench import surgery
+
+    if typed_steps(None):
+        raise UsageError("--undo goes back, and takes no steps")
+    target = one_target(out, None, dry_run=False)
+    assert target is not None
+    saved = surgery.undo_file(model, target, patch, options=options, allow_outside=allow_outside)
+    if as_json:
+        print_json("edit", {"saved": saved, "undone": patch})
+    else:
+        print(f"undone; wrote {saved.path}")
+
+
 def print_edited(done: EditedFile, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
     """Prints what an edit did."""
     edited = done.edited
@@ -130,8 +148,8 @@ def print_edited(done: EditedFile, *, dry_run: bool, as_json: bool, quiet: bool)
         print("nothing was written: a step changes more than it may")
     else:
         print(f"{len(edited.changes)} changes; wrote {done.saved.path}")
-    if done.recipe is not None:
-        print(f"wrote {done.recipe}")
+    for path in filter(None, (done.recipe, done.undo)):
+        print(f"wrote {path}")
 
 
 def _step_lines(number: int, step: DoneStep) -> list[str]:

@@ -69,6 +69,19 @@ def edit(
         Path | None,
         typer.Option("--save-recipe", metavar="F.yaml", help="Write the steps out as a recipe.", show_default=False),
     ] = None,
+    save_undo: Annotated[
+        Path | None,
+        typer.Option("--save-undo", metavar="F.undo", help="Write the way back to a file.", show_default=False),
+    ] = None,
+    undo: Annotated[
+        Path | None,
+        typer.Option(
+            "--undo",
+            metavar="F.undo",
+            show_default=False,
+            help="Instead of steps: make the model before an edit of the edited MODEL and what --save-undo wrote.",
+        ),
+    ] = None,
     no_stamp: Annotated[
         bool, typer.Option("--no-stamp", help="Do not name the recipe's digest in the model's metadata.")
     ] = False,
@@ -98,17 +111,22 @@ def edit(
       onnxbench edit model.onnx out.onnx --recipe surgery.yaml --var classes=80 --verify
       onnxbench edit model.onnx --recipe surgery.yaml --dry-run
       onnxbench edit model.onnx out.onnx --set-attribute 'node:Conv_3:pads=[1,1,1,1]' --save-recipe surgery.yaml
-      onnxbench edit model.onnx out.onnx --set-op '{at: op:Relu, to: Sigmoid, expect: all}'
+      onnxbench edit model.onnx out.onnx --set-op '{at: op:Relu, to: Sigmoid, expect: all}' --save-undo back.undo
+      onnxbench edit out.onnx model_again.onnx --undo back.undo
     """
     from onnxbench import surgery
 
+    storing = save_options(external_data, per_tensor, external_threshold, share_weights)
+    if undo is not None:
+        _edits.undo(model, out or short_o, undo, storing, allow_outside=allow_outside, as_json=as_json)
+        return
     whole = _edits.whole_recipe(recipe or (), var or (), expect)
     target = _edits.one_target(out, short_o, dry_run=dry_run)
     wanted = feed_options(feeds, shape, dim, val_range, seed)
     done = surgery.edit_file(
         model, target, whole, verify=wanted if verify else False, stamp=not no_stamp, save_recipe=save_recipe,
         approve=_edits.ask() if interactive else None, allow_outside=allow_outside,
-        options=save_options(external_data, per_tensor, external_threshold, share_weights),
+        save_undo=save_undo, options=storing,
     )  # fmt: skip
     _edits.print_edited(done, dry_run=dry_run, as_json=as_json, quiet=quiet)
     raise typer.Exit(0 if done.edited.passed else 1)

@@ -93,8 +93,7 @@ class _Rule:
     def renamed(self, name: str, compiled: re.Pattern[str] | None) -> str:
         """Returns what the rule makes of a name, if it is no table."""
         if compiled is not None and self.to is not None:
-            match = compiled.fullmatch(name)
-            return match.expand(self.to) if match else name
+            return compiled.sub(self.to, name, count=1)
         return f"{self.prefix}{name}{self.suffix}"
 
     def compiled(self) -> re.Pattern[str] | None:
@@ -102,10 +101,9 @@ class _Rule:
         if self.pattern is None:
             return None
         try:
-            compiled = re.compile(self.pattern)
-            re.sub(compiled, self.to or "", "")
-            if compiled.groups or "\\" in (self.to or ""):
-                _check_template(compiled, self.to or "")
+            re.compile(self.pattern)
+            compiled = re.compile(rf"\A(?:{self.pattern})\Z")
+            compiled.sub(self.to or "", "")
         except (re.error, IndexError) as error:
             raise UsageError(f"the pattern {self.pattern!r} with {self.to!r} cannot be used: {error}") from None
         return compiled
@@ -135,11 +133,11 @@ class RenameTensors(_Rule, Operation):
 
     def find(self, draft: Draft) -> list[TensorRef]:
         """Returns the tensors whose name changes."""
-        return [ref for ref, _ in self._pairs(draft)]
+        return [ref for ref, _ in draft.once(self, lambda: self._pairs(draft))]
 
     def apply(self, draft: Draft) -> None:
         """Renames them, as one step: names may be swapped."""
-        _rename_all(draft, self._pairs(draft))
+        _rename_all(draft, draft.once(self, lambda: self._pairs(draft)))
 
     def _pairs(self, draft: Draft) -> list[tuple[TensorRef, str]]:
         table, compiled = self.table(draft), self.compiled()
@@ -180,11 +178,11 @@ class RenameNodes(_Rule, Operation):
 
     def find(self, draft: Draft) -> list[NodeRef]:
         """Returns the nodes whose name changes."""
-        return [ref for ref, _ in self._pairs(draft)]
+        return [ref for ref, _ in draft.once(self, lambda: self._pairs(draft))]
 
     def apply(self, draft: Draft) -> None:
         """Renames them."""
-        pairs = self._pairs(draft)
+        pairs = draft.once(self, lambda: self._pairs(draft))
         for ref, new in pairs:
             draft.record("node", ref.path, "renamed", before=ref.node.name, after=new)
         for ref, new in pairs:
@@ -235,16 +233,6 @@ def _require_free(names: Mapping[str, str], taken: set[str]) -> None:
         if new in seen:
             raise RefusedResultError(f"{seen[new]!r} and {old!r} would both be called {new!r}")
         seen[new] = old
-
-
-def _check_template(compiled: re.Pattern[str], template: str) -> None:
-    """Raises re.error or IndexError if a template names a group that the pattern does not have."""
-    for number in re.findall(r"\\(\d{1,2})", template):
-        if int(number) > compiled.groups:
-            raise IndexError(f"there is no group {number}")
-    for name in re.findall(r"\\g<([^>]*)>", template):
-        if not name.isdigit() and name not in compiled.groupindex:
-            raise IndexError(f"there is no group {name!r}")
 
 
 def _read_names(draft: Draft, file: str) -> dict[str, str]:
