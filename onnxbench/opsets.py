@@ -30,7 +30,7 @@ from onnxbench.errors import ModelError, RefusedResultError, UnsupportedError, U
 from onnxbench.graph import GraphIndex, Scope
 from onnxbench.inference import TypeFinder
 from onnxbench.model import SMALL_WEIGHT, Model
-from onnxbench.tensortype import dtype_name, elem_type, tensor_shape
+from onnxbench.tensortype import Dim, dtype_name, elem_type, tensor_shape
 from onnxbench.validity import make_valid
 
 if TYPE_CHECKING:
@@ -45,6 +45,18 @@ _SCHEMA_WORDS = {"float32": "float", "float64": "double"}
 _SAME_UPWARD = {"If": 1, "Loop": 1, "Scan": 9, "Constant": 1}
 """Operators that mean the same in all versions from this one on: later ones take more. They may hold much, so the
 converter is not asked."""
+_SOFTMAXES = ("Softmax", "LogSoftmax", "Hardmax")
+_DECIDED = {*((op, 13) for op in _SOFTMAXES), ("GridSample", 20), ("GroupNormalization", 21)}
+"""Operators and versions where ``_fit_values`` alone decides on the way down; the converter is wrong there."""
+_VALUES_SINCE = {
+    ("Pad", "mode", b"wrap"): 19,
+    ("ScatterElements", "reduction", b"max"): 18, ("ScatterElements", "reduction", b"min"): 18,
+    ("ScatterND", "reduction", b"max"): 18, ("ScatterND", "reduction", b"min"): 18,
+    ("Resize", "coordinate_transformation_mode", b"half_pixel_symmetric"): 19,
+}  # fmt: skip
+"""Values of attributes that came later than the attribute."""
+LOWEST = 9
+"""The version that models are brought down to at most; before, operators did not broadcast alike."""
 _CONSTANT_SCALARS = {
     "value_int": (7, "i", "int64_data"), "value_ints": (7, "ints", "int64_data"),
     "value_float": (1, "f", "float_data"), "value_floats": (1, "floats", "float_data"),
@@ -106,6 +118,8 @@ def convert_opset(model: Model, version: int | str) -> tuple[Model, tuple[str, .
     target = opset_number(version)
     index = GraphIndex(model.proto)
     jobs = _jobs(model, index, target)
+    if target < LOWEST and any(job.source > target for job in jobs):
+        raise UnsupportedError(f"opset {target} is too old: models are brought down to opset {LOWEST} at most")
     changed = _solve(jobs, target)
     if not changed and all(_is_at(imports, target) for imports in _imports(model.proto)):
         return model, ()
@@ -395,6 +409,9 @@ def _up(problems: Sequence[_Problem], source: int, target: int) -> None:
             continue
         if not problem.failure and (since is None or source < since):
             asked.append(problem)
+    hardmax = [problem for problem in asked if problem.main.op_type == "Hardmax" and source <= 12 < target]
+    for problem in hardmax:  # the converter leaves it as it is; it changed as Softmax did
+        problem.main.op_type = "Softmax"
     was_resize = {id(problem): problem.main.op_type in ("Resize", "Upsample") for problem in asked}
     for problem, (nodes, failure) in zip(asked, _through_onnx(asked, source, target), strict=True):
         problem.failure = failure
@@ -402,6 +419,8 @@ def _up(problems: Sequence[_Problem], source: int, target: int) -> None:
             problem.nodes = nodes
             if was_resize[id(problem)] and source <= 10 < target:
                 problem.failure = _keep_old_coordinates(problem)
+    for problem in hardmax:
+        problem.main.op_type = "Hardmax"
 
 
 def _says_last_axis(problem: _Problem, source: int, target: int) -> bool:
@@ -411,7 +430,7 @@ def _says_last_axis(problem: _Problem, source: int, target: int) -> bool:
     of an axis that is not counted from the end.
     """
     node = problem.main
-    if node.op_type not in ("Softmax", "LogSoftmax", "Hardmax") or not source <= 12 < target or problem.by_caller:
+    if node.op_type not in _SOFTMAXES or not source <= 12 < target or problem.by_caller:
         return False
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
     shape = tensor_shape(problem.types[node.input[0]]) if node.input[0] in problem.types else None
@@ -427,6 +446,9 @@ def _why_not_up(problem: _Problem, source: int, target: int) -> str:
     node = problem.main
     if node.op_type == "GroupNormalization" and source <= 20 < target:
         return "it has one scale per group up to opset 20, and one per channel since"
+    modes = [attribute.s for attribute in node.attribute if attribute.name == "coordinate_transformation_mode"]
+    if node.op_type == "Resize" and modes == [b"tf_half_pixel_for_nn"] and source < 13 <= target:
+        return "opset 13 no longer knows coordinate_transformation_mode=tf_half_pixel_for_nn of it"
     schema = _schema(node.op_type, target)
     if problem.by_caller and schema is not None:
         missing = [name for name in problem.by_caller if name not in schema.attributes]
@@ -447,7 +469,9 @@ def _keep_old_coordinates(problem: _Problem) -> str:
     if mode == b"nearest":
         from onnx import numpy_helper
 
-        scales = problem.constants.get(node.input[2]) if len(node.input) > 2 else None
+        name = node.input[2] if len(node.input) > 2 else ""
+        made = (one.attribute[0].t for one in problem.nodes if one.op_type == "Constant" and name in one.output)
+        scales = problem.constants.get(name) or next(made, None)
         if scales is None:
             return "its scales are not known, and how it rounded depends on them"
         values = numpy_helper.to_array(scales)
@@ -477,26 +501,28 @@ def _down(problems: Sequence[_Problem], source: int, target: int) -> None:
     tries = [
         _Problem([_named(candidate, _MAIN)], alone.types, alone.constants)
         for _, _, alone, candidate, _ in plans
-        if candidate is not None and candidate.op_type not in _SAME_UPWARD
+        if candidate is not None and not _is_settled(candidate, source)
     ]
     brought_up = iter(_through_onnx(tries, target, source))
     replacements: dict[int, dict[int, list[NodeProto]]] = defaultdict(dict)
     left: list[tuple[_Problem, int, _Problem, str]] = []
     for problem, at, alone, candidate, why in plans:
         node = alone.nodes[0]
-        if candidate is not None and candidate.op_type not in _SAME_UPWARD:
+        if candidate is not None and not _is_settled(candidate, source):
             nodes, failure = next(brought_up)
             schema = _schema(node.op_type, source)
-            if failure or len(nodes) != 1 or not _same_node(nodes[0], node, schema):
+            if failure or len(nodes) != 1 or not _same_node(nodes[0], candidate, schema):
                 candidate, why = None, why or f"it changed its meaning in opset {source}"
         if candidate is not None:
             replacements[id(problem)][at] = [_named(candidate, node.name)]
         else:
             left.append((problem, at, alone, why))
-    asked = [(problem, at, alone, why) for problem, at, alone, why in left if not alone.bodies]
-    for problem, _, alone, why in left:
-        if alone.bodies:
+    asked = []
+    for problem, at, alone, why in left:
+        if alone.bodies or (alone.nodes[0].op_type, source) in _DECIDED:
             problem.failure = why
+        else:
+            asked.append((problem, at, alone, why))
     for (problem, at, alone, why), (nodes, failure) in zip(
         asked, _through_onnx([_renamed_main(alone) for _, _, alone, _ in asked], source, target), strict=True
     ):
@@ -516,6 +542,10 @@ def _down(problems: Sequence[_Problem], source: int, target: int) -> None:
             problem.nodes = _with_distinct_names(
                 [made for at, node in enumerate(problem.nodes) for made in swapped.get(at, [node])]
             )
+
+
+def _is_settled(node: NodeProto, source: int) -> bool:
+    return node.op_type in _SAME_UPWARD or (node.op_type, source) in _DECIDED
 
 
 def _named(node: NodeProto, name: str) -> NodeProto:
@@ -544,7 +574,7 @@ def _with_distinct_names(nodes: list[NodeProto]) -> list[NodeProto]:
 
 
 def _as_it_stands(problem: _Problem, source: int, target: int) -> tuple[NodeProto | None, str]:
-    """Returns a node as the older version would take it, or None and what that version lacks."""
+    """Returns a node as the version before would take it, or None and what that version lacks."""
     node = problem.nodes[0]
     now, older = _schema(node.op_type, source), _schema(node.op_type, target)
     assert now is not None
@@ -552,26 +582,21 @@ def _as_it_stands(problem: _Problem, source: int, target: int) -> tuple[NodeProt
         return None, f"opset {target} has no such operator"
     candidate = type(node)()
     candidate.CopyFrom(node)
-    kept = []
+    del candidate.attribute[:]
     for attribute in node.attribute:
-        if attribute.name not in older.attributes:
-            default = now.attributes[attribute.name].default_value if attribute.name in now.attributes else None
-            if default is not None and _value(default) == _value(attribute):
-                continue
-            if _says_nothing(attribute, node, problem):
-                continue
-            if node.op_type == "Constant" and (tensor := _constant_tensor(attribute)) is not None:
-                value = type(attribute)(name="value", type=4)
-                value.t.CopyFrom(tensor)
-                kept.append(value)
-                continue
+        if attribute.name in older.attributes:
+            candidate.attribute.append(attribute)
+            continue
+        default = now.attributes[attribute.name].default_value if attribute.name in now.attributes else None
+        if (default is not None and _value(default) == _value(attribute)) or _says_nothing(attribute, node, problem):
+            continue
+        tensor = _constant_tensor(attribute) if node.op_type == "Constant" else None
+        if tensor is None:
             return None, f"opset {target} has no attribute {attribute.name!r} of it"
-        kept.append(attribute)
+        candidate.attribute.add(name="value", type=4).t.CopyFrom(tensor)
     missing = [name for name in problem.by_caller if name not in older.attributes]
     if missing:
         return None, f"opset {target} has no attribute {missing[0]!r} of it"
-    del candidate.attribute[:]
-    candidate.attribute.extend(kept)
     for what, names, least, most in (
         ("inputs", candidate.input, older.min_input, older.max_input),
         ("outputs", candidate.output, older.min_output, older.max_output),
@@ -580,7 +605,61 @@ def _as_it_stands(problem: _Problem, source: int, target: int) -> tuple[NodeProt
             del names[-1]
         if not least <= len(names) <= most:
             return None, f"it has {len(names)} {what}, and opset {target} knows it with {_range(least, most)}"
-    return (None, why) if (why := _type_complaint(candidate, problem.types, target)) else (candidate, "")
+    why = _type_complaint(candidate, problem.types, target) or _fit_values(candidate, problem, target)
+    return (None, why) if why else (candidate, "")
+
+
+def _fit_values(node: NodeProto, problem: _Problem, target: int) -> str:
+    """Fits a node to what schemas do not say of the version ``target``, coming from the one after it.
+
+    Returns:
+        Why that cannot be done, or nothing.
+    """
+    op = node.op_type
+    for attribute in node.attribute:
+        since = _VALUES_SINCE.get((op, attribute.name, attribute.s)) if attribute.type == 3 else None
+        if since is not None and target < since:
+            return f"opset {target} does not know {attribute.name}={attribute.s.decode(errors='replace')} of it"
+    first = problem.types.get(node.input[0]) if node.input else None
+    shape = tensor_shape(first) if first is not None else None
+    if target == 20 and op == "GroupNormalization":
+        return "it has one scale per group up to opset 20, and one per channel since"
+    if target == 19 and op == "GridSample":
+        if shape is None or len(shape) != 4:
+            return "opset 19 takes four dimensions there, and that it has them is not known"
+        for attribute in node.attribute:
+            if attribute.name == "mode":
+                attribute.s = {b"linear": b"bilinear", b"cubic": b"bicubic"}.get(attribute.s, attribute.s)
+    if target == 12 and op in _SOFTMAXES:
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1)
+        if axis != -1 and (shape is None or axis not in (-1, len(shape) - 1)):
+            return "up to opset 12 it goes along all axes from its axis on, and that it is the last one is not known"
+        del node.attribute[:]
+        node.attribute.add(name="axis", type=2, i=-1 if shape is None else len(shape) - 1)
+    if target == 12 and op in ("QuantizeLinear", "DequantizeLinear"):
+        scale = problem.types.get(node.input[1])
+        if scale is None or tensor_shape(scale) != ():
+            return "opset 12 takes one scale, and that it has just one is not known"
+    return _count_from_the_front(node, problem, shape) if target == 10 else ""
+
+
+def _count_from_the_front(node: NodeProto, problem: _Problem, shape: tuple[Dim, ...] | None) -> str:
+    """Counts the axes of a node from the front, as opset 10 wants it; returns why that cannot be done, or nothing."""
+    if node.op_type == "Unsqueeze":
+        made = problem.types.get(node.output[0])
+        shape = tensor_shape(made) if made is not None else None
+    for attribute in node.attribute:
+        if attribute.name != "axis" and not attribute.name.endswith("axes"):
+            continue
+        if attribute.i >= 0 and all(axis >= 0 for axis in attribute.ints):
+            continue
+        if shape is None or attribute.name not in ("axis", "axes"):
+            return "opset 10 counts axes from the front, and how many there are is not known"
+        attribute.i = attribute.i + len(shape) if attribute.i < 0 else attribute.i
+        counted = [axis + len(shape) if axis < 0 else axis for axis in attribute.ints]
+        del attribute.ints[:]
+        attribute.ints.extend(counted)
+    return ""
 
 
 def _says_nothing(attribute: AttributeProto, node: NodeProto, problem: _Problem) -> bool:
@@ -610,14 +689,21 @@ def _type_complaint(node: NodeProto, types: Mapping[str, TypeProto], version: in
     schema = _schema(node.op_type, version)
     if schema is None:
         return f"opset {version} has no operator {node.op_type}"
+    bound: dict[str, str] = {}
     for names, formals in ((node.input, schema.inputs), (node.output, schema.outputs)):
         for at, name in enumerate(names):
-            if not name or not formals:
+            if not formals:
                 continue
             formal = formals[min(at, len(formals) - 1)]
+            if not name:
+                if formal.option == formal.option.Single and names is node.input:
+                    return f"opset {version} wants its input {formal.name!r}"
+                continue
             said = _type_word(types.get(name))
             if said and said not in formal.types:
                 return f"opset {version} does not take {said} there"
+            if said and formal.is_homogeneous and bound.setdefault(formal.type_str, said) != said:
+                return f"opset {version} wants one type where {bound[formal.type_str]} and {said} are"
     return ""
 
 
