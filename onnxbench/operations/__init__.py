@@ -20,6 +20,7 @@ from onnxbench.operations._model import (
     SetIrVersion,
     SetMetadata,
     SetModelVersion,
+    SetOpset,
     SetProducer,
 )
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
@@ -61,6 +62,7 @@ __all__ = [
     "SetMetadata",
     "SetModelVersion",
     "SetOp",
+    "SetOpset",
     "SetProducer",
     "Simplify",
     "Sort",
@@ -74,8 +76,8 @@ _CLASSES: tuple[type[Operation], ...] = (
     RenameTensor, RenameTensors,
     Outline, InlineFunctions,
     Simplify, FoldConstants, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
-    SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer, SetModelVersion,
-    SetDomain, SetGraphName,
+    SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
+    SetModelVersion, SetDomain, SetGraphName,
 )  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}

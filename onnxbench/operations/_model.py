@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxbench import select, weights
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError, UsageError, did_you_mean
-from onnxbench.operations._base import Operation
+from onnxbench.operations._base import Effect, Operation
 from onnxbench.schemas import find_schema, known_domains, plain_domain
 
 if TYPE_CHECKING:
@@ -72,6 +73,44 @@ def _needs_of_ir(draft: Draft) -> Iterator[tuple[int, str]]:
         graph: Any = scope.graph
         if not scope.is_function and graph.sparse_initializer:
             yield 5, "it has sparse initializers"
+
+
+@dataclass(frozen=True)
+class SetOpset(Operation):
+    """Convert the model's operators, up or down, to another version of the standard opset.
+
+    Attributes:
+        version: The version, or ``latest``: what the installed onnx package knows.
+    """
+
+    word: ClassVar[str] = "set_opset"
+    spelling: ClassVar[str] = "{version}"
+    effect: ClassVar[Effect] = "rounding"
+
+    version: int | str
+
+    def apply(self, draft: Draft) -> None:
+        """Converts them."""
+        from onnxbench.opsets import convert_opset
+
+        proto = draft.model.proto
+        before, ir_version = draft.opset(), proto.ir_version
+        operators = [ref.node.op_type for ref in draft.index.nodes()]
+        done, notes = convert_opset(draft.model, self.version)
+        if done.proto is proto:
+            draft.notes.append(f"the model is of opset {before} already")
+            return
+        proto.CopyFrom(done.proto)
+        draft.touch()
+        draft.record("model", "", "opset", before=str(before), after=str(draft.opset()))
+        if proto.ir_version != ir_version:
+            draft.record("model", "", "ir_version", before=str(ir_version), after=str(proto.ir_version))
+        was, now = Counter(operators), Counter(ref.node.op_type for ref in draft.index.nodes())
+        for op_type in sorted({*was, *now}):
+            if was[op_type] != now[op_type]:
+                change = f"{op_type} nodes"
+                draft.record("model", "", change, before=str(was[op_type]), after=str(now[op_type]))
+        draft.notes += notes
 
 
 @dataclass(frozen=True)
