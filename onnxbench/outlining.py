@@ -401,7 +401,8 @@ def outline(
         draft.model.proto.ir_version = FIRST_IR_WITH_FUNCTIONS
     maker = _Maker(draft, domain, base, {(id(ref.scope), ref.name) for ref in inside})
     made = [maker.make(group) for group in groups]
-    _note_differences(draft, groups, made)
+    if share:
+        _note_differences(draft, groups, made)
     maker.replace(orders)
     return made
 

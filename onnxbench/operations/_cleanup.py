@@ -10,7 +10,7 @@ from onnxbench import pruning
 from onnxbench.draft import root_of, tree_of
 from onnxbench.errors import UsageError, did_you_mean
 from onnxbench.graph import TensorRef, sort_nodes, topological_order
-from onnxbench.operations._base import Effect, Operation
+from onnxbench.operations._base import Effect, Operation, plural
 from onnxbench.specs import parse_size
 
 if TYPE_CHECKING:
@@ -171,8 +171,8 @@ class NameNodes(Operation):
     """Give names to nodes that have none, or to all, by a pattern.
 
     Attributes:
-        pattern: The name, with ``{op_type}``, ``{number}`` (of those of its operator in its graph, from 0),
-            ``{position}`` (in its graph) and ``{output}`` (its first output) in it.
+        pattern: The name, with ``{op_type}``, ``{number}`` (of those of its operator, from 0), ``{position}``
+            (in its graph) and ``{output}`` (its first output) in it.
         all: Also rename the nodes that have a name.
     """
 
@@ -192,9 +192,14 @@ class NameNodes(Operation):
                 f"{self.pattern!r} is no pattern for names",
                 hint="It may have {op_type}, {number}, {position} and {output} in it.",
             ) from None
+        taken: dict[int, set[str]] = {}
+        counts: dict[int, dict[str, int]] = {}
         for scope in draft.index.scopes:
-            names = {"", *(node.name for node in scope.nodes)} if not self.all else {""}
-            numbers: dict[str, int] = {}
+            top = root_of(scope)
+            if id(top) not in taken:
+                kept = () if self.all else (node.name for inner in tree_of(top) for node in inner.nodes)
+                taken[id(top)], counts[id(top)] = {"", *kept}, {}
+            names, numbers = taken[id(top)], counts[id(top)]
             for position, node in enumerate(scope.nodes):
                 number = numbers.get(node.op_type, 0)
                 numbers[node.op_type] = number + 1
@@ -251,10 +256,10 @@ class FoldConstants(Operation):
 
         most = self.max_bytes if isinstance(self.max_bytes, int) else parse_size(self.max_bytes)
         done = fold_constants(draft, max_bytes=most, among=self.find(draft))
-        draft.notes.append(f"{done.nodes} nodes folded; weights {done.grown:+,} bytes")
+        draft.notes.append(f"{plural(done.nodes, 'node')} folded; weights {done.grown:+,} bytes")
         if done.left:
             draft.notes.append(
-                f"{done.left} more nodes are constant, and folding them would add {done.larger:,} bytes; "
+                f"{plural(done.left, 'more node')} of constants left, which would add {done.larger:,} bytes; "
                 "a larger max_bytes allows it"
             )
 
@@ -277,7 +282,9 @@ class MergeEqual(Operation):
         from onnxbench.folding import merge_equal
 
         count = merge_equal(draft, among=None if self.at == "op:*" else draft.nodes(self.at))
-        draft.notes.append(f"{count} nodes computed what others do, and are gone")
+        draft.notes.append(
+            f"{plural(count, 'node')} computed what another one does, and {'is' if count == 1 else 'are'} gone"
+        )
 
 
 @dataclass(frozen=True)
