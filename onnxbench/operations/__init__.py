@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
 from onnxbench.operations._cleanup import DedupeNames, FoldConstants, MergeEqual, NameNodes, RemoveDead, Simplify, Sort
-from onnxbench.operations._functions import InlineFunctions, Outline
+from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._model import (
     DeleteMetadata,
     ImportOpset,
@@ -41,6 +41,7 @@ __all__ = [
     "InlineFunctions",
     "Insert",
     "MergeEqual",
+    "Move",
     "NameNodes",
     "NodeOperation",
     "Operation",
@@ -74,7 +75,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     SetOp, SetAttribute, DeleteAttribute, RenameNode, RenameNodes,
     Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
     RenameTensor, RenameTensors,
-    Outline, InlineFunctions,
+    Outline, InlineFunctions, Move,
     Simplify, FoldConstants, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
     SetModelVersion, SetDomain, SetGraphName,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from onnxbench.errors import RefusedResultError, UsageError
+from onnxbench.errors import NotFoundError, RefusedResultError, UsageError, did_you_mean
 from onnxbench.operations._base import Operation
 
 if TYPE_CHECKING:
@@ -126,3 +126,40 @@ class InlineFunctions(Operation):
         for domain in draft.unused_imports():
             if domain in gone:
                 draft.remove_import(domain)
+
+
+@dataclass(frozen=True)
+class Move(Operation):
+    """Move nodes across the border of a local function: in from beside every call, or out to beside every call.
+
+    Attributes:
+        at: The nodes: one beside each call of the function to move in; one node of a function to move out.
+        to: The function: ``local::Block``; or ``out``.
+    """
+
+    word: ClassVar[str] = "move"
+    spelling: ClassVar[str] = "{at}={to}"
+    expects: ClassVar[str] = "all"
+
+    at: str
+    to: str
+
+    def find(self, draft: Draft) -> Sequence[NodeRef]:
+        """Returns the nodes."""
+        return draft.nodes(self.at)
+
+    def apply(self, draft: Draft) -> None:
+        """Moves them."""
+        from onnxbench.outlining import move_in, move_out
+
+        refs = self.find(draft)
+        if self.to == "out":
+            if len(refs) > 1:
+                raise UsageError(f"{self.at!r} stands for {len(refs)} nodes, and one moves out at a time")
+            move_out(draft, refs[0])
+            return
+        functions = {scope.path: scope for scope in draft.index.functions.values()}
+        if self.to not in functions:
+            hint = did_you_mean(self.to, functions) or "It moves to a function, or out."
+            raise NotFoundError(f"there is no function {self.to!r}", hint=hint)
+        move_in(draft, refs, functions[self.to])

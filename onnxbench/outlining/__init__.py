@@ -14,48 +14,44 @@ contracted at once and the rest is sorted: one linear pass, and what is left ove
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.conformity import called
 from onnxbench.draft import rename_annotations, root_of
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError, UsageError, did_you_mean
-from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, topological_order
+from onnxbench.graph import NodeRef, Scope, TensorRef
+from onnxbench.outlining._bodies import (
+    SPARSE,
+    TENSOR,
+    Body,
+    Instance,
+    attribute_digest,
+    distinct,
+    is_constant,
+    names_in_bodies,
+    read_body,
+    say,
+    tensor_digest,
+    within,
+)
+from onnxbench.outlining._contraction import contracted, is_shared_constant, own_nodes
+from onnxbench.outlining._moving import move_in, move_out
 from onnxbench.provenance import ModuleCall
 from onnxbench.schemas import known_domains, plain_domain
 from onnxbench.select import matcher, origins
 
 if TYPE_CHECKING:
-    from onnx import FunctionProto, NodeProto, TensorProto
+    from onnx import FunctionProto, NodeProto
 
     from onnxbench.draft import Draft
+
+__all__ = ["Instance", "Outlined", "chosen_instance", "filled", "module_instances", "move_in", "move_out", "outline"]
 
 FIRST_IR_WITH_FUNCTIONS = 8
 FIRST_IR_WITH_FUNCTION_TYPES = 10
 DEFAULT_DOMAIN = "local"
-_GRAPH, _GRAPHS, _TENSOR, _SPARSE = 5, 10, 4, 11  # AttributeProto types
-_PLAIN = (1, 2, 3, 6, 7, 8)  # those of numbers and strings
 _LISTED = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """Nodes of one graph that become one call.
-
-    Attributes:
-        scope: The graph.
-        positions: Their positions, ascending.
-        label: What to call them in a sentence.
-        module: The call of a PyTorch module that they are, or None.
-    """
-
-    scope: Scope
-    positions: tuple[int, ...]
-    label: str
-    module: ModuleCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +117,7 @@ def module_instances(draft: Draft, pattern: str) -> list[Instance]:
         hint = did_you_mean(pattern, seen - {""}) or _some("The model has the modules", sorted(seen - {""}))
         raise NotFoundError(f"no PyTorch module {pattern!r} in the model", hint=hint or "Its nodes tell of no modules.")
     return [
-        Instance(by_id[key], tuple(positions), f"{module}{_within(by_id[key])}", module)
+        Instance(by_id[key], tuple(positions), f"{module}{within(by_id[key])}", module)
         for (key, module), positions in found.items()
     ]
 
@@ -173,182 +169,6 @@ def _closure(start: Iterable[int], following: Any) -> set[int]:
     return reached
 
 
-# -- bodies with their names taken out -----------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Body:
-    """What an instance does: a copy of its nodes, and every place in it that says a name.
-
-    Attributes:
-        instance: The instance.
-        nodes: Positions of the nodes that it is made of.
-        function: The copy.
-        made: Names that its own nodes make, in order.
-        slots: Places that read a tensor from outside: the message, the position in its inputs (-1: a body's output),
-            and the name.
-        reads: Places that read what it makes itself, likewise, with the number in ``made``.
-        used: Numbers of what is read outside.
-        skeleton: Digest of what it does, values of its own Constant nodes left out.
-        plain: Attributes left out of it too, serialized, by the node's position among ``nodes`` and their name.
-        constants: Digests of these values, by the node's position among ``nodes``.
-        parts: Each node's operator, attributes and inputs, to tell differences.
-        stated: Types that are stated of tensors, by a number that means the same in all bodies of that skeleton.
-        references: Attributes of the function around the instance that it refers to, with their types.
-        domains: Domains of its operators, those in bodies included.
-        graphs: The bodies in it.
-    """
-
-    instance: Instance
-    nodes: list[int]
-    function: FunctionProto
-    made: list[str] = field(default_factory=list)
-    slots: list[tuple[Any, int, str]] = field(default_factory=list)
-    reads: list[tuple[Any, int, int]] = field(default_factory=list)
-    used: set[int] = field(default_factory=set)
-    skeleton: bytes = b""
-    plain: dict[tuple[int, str], bytes] = field(default_factory=dict)
-    constants: dict[int, bytes] = field(default_factory=dict)
-    parts: list[tuple[str, Any, list[str]]] = field(default_factory=list)
-    stated: dict[int, bytes] = field(default_factory=dict)
-    references: dict[str, int] = field(default_factory=dict)
-    domains: dict[str, None] = field(default_factory=dict)
-    graphs: list[Any] = field(default_factory=list)
-    _infos: list[tuple[Any, int, int]] = field(default_factory=list)
-
-    def drop_types(self, kept: Collection[int]) -> None:
-        """Removes what bodies state of the types of tensors, but for these numbers."""
-        for infos, position, number in reversed(self._infos):
-            if number not in kept:
-                del infos[position]
-
-
-def _read_body(
-    draft: Draft, instance: Instance, nodes: list[int], outer_types: dict[str, Any], parameters: bool
-) -> _Body:
-    import onnx
-
-    holder = onnx.ModelProto()
-    function = holder.functions.add()
-    function.node.extend(instance.scope.nodes[position] for position in nodes)
-    index = GraphIndex(holder)
-    top = index.functions["", "", ""]
-    body = _Body(instance, nodes, function)
-    numbers: dict[tuple[int, str], int] = {}
-    tree = [scope for scope in index.scopes if scope is not index.main]
-    for scope in tree:
-        names = scope.tensor_names() if scope is not top else (name for names in scope.writes for name in names)
-        for name in names:
-            numbers.setdefault((id(scope), name), len(numbers))
-        if scope is top:
-            body.made = [name for names in scope.writes for name in names]
-    digest = hashlib.sha256()
-    for scope in tree:
-        _digest_graph(body, scope, top, numbers, digest, parameters)
-    for name in body.made:
-        if name in outer_types:
-            body.stated[numbers[id(top), name]] = outer_types[name].SerializeToString(deterministic=True)
-    for domain in sorted(map(plain_domain, body.domains)):
-        digest.update(repr((domain, draft.opset(instance.scope, domain))).encode())
-    members, around = set(nodes), instance.scope
-    outputs = set(around.outputs)
-    body.used = {
-        number
-        for number, name in enumerate(body.made)
-        if name in outputs or any(user not in members for user in around.consumers.get(name, ()))
-    }
-    body.skeleton = digest.digest()
-    return body
-
-
-def _digest_graph(
-    body: _Body, scope: Scope, top: Scope, numbers: dict[tuple[int, str], int], digest: Any, parameters: bool
-) -> None:
-    def place(message: Any, at: int, name: str) -> str:
-        if not name:
-            return ""
-        around: Scope | None = scope
-        while around is not None and (id(around), name) not in numbers:
-            around = around.parent
-        if around is None:
-            body.slots.append((message, at, name))
-            return "outside"
-        number = numbers[id(around), name]
-        if around is top:
-            body.reads.append((message, at, number))
-        return str(number)
-
-    said: list[Any] = [scope.owner, scope.body_name, scope.depth]
-    graph = scope.graph
-    if scope is not top:
-        body.graphs.append(graph)
-        said += [(numbers[id(scope), info.name], info.type.SerializeToString(deterministic=True))
-                 for info in graph.input]  # fmt: skip
-        for tensor in graph.initializer:
-            said.append((numbers[id(scope), tensor.name], _tensor_digest(tensor)))
-        for sparse in graph.sparse_initializer:
-            said.append((numbers[id(scope), sparse.values.name], sparse.SerializeToString(deterministic=True)))
-        for position, info in enumerate(graph.value_info):
-            number = numbers.get((id(scope), info.name), -1)
-            body._infos.append((graph.value_info, position, number))
-            body.stated[number] = info.type.SerializeToString(deterministic=True)
-    for position, node in enumerate(scope.nodes):
-        bare = type(node)()
-        bare.CopyFrom(node)
-        for attribute in node.attribute:
-            if attribute.ref_attr_name:
-                body.references[attribute.ref_attr_name] = attribute.type
-        for message in ("name", "doc_string", "metadata_props", "input", "output", "attribute"):
-            bare.ClearField(message)
-        body.domains[node.domain] = None
-        inputs = [place(node, at, name) for at, name in enumerate(node.input)]
-        outputs = [str(numbers[id(scope), name]) if name else "" for name in node.output]
-        attributes: Any = sorted(_attribute_digest(attribute) for attribute in node.attribute)
-        if scope is top:
-            if _is_constant(node):
-                body.constants[position] = repr(attributes).encode()
-                attributes = [(each[0], each[1]) for each in attributes]
-            elif parameters:
-                free = {each.name for each in node.attribute if each.type in _PLAIN and not each.ref_attr_name}
-                body.plain.update(((position, each[0]), each[2]) for each in attributes if each[0] in free)
-                attributes = [each[:2] if each[0] in free else each for each in attributes]
-            body.parts.append((node.op_type, attributes, inputs))
-        said.append((bare.SerializeToString(deterministic=True), inputs, outputs, attributes))
-    if scope is not top:
-        said += [(place(info, -1, info.name), info.type.SerializeToString(deterministic=True))
-                 for info in graph.output]  # fmt: skip
-    digest.update(repr(said).encode())
-
-
-def _is_constant(node: NodeProto) -> bool:
-    return (
-        node.op_type == "Constant"
-        and plain_domain(node.domain) == ""
-        and not any(attribute.ref_attr_name for attribute in node.attribute)
-    )
-
-
-def _attribute_digest(attribute: Any) -> tuple[str, Any, bytes]:
-    """Returns name, kind and content of an attribute; bodies are digested as graphs of their own."""
-    kind: Any = attribute.type
-    if attribute.type in (_GRAPH, _GRAPHS):
-        return attribute.name, (kind, len(attribute.graphs)), b""
-    if attribute.type == _TENSOR:
-        return attribute.name, (kind, attribute.t.data_type), _tensor_digest(attribute.t)
-    copy = type(attribute)()
-    copy.CopyFrom(attribute)
-    copy.ClearField("doc_string")
-    return attribute.name, kind, copy.SerializeToString(deterministic=True)
-
-
-def _tensor_digest(tensor: TensorProto) -> bytes:
-    copy = type(tensor)()
-    copy.CopyFrom(tensor)
-    copy.ClearField("name")
-    copy.ClearField("doc_string")
-    return hashlib.sha256(copy.SerializeToString(deterministic=True)).digest()
-
-
 # -- the change ----------------------------------------------------------------------------------------------------
 
 
@@ -381,11 +201,11 @@ def outline(
         UnsupportedError: A weight that would have to move inside can be overridden by a caller.
     """
     domain, base = _function_name(draft, name)
-    _require_distinct(instances)
+    _requiredistinct(instances)
     types: dict[int, dict[str, Any]] = {}
     for instance in instances:
         types.setdefault(id(instance.scope), {i.name: i.type for i in instance.scope.graph.value_info})
-    bodies = [_read_body(draft, each, _own_nodes(each), types[id(each.scope)], parameters) for each in instances]
+    bodies = [read_body(draft, each, own_nodes(each), types[id(each.scope)], parameters) for each in instances]
     for body in bodies:
         if not body.used:
             raise RefusedResultError(
@@ -393,7 +213,7 @@ def outline(
                 hint="Select the nodes that use it too, or remove what is unused with remove_dead.",
             )
     groups = _grouped(draft, bodies, types, parameters) if share else [[body] for body in bodies]
-    orders = _contracted(bodies)
+    orders = contracted(bodies)
     if draft.model.proto.ir_version < FIRST_IR_WITH_FUNCTIONS:
         draft.record(
             "model", "", "ir_version", before=str(draft.model.proto.ir_version), after=str(FIRST_IR_WITH_FUNCTIONS)
@@ -422,7 +242,7 @@ def _function_name(draft: Draft, name: str) -> tuple[str, str]:
     return domain, base
 
 
-def _require_distinct(instances: Sequence[Instance]) -> None:
+def _requiredistinct(instances: Sequence[Instance]) -> None:
     owners: dict[tuple[int, int], Instance] = {}
     for instance in instances:
         for position in instance.positions:
@@ -438,33 +258,10 @@ def _require_distinct(instances: Sequence[Instance]) -> None:
             )
 
 
-def _own_nodes(instance: Instance) -> list[int]:
-    """Returns the nodes that make up an instance: constants that only others read stay where they are."""
-    scope, members = instance.scope, set(instance.positions)
-    return [
-        position
-        for position in instance.positions
-        if not _is_constant(scope.nodes[position])
-        or any(user in members for name in scope.writes[position] for user in scope.consumers.get(name, ()))
-    ]
-
-
-def _is_shared_constant(body: _Body, position: int) -> bool:
-    """Tells whether a Constant is read outside too: it stays there, and the function has one of its own."""
-    scope = body.instance.scope
-    if not _is_constant(scope.nodes[position]):
-        return False
-    members, outputs = set(body.nodes), set(scope.outputs)
-    names = scope.writes[position]
-    return any(name in outputs or any(u not in members for u in scope.consumers.get(name, ())) for name in names)
-
-
-def _grouped(
-    draft: Draft, bodies: list[_Body], types: dict[int, dict[str, Any]], parameters: bool
-) -> list[list[_Body]]:
+def _grouped(draft: Draft, bodies: list[Body], types: dict[int, dict[str, Any]], parameters: bool) -> list[list[Body]]:
     """Returns the bodies by what they do; constants that differ within a group are taken out of its bodies."""
     place = {id(body): at for at, body in enumerate(bodies)}
-    groups: dict[bytes, list[_Body]] = {}
+    groups: dict[bytes, list[Body]] = {}
     for body in bodies:
         groups.setdefault(body.skeleton, []).append(body)
     done = []
@@ -476,7 +273,7 @@ def _grouped(
             out = set(differing)
             for number, body in enumerate(group):
                 nodes = [position for at, position in enumerate(body.nodes) if at not in out]
-                made = _read_body(draft, body.instance, nodes, types[id(body.instance.scope)], parameters)
+                made = read_body(draft, body.instance, nodes, types[id(body.instance.scope)], parameters)
                 bodies[place[id(body)]] = group[number] = made
         done.append(group)
     return done
@@ -495,25 +292,25 @@ class _Maker:
         self._moved: dict[tuple[int, str], TensorRef] = {}
         self._constants: dict[int, dict[str, Any]] = {}
 
-    def make(self, group: list[_Body]) -> Outlined:
+    def make(self, group: list[Body]) -> Outlined:
         """Makes the function of one group."""
         draft, first = self._draft, group[0]
         name = self._next_name()
         function = first.function
         function.domain, function.name = self._domain, name
         shorten = _shortening(first) if len(group) > 1 else lambda text: text
-        taken = {"", *_names_in_bodies(function)}
-        made_names = [_distinct(shorten(made), taken) for made in first.made]
+        taken = {"", *names_in_bodies(function)}
+        made_names = [distinct(shorten(made), taken) for made in first.made]
         keys: dict[tuple[str, ...], str] = {}
         for at, (_, _, read) in enumerate(first.slots):
             key = tuple(body.slots[at][2] for body in group)
             if key not in keys:
-                keys[key] = _distinct(shorten(read), taken)
+                keys[key] = distinct(shorten(read), taken)
         formals = [keys[tuple(body.slots[at][2] for body in group)] for at in range(len(first.slots))]
         for (message, position, _), formal in zip(first.slots, formals, strict=True):
-            _say(message, position, formal)
+            say(message, position, formal)
         for message, position, number in first.reads:
-            _say(message, position, made_names[number])
+            say(message, position, made_names[number])
         renamed = dict(zip(first.made, made_names, strict=True))
         renamed.update((read, formal) for (_, _, read), formal in zip(first.slots, formals, strict=True))
         for graph in first.graphs:
@@ -558,7 +355,7 @@ class _Maker:
             self._domain, name, tuple(calls), len(function.node), tuple(function.input), tuple(function.output)
         )
 
-    def _parameters(self, function: FunctionProto, group: list[_Body]) -> dict[str, list[bytes]]:
+    def _parameters(self, function: FunctionProto, group: list[Body]) -> dict[str, list[bytes]]:
         """Makes attributes of the function of those that differ; returns their values, one for each body."""
         first = group[0]
         taken = {"", *first.references}
@@ -568,7 +365,7 @@ class _Maker:
             if len(set(values)) == 1:
                 continue
             if (attribute, values) not in names:
-                names[attribute, values] = _distinct(attribute, taken)
+                names[attribute, values] = distinct(attribute, taken)
                 function.attribute.append(names[attribute, values])
             held = next(each for each in function.node[position].attribute if each.name == attribute)
             kind = held.type
@@ -583,15 +380,15 @@ class _Maker:
             if (self._domain, name, "") not in self._draft.index.functions:
                 return name
 
-    def _really_used(self, body: _Body) -> set[int]:
+    def _really_used(self, body: Body) -> set[int]:
         scope = body.instance.scope
         return {
             number
             for number in body.used
-            if not _is_shared_constant(body, scope.producers[body.made[number]])
+            if not is_shared_constant(body, scope.producers[body.made[number]])
         }  # fmt: skip
 
-    def _to_move(self, group: list[_Body], key: tuple[str, ...]) -> Any:
+    def _to_move(self, group: list[Body], key: tuple[str, ...]) -> Any:
         """Returns the tensor or Constant node that moves inside instead of being an argument, or None."""
         if not self._inside:
             return None
@@ -613,12 +410,12 @@ class _Maker:
     def _constant(self, scope: Scope, name: str) -> tuple[bytes, Any] | None:
         if name in scope.producers:
             node = scope.nodes[scope.producers[name]]
-            if not _is_constant(node):
+            if not is_constant(node):
                 raise UsageError(
                     f"{TensorRef(scope, name).path!r} is no constant, so it cannot move inside",
                     hint="Initializers and outputs of Constant nodes can: weight:*, op:Constant.",
                 )
-            return repr(sorted(_attribute_digest(attribute) for attribute in node.attribute)).encode(), node
+            return repr(sorted(attribute_digest(attribute) for attribute in node.attribute)).encode(), node
         if name not in scope.constants:
             return None
         if name in scope.inputs:
@@ -633,7 +430,7 @@ class _Maker:
         held = self._constants[id(scope)][name]
         if not hasattr(held, "raw_data"):
             return held.SerializeToString(deterministic=True), held
-        return _tensor_digest(held), held
+        return tensor_digest(held), held
 
     def _put_inside(self, function: FunctionProto, name: str, held: Any) -> None:
         import onnx
@@ -643,12 +440,12 @@ class _Maker:
             node.CopyFrom(held)
             node.output[0] = name
         elif isinstance(held, onnx.TensorProto):
-            node.attribute.add(name="value", type=_TENSOR).t.CopyFrom(held)
+            node.attribute.add(name="value", type=TENSOR).t.CopyFrom(held)
         else:
-            node.attribute.add(name="sparse_value", type=_SPARSE).sparse_tensor.CopyFrom(held)
+            node.attribute.add(name="sparse_value", type=SPARSE).sparse_tensor.CopyFrom(held)
         function.node.insert(0, node)
 
-    def _finish(self, function: FunctionProto, group: list[_Body], made_names: list[str]) -> None:
+    def _finish(self, function: FunctionProto, group: list[Body], made_names: list[str]) -> None:
         """States opsets, attributes and types of a function."""
         draft, first = self._draft, group[0]
         holder: Any = draft.model.proto
@@ -684,7 +481,7 @@ class _Maker:
             said = ", ".join(modules[:_LISTED])
             function.doc_string = f"Outlined from {said}{', ...' if len(modules) > _LISTED else ''}"
 
-    def _call(self, body: _Body, name: str) -> NodeProto:
+    def _call(self, body: Body, name: str) -> NodeProto:
         """Returns a call without inputs and outputs, which says what its nodes said of their PyTorch module."""
         import onnx
 
@@ -697,14 +494,14 @@ class _Maker:
             names = self._node_names[id(scope)] = {node.name for node in scope.nodes}
         module = body.instance.module
         call = onnx.NodeProto(op_type=name, domain=self._domain)
-        call.name = _distinct(call_name(nodes, module, name), names)
+        call.name = distinct(call_name(nodes, module, name), names)
         for key, value in call_metadata(nodes, module, call.name, f"{self._domain}::{name}").items():
             call.metadata_props.add(key=key, value=value)
         for reference, kind in body.references.items():
             call.attribute.add(name=reference, ref_attr_name=reference, type=kind)
         return call
 
-    def replace(self, orders: list[tuple[Scope, list[int | _Body], list[_Body]]]) -> None:
+    def replace(self, orders: list[tuple[Scope, list[int | Body], list[Body]]]) -> None:
         """Puts the calls in the place of the nodes, inner graphs first, since outer ones are copied with them."""
         draft = self._draft
         rank = {id(scope): number for number, scope in enumerate(draft.index.scopes)}
@@ -719,7 +516,7 @@ class _Maker:
             gone: set[str] = set()
             for body in bodies:
                 really = self._really_used(body)
-                kept = {at for at in body.nodes if _is_shared_constant(body, at)}
+                kept = {at for at in body.nodes if is_shared_constant(body, at)}
                 gone.update(
                     name
                     for number, name in enumerate(body.made)
@@ -762,129 +559,10 @@ class _Maker:
                 draft.record("weight", TensorRef(scope, name).path, "moved into the function")
 
 
-def _contracted(bodies: list[_Body]) -> list[tuple[Scope, list[int | _Body], list[_Body]]]:
-    """Returns, for each graph, its nodes in an order in which every body is one unit.
-
-    Raises:
-        RefusedResultError: There is none.
-    """
-    by_scope: dict[int, list[_Body]] = {}
-    for body in bodies:
-        by_scope.setdefault(id(body.instance.scope), []).append(body)
-    return [(group[0].instance.scope, _order(group[0].instance.scope, group), group) for group in by_scope.values()]
-
-
-def _order(scope: Scope, bodies: list[_Body]) -> list[int | _Body]:
-    """Returns nodes and bodies in the order of the file where dependencies allow; a body stands for its last node."""
-    topological_order(scope)  # a cycle that was there before is not of our making
-    unit = list(range(len(scope.nodes)))
-    units: dict[int, _Body] = {}
-    members: dict[int, list[int]] = {}
-    for body in bodies:
-        own = [position for position in body.nodes if not _is_shared_constant(body, position)]
-        if not own:
-            raise RefusedResultError(f"{body.instance.label} is nothing but constants", hint="Select more nodes.")
-        last = own[-1]
-        units[last], members[last] = body, own
-        for position in own:
-            unit[position] = last
-    needs: dict[int, set[int]] = {each: set() for each in set(unit)}
-    users: dict[int, list[int]] = {each: [] for each in needs}
-    for position, names in enumerate(scope.reads):
-        mine = unit[position]
-        for name in names:
-            source = scope.producers.get(name)
-            if source is not None and unit[source] != mine and unit[source] not in needs[mine]:
-                needs[mine].add(unit[source])
-                users[unit[source]].append(mine)
-    waiting = {each: len(sources) for each, sources in needs.items()}
-    ready = [each for each, count in waiting.items() if not count]
-    heapify(ready)
-    order: list[int] = []
-    while ready:
-        each = heappop(ready)
-        order.append(each)
-        for user in users[each]:
-            waiting[user] -= 1
-            if not waiting[user]:
-                heappush(ready, user)
-    if len(order) < len(needs):
-        raise _between(scope, unit, units, {each for each, count in waiting.items() if count}, needs)
-    return [units.get(each, each) for each in order]
-
-
-def _between(
-    scope: Scope, unit: list[int], units: dict[int, _Body], stuck: set[int], needs: dict[int, set[int]]
-) -> RefusedResultError:
-    """Returns the error that names what lies between the nodes of an instance."""
-    trail: dict[int, int] = {}
-    each = min(stuck)
-    while each not in trail:
-        trail[each] = len(trail)
-        each = min(source for source in needs[each] if source in stuck)
-    cycle = [at for at, number in trail.items() if number >= trail[each]]  # each needs the one after it
-    start = next(number for number, at in enumerate(cycle) if at in units)
-    cycle = cycle[start:] + cycle[:start]
-    body = units[cycle[0]]
-    others = [units[at].instance.label for at in cycle[1:] if at in units]
-    if others:
-        return RefusedResultError(
-            f"{body.instance.label} and {others[0]} each need what the other makes, so they cannot both be one call",
-            hint="Outline them in one function, or only one of them.",
-        )
-    last, first = cycle[1], cycle[-1]
-    after = next(p for p in range(len(unit)) if unit[p] == cycle[0] and _reads_from(scope, unit, p, last))
-    before = next(
-        scope.producers[name]
-        for name in scope.reads[first]
-        if name in scope.producers and unit[scope.producers[name]] == cycle[0]
-    )
-    some = " and ".join(called(scope, at) for at in dict.fromkeys((first, last)))
-    verb = "lies" if first == last else "lie"
-    return RefusedResultError(
-        f"{body.instance.label} cannot become one call: {some}, outside of it, {verb} between "
-        f"{called(scope, before)} and {called(scope, after)}{_within(scope)}",
-        hint="Select what lies between too (fill: true does), or fewer nodes.",
-    )
-
-
-def _reads_from(scope: Scope, unit: list[int], position: int, source: int) -> bool:
-    return any(name in scope.producers and unit[scope.producers[name]] == source for name in scope.reads[position])
-
-
 # -- words and names -----------------------------------------------------------------------------------------------
 
 
-def _say(message: Any, position: int, name: str) -> None:
-    """Writes a name into a place that says one."""
-    if position < 0:
-        message.name = name
-    else:
-        message.input[position] = name
-
-
-def _distinct(base: str, taken: set[str]) -> str:
-    name, number = base, 1
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    taken.add(name)
-    return name
-
-
-def _names_in_bodies(function: FunctionProto) -> set[str]:
-    """Returns every tensor name that stands in the bodies of a function's nodes."""
-    import onnx
-
-    holder = onnx.ModelProto()
-    holder.functions.append(function)
-    names: set[str] = set()
-    for scope in GraphIndex(holder).scopes:
-        if scope.parent is not None:
-            names.update(scope.inputs, scope.constants, scope.producers)
-    return names
-
-
-def _shortening(body: _Body) -> Any:
+def _shortening(body: Body) -> Any:
     """Returns what takes the module of the first instance out of names, for a function that several share."""
     from onnxbench.provenance import spelled_prefix
 
@@ -901,7 +579,7 @@ def _shortening(body: _Body) -> Any:
     return shorten
 
 
-def _note_differences(draft: Draft, groups: list[list[_Body]], made: list[Outlined]) -> None:
+def _note_differences(draft: Draft, groups: list[list[Body]], made: list[Outlined]) -> None:
     """Says why instances did not all share one function."""
     if len(groups) < 2:
         return
@@ -915,7 +593,7 @@ def _note_differences(draft: Draft, groups: list[list[_Body]], made: list[Outlin
         )
 
 
-def _first_difference(first: _Body, other: _Body) -> str:
+def _first_difference(first: Body, other: Body) -> str:
     """Returns in what the second body differs from the first, in words."""
     for number, (one, two) in enumerate(zip(first.parts, other.parts, strict=False), 1):
         if one == two:
@@ -945,7 +623,3 @@ def _some(words: str, names: Sequence[str]) -> str | None:
     if not names:
         return None
     return f"{words} {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}."
-
-
-def _within(scope: Scope) -> str:
-    return f" (in {scope.path})" if scope.path else ""
