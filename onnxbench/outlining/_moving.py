@@ -279,6 +279,11 @@ def move_out(draft: Draft, ref: NodeRef) -> None:
     calls = [each for each in draft.index.nodes() if draft.index.function_of(each.node) is function]
     if not calls:
         raise RefusedResultError(f"nothing calls {function.path}", hint="remove_dead removes such functions.")
+    if len(function.nodes) == 1:
+        raise RefusedResultError(
+            f"{ref.path} is all that {function.path} does",
+            hint=f"inline_functions: op:{function.path} inlines its calls.",
+        )
     body = read_body(draft, Instance(function, (ref.position,), ref.path), [ref.position], {}, False)
     inner_reads = [name for _, _, name in body.slots if name in function.producers]
     is_last = not any(function.consumers.get(name) for name in body.made)
