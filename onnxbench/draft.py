@@ -473,7 +473,7 @@ class Draft:
             if not is_complete(now) and each.is_output and is_main:
                 now = finder.find(self.main, [info.name]).get(info.name)
             if now is not None and is_complete(now):
-                info.type.CopyFrom(now)
+                _restate_type(info.type, each.before, now)
                 if not strictly and _knows_less(now, each.before):
                     if earlier is None:
                         earlier = _told_before(self.origin, wanted)
@@ -600,6 +600,29 @@ def _told_before(origin: Model, wanted: Mapping[str, set[str]]) -> dict[tuple[st
         if path in wanted and not scope.is_function:
             _withdraw(scope, wanted[path])
     return _told(origin, proto, wanted)
+
+
+def _restate_type(stated: TypeProto, before: TypeProto, now: TypeProto) -> None:
+    """Makes a type that was stated say what is known now; denotations and all else that it said of itself stay."""
+    stated.CopyFrom(before)
+    if not before.WhichOneof("value") == now.WhichOneof("value") == "tensor_type":
+        stated.CopyFrom(now)
+        if before.denotation:
+            stated.denotation = before.denotation
+        return
+    tensor, shape = stated.tensor_type, tensor_shape(now)
+    tensor.elem_type = elem_type(now)
+    if shape is None:
+        tensor.ClearField("shape")
+    elif not tensor.HasField("shape") or len(tensor.shape.dim) != len(shape):
+        tensor.shape.CopyFrom(now.tensor_type.shape)
+    else:
+        for dim, size in zip(tensor.shape.dim, shape, strict=True):
+            dim.ClearField("value")
+            if isinstance(size, int):
+                dim.dim_value = size
+            elif size is not None:
+                dim.dim_param = size
 
 
 def _knows_less(now: TypeProto, before: TypeProto) -> bool:

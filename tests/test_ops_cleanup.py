@@ -123,9 +123,10 @@ def test_only_the_weights_that_are_folded_are_read(tmp_path, monkeypatch):
 
 
 def test_what_would_grow_the_model_is_left_as_a_whole():
-    body = "<int64[1] a = {1000}, int64[1] b = {3}, int64[1] c = {5000}> { p = ConstantOfShape (a)  q = ConstantOfShape (b)  "
+    body = "<int64[1] a = {1000}, int64[1] b = {3}, int64[1] n = {5000}> { "
+    body += "p = ConstantOfShape (a)  q = ConstantOfShape (b)  "
     body += "s = ReduceSum <keepdims = 0> (p)  r = ReduceSum <keepdims = 0> (q)  h = Add (x, r)  g = Add (h, s)  "
-    body += "k = ConstantOfShape <value = float[1] {2}> (c)  m = Gather (k, i)  y = Add (g, m) }"
+    body += "k = ConstantOfShape <value = float[1] {2}> (n)  m = Gather (k, i)  y = Add (g, m) }"
     model = _text(
         body.replace("int64[1] b = {3}", "int64[1] b = {3}, int64[1] c = {5000}"), inputs="float[2] x, int64[2] i"
     )
