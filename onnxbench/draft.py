@@ -285,6 +285,12 @@ class Draft:
         self.touch()
         return changed
 
+    def replace_reads(self, scope: Scope, names: Mapping[str, str]) -> int:
+        """Makes the readers of tensors read others, many at once, as ``replace_uses`` does for one."""
+        changed = self._replace_reads(scope, names)
+        self.touch()
+        return changed
+
     def _replace_reads(
         self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None, outputs: bool = True
     ) -> int:
