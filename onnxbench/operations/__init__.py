@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._rewrite import Rewrite
 
 __all__ = [
     "OPERATIONS",
@@ -17,13 +18,14 @@ __all__ = [
     "NodeOperation",
     "Operation",
     "RenameNode",
+    "Rewrite",
     "SetAttribute",
     "SetOp",
     "TensorOperation",
     "spelled_fields",
 ]
 
-_CLASSES: tuple[type[Operation], ...] = (SetOp, SetAttribute, DeleteAttribute, RenameNode)
+_CLASSES: tuple[type[Operation], ...] = (SetOp, SetAttribute, DeleteAttribute, RenameNode, Rewrite)
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}
 """Every operation by its word in recipes."""

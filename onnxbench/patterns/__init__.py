@@ -11,7 +11,7 @@ from onnxbench.patterns._explanation import Explanation, explain, near_misses, s
 from onnxbench.patterns._expressions import Expression
 from onnxbench.patterns._facts import Facts
 from onnxbench.patterns._matcher import Difference, Match, Search, find_matches
-from onnxbench.patterns._onnxscript import ScriptRule, load_script
+from onnxbench.patterns._onnxscript import ScriptRule, apply_script, find_script_matches, load_script
 from onnxbench.patterns._pattern import Pattern, compile_pattern
 from onnxbench.patterns._replacement import RULE_KEY, require_opsets
 from onnxbench.patterns._rewriting import rewrite
@@ -35,10 +35,12 @@ __all__ = [
     "Rule",
     "ScriptRule",
     "Search",
+    "apply_script",
     "compile_pattern",
     "explain",
     "find_matches",
     "find_rules",
+    "find_script_matches",
     "load_script",
     "make_rule",
     "near_misses",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench.draft import home_of
 from onnxbench.graph import Scope
-from onnxbench.patterns._expressions import Expression, Unknown, Wrong
+from onnxbench.patterns._expressions import Expression, UnknownError, WrongError
 from onnxbench.patterns._facts import Facts, size_of
 from onnxbench.tensortype import Dim
 
@@ -31,7 +31,7 @@ class Symbol:
         self.name = name
 
     def _unknown(self, other: object) -> Any:
-        raise Unknown(f"the size {self.name!r} is not a number")
+        raise UnknownError(f"the size {self.name!r} is not a number")
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Symbol) and other.name == self.name:
@@ -74,8 +74,8 @@ class Bindings:
         """Returns what a name means in an expression.
 
         Raises:
-            Unknown: It cannot be known.
-            Wrong: There is no such name.
+            UnknownError: It cannot be known.
+            WrongError: There is no such name.
         """
         if name in self._values:
             return self._values[name]
@@ -90,7 +90,7 @@ class Bindings:
             return Named(name, bound if isinstance(bound, tuple) else (bound,))
         if name in self.sizes:
             return _size(self.sizes[name], name)
-        raise Wrong(f"there is no {name!r} in the pattern")
+        raise WrongError(f"there is no {name!r} in the pattern")
 
     def evaluate(self, expression: Expression) -> Any:
         """Returns the value of an expression; raises as it does."""
@@ -106,14 +106,14 @@ def unmet_condition(where: tuple[Expression, ...], bindings: Bindings) -> str | 
                 continue
             said = _explained(condition, bindings)
             return f"the condition '{condition.text}' does not hold{f' ({said})' if said else ''}"
-        except Unknown as unknown:
+        except UnknownError as unknown:
             return f"whether '{condition.text}' holds cannot be known: {unknown}"
-        except Wrong as wrong:
+        except WrongError as wrong:
             return f"the condition '{condition.text}' cannot be evaluated: {wrong}"
     for name in bindings.lets:
         try:
             bindings.value_of(name)
-        except (Unknown, Wrong) as problem:
+        except (UnknownError, WrongError) as problem:
             return f"the value of '{name}: {bindings.lets[name].text}' cannot be had: {problem}"
     return None
 
@@ -135,13 +135,13 @@ def attribute_value(attribute: AttributeProto, name: str) -> Any:
     """Returns the value of a captured attribute for an expression.
 
     Raises:
-        Unknown: It is given by the caller of a function.
-        Wrong: It is a tensor, a body or the like.
+        UnknownError: It is given by the caller of a function.
+        WrongError: It is a tensor, a body or the like.
     """
     from onnx import helper
 
     if attribute.ref_attr_name:
-        raise Unknown(f"attribute {name!r} is given by the function's caller")
+        raise UnknownError(f"attribute {name!r} is given by the function's caller")
     value = helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
@@ -150,14 +150,13 @@ def attribute_value(attribute: AttributeProto, name: str) -> Any:
     if attribute.type == attribute.STRINGS:
         return [each.decode(errors="backslashreplace") for each in value]
     if not isinstance(value, (int, float)):
-        raise Wrong(f"attribute {name!r} is no number or text")
+        raise WrongError(f"attribute {name!r} is no number or text")
     return value
 
 
 def _size(dim: Dim, words: str) -> Any:
-    if dim is None:
-        raise Unknown(f"the size {words} is not known")
-    return Symbol(dim) if isinstance(dim, str) else dim
+    """Returns a size; one without a name is a symbol of its own, so that it is still equal to itself."""
+    return dim if isinstance(dim, int) else Symbol(dim if dim is not None else words)
 
 
 # -- functions of expressions ------------------------------------------------------------------------------------
@@ -169,7 +168,7 @@ def _one(argument: Any) -> str:
     if len(argument.tensors) != 1:
         raise TypeError(f"{argument.name!r} stands for several tensors")
     if not argument.tensors[0]:
-        raise Unknown(f"{argument.name!r} is absent")
+        raise UnknownError(f"{argument.name!r} is absent")
     return argument.tensors[0]
 
 
@@ -192,6 +191,8 @@ def _dtype(bindings: Bindings, tensor: Any) -> str:
 
 
 def _value(bindings: Bindings, tensor: Any) -> Any:
+    if isinstance(tensor, (list, int, float)):
+        return tensor
     return bindings.facts.value(bindings.scope, _one(tensor))
 
 
@@ -242,6 +243,21 @@ def _same(bindings: Bindings, first: Any, second: Any) -> bool:
     return _one(first) == _one(second)
 
 
+def _elements(bindings: Bindings, tensor: Any) -> list[Any]:
+    """Returns the elements of a tensor that holds a shape, as sizes."""
+    sizes = bindings.facts.sizes(bindings.scope, _one(tensor))
+    return [_size_of_element(kind, what) for kind, what in sizes]
+
+
+def _size_of_element(kind: str, what: Any) -> Any:
+    if kind == "known":
+        return what
+    if kind == "name":
+        return Symbol(what)
+    name, at = what
+    return Symbol(f"{at} of {name!r}" if kind == "dim" else f"element {at} of {name!r}")
+
+
 def _reshape_target(bindings: Bindings, shape: Any, tensor: Any) -> list[int]:
     """Returns constants that make Reshape do to a tensor what a calculated shape makes it do.
 
@@ -255,18 +271,18 @@ def _reshape_target(bindings: Bindings, shape: Any, tensor: Any) -> list[int]:
     for at, size in enumerate(sizes):
         if size[0] == "known":
             if size[1] == 0:
-                raise Unknown(f"element {at} of {_one(shape)!r} is 0, whose meaning allowzero decides")
+                raise UnknownError(f"element {at} of {_one(shape)!r} is 0, whose meaning allowzero decides")
             target.append(size[1])
         else:
             target.append(0 if at < len(own) and own[at] == size else -1)
     if target.count(-1) > 1:
-        raise Unknown(f"{target.count(-1)} elements of {_one(shape)!r} are not known, and Reshape can infer one")
+        raise UnknownError(f"{target.count(-1)} elements of {_one(shape)!r} are not known, and Reshape can infer one")
     return target
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "rank": _rank, "dim": _dim, "shape": _shape, "dtype": _dtype, "value": _value, "scalar": _scalar,
     "is_const": _is_const, "has": _has, "uses": _uses, "op": _op, "opset": _opset, "attr": _attr, "same": _same,
-    "reshape_target": _reshape_target,
+    "reshape_target": _reshape_target, "elements": _elements,
 }  # fmt: skip
 """What expressions of rules can ask about a match."""

@@ -230,9 +230,7 @@ def _fit(pattern: Pattern, facts: Facts, scope: Scope, anchor: int) -> tuple[int
         assert best is not None
         return (best[0] if own else best[0] | {step.number}), own + best[1]
 
-    def fit_value(
-        value: Value, name: str, step: Step, position: int
-    ) -> tuple[frozenset[int], tuple[Difference, ...]]:
+    def fit_value(value: Value, name: str, step: Step, position: int) -> tuple[frozenset[int], tuple[Difference, ...]]:
         if value.constant is not None:
             wrong = constant_difference(value, facts, scope, name)
             own = (Difference(step.label, node_words(scope, position), wrong),) if wrong is not None else ()

@@ -1,7 +1,7 @@
 """Expressions in rules: arithmetic, comparisons and a few functions, evaluated without Python's ``eval``.
 
 An expression is parsed by Python's own parser and walked here; only what is listed below exists. What cannot be
-known (the rank of a tensor whose type nobody tells) is no value and no failure of its own: it raises ``Unknown``,
+known (the rank of a tensor whose type nobody tells) is no value and no failure of its own: it raises ``UnknownError``,
 which says what is missing, and the match is refused for that reason.
 """
 
@@ -44,11 +44,11 @@ _LARGEST = 1 << 64
 _LONGEST = 2000
 
 
-class Unknown(Exception):
+class UnknownError(Exception):
     """Something that an expression asks for cannot be known; the text says what."""
 
 
-class Wrong(Exception):
+class WrongError(Exception):
     """An expression that cannot be evaluated on what was matched; the text says why."""
 
 
@@ -102,7 +102,7 @@ class Expression:
         if not isinstance(node, allowed) or isinstance(node, (ast.Is, ast.IsNot)):
             raise SpecError(
                 f"{self.text!r} has a {type(node).__name__} in it, which expressions of rules do not have",
-                hint="There are numbers, strings, lists, + - * / // % **, comparisons, in, and, or, not, x if c else y.",
+                hint="There are numbers, strings, lists, + - * / // % **, comparisons, in, and, or, not, if else.",
             )
         if isinstance(node, ast.Constant) and not isinstance(node.value, (int, float, str)):
             raise SpecError(f"{self.text!r} has a {type(node.value).__name__} in it; there are numbers and strings")
@@ -115,14 +115,13 @@ class Expression:
             functions: The functions that were promised.
 
         Raises:
-            Unknown: Something it needs cannot be known.
-            Wrong: It cannot be evaluated (an index out of range, a comparison of a list with a number).
+            UnknownError: Something it needs cannot be known.
+            WrongError: It cannot be evaluated (an index out of range, a comparison of a list with a number).
         """
         try:
             return _evaluate(self._tree, names, functions)
         except (TypeError, ValueError, IndexError, ArithmeticError, KeyError) as error:
-            raise Wrong(str(error)) from None
-
+            raise WrongError(str(error)) from None
 
     def parts(self, names: Callable[[str], Any], functions: Functions) -> list[tuple[str, Any]]:
         """Returns the calls and names in it with their values, for explaining that it does not hold."""
@@ -171,7 +170,8 @@ def _evaluate(node: ast.expr, names: Callable[[str], Any], functions: Functions)
         return value(node.body) if value(node.test) else value(node.orelse)
     if isinstance(node, ast.Subscript):
         return value(node.value)[_index(node.slice, value)]
-    assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    assert isinstance(node, ast.Call)
+    assert isinstance(node.func, ast.Name)
     function = functions.get(node.func.id) or _PLAIN[node.func.id]
     return function(*[value(argument) for argument in node.args])
 
@@ -185,12 +185,12 @@ def _index(node: ast.expr, value: Callable[[ast.expr], Any]) -> Any:
 def _both(node: ast.BoolOp, value: Callable[[ast.expr], Any]) -> bool:
     """Returns ``and`` or ``or``; an operand that cannot be known does not matter where another one decides."""
     decides = isinstance(node.op, ast.Or)
-    unknown: Unknown | None = None
+    unknown: UnknownError | None = None
     for operand in node.values:
         try:
             if bool(value(operand)) == decides:
                 return decides
-        except Unknown as error:
+        except UnknownError as error:
             if not decides:
                 raise  # the operands of "and" guard those behind them
             unknown = unknown or error
@@ -204,7 +204,12 @@ def _arithmetic(kind: type[ast.operator], left: Any, right: Any) -> Any:
         if kind is ast.Add and isinstance(left, list) and isinstance(right, list):
             return left + right
         raise TypeError("only numbers are calculated with; + also joins lists")
-    if kind is ast.Pow and isinstance(left, int) and isinstance(right, int) and (abs(right) > 64 or abs(left) > 1 << 16):
+    if (
+        kind is ast.Pow
+        and isinstance(left, int)
+        and isinstance(right, int)
+        and (abs(right) > 64 or abs(left) > 1 << 16)
+    ):
         raise ValueError("the power is too large")
     result = _BINARY[kind](left, right)
     if isinstance(result, complex) or (isinstance(result, int) and abs(result) > _LARGEST):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from onnxbench import weights
 from onnxbench.draft import home_of
 from onnxbench.graph import TensorRef
-from onnxbench.patterns._expressions import Unknown
+from onnxbench.patterns._expressions import UnknownError
 from onnxbench.schemas import find_schema
 from onnxbench.tensortype import Dim, dtype_name, elem_type, make_type, tensor_shape
 
@@ -28,7 +28,7 @@ MOST_ELEMENTS = 4096
 
 _DEEPEST = 64
 Size = tuple[str, Any]
-"""One element of a shape as a value: ``("known", 3)``, ``("name", "batch")``, ``("dim", (x, 1))``, ``("unknown", n)``."""
+"""One element of a shape as a value: ``("known", 3)``, ``("name", "batch")``, ``("dim", (x, 1))``, ``("unknown", _)``."""
 
 
 class Facts:
@@ -143,16 +143,18 @@ class Facts:
         """Returns the values of a constant as a number, or as lists of numbers.
 
         Raises:
-            Unknown: It is no constant, or one with very many elements.
+            UnknownError: It is no constant, or one with very many elements.
         """
         tensor = self.constant(scope, name)
         if tensor is None:
-            why = "is an initializer that callers may override" if self.is_overridable(scope, name) else "is no constant"
-            raise Unknown(f"{name!r} {why}")
+            why = (
+                "is an initializer that callers may override" if self.is_overridable(scope, name) else "is no constant"
+            )
+            raise UnknownError(f"{name!r} {why}")
         size = weights.tensor_bytes(tensor) if tensor.data_location == 1 else 0
         array = None if size > MOST_ELEMENTS * 8 else self.array(tensor)
         if array is None or array.size > MOST_ELEMENTS:
-            raise Unknown(f"{name!r} has more than {MOST_ELEMENTS:,} elements")
+            raise UnknownError(f"{name!r} has more than {MOST_ELEMENTS:,} elements")
         if array.dtype.kind not in "biufOSU":  # bfloat16 and the small floats
             import numpy as np
 
@@ -176,24 +178,24 @@ class Facts:
         """Returns the shape of a tensor.
 
         Raises:
-            Unknown: Not even its rank is known.
+            UnknownError: Not even its rank is known.
         """
         value = self.type_of(scope, name)
         shape = tensor_shape(value) if value is not None else None
         if shape is None:
-            raise Unknown(f"the rank of {name!r} is not known")
+            raise UnknownError(f"the rank of {name!r} is not known")
         return shape
 
     def element(self, scope: Scope, name: str) -> int:
         """Returns the number of a tensor's element type.
 
         Raises:
-            Unknown: It is not known.
+            UnknownError: It is not known.
         """
         value = self.type_of(scope, name)
         number = elem_type(value) if value is not None else 0
         if not number:
-            raise Unknown(f"the element type of {name!r} is not known")
+            raise UnknownError(f"the element type of {name!r} is not known")
         return number
 
     def dtype(self, scope: Scope, name: str) -> str:
@@ -208,12 +210,12 @@ class Facts:
         Shape, Gather, Slice, Concat, Squeeze, Unsqueeze, Cast and Identity are followed.
 
         Raises:
-            Unknown: Its number of elements is not known.
+            UnknownError: Its number of elements is not known.
         """
         tensor = self.constant(scope, name)
         if tensor is not None:
             if sum(1 for _ in tensor.dims) > 1:
-                raise Unknown(f"{name!r} is no shape")
+                raise UnknownError(f"{name!r} is no shape")
             value = self.value(scope, name)
             numbers = value if isinstance(value, list) else [value]
             return [("known", int(number)) for number in numbers]
@@ -231,7 +233,7 @@ class Facts:
     def _sizes_by_shape(self, scope: Scope, name: str) -> list[Size]:
         shape = self.shape(scope, name)
         if len(shape) > 1 or (shape and not isinstance(shape[0], int)):
-            raise Unknown(f"{name!r} is no shape whose number of elements is known")
+            raise UnknownError(f"{name!r} is no shape whose number of elements is known")
         count = int(shape[0]) if shape and isinstance(shape[0], int) else 1
         return [("unknown", (name, at)) for at in range(min(count, MOST_ELEMENTS))]
 
@@ -248,17 +250,20 @@ class Facts:
 
     def _sizes_of_slice(self, scope: Scope, node: NodeProto, depth: int) -> list[Size]:
         data = self.sizes(scope, node.input[0], depth)
+        given: list[Any]
         if len(node.input) == 1:  # opset 1 to 9
-            starts, ends = _ints(node, "starts"), _ints(node, "ends")
-            axes, steps = _ints(node, "axes") or [0], [1]
+            given = [_ints(node, "starts"), _ints(node, "ends"), _ints(node, "axes") or [0], [1]]
         else:
             given = [self.value(scope, name) if name else None for name in node.input[1:]]
-            starts, ends = given[0], given[1]
-            axes = given[2] if len(given) > 2 and given[2] is not None else [0]
-            steps = given[3] if len(given) > 3 and given[3] is not None else [1]
+            given += [None] * (4 - len(given))
+        starts, ends, axes, steps = given[0], given[1], given[2] or [0], given[3] or [1]
         parts = (starts, ends, axes, steps)
-        if any(not isinstance(part, list) or len(part) != 1 for part in parts) or axes[0] not in (0, -1) or steps[0] < 1:
-            raise Unknown(f"how {node.op_type} cuts {node.input[0]!r} is not known")
+        if (
+            any(not isinstance(part, list) or len(part) != 1 for part in parts)
+            or axes[0] not in (0, -1)
+            or steps[0] < 1
+        ):
+            raise UnknownError(f"how {node.op_type} cuts {node.input[0]!r} is not known")
         return data[_clamp(starts[0], len(data)) : _clamp(ends[0], len(data)) : steps[0]]
 
     def _sizes_of_concat(self, scope: Scope, node: NodeProto, depth: int) -> list[Size]:
@@ -266,7 +271,7 @@ class Facts:
 
     def _sizes_of_same(self, scope: Scope, node: NodeProto, depth: int) -> list[Size]:
         if node.op_type == "Cast" and _int(node, "to", 0) not in (6, 7):
-            raise Unknown(f"{node.output[0]!r} is no shape")
+            raise UnknownError(f"{node.output[0]!r} is no shape")
         return self.sizes(scope, node.input[0], depth)
 
 
@@ -316,7 +321,7 @@ def _tensor_of(attribute: AttributeProto) -> TensorProto | None:
     if made is None:
         return None
     element, dims, values = made
-    return helper.make_tensor("", element, dims, values)  # type: ignore[arg-type]
+    return helper.make_tensor("", element, dims, values)
 
 
 def same_shape_value(first: Sequence[Size], second: Sequence[Size]) -> bool:

@@ -22,11 +22,11 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.conformity import with_article
-from onnxbench.draft import home_of
+from onnxbench.draft import home_of, root_of
 from onnxbench.errors import UnsupportedError
 from onnxbench.graph import topological_order
 from onnxbench.patterns._conditions import Bindings, unmet_condition
-from onnxbench.patterns._expressions import Unknown
+from onnxbench.patterns._expressions import UnknownError
 from onnxbench.patterns._facts import MOST_ELEMENTS, Facts
 from onnxbench.patterns._pattern import Pattern, Step, Value
 from onnxbench.tensortype import dtype_name, elem_type, format_shape, format_type, tensor_shape
@@ -118,7 +118,9 @@ class Attempt:
 class Search:
     """One attempt to match a variant at a node."""
 
-    def __init__(self, rule: Rule, pattern: Pattern, facts: Facts, scope: Scope, attempt: Attempt | None = None) -> None:
+    def __init__(
+        self, rule: Rule, pattern: Pattern, facts: Facts, scope: Scope, attempt: Attempt | None = None
+    ) -> None:
         self._rule = rule
         self._pattern = pattern
         self._facts = facts
@@ -156,8 +158,7 @@ class Search:
                 ways = self._take(goal)
                 if ways is None:
                     break
-                for other in reversed(ways[1:]):
-                    aside.append((_joined(other, goals), len(self._trail)))
+                aside.extend((_joined(other, goals), len(self._trail)) for other in reversed(ways[1:]))
                 if ways:
                     goals = _joined(ways[0], goals)
             else:
@@ -293,7 +294,9 @@ class Search:
             if made:
                 given = node.output[output] if output < len(node.output) else ""
                 if not given or self._tensors.get(made, given) != given:
-                    self._fail(step, position, f"it does not make {made!r}" if not given else f"{made!r} is another one")
+                    self._fail(
+                        step, position, f"it does not make {made!r}" if not given else f"{made!r} is another one"
+                    )
                     return None
                 if made not in self._tensors:
                     self._set(self._tensors, made, given)
@@ -345,7 +348,9 @@ class Search:
     def _wrong_opset(self) -> Difference | None:
         for domain, version in self._pattern.opset.items():
             has = self._facts.opset(self._scope, domain)
-            if has < version and any(domain in (each, "*") for step in self._pattern.steps for each, _ in step.operators):
+            if has < version and any(
+                domain in (each, "*") for step in self._pattern.steps for each, _ in step.operators
+            ):
                 said = f"the pattern is about {domain or 'ai.onnx'} {version} and later, and the model imports {has}"
                 return Difference("", "", said)
         return None
@@ -403,7 +408,7 @@ class Search:
                 try:
                     if len(self._facts.shape(self._scope, other)) >= rank:
                         return True
-                except Unknown:
+                except UnknownError:
                     continue
         return False
 
@@ -475,8 +480,8 @@ class Search:
 # -- comparing nodes and constants -------------------------------------------------------------------------------
 
 _BROADCASTING = frozenset({
-    "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "Equal", "Less", "Greater",
-    "LessOrEqual", "GreaterOrEqual", "Where", "PRelu", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift",
+    "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "Equal", "Less",
+    "Greater", "LessOrEqual", "GreaterOrEqual", "Where", "PRelu", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift",
 })  # fmt: skip
 
 
@@ -619,7 +624,7 @@ def constant_difference(value: Value, facts: Facts, scope: Scope, name: Any) -> 
     is_float, wants_float = tensor.data_type in _FLOATS, value.element in _FLOATS
     if is_float != wants_float or (not is_float and value.element != tensor.data_type and value.constant.ndim):
         return f"{value.name!r} must be {dtype_name(value.element)}, and {name!r} is {dtype_name(tensor.data_type)}"
-    if not is_float and not wants_float and value.element != tensor.data_type and 7 != value.element:
+    if not is_float and not wants_float and value.element != tensor.data_type and value.element != 7:
         return f"{value.name!r} must be {dtype_name(value.element)}, and {name!r} is {dtype_name(tensor.data_type)}"
     has = facts.array(tensor)
     if _holds(value, has.reshape(value.constant.shape), tensor):
@@ -650,7 +655,9 @@ def _number_words(array: Any) -> str:
     values = array.astype("float64").tolist() if array.dtype.kind not in "biuOSU" else array.tolist()
     if isinstance(values, float):
         return f"{values:.7g}"
-    return str([f"{v:.7g}" if isinstance(v, float) else v for v in values] if array.ndim == 1 else values).replace("'", "")
+    return str([f"{v:.7g}" if isinstance(v, float) else v for v in values] if array.ndim == 1 else values).replace(
+        "'", ""
+    )
 
 
 def _worded(attribute: AttributeProto) -> str:
@@ -723,17 +730,30 @@ def find_matches(
     """
     found: list[Match] = []
     allowed = None if among is None else {(id(ref.scope), ref.position) for ref in among}
+    brought = {(function.domain, function.name, function.overload) for function in rule.functions}
+    own = {id(scope) for key, scope in facts.index.functions.items() if key in brought}
     for scope in facts.index.scopes:
+        if id(root_of(scope)) in own:
+            continue  # what the rule itself brought is no place to apply it
         taken: set[int] = set()
         stay: set[int] = set()
         here: list[Match] = []
+        operators = [node.op_type for node in scope.nodes]
         by_operator: dict[str, list[int]] = {}
-        for position, node in enumerate(scope.nodes):
-            by_operator.setdefault(node.op_type, []).append(position)
+        for position, op_type in enumerate(operators):
+            by_operator.setdefault(op_type, []).append(position)
+        above: dict[int, set[str]] = {}
         for pattern in rule.patterns:
+            wanted = _wanted_above(pattern)
             for position in _anchors(pattern, by_operator, len(scope.nodes)):
                 if position in taken or (allowed is not None and (id(scope), position) not in allowed):
                     continue
+                if wanted:
+                    made_by = above.get(position)
+                    if made_by is None:
+                        made_by = above[position] = _operators_above(scope, position, operators)
+                    if any(made_by.isdisjoint(each) for each in wanted):
+                        continue
                 match = Search(rule, pattern, facts, scope).run(position)
                 if match is None:
                     continue
@@ -747,6 +767,18 @@ def find_matches(
         if limit is not None and len(found) >= limit:
             return found[:limit]
     return found
+
+
+def _wanted_above(pattern: Pattern) -> list[frozenset[str]]:
+    """Returns the operators that must be right above the anchor, for a first look that costs next to nothing."""
+    steps = [value.step for value in pattern.anchor.inputs if value is not None and value.step is not None]
+    names = [frozenset(op_type for _, op_type in step.operators) for step in steps]
+    return [each for each in names if "*" not in each]
+
+
+def _operators_above(scope: Scope, position: int, operators: Sequence[str]) -> set[str]:
+    makers = map(scope.producers.get, scope.reads[position])
+    return {operators[maker] for maker in makers if maker is not None}
 
 
 def _anchors(pattern: Pattern, by_operator: Mapping[str, list[int]], count: int) -> Sequence[int]:

@@ -132,7 +132,8 @@ class Step:
         """Tells whether a node of this operator may be it."""
         domain = "" if domain == "ai.onnx" else domain
         return any(
-            wanted_domain in ("*", domain) and wanted_op in ("*", op_type) for wanted_domain, wanted_op in self.operators
+            wanted_domain in ("*", domain) and wanted_op in ("*", op_type)
+            for wanted_domain, wanted_op in self.operators
         )
 
     def count_words(self) -> str:
@@ -391,7 +392,9 @@ class _Compiler:
         read_by = {number: {id(v): v for v in by_number[number].inputs if v is not None} for number in by_number}
         while len(seen) < len(steps):
             known = {key for number in seen for key in read_by[number]}
-            known |= {id(value) for value in self._values.values() if value.step is not None and value.step.number in seen}
+            known |= {
+                id(value) for value in self._values.values() if value.step is not None and value.step.number in seen
+            }
             for step in steps:
                 shared = tuple(v for key, v in read_by[step.number].items() if key in known and v.constant is None)
                 if step.number not in seen and shared:

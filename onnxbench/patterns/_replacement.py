@@ -17,13 +17,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.conformity import inside
 from onnxbench.draft import Draft, home_of, root_of
 from onnxbench.errors import RefusedResultError, UnsupportedError
 from onnxbench.graph import Scope
 from onnxbench.modelspec import fill_attribute
 from onnxbench.patterns._conditions import Bindings
-from onnxbench.patterns._expressions import Unknown, Wrong
+from onnxbench.patterns._expressions import UnknownError, WrongError
 from onnxbench.patterns._matcher import Match
 from onnxbench.patterns._pattern import plain_name
 from onnxbench.patterns._rules import Rule
@@ -38,20 +37,33 @@ RULE_KEY = "onnxbench.rewrite"
 """The metadata of a new node that names the rule that made it."""
 
 _HELPERS = ("_rest", "_op", "_like")
+_OPSET_OF_CONSTANTS = 18
 _INITIALIZERS_ALONE_SINCE = 4  # IR version; before it, every initializer was also an input
 
 
 @dataclass(slots=True)
-class _Made:
-    """What takes the place of one match.
+class Swap:
+    """New nodes in the place of old ones, in one graph.
 
     Attributes:
-        nodes: New nodes.
+        rule: Name of the rule.
+        scope: The graph.
+        removed: Positions of the old nodes, ascending.
+        anchor: Position of the node that made the first output.
+        outputs: What the old nodes made that others read.
+        nodes: The new nodes.
         passed: Outputs that are tensors which exist already, by the name of the output.
+        has_types: Whether onnx can infer the types of what the new nodes make.
     """
 
+    rule: str
+    scope: Scope
+    removed: list[int]
+    anchor: int
+    outputs: list[str]
     nodes: list[NodeProto] = field(default_factory=list)
     passed: dict[str, str] = field(default_factory=dict)
+    has_types: bool = False
 
 
 @dataclass(slots=True)
@@ -76,29 +88,32 @@ class Replacer:
             RefusedResultError: The model imports an older opset than a replacement needs, or has another function of
                 the name of one that would come along.
         """
-        draft = self.draft
-        by_scope: dict[int, list[Match]] = {}
-        for match in matches:
-            by_scope.setdefault(id(match.scope), []).append(match)
-        order = [scope for scope in draft.index.scopes if id(scope) in by_scope]
         for match in {(id(m.rule), id(root_of(m.scope))): m for m in matches}.values():
             self._prepare(match.rule, match.scope)
+        self.swap([self._instance(match) for match in matches])
+
+    def swap(self, swaps: Sequence[Swap]) -> None:
+        """Puts new nodes in the place of old ones, and removes what nothing reads any more."""
+        draft = self.draft
+        by_scope: dict[int, list[Swap]] = {}
+        for swap in swaps:
+            by_scope.setdefault(id(swap.scope), []).append(swap)
+            _record(draft, swap)
         lost: dict[str, list[str]] = {}
         passed: dict[str, dict[str, str]] = {}
         retyped: dict[str, list[str]] = {}
-        for scope in reversed(order):
-            self._replace_in(scope, by_scope[id(scope)], lost, passed, retyped)
+        for scope in reversed(draft.index.scopes):
+            if id(scope) in by_scope:
+                self._swap_in(scope, by_scope[id(scope)], lost, passed, retyped)
         draft.touch()
-        scopes = draft.index.scope_paths
-        for path, names in passed.items():
-            draft.replace_reads(scopes[path], _followed(names))
-            scopes = draft.index.scope_paths
+        for path, renamed in passed.items():
+            draft.replace_reads(draft.index.scope_paths[path], _followed(renamed))
         _sweep(draft, lost)
         for path, names in retyped.items():
-            scope = draft.index.scope_paths.get(path)
-            if scope is not None:
-                draft.retype(scope, [name for name in names if name in scope.producers])
-        self.count += len(matches)
+            home = draft.index.scope_paths.get(path)
+            if home is not None:
+                draft.retype(home, [name for name in names if name in home.producers])
+        self.count += len(swaps)
 
     # -- before -------------------------------------------------------------------------------------------------
 
@@ -128,7 +143,8 @@ class Replacer:
             has = imported.get(plain_domain(opset.domain), 0)
             opset.version = max(opset.version, has)
         known = next(
-            (f for f in proto.functions if (f.domain, f.name, f.overload) == (made.domain, made.name, made.overload)), None
+            (f for f in proto.functions if (f.domain, f.name, f.overload) == (made.domain, made.name, made.overload)),
+            None,
         )
         if known is not None:
             if known.SerializeToString(deterministic=True) != made.SerializeToString(deterministic=True):
@@ -142,36 +158,30 @@ class Replacer:
 
     # -- one graph ----------------------------------------------------------------------------------------------
 
-    def _replace_in(
+    def _swap_in(
         self,
         scope: Scope,
-        matches: Sequence[Match],
+        swaps: Sequence[Swap],
         lost: dict[str, list[str]],
         passed: dict[str, dict[str, str]],
         retyped: dict[str, list[str]],
     ) -> None:
-        draft, inserted, removed = self.draft, {}, set[int]()
+        inserted: dict[int, list[NodeProto]] = {}
+        removed: set[int] = set()
         gone: list[str] = []
-        for match in matches:
-            made = self._instance(match)
-            positions = match.removed
-            inserted[positions[-1]] = made.nodes
-            removed.update(positions)
-            outputs = {_output(match, number) for number in range(len(match.pattern.outputs))}
-            for position in positions:
+        for swap in swaps:
+            inserted[swap.removed[-1]] = swap.nodes
+            removed.update(swap.removed)
+            for position in swap.removed:
                 lost.setdefault(scope.path, []).extend(scope.reads[position])
-                gone += [name for name in scope.writes[position] if name not in outputs]
-            if made.passed:
-                passed.setdefault(scope.path, {}).update(made.passed)
-                gone += made.passed
-            if all(_has_types(match, node) for node in made.nodes):
-                retyped.setdefault(scope.path, []).extend(outputs - made.passed.keys())
-            _record(draft, match, made.nodes)
-        shared = self._names_of(scope)
-        for position in removed:
-            shared.discard(scope.nodes[position].name)
-        draft.splice(scope, inserted, removed)
-        draft.forget(scope, gone)
+                gone += [name for name in scope.writes[position] if name not in swap.outputs]
+            if swap.passed:
+                passed.setdefault(scope.path, {}).update(swap.passed)
+                gone += swap.passed
+            if swap.has_types:
+                retyped.setdefault(scope.path, []).extend(name for name in swap.outputs if name not in swap.passed)
+        self.draft.splice(scope, inserted, removed)
+        self.draft.forget(scope, gone)
 
     def _names_of(self, scope: Scope) -> set[str]:
         names = self._node_names.get(scope.path)
@@ -179,55 +189,57 @@ class Replacer:
             names = self._node_names[scope.path] = {node.name for node in scope.nodes}
         return names
 
-    def _instance(self, match: Match) -> _Made:
-        """Returns the nodes that take the place of a match."""
+    def _instance(self, match: Match) -> Swap:
+        """Returns what takes the place of a match."""
         scope, rule = match.scope, match.rule
-        names = self._calculated(match)
-        pattern = match.pattern
+        made = Swap(
+            rule.name, scope, match.removed, match.anchor,
+            [_output(match, number) for number in range(len(match.pattern.outputs))],
+        )  # fmt: skip
+        names = self._calculated(match, made)
         for written in rule.replacement.input:
             name = plain_name(written)
             if name not in names:
-                names[name] = match.bindings.tensors[pattern.aliases.get(name, name)]
-        made = _Made()
-        first = _output(match, 0)
+                names[name] = match.bindings.tensors[match.pattern.aliases.get(name, name)]
         for number, written in enumerate(rule.replacement.output):
-            name, output = plain_name(written), _output(match, number)
+            name, output = plain_name(written), made.outputs[number]
             if name in names:
-                self._pass(scope, made, output, names[name], match)
+                self.hand_on(made, output, names[name])
             else:
                 names[name] = output
-        common = _Common.of(match)
+        common = Common.of(made)
         makers = {plain_name(name) for name in rule.replacement.output}
         for node in rule.replacement.node:
             if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and not makers.intersection(node.output):
                 tensor = self._constant(node, match)
-                names[node.output[0]] = self._store(scope, tensor, f"{first}_{node.output[0]}", made)
+                names[node.output[0]] = self.store(made, tensor, f"{made.outputs[0]}_{node.output[0]}")
                 continue
             for name in node.output:
                 if name and name not in names:
-                    names[name] = self._fresh(scope, f"{first}_{name}")
+                    names[name] = self.fresh(scope, f"{made.outputs[0]}_{name}")
             new = self._node(node, names, match)
-            new.name = self._fresh_node(scope, common.name_for(new.op_type))
+            new.name = self.fresh_node(scope, common.name_for(new.op_type))
             common.describe(new, rule.name)
             made.nodes.append(new)
+        made.has_types = all(_has_types(match, node) for node in made.nodes)
         return made
 
-    def _pass(self, scope: Scope, made: _Made, output: str, tensor: Any, match: Match) -> None:
-        """Makes an output of a match a tensor that there is already."""
+    def hand_on(self, made: Swap, output: str, tensor: Any) -> None:
+        """Makes an output of old nodes a tensor that there is already."""
         if not isinstance(tensor, str) or not tensor:
-            raise UnsupportedError(f"rule {match.rule.name!r}: an output of the replacement is no single tensor")
-        if output not in scope.outputs:
+            raise UnsupportedError(f"rule {made.rule!r}: an output of the replacement is no single tensor")
+        if output not in made.scope.outputs:
             made.passed[output] = tensor
             return
         from onnx import helper  # a graph's output keeps its name, and may not be an input's
 
         node = helper.make_node("Identity", [tensor], [output])
-        common = _Common.of(match)
-        node.name = self._fresh_node(scope, common.name_for("Identity"))
-        common.describe(node, match.rule.name)
+        common = Common.of(made)
+        node.name = self.fresh_node(made.scope, common.name_for("Identity"))
+        common.describe(node, made.rule)
         made.nodes.append(node)
 
-    def _fresh(self, scope: Scope, base: str) -> str:
+    def fresh(self, scope: Scope, base: str) -> str:
         """Returns a tensor name that nothing around a graph has or had; bodies may be rewritten before it."""
         top = root_of(scope)
         names = self._taken.get(top.path)
@@ -239,7 +251,8 @@ class Replacer:
         names.add(name)
         return name
 
-    def _fresh_node(self, scope: Scope, base: str) -> str:
+    def fresh_node(self, scope: Scope, base: str) -> str:
+        """Returns a node name that no node of a graph has or had."""
         names, name, number = self._names_of(scope), base, 1
         while name in names:
             name, number = f"{base}_{number}", number + 1
@@ -307,18 +320,19 @@ class Replacer:
             numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(element))
         )  # fmt: skip
 
-    def _store(self, scope: Scope, tensor: TensorProto, base: str, made: _Made) -> str:
-        """Puts a constant into a graph and returns its name; equal ones of one run are stored once."""
+    def store(self, made: Swap, tensor: TensorProto, base: str) -> str:
+        """Stores a constant for new nodes and returns its name; equal ones of one run are stored once."""
+        scope = made.scope
         alone = scope.is_function or self.draft.model.proto.ir_version < _INITIALIZERS_ALONE_SINCE
         key = scope.path, tensor.data_type, tuple(tensor.dims), tensor.raw_data
         if not alone and key in self._shared and tensor.raw_data:
             return self._shared[key]
-        name = self._fresh(scope, base)
+        name = self.fresh(scope, base)
         if alone:
             from onnx import helper
 
             node = helper.make_node("Constant", [], [name], value=tensor)
-            node.name = self._fresh_node(scope, f"{name}_Constant")
+            node.name = self.fresh_node(scope, f"{name}_Constant")
             made.nodes.append(node)
             return name
         stored = scope.graph.initializer.add()
@@ -327,7 +341,7 @@ class Replacer:
         self._shared[key] = name
         return name
 
-    def _calculated(self, match: Match) -> dict[str, Any]:
+    def _calculated(self, match: Match, made: Swap) -> dict[str, Any]:
         """Returns the names of the constants that a rule calculates for a match, which are stored."""
         function = match.rule.constants
         if function is None:
@@ -336,13 +350,8 @@ class Replacer:
 
         found: dict[str, Any] = {}
         for name, array in zip(function.output, evaluate_constants(self, function, match), strict=True):
-            made = _Made()
             tensor = numpy_helper.from_array(array)
-            found[name] = self._store(match.scope, tensor, f"{_output(match, 0)}_{name}", made)
-            if made.nodes:
-                raise UnsupportedError(
-                    f"rule {match.rule.name!r} calculates constants, which cannot be stored{inside(match.scope)}"
-                )
+            found[name] = self.store(made, tensor, f"{made.outputs[0]}_{name}")
         return found
 
 
@@ -359,7 +368,9 @@ def evaluate_constants(replacer: Replacer, function: FunctionProto, match: Match
     from onnx.reference import ReferenceEvaluator
 
     draft, facts, scope, rule = replacer.draft, match.bindings.facts, match.scope, match.rule
-    graph = helper.make_graph([], "constants", [], [helper.make_empty_tensor_value_info(name) for name in function.output])
+    graph = helper.make_graph(
+        [], "constants", [], [helper.make_empty_tensor_value_info(name) for name in function.output]
+    )
     for written in function.input:
         name = plain_name(written)
         bound = match.bindings.tensors[match.pattern.aliases.get(name, name)]
@@ -376,7 +387,7 @@ def evaluate_constants(replacer: Replacer, function: FunctionProto, match: Match
     names = {plain_name(name): plain_name(name) for node in function.node for name in (*node.input, *node.output)}
     graph.node.extend(replacer._node(node, names, match) for node in function.node)
     versions = {plain_domain(o.domain): o.version for o in function.opset_import}
-    versions.setdefault("", facts.opset(scope, "") or 18)
+    versions.setdefault("", _OPSET_OF_CONSTANTS)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in versions.items()])
     try:
         with np.errstate(all="ignore"):
@@ -395,7 +406,8 @@ def require_opsets(draft: Draft, rule: Rule, scope: Scope) -> None:
         if has and has < opset.version:
             where = f"function {root_of(scope).path}" if root_of(scope).is_function else "the model"
             raise RefusedResultError(
-                f"rule {rule.name!r} puts in operators of {domain or 'ai.onnx'} {opset.version}, and {where} imports {has}",
+                f"rule {rule.name!r} puts in operators of {domain or 'ai.onnx'} {opset.version}, and {where} imports "
+                f"{has}",
                 hint="Raise the opset first, or use a rule whose replacement is older.",
             )
 
@@ -404,7 +416,7 @@ def _output(match: Match, number: int) -> str:
     """Returns the name of the tensor that an output of the pattern is."""
     value = match.pattern.outputs[number]
     assert value.step is not None
-    return match.scope.nodes[match.nodes[value.step.number]].output[value.output]
+    return str(match.scope.nodes[match.nodes[value.step.number]].output[value.output])
 
 
 def _number(bindings: Bindings, name: str, rule: Rule) -> Any:
@@ -414,7 +426,7 @@ def _number(bindings: Bindings, name: str, rule: Rule) -> Any:
             bound = bindings.tensors[name]
             return bindings.facts.value(bindings.scope, bound)
         return bindings.value_of(name)
-    except (Unknown, Wrong) as problem:
+    except (UnknownError, WrongError) as problem:
         raise RefusedResultError(f"rule {rule.name!r}: the value of @{name} cannot be had: {problem}") from None
 
 
@@ -439,20 +451,20 @@ def _followed(names: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _record(draft: Draft, match: Match, nodes: Sequence[NodeProto]) -> None:
-    scope, positions = match.scope, match.removed
-    before = ", ".join(scope.nodes[position].op_type for position in positions)
-    after = ", ".join(node.op_type for node in nodes) or "nothing"
-    label = scope.label(match.anchor)
+def _record(draft: Draft, swap: Swap) -> None:
+    scope = swap.scope
+    before = ", ".join(scope.nodes[position].op_type for position in swap.removed)
+    after = ", ".join(node.op_type for node in swap.nodes) or "nothing"
+    label = scope.label(swap.anchor)
     path = f"{scope.path}/{label}" if scope.path else label
-    draft.record("node", path, f"rewritten by {match.rule.name}", before=before, after=after)
+    draft.record("node", path, f"rewritten by {swap.rule}", before=before, after=after)
 
 
 # -- what new nodes are called and say ---------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class _Common:
+class Common:
     """What the replaced nodes have in common.
 
     Attributes:
@@ -468,11 +480,11 @@ class _Common:
     doc: str
 
     @classmethod
-    def of(cls, match: Match) -> _Common:
-        """Returns what the nodes of a match have in common."""
-        scope = match.scope
-        anchor = scope.nodes[match.anchor]
-        nodes = [scope.nodes[position] for position in match.removed]
+    def of(cls, swap: Swap) -> Common:
+        """Returns what old nodes have in common."""
+        scope = swap.scope
+        anchor = scope.nodes[swap.anchor]
+        nodes = [scope.nodes[position] for position in swap.removed]
         paths = [node.name.rpartition("/")[0].split("/") for node in nodes if node.name.startswith("/")]
         prefix = "/".join(_shared(paths)) if len(paths) == len(nodes) else None
         said = [{entry.key: entry.value for entry in node.metadata_props} for node in nodes]
@@ -508,7 +520,9 @@ def _shared(paths: Iterable[Sequence[str]]) -> list[str]:
     for path in paths:
         if found is None:
             found = list(path)
-        count = next((at for at, (a, b) in enumerate(zip(found, path, strict=False)) if a != b), min(len(found), len(path)))
+        count = next(
+            (at for at, (a, b) in enumerate(zip(found, path, strict=False)) if a != b), min(len(found), len(path))
+        )
         del found[count:]
     return found or []
 
@@ -589,4 +603,3 @@ def _sweep(draft: Draft, lost: Mapping[str, Sequence[str]]) -> None:
             draft.splice(scope, {}, gone[scope.path])
             draft.forget(scope, names)
     draft.touch()
-

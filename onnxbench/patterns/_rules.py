@@ -139,10 +139,7 @@ def _require_sound(rule: Rule) -> None:
             hint = did_you_mean(name, names | made) or f"The pattern has: {', '.join(sorted(names))}."
             raise SpecError(f"{what}: the replacement takes {name!r}, which the pattern does not have", hint=hint)
         sizes = {
-            dim.dim_param
-            for value in pattern.types.values()
-            for dim in value.tensor_type.shape.dim
-            if dim.dim_param
+            dim.dim_param for value in pattern.types.values() for dim in value.tensor_type.shape.dim if dim.dim_param
         }
         usable = {*names, *pattern.captured_attributes, *rule.let, *sizes}
         for expression in (*rule.where, *rule.let.values()):
@@ -172,7 +169,9 @@ def _require_order(rule: Rule, taken: set[str]) -> None:
         for name in node.input:
             if name and plain_name(name) not in known:
                 hint = did_you_mean(name, known) or "Inputs of the replacement are names of the pattern."
-                raise SpecError(f"rule {rule.name!r}: the replacement reads {name!r}, which it does not have", hint=hint)
+                raise SpecError(
+                    f"rule {rule.name!r}: the replacement reads {name!r}, which it does not have", hint=hint
+                )
         for name in node.output:
             if name and name in known:
                 raise SpecError(f"rule {rule.name!r}: the replacement makes {name!r} twice")
@@ -186,7 +185,9 @@ def _require_no_circle(rule: Rule) -> None:
     done: set[str] = set()
     for _ in range(len(rule.let) + 1):
         done |= {
-            name for name, each in rule.let.items() if all(other in done or other not in rule.let for other in each.names)
+            name
+            for name, each in rule.let.items()
+            if all(other in done or other not in rule.let for other in each.names)
         }
     if len(done) < len(rule.let):
         raise SpecError(f"rule {rule.name!r}: {sorted(rule.let.keys() - done)[0]!r} is calculated from itself")
@@ -329,18 +330,23 @@ def _from_functions(text: str, source: str) -> dict[str, Rule]:
             by_role[function.domain].setdefault(function.name, []).append(function)
     if not by_role["pattern"]:
         raise SpecError(
-            f"{source} has no pattern", hint='A pattern is a function of domain "pattern": <domain: "pattern"> f (x) => (y) {...}'
+            f"{source} has no pattern",
+            hint='A pattern is a function of domain "pattern": <domain: "pattern"> f (x) => (y) {...}',
         )
     found: dict[str, Rule] = {}
     for name, patterns in by_role["pattern"].items():
         replacements = by_role["replacement"].get(name, [])
         if len(replacements) != 1:
             hint = did_you_mean(name, by_role["replacement"]) if not replacements else None
-            raise SpecError(f"{source}: pattern {name!r} has {len(replacements)} replacements, and needs one", hint=hint)
+            raise SpecError(
+                f"{source}: pattern {name!r} has {len(replacements)} replacements, and needs one", hint=hint
+            )
         said = [(entry.key, entry.value) for function in patterns for entry in function.metadata_props]
         keys = {key.partition(" ")[0] for key, _ in said}
         for key in sorted(keys - {"where", "let", "keep", "effect"}):
-            raise SpecError(f"{source}: {key!r} is no part of a rule", hint="There are where, 'let NAME', keep, effect.")
+            raise SpecError(
+                f"{source}: {key!r} is no part of a rule", hint="There are where, 'let NAME', keep, effect."
+            )
         try:
             found[name] = make_rule(
                 name,
