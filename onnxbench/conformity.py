@@ -54,12 +54,16 @@ class Flaw:
         return f"{self.message}{inside(self.scope)}"
 
 
-def find_flaw(index: GraphIndex) -> Flaw | None:
-    """Returns the first mistake of a model, or None.
+def find_flaws(index: GraphIndex, *, names_only: bool = False) -> Iterator[Flaw]:
+    """Yields the mistakes of a model; what comes after the first may follow from it.
 
     An attribute whose type differs from the one that its operator states is given that type where its value allows.
+
+    Args:
+        index: The model's index.
+        names_only: Do not look at operators and attributes.
     """
-    return next(_Checker(index).flaws(), None)
+    return _Checker(index).flaws(names_only=names_only)
 
 
 class _Checker:
@@ -71,14 +75,15 @@ class _Checker:
         self._functions = index.functions
         self._main_versions = {plain_domain(o.domain): o.version for o in index.proto.opset_import}
 
-    def flaws(self) -> Iterator[Flaw]:
-        """Yields what is wrong; what comes after the first may follow from it."""
+    def flaws(self, *, names_only: bool) -> Iterator[Flaw]:
+        """Yields what is wrong."""
         for scope in self._index.scopes:
             yield from self._duplicates(scope)
         for scope in self._index.scopes:
             yield from self._reads(scope)
             yield from self._outputs(scope)
-            yield from self._nodes(scope)
+            if not names_only:
+                yield from self._nodes(scope)
 
     def _duplicates(self, scope: Scope) -> Iterator[Flaw]:
         seen: dict[str, int] = {}

@@ -10,22 +10,23 @@ What was changed is recorded (``changes``), so that an edit can be shown before 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench import select
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_up_dims
 from onnxbench.model import Model
-from onnxbench.schemas import default_version
+from onnxbench.schemas import default_version, find_schema
 from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
+T = TypeVar("T")
 _REBUILD_FROM = 16
 """So many insertions or removals at once are cheaper done by writing the list of nodes anew."""
 
@@ -83,6 +84,8 @@ class Draft:
     _index: GraphIndex | None = None
     _finder: TypeFinder | None = None
     _names: dict[int, set[str]] = field(default_factory=dict)
+    _node_names: dict[str, set[str]] = field(default_factory=dict)
+    _found: dict[int, Any] = field(default_factory=dict)
     _stale: dict[tuple[str, str], None] = field(default_factory=dict)
     _strictly: bool = False
 
@@ -99,6 +102,21 @@ class Draft:
         proto = type(model.proto)()
         proto.CopyFrom(model.proto)
         return cls(model.derive(proto), model, folder or Path.cwd(), allow_outside, sources)
+
+    def snapshot(self) -> tuple[ModelProto, int, int, dict[str, str]]:
+        """Returns the state of the draft, for ``restore``."""
+        proto = type(self.model.proto)()
+        proto.CopyFrom(self.model.proto)
+        return proto, len(self.changes), len(self.notes), dict(self.renamed)
+
+    def restore(self, state: tuple[ModelProto, int, int, dict[str, str]]) -> None:
+        """Takes the draft back to a state that it had."""
+        proto, changes, notes, renamed = state
+        self.model = self.model.derive(proto)
+        del self.changes[changes:]
+        del self.notes[notes:]
+        self.renamed = renamed
+        self.touch()
 
     # -- looking ------------------------------------------------------------------------------------------------
 
@@ -118,6 +136,15 @@ class Draft:
         """Says that the model was changed: the index is made anew when it is next asked for."""
         self._index = self._finder = None
         self._names.clear()
+        self._node_names.clear()
+        self._found.clear()
+
+    def once(self, asker: object, find: Callable[[], T]) -> T:
+        """Returns what ``find`` returns, which is called once for an asker as long as the model does not change."""
+        if id(asker) not in self._found:
+            self._found[id(asker)] = find()
+        found: T = self._found[id(asker)]
+        return found
 
     def opset(self, scope: Scope | None = None, domain: str = "") -> int:
         """Returns the version of a domain that a graph imports; 0 if it imports none."""
@@ -179,10 +206,14 @@ class Draft:
         return name
 
     def fresh_node(self, scope: Scope, base: str) -> str:
-        """Returns a node name made from ``base`` that no node of a graph has."""
-        names, name, number = {node.name for node in scope.nodes}, base, 1
+        """Returns a node name made from ``base`` that no node of a graph has, and keeps it reserved."""
+        names = self._node_names.get(scope.path)
+        if names is None:
+            names = self._node_names[scope.path] = {node.name for node in scope.nodes}
+        name, number = base, 1
         while name in names:
             name, number = f"{base}_{number}", number + 1
+        names.add(name)
         return name
 
     # -- changing -----------------------------------------------------------------------------------------------
@@ -268,20 +299,18 @@ class Draft:
         first = next((before for before, now in self.renamed.items() if now == old), old)
         self.renamed[first] = new
 
-    def replace_uses(
-        self, scope: Scope, old: str, new: str, *, readers: Collection[int] | None = None, outputs: bool = True
-    ) -> int:
-        """Makes the readers of one tensor read another one, in bodies too, and returns how many nodes changed.
+    def replace_uses(self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None) -> int:
+        """Makes the readers of tensors read others, in bodies too, and returns how many nodes changed.
+
+        Outputs of bodies within ``scope`` that hand such a tensor on change as well. Those of ``scope`` itself do not:
+        they have names that callers know.
 
         Args:
-            scope: The graph that sees both tensors.
-            old: What is read now.
-            new: What is read then.
+            scope: The graph that sees the tensors.
+            names: What is read then, by what is read now.
             readers: Positions of the nodes of ``scope`` that change (with their bodies); None: all.
-            outputs: Whether graph outputs of bodies within ``scope`` that hand ``old`` on change too. The outputs of
-                ``scope`` itself do not: they have names that callers know.
         """
-        changed = self._replace_reads(scope, {old: new}, readers=readers, outputs=outputs)
+        changed = self._replace_reads(scope, names, readers=readers)
         self.touch()
         return changed
 
@@ -291,9 +320,7 @@ class Draft:
         self.touch()
         return changed
 
-    def _replace_reads(
-        self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None, outputs: bool = True
-    ) -> int:
+    def _replace_reads(self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None) -> int:
         changed = 0
         pending: list[tuple[Scope, Mapping[str, str], Iterable[int]]] = [
             (scope, names, range(len(scope.nodes)) if readers is None else readers)
@@ -304,10 +331,9 @@ class Draft:
                 wanted = {old: new for old, new in wanted.items() if not inner.defines(old)}
                 if not wanted:
                     continue
-                if outputs:
-                    for info in inner.graph.output:
-                        if info.name in wanted:
-                            info.name = wanted[info.name]
+                for info in inner.graph.output:
+                    if info.name in wanted:
+                        info.name = wanted[info.name]
                 _rename_annotations(inner.graph, wanted)
             for position in positions:
                 node = inner.nodes[position]
@@ -389,13 +415,15 @@ class Draft:
 
         Names of dimensions stay where the new size is unknown. So do sizes that inference could not tell before the
         edit either, unless ``strictly`` was said. A value info that nothing can tell the type of is removed. An
-        output keeps the element type that it said if inference finds none.
+        output keeps the element type that it said if inference finds none. What an operator makes that onnx does
+        not know keeps the type that was stated: nothing else could tell it.
         """
         if not self._stale:
             return
         scopes = self.index.scope_paths
-        affected = _downstream([(scopes[path], name) for path, name in self._stale if path in scopes])
         strictly = self._strictly
+        seeds = [(scopes[path], name) for path, name in self._stale if path in scopes]
+        affected = _downstream(seeds, stops=lambda scope, name: not strictly and self._is_opaque(scope, name))
         self._stale.clear()
         self._strictly = False
         said: list[_Said] = []
@@ -406,6 +434,16 @@ class Draft:
             said += _withdraw(scope, names)
         self._restate(said, {scope.path: names for scope, names in affected.items()}, strictly)
         self.touch()
+
+    def _is_opaque(self, scope: Scope, name: str) -> bool:
+        """Tells whether a tensor is made by an operator whose types inference cannot know."""
+        position = scope.producers.get(name)
+        if position is None:
+            return False
+        node = scope.nodes[position]
+        version = self.opset(scope, node.domain)
+        known = self.index.function_of(node) or (version and find_schema(node.domain, node.op_type, version))
+        return not known
 
     def _restate(self, said: list[_Said], affected: Mapping[str, set[str]], strictly: bool) -> None:
         found = _told(self.model, self.model.proto, affected)
@@ -481,14 +519,17 @@ def _rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
                 entry.value = names[entry.value]
 
 
-def _downstream(seeds: Iterable[tuple[Scope, str]]) -> dict[Scope, set[str]]:
-    """Returns the tensors that depend on these, themselves included, by graph: in bodies, and behind their owners."""
+def _downstream(seeds: Iterable[tuple[Scope, str]], *, stops: Callable[[Scope, str], bool]) -> dict[Scope, set[str]]:
+    """Returns the tensors that depend on these, themselves included, by graph: in bodies, and behind their owners.
+
+    Tensors at which ``stops`` says so are left out, and what lies behind them.
+    """
     reached: dict[Scope, set[str]] = {}
     pending = list(seeds)
     while pending:
         scope, name = pending.pop()
         names = reached.setdefault(scope, set())
-        if name in names:
+        if name in names or stops(scope, name):
             continue
         names.add(name)
         for position in scope.consumers.get(name, ()):

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -88,13 +88,16 @@ class _Blob:
     source: weights.ByteRange | bytes
 
 
-def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | None = None) -> Saved:
+def save(
+    model: Model, path: str | os.PathLike[str], *, options: SaveOptions | None = None, is_valid: bool = False
+) -> Saved:
     """Writes a model, checked and in one piece, and returns what was written.
 
     Args:
         model: The model; it is not changed.
         path: The target. A text ending (``.onnxtxt``, ``.textproto``, ``.json``) writes that form, weights inline.
         options: How weights are stored.
+        is_valid: The model went through ``onnxbench.validity.make_valid`` as it is now, so that need not be done again.
 
     Raises:
         RefusedResultError: The onnx checker does not accept the model; nothing was written.
@@ -110,7 +113,7 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
         raise OutputError(f"{os.fspath(path)!r} is not a usable file name") from None
     proto = type(model.proto)()
     proto.CopyFrom(model.proto)
-    repairs = make_valid(proto, complete=model.with_small_weights)
+    repairs = [] if is_valid else make_valid(proto, complete=model.with_small_weights)
     text = TEXT_FORMATS.get(Path(path).suffix.lower())
     if text and (options.external or options.share_weights):
         raise UsageError(f"{target.name} is a text form, which holds its weights itself")
@@ -132,6 +135,28 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
     except OSError as error:
         raise _cannot_write(error, target) from None
     return Saved(Path(path), size, tuple(Path(path).parent / name for name in names), sum(sizes), tuple(repairs))
+
+
+def write_whole(target: Path, parts: Iterable[bytes | weights.ByteRange]) -> None:
+    """Writes a file that is no model, in one piece: the parts one after the other, or nothing.
+
+    Raises:
+        OutputError: It cannot be written; nothing was left behind.
+    """
+    try:
+        if target.exists() and not target.is_file():
+            raise OutputError(f"{target} exists and is not a regular file")
+        with _staging(target) as staging:
+            with open(staging / target.name, "wb") as out:
+                for part in parts:
+                    if isinstance(part, bytes):
+                        out.write(part)
+                    else:
+                        weights.copy_range(part, out)
+                _flush(out)
+            _publish(staging, target.parent, [target.name])
+    except OSError as error:
+        raise _cannot_write(error, target) from None
 
 
 def _publish(staging: Path, folder: Path, names: list[str]) -> None:

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from onnxbench import weights
-from onnxbench.conformity import Complaint, Flaw, Located, called, find_flaw, inside, is_in_function, root
+from onnxbench.conformity import Complaint, Flaw, Located, called, find_flaws, inside, is_in_function, root
 from onnxbench.errors import ModelError, RefusedResultError, SpecError
 from onnxbench.graph import GraphIndex, Scope, topological_order
 from onnxbench.inference import has_long_vector, inferred, inferred_types, slim, without_made_up_dims
@@ -51,7 +51,7 @@ def verify(model: Model, marks: Marks, *, notes: list[str], mendable: bool) -> N
     proto = model.proto
     index = GraphIndex(proto)
     _set_versions(proto, index, notes)
-    flaw = find_flaw(index)
+    flaw = next(find_flaws(index), None)
     if flaw is not None:
         raise _flaw_error(flaw, marks)
     _sort(index, marks)

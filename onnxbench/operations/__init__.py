@@ -10,14 +10,26 @@ from __future__ import annotations
 from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
 from onnxbench.operations._rewrite import Rewrite
+from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
+from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
 
 __all__ = [
     "OPERATIONS",
+    "AddNodes",
+    "Delete",
     "DeleteAttribute",
+    "Duplicate",
     "Effect",
+    "Insert",
     "NodeOperation",
     "Operation",
+    "Redirect",
     "RenameNode",
+    "RenameNodes",
+    "RenameTensor",
+    "RenameTensors",
+    "Replace",
+    "Rewire",
     "Rewrite",
     "SetAttribute",
     "SetOp",
@@ -25,7 +37,12 @@ __all__ = [
     "spelled_fields",
 ]
 
-_CLASSES: tuple[type[Operation], ...] = (SetOp, SetAttribute, DeleteAttribute, RenameNode, Rewrite)
+_CLASSES: tuple[type[Operation], ...] = (
+    SetOp, SetAttribute, DeleteAttribute, RenameNode, RenameNodes,
+    Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
+    RenameTensor, RenameTensors,
+    Rewrite,
+)  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}
 """Every operation by its word in recipes."""

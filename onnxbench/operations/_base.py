@@ -112,7 +112,8 @@ def spelled_fields(operation: type[Operation], text: str) -> dict[str, str]:
     parts = re.split(r"\{(\w+)\}", operation.spelling)
     pattern = re.escape(parts[0])
     for number in range(1, len(parts), 2):
-        word = r"[A-Za-z_]\w*" if parts[number] == "name" else ".+?" if number + 2 < len(parts) else ".*"
+        is_last = number + 2 == len(parts)
+        word = ("[^:]*" if parts[number - 1] == ":" else ".*") if is_last else ".+?" if number == 1 else "[^:=]+"
         pattern += f"(?P<{parts[number]}>{word}){re.escape(parts[number + 1])}"
     match = re.fullmatch(pattern, text, re.DOTALL) if operation.spelling else None
     if match is None:
