@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _MOST_ANCHORS = 64
 _MOST_FITS = 4000
+_MOST_LOOKS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,30 +108,34 @@ def _rank(found: Explanation) -> tuple[float, int]:
 
 
 def near_misses(rule: Rule, facts: Facts, *, limit: int = 5) -> list[Explanation]:
-    """Returns the places where a rule nearly matches, best first: at least half of its nodes fit there."""
-    found: list[tuple[float, int, Explanation]] = []
-    count = 0
+    """Returns the places where a rule nearly matches, best first: at least half of its nodes fit there.
+
+    In a very large graph only its beginning is looked at.
+    """
+    ranked: list[tuple[float, int, Pattern, Scope, int]] = []
+    budget = [_MOST_LOOKS]
     for scope in facts.index.scopes:
         for position, node in enumerate(scope.nodes):
-            best: Explanation | None = None
+            if budget[0] < 0:
+                break
+            best: tuple[float, Pattern] | None = None
             for pattern in rule.patterns:
-                if not pattern.anchor.accepts(node.domain, node.op_type) or len(pattern.steps) < 2:
+                if len(pattern.steps) < 2 or not pattern.anchor.accepts(node.domain, node.op_type):
                     continue
-                fitting, _ = _fit(pattern, facts, scope, position)
-                if 2 * fitting < len(pattern.steps) or fitting < 2:
-                    continue
-                each = explain_anchor(rule, pattern, facts, scope, position)
-                if each.matches:
-                    best = None
-                    break
-                if best is None or _rank(each) > _rank(best):
-                    best = each
+                fitting, _ = _fit(pattern, facts, scope, position, budget)
+                share = fitting / len(pattern.steps)
+                if fitting >= 2 and share >= 0.5 and (best is None or share > best[0]):
+                    best = share, pattern
             if best is not None:
-                count += 1
-                found.append((-_rank(best)[0], count, best))
-        if count > _MOST_FITS:
+                ranked.append((-best[0], len(ranked), best[1], scope, position))
+    found: list[Explanation] = []
+    for _, _, pattern, scope, position in sorted(ranked, key=lambda each: each[:2]):
+        explanation = explain_anchor(rule, pattern, facts, scope, position)
+        if not explanation.matches:
+            found.append(explanation)
+        if len(found) == limit:
             break
-    return [explanation for _, _, explanation in sorted(found, key=lambda each: each[:2])[:limit]]
+    return sorted(found, key=_rank, reverse=True)
 
 
 def explain_anchor(
@@ -192,13 +197,15 @@ def _alignments(pattern: Pattern, facts: Facts, ref: NodeRef) -> Iterator[tuple[
                         pending.append(key)
 
 
-def _fit(pattern: Pattern, facts: Facts, scope: Scope, anchor: int) -> tuple[int, list[Difference]]:
+def _fit(
+    pattern: Pattern, facts: Facts, scope: Scope, anchor: int, budget: list[int] | None = None
+) -> tuple[int, list[Difference]]:
     """Returns how many steps fit at an anchor, and the differences in the order of the pattern from its end.
 
     Wiring is followed past a difference. That one captured tensor is the same wherever it stands is not looked at.
     """
     known: dict[tuple[int, int], tuple[frozenset[int], tuple[Difference, ...]]] = {}
-    budget = [_MOST_FITS]
+    left = budget if budget is not None else [_MOST_FITS]
 
     def fit(step: Step, position: int) -> tuple[frozenset[int], tuple[Difference, ...]]:
         key = step.number, position
@@ -208,7 +215,7 @@ def _fit(pattern: Pattern, facts: Facts, scope: Scope, anchor: int) -> tuple[int
         return known[key]
 
     def fit_new(step: Step, position: int) -> tuple[frozenset[int], tuple[Difference, ...]]:
-        budget[0] -= 1
+        left[0] -= 1
         node = scope.nodes[position]
         wrong = operator_difference(step, facts, node)
         if wrong is not None:
@@ -218,7 +225,7 @@ def _fit(pattern: Pattern, facts: Facts, scope: Scope, anchor: int) -> tuple[int
         wrong = captured if isinstance(captured, str) else count_difference(step, names)
         own = (Difference(step.label, node_words(scope, position), wrong),) if wrong is not None else ()
         best: tuple[frozenset[int], tuple[Difference, ...]] | None = None
-        for order in permutations_of(step, names) if budget[0] > 0 else [tuple(names)]:
+        for order in permutations_of(step, names) if left[0] > 0 else [tuple(names)]:
             fitting: frozenset[int] = frozenset()
             differences: tuple[Difference, ...] = ()
             for at, value in enumerate(step.inputs):

@@ -28,7 +28,8 @@ MOST_ELEMENTS = 4096
 
 _DEEPEST = 64
 Size = tuple[str, Any]
-"""One element of a shape as a value: ``("known", 3)``, ``("name", "batch")``, ``("dim", (x, 1))``, ``("unknown", _)``."""
+"""One element of a shape as a value: ``("known", 3)``, ``("name", "batch")``, ``("dim", (x, 1))``, ``("unknown", _)``.
+"""
 
 
 class Facts:
@@ -45,6 +46,9 @@ class Facts:
         self._listed: dict[int, frozenset[str]] = {}
         self._defaults: dict[tuple[str, str, int], dict[str, AttributeProto]] = {}
         self._opsets: dict[tuple[int, str], int] = {}
+        self._operators: dict[int, list[str]] = {}
+        self._places: dict[int, dict[str, list[int]]] = {}
+        self.compared: dict[tuple[int, int, str], bool] = {}
 
     # -- graphs -------------------------------------------------------------------------------------------------
 
@@ -53,6 +57,22 @@ class Facts:
         found = self._outputs.get(id(scope))
         if found is None:
             found = self._outputs[id(scope)] = frozenset(scope.outputs)
+        return found
+
+    def operators(self, scope: Scope) -> list[str]:
+        """Returns the operator of each node of a graph."""
+        found = self._operators.get(id(scope))
+        if found is None:
+            found = self._operators[id(scope)] = [node.op_type for node in scope.nodes]
+        return found
+
+    def places(self, scope: Scope) -> dict[str, list[int]]:
+        """Returns the positions of a graph's nodes by their operator."""
+        found = self._places.get(id(scope))
+        if found is None:
+            found = self._places[id(scope)] = {}
+            for position, op_type in enumerate(self.operators(scope)):
+                found.setdefault(op_type, []).append(position)
         return found
 
     def opset(self, scope: Scope, domain: str) -> int:

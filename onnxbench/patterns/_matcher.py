@@ -231,11 +231,11 @@ class Search:
                 said = f"{value.name!r} is {_shown(known)} elsewhere in the match, and {_shown(name)} here"
                 self._fail(step, position, said)
             return None
-        if value.constant is not None:
-            wrong = constant_difference(value, self._facts, self._scope, name)
-            if wrong is not None:
-                self._fail(step, position, wrong)
-                return None
+        if value.constant is not None and not self._is_constant(value, name):
+            if self._attempt is not None:
+                wrong = constant_difference(value, self._facts, self._scope, name)
+                self._fail(step, position, wrong or "")
+            return None
         if value.step is None:
             self._set(self._tensors, value.name, name)
             return []
@@ -248,6 +248,15 @@ class Search:
             self._fail(value.step, producer, f"{name!r} is not output {value.output} of it")
             return None
         return [[("node", value.step, producer)]]
+
+    def _is_constant(self, value: Value, name: Any) -> bool:
+        """Tells whether a tensor is a constant of the pattern; most constants of a model are compared many times."""
+        key = id(value), id(self._scope), name
+        known = self._facts.compared.get(key)
+        if known is None:
+            known = constant_difference(value, self._facts, self._scope, name) is None
+            self._facts.compared[key] = known
+        return known
 
     def _are_equal(self, first: str, second: str) -> bool:
         """Tells whether two tensors are constants of the same type, shape and bits."""
@@ -312,20 +321,34 @@ class Search:
     def _input_goals(self, step: Step, position: int, names: list[str]) -> list[Any]:
         if not step.inputs:
             return [[]]
-        orders: list[list[str]] = [names]
-        if step.is_commutative and len(names) > 1:
+        if not step.is_commutative or len(names) < 2:
+            return [self._in_order(step, position, names)]
+        if len(names) == 2:
+            orders = [names] if names[0] == names[1] else [names, names[::-1]]
+        else:
             orders = [list(each) for each in dict.fromkeys(permutations(names))]
+        if self._attempt is None:
+            orders = [order for order in orders if self._may_fit(step, order)]
         return [self._in_order(step, position, order) for order in orders]
 
+    def _may_fit(self, step: Step, names: Sequence[str]) -> bool:
+        """Tells by operators alone whether inputs in this order may be those of a step."""
+        producers, operators = self._scope.producers, self._facts.operators(self._scope)
+        for value, name in zip(step.inputs, names, strict=False):
+            if value is not None and value.step is not None:
+                producer = producers.get(name)
+                if producer is None or not (value.step.names is None or operators[producer] in value.step.names):
+                    return False
+        return True
+
     def _in_order(self, step: Step, position: int, names: list[str]) -> list[Any]:
-        goals = []
-        for at, value in enumerate(step.inputs):
-            if value is not None:
-                name: Any = tuple(names[at:]) if value.is_many else names[at] if at < len(names) else ""
-                rank = 0 if value.constant is not None else 1 if value.step is not None else 2
-                goals.append((rank, ("tensor", value, name, step, position)))
-        goals.sort(key=lambda goal: goal[0])
-        return [goal for _, goal in goals]
+        goals: list[Any] = []
+        for at in step.order:
+            value = step.inputs[at]
+            assert value is not None
+            name: Any = tuple(names[at:]) if value.is_many else names[at] if at < len(names) else ""
+            goals.append(("tensor", value, name, step, position))
+        return goals
 
     # -- the match as a whole -----------------------------------------------------------------------------------
 
@@ -498,7 +521,7 @@ def operator_difference(step: Step, facts: Facts, node: NodeProto) -> str | None
     if not step.accepts(node.domain, node.op_type):
         domain = f"{node.domain}::" if node.domain not in ("", "ai.onnx") else ""
         return f"it is {with_article(node) if not domain else 'a ' + domain + node.op_type}"
-    if node.domain in ("", "ai.onnx") and facts.index.function_of(node) is not None:
+    if facts.index.functions and node.domain in ("", "ai.onnx") and facts.index.function_of(node) is not None:
         return f"it calls the model's own function {node.op_type}"
     return None
 
@@ -521,6 +544,8 @@ def count_difference(step: Step, names: Sequence[str]) -> str | None:
 def capture_attributes(step: Step, facts: Facts, scope: Scope, node: NodeProto) -> dict[str, Any] | str:
     """Returns what a step captures of a node's attributes, or why they do not fit."""
     given = {attribute.name: attribute for attribute in node.attribute}
+    if not (given or step.attributes or step.captures or step.rest or step.operator_name):
+        return {}
     captured: dict[str, Any] = {}
     defaults: dict[str, AttributeProto] | None = None
     for name, wanted in step.attributes.items():
@@ -738,22 +763,10 @@ def find_matches(
         taken: set[int] = set()
         stay: set[int] = set()
         here: list[Match] = []
-        operators = [node.op_type for node in scope.nodes]
-        by_operator: dict[str, list[int]] = {}
-        for position, op_type in enumerate(operators):
-            by_operator.setdefault(op_type, []).append(position)
-        above: dict[int, set[str]] = {}
         for pattern in rule.patterns:
-            wanted = _wanted_above(pattern)
-            for position in _anchors(pattern, by_operator, len(scope.nodes)):
+            for position in possible_anchors(pattern, facts, scope):
                 if position in taken or (allowed is not None and (id(scope), position) not in allowed):
                     continue
-                if wanted:
-                    made_by = above.get(position)
-                    if made_by is None:
-                        made_by = above[position] = _operators_above(scope, position, operators)
-                    if any(made_by.isdisjoint(each) for each in wanted):
-                        continue
                 match = Search(rule, pattern, facts, scope).run(position)
                 if match is None:
                     continue
@@ -769,21 +782,55 @@ def find_matches(
     return found
 
 
-def _wanted_above(pattern: Pattern) -> list[frozenset[str]]:
-    """Returns the operators that must be right above the anchor, for a first look that costs next to nothing."""
-    steps = [value.step for value in pattern.anchor.inputs if value is not None and value.step is not None]
-    names = [frozenset(op_type for _, op_type in step.operators) for step in steps]
-    return [each for each in names if "*" not in each]
+def possible_anchors(pattern: Pattern, facts: Facts, scope: Scope) -> Sequence[int]:
+    """Returns the nodes at which a pattern may end, by operators alone, ascending.
+
+    The node of the pattern whose operators are rarest in the graph is looked at first, and the way from there down to
+    the anchor is followed. A graph that lacks one of the operators is done with at once.
+    """
+    places = facts.places(scope)
+    before = pattern.steps_before[pattern.anchor.number]
+    rarest, least = pattern.anchor, _count(pattern.anchor, places, len(scope.nodes))
+    for step in pattern.steps:
+        count = _count(step, places, len(scope.nodes))
+        if not count:
+            return []
+        if step.number in before and 2 * count < least:
+            rarest, least = step, count
+    if rarest.names is None:
+        found: set[int] = set(range(len(scope.nodes)))
+    else:
+        found = {position for name in rarest.names for position in places.get(name, ())}
+    operators, consumers = facts.operators(scope), scope.consumers
+    for step in _way_down(pattern, rarest):
+        found = {
+            reader
+            for position in found
+            for name in scope.writes[position]
+            for reader in consumers.get(name, ())
+            if step.names is None or operators[reader] in step.names
+        }
+    return sorted(found)
 
 
-def _operators_above(scope: Scope, position: int, operators: Sequence[str]) -> set[str]:
-    makers = map(scope.producers.get, scope.reads[position])
-    return {operators[maker] for maker in makers if maker is not None}
+def _count(step: Step, places: Mapping[str, list[int]], nodes: int) -> int:
+    return nodes if step.names is None else sum(len(places.get(name, ())) for name in step.names)
 
 
-def _anchors(pattern: Pattern, by_operator: Mapping[str, list[int]], count: int) -> Sequence[int]:
-    names = [op_type for _, op_type in pattern.anchor.operators]
-    if "*" in names:
-        return range(count)
-    lists = [by_operator[name] for name in dict.fromkeys(names) if name in by_operator]
-    return lists[0] if len(lists) == 1 else sorted(position for each in lists for position in each)
+def _way_down(pattern: Pattern, start: Step) -> list[Step]:
+    """Returns the steps on a shortest way from one to the anchor, the anchor last; empty for the anchor itself."""
+    above: dict[int, list[Step]] = {}
+    for step in pattern.steps:
+        for value in step.inputs:
+            if value is not None and value.step is not None:
+                above.setdefault(value.step.number, []).append(step)
+    came: dict[int, list[Step]] = {start.number: []}
+    pending = [start]
+    for step in pending:
+        if step is pattern.anchor:
+            break
+        for below in above.get(step.number, ()):
+            if below.number not in came:
+                came[below.number] = [*came[step.number], below]
+                pending.append(below)
+    return came[pattern.anchor.number]

@@ -98,6 +98,8 @@ class Step:
         operator_name: The name under which the operator is captured.
         is_commutative: Whether the inputs may stand in any order.
         is_optional: Whether the node may be missing.
+        names: The operators without their domains; None if it may be any.
+        order: Its inputs in the order in which they are looked at: constants, then nodes, then captured tensors.
     """
 
     number: int
@@ -111,6 +113,8 @@ class Step:
     operator_name: str | None = None
     is_commutative: bool = False
     is_optional: bool = False
+    names: frozenset[str] | None = None
+    order: tuple[int, ...] = ()
 
     @property
     def spelled(self) -> str:
@@ -323,6 +327,9 @@ class _Compiler:
             step.is_commutative = False
         for attribute in node.attribute:
             self._attribute(step, attribute, defaults)
+        step.names = None if any(name == "*" for _, name in step.operators) else frozenset(n for _, n in step.operators)
+        present = [(at, value) for at, value in enumerate(step.inputs) if value is not None]
+        step.order = tuple(at for at, _ in sorted(present, key=lambda each: _hardness(each[1])))
         return step
 
     def _operators(self, node: NodeProto) -> tuple[tuple[str, str], ...]:
@@ -408,6 +415,11 @@ class _Compiler:
                     hint="Every node must be connected to the node that makes the first output.",
                 )
         return tuple(found)
+
+
+def _hardness(value: Value) -> int:
+    """Returns how late a tensor is looked at: what can fail soonest goes first."""
+    return 0 if value.constant is not None else 1 if value.step is not None else 2
 
 
 def _marks(written: str) -> tuple[str, bool, bool]:

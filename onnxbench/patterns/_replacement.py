@@ -599,7 +599,7 @@ def _sweep(draft: Draft, lost: Mapping[str, Sequence[str]]) -> None:
                 label = scope.label(position)
                 path = f"{scope.path}/{label}" if scope.path else label
                 draft.record("node", path, "removed", before=f"{node.op_type}, which nothing reads any more")
-            names = [name for position in gone[scope.path] for name in scope.writes[position]]
+            made = [name for position in gone[scope.path] for name in scope.writes[position]]
             draft.splice(scope, {}, gone[scope.path])
-            draft.forget(scope, names)
+            draft.forget(scope, made)
     draft.touch()

@@ -151,8 +151,8 @@ def _require_sound(rule: Rule) -> None:
             for node in function.node:
                 for attribute in node.attribute:
                     if attribute.ref_attr_name and attribute.ref_attr_name not in usable:
-                        hint = did_you_mean(attribute.ref_attr_name, usable)
-                        raise SpecError(f"{what}: there is no @{attribute.ref_attr_name} in the pattern", hint=hint)
+                        near = did_you_mean(attribute.ref_attr_name, usable)
+                        raise SpecError(f"{what}: there is no @{attribute.ref_attr_name} in the pattern", hint=near)
     _require_order(rule, taken)
     for name in rule.let:
         if name in rule.let[name].names:
