@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxbench import patterns
-from onnxbench.errors import UsageError
+from onnxbench.errors import NotFoundError, UsageError
 from onnxbench.graph import NodeRef
 from onnxbench.modeltext import read_functions
 from onnxbench.operations._base import Effect, Operation
@@ -15,6 +15,8 @@ from onnxbench.operations._base import Effect, Operation
 if TYPE_CHECKING:
     from onnxbench.draft import Draft
     from onnxbench.patterns import Rule
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,27 @@ class Rewrite(Operation):
     keep: bool = False
 
     def find(self, draft: Draft) -> Sequence[NodeRef]:
-        """Returns the nodes that make the first output of each match; not those that come up by replacing."""
-        if self._is_script:
+        """Returns the nodes that make the first output of each match; not those that come up by replacing.
+
+        Raises:
+            NotFoundError: There is no match; the details say where there nearly is one, and what is different there.
+        """
+        found = self.find_all(draft)
+        if found:
+            return found
+        where = f" among {self.at}" if self.at is not None else ""
+        if self.is_script:
+            raise NotFoundError(f"{self.rule} matches nowhere{where}")
+        facts = patterns.Facts(draft)
+        near = [line for rule in self.rules(draft) for line in patterns.shared_words(patterns.near_misses(rule, facts))]
+        names = ", ".join(rule.name for rule in self.rules(draft))
+        hint = "These come near it; onnxbench rewrite --why NODE looks at one node."
+        hint = hint if near else "Nothing in the model comes near it."
+        raise NotFoundError(f"rule {names} matches nowhere{where}", details=near[:_SHOWN], hint=hint)
+
+    def find_all(self, draft: Draft) -> list[NodeRef]:
+        """Returns the nodes that ``find`` does, or none."""
+        if self.is_script:
             return patterns.find_script_matches(draft, self._script(draft), at=self.at)
         found: dict[NodeRef, None] = {}
         among = frozenset(draft.nodes(self.at)) if self.at is not None else None
@@ -61,7 +82,9 @@ class Rewrite(Operation):
 
     def apply(self, draft: Draft) -> None:
         """Replaces until nothing matches any more."""
-        if self._is_script:
+        if self.max is not None and self.max < 1:
+            raise UsageError(f"max is {self.max}, and must be 1 or more")
+        if self.is_script:
             patterns.apply_script(draft, self._script(draft), at=self.at, most=self.max)
             return
         left = self.max
@@ -70,7 +93,8 @@ class Rewrite(Operation):
             left = None if left is None else left - count
 
     @property
-    def _is_script(self) -> bool:
+    def is_script(self) -> bool:
+        """Whether the rule is one of onnxscript's rewriter."""
         file, _ = patterns.split_reference(self.rule) if self.rule else (None, None)
         return file is not None and file.lower().endswith(".py")
 
