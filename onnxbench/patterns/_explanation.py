@@ -23,6 +23,7 @@ from onnxbench.patterns._matcher import (
     count_difference,
     node_words,
     operator_difference,
+    origin_words,
     read_names,
 )
 from onnxbench.patterns._pattern import Pattern, Step, Value, permutations_of
@@ -156,7 +157,7 @@ def explain_anchor(
         if through is None or through[1] in match.nodes.values():
             return Explanation(rule.name, words or where, where, True, steps, steps, None)
     fitting, differences = _fit(pattern, facts, scope, anchor)
-    difference = attempt.difference
+    difference = attempt.difference  # nodes may all fit, each for itself, and not together
     if attempt.score > steps:  # all nodes fit, and the match as a whole does not
         fitting = steps
     elif differences:
@@ -217,41 +218,46 @@ def _fit(
     def fit_new(step: Step, position: int) -> tuple[frozenset[int], tuple[Difference, ...]]:
         left[0] -= 1
         node = scope.nodes[position]
-        wrong = operator_difference(step, facts, node)
-        if wrong is not None:
-            return frozenset(), (Difference(step.label, node_words(scope, position), wrong),)
+        where = node_words(scope, position)
         names = read_names(node)
-        captured = capture_attributes(step, facts, scope, node)
-        wrong = captured if isinstance(captured, str) else count_difference(step, names)
-        own = (Difference(step.label, node_words(scope, position), wrong),) if wrong is not None else ()
+        wrong = operator_difference(step, facts, node)
+        if wrong is None:
+            captured = capture_attributes(step, facts, scope, node)
+            wrong = captured if isinstance(captured, str) else count_difference(step, names)
+        own = (Difference(step.label, where, wrong),) if wrong is not None else ()
         best: tuple[frozenset[int], tuple[Difference, ...]] | None = None
         for order in permutations_of(step, names) if left[0] > 0 else [tuple(names)]:
             fitting: frozenset[int] = frozenset()
-            differences: tuple[Difference, ...] = ()
+            constants: tuple[Difference, ...] = ()
+            others: tuple[Difference, ...] = ()
             for at, value in enumerate(step.inputs):
-                if value is not None and at < len(order):
-                    more, others = fit_value(value, order[at], step, position)
-                    fitting, differences = fitting | more, differences + others
-            if best is None or (len(fitting), -len(differences)) > (len(best[0]), -len(best[1])):
-                best = fitting, differences
+                if value is None or at >= len(order):
+                    continue
+                if value.constant is not None:
+                    wrong = constant_difference(value, facts, scope, order[at])
+                    constants += (Difference(step.label, where, wrong),) if wrong is not None else ()
+                    continue
+                more, inner = fit_value(value, order[at], step, where)
+                fitting, others = fitting | more, others + inner
+            if not own and not constants:
+                fitting |= {step.number}
+            found = fitting, own + constants + others
+            if best is None or (len(fitting), -len(found[1])) > (len(best[0]), -len(best[1])):
+                best = found
         assert best is not None
-        return (best[0] if own else best[0] | {step.number}), own + best[1]
+        return best
 
-    def fit_value(value: Value, name: str, step: Step, position: int) -> tuple[frozenset[int], tuple[Difference, ...]]:
-        if value.constant is not None:
-            wrong = constant_difference(value, facts, scope, name)
-            own = (Difference(step.label, node_words(scope, position), wrong),) if wrong is not None else ()
-            return (frozenset() if own else frozenset({-1 - hash(value.name) % (1 << 30)})), own
+    def fit_value(value: Value, name: str, step: Step, where: str) -> tuple[frozenset[int], tuple[Difference, ...]]:
         if value.step is None or not name:
             return frozenset(), ()
         producer = scope.producers.get(name)
         if producer is None:
-            said = f"the pattern has {value.step.spelled} there, and {name!r} is made by no node of this graph"
-            return frozenset(), (Difference(step.label, node_words(scope, position), said),)
+            said = f"the pattern has {value.step.spelled} there, and {origin_words(facts, scope, name)}"
+            return frozenset(), (Difference(step.label, where, said),)
         return fit(value.step, producer)
 
     fitting, differences = fit(pattern.anchor, anchor)
-    return len([number for number in fitting if number >= 0]), list(differences)
+    return len(fitting), list(differences)
 
 
 def shared_words(explanations: Sequence[Explanation]) -> list[str]:

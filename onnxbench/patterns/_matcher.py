@@ -228,7 +228,9 @@ class Search:
             if known == name or (may_differ and self._are_equal(known, name)):
                 return []
             if self._attempt is not None:
-                said = f"{value.name!r} is {_shown(known)} elsewhere in the match, and {_shown(name)} here"
+                said = (
+                    f"the pattern's {value.name!r} is {_shown(known)} elsewhere in the match, and {_shown(name)} here"
+                )
                 self._fail(step, position, said)
             return None
         if value.constant is not None and not self._is_constant(value, name):
@@ -242,7 +244,9 @@ class Search:
         producer = self._scope.producers.get(name)
         if producer is None:
             if self._attempt is not None:
-                self._fail(value.step, None, f"{_origin(self._facts, self._scope, name)}, and no {value.step.spelled}")
+                self._fail(
+                    value.step, None, f"{origin_words(self._facts, self._scope, name)}, and no {value.step.spelled}"
+                )
             return None
         if value.output >= len(made := self._scope.nodes[producer].output) or made[value.output] != name:
             self._fail(value.step, producer, f"{name!r} is not output {value.output} of it")
@@ -318,7 +322,7 @@ class Search:
                 return f"@{name} is another value elsewhere in the match"
         return None
 
-    def _input_goals(self, step: Step, position: int, names: list[str]) -> list[Any]:
+    def _input_goals(self, step: Step, position: int, names: list[str]) -> list[Any] | None:
         if not step.inputs:
             return [[]]
         if not step.is_commutative or len(names) < 2:
@@ -329,6 +333,8 @@ class Search:
             orders = [list(each) for each in dict.fromkeys(permutations(names))]
         if self._attempt is None:
             orders = [order for order in orders if self._may_fit(step, order)]
+            if not orders:
+                return None
         return [self._in_order(step, position, order) for order in orders]
 
     def _may_fit(self, step: Step, names: Sequence[str]) -> bool:
@@ -460,22 +466,14 @@ class Search:
         for wanted_size, size in zip(shape, known, strict=True):
             if isinstance(wanted_size, int) and size != wanted_size:
                 return f"{name!r} must be {format_shape(shape)}, and {tensor!r} is {format_shape(known)}"
-            if isinstance(wanted_size, str):
-                before = bindings.sizes.setdefault(wanted_size, size)
-                seen = wanted_size in self._seen_sizes(name, wanted_size, bindings)
-                if seen and (before is None or before != size):
+            if isinstance(wanted_size, str) and wanted_size not in bindings.sizes:
+                bindings.sizes[wanted_size] = size
+            elif isinstance(wanted_size, str):
+                before = bindings.sizes[wanted_size]
+                if before is None or before != size:
                     first = "unknown" if before is None else before
                     return f"the size {wanted_size!r} is {first} elsewhere, and {size or 'unknown'} in {tensor!r}"
         return None
-
-    def _seen_sizes(self, name: str, size: str, bindings: Bindings) -> set[str]:
-        """Returns the size if a tensor before this one has it."""
-        for earlier, value in self._pattern.types.items():
-            if earlier == name:
-                return set()
-            if size in (tensor_shape(value) or ()) and bindings.tensors.get(earlier):
-                return {size}
-        return set()
 
     def _cycle(self, match: Match) -> Difference | None:
         """Tells if what the match reads depends on what it makes: one node in its place would depend on itself."""
@@ -640,7 +638,7 @@ def constant_difference(value: Value, facts: Facts, scope: Scope, name: Any) -> 
     if tensor is None:
         if facts.is_overridable(scope, name):
             return f"{value.name!r} must be {wanted}, and {name!r} is an initializer that callers may override"
-        return f"{value.name!r} must be the constant {wanted}, and {_origin(facts, scope, name)}"
+        return f"{value.name!r} must be the constant {wanted}, and {origin_words(facts, scope, name)}"
     dims, size = tuple(tensor.dims), 1
     for dim in dims:
         size *= dim
@@ -708,7 +706,7 @@ def _shown(bound: Any) -> str:
     return repr(bound) if bound else "absent"
 
 
-def _origin(facts: Facts, scope: Scope, name: str) -> str:
+def origin_words(facts: Facts, scope: Scope, name: str) -> str:
     """Returns where a tensor comes from that no node of the graph makes as wanted, as the start of a sentence."""
     home = home_of(scope, name)
     if home is None:

@@ -278,6 +278,8 @@ class Replacer:
             if name not in _HELPERS:
                 new.attribute.add().CopyFrom(attribute)
             return
+        if name == "_like":
+            return
         bindings = match.bindings
         captured = bindings.attributes.get(reference)
         if name == "_rest":
@@ -497,7 +499,7 @@ class Common:
                     metadata[key] = shortened
         if STACK_TRACE in own:
             metadata[STACK_TRACE] = own[STACK_TRACE]
-        ordered = {key: metadata[key] for key in own if key in metadata}
+        ordered = {key: metadata[key] for key in own if key in metadata and key != RULE_KEY}
         base = anchor.name or next(filter(None, anchor.output), anchor.op_type)
         return cls(prefix, base, ordered, anchor.doc_string)
 
