@@ -7,7 +7,15 @@ the reference page follow from its fields and docstring.
 
 from __future__ import annotations
 
-from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
+from onnxbench.operations._base import (
+    Effect,
+    NodeOperation,
+    Operation,
+    TensorOperation,
+    field_form,
+    spelled_fields,
+    spelled_form,
+)
 from onnxbench.operations._cleanup import DedupeNames, FoldConstants, MergeEqual, NameNodes, RemoveDead, Simplify, Sort
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
@@ -113,7 +121,9 @@ __all__ = [
     "ToConstant",
     "ToInitializer",
     "TransposeWeight",
+    "field_form",
     "spelled_fields",
+    "spelled_form",
 ]
 
 _CLASSES: tuple[type[Operation], ...] = (
