@@ -16,7 +16,16 @@ from onnxbench.operations._base import (
     spelled_fields,
     spelled_form,
 )
-from onnxbench.operations._cleanup import DedupeNames, FoldConstants, MergeEqual, NameNodes, RemoveDead, Simplify, Sort
+from onnxbench.operations._cleanup import (
+    DedupeNames,
+    FoldConstants,
+    MergeEqual,
+    NameNodes,
+    RemoveDead,
+    Simplify,
+    Sort,
+    TakeBranches,
+)
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
     AddInput,
@@ -117,6 +126,7 @@ __all__ = [
     "Simplify",
     "Sort",
     "StripWeights",
+    "TakeBranches",
     "TensorOperation",
     "ToConstant",
     "ToInitializer",
@@ -131,7 +141,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
     RenameTensor, RenameTensors,
     Outline, InlineFunctions, Move,
-    Simplify, FoldConstants, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
+    Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
     SetModelVersion, SetDomain, SetGraphName,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
