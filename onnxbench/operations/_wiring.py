@@ -24,9 +24,10 @@ from onnxbench.operations._base import (
     schema_of,
 )
 from onnxbench.schemas import attribute_type, find_schema
+from onnxbench.tensortype import is_complete, make_value_info
 
 if TYPE_CHECKING:
-    from onnx import FunctionProto, NodeProto
+    from onnx import FunctionProto, NodeProto, ValueInfoProto
 
     from onnxbench.draft import Draft
     from onnxbench.graph import Scope
@@ -121,6 +122,9 @@ class Insert(Operation):
             inserted[0] = shared
         names: dict[str, str] = {}
         slots: list[tuple[int, str]] = []
+        types: list[ValueInfoProto] = []
+        domain, op_type = parse_operator(self.op)
+        is_mark = op_type == "Mark" and domain in select.MARK_DOMAINS
         for ref in refs:
             if isinstance(ref, TensorRef):
                 edge = ref.name
@@ -140,9 +144,14 @@ class Insert(Operation):
                 slots.append((ref.position, made))
             elif not hands_out:
                 names[edge] = made
+            if is_mark and not hands_out and not scope.is_function:  # inference does not know that it is the same
+                kind = draft.type_of(TensorRef(home_of(scope, edge) or scope, edge))
+                types += [make_value_info(made, kind)] if kind is not None and is_complete(kind) else []
             draft.record("node", _in(scope, new[-1].name), "inserted", after=f"{self.op} on {_in(scope, edge)}")
         for position, made in slots:
             scope.nodes[position].input[self.input] = made
+        if types:
+            scope.graph.value_info.extend(types)
         draft.replace_uses(scope, names, readers=readers)
         draft.splice(scope, inserted)
         draft.retype(scope, [name for nodes in inserted.values() for node in nodes for name in node.output])
