@@ -107,7 +107,7 @@ def _take(draft: Draft, scope: Scope, wanted: dict[int, bool]) -> None:
         inserted[position] = _lifted(draft, ref, bodies[value], defined, node_names)
         made += scope.writes[position]
     draft.splice(scope, inserted, removed=wanted.keys())
-    draft.retype(draft.index.scope_paths[scope.path], made)
+    draft.retype(draft.index.scope_paths[scope.path], made, same_rank=True)
 
 
 def _own_names(scope: Scope) -> set[str]:

@@ -92,6 +92,7 @@ class Draft:
     _known_operators: dict[tuple[str, str, str, str], bool] = field(default_factory=dict)
     _stale: dict[tuple[str, str], None] = field(default_factory=dict)
     _strictly: bool = False
+    _same_rank: bool = True
 
     @classmethod
     def of(
@@ -425,7 +426,9 @@ class Draft:
 
     # -- types --------------------------------------------------------------------------------------------------
 
-    def retype(self, scope: Scope, names: Iterable[str], *, strictly: bool = False) -> None:
+    def retype(
+        self, scope: Scope, names: Iterable[str], *, strictly: bool = False, same_rank: bool = False
+    ) -> None:
         """Says that the types of these tensors, and of all that depends on them, may have changed.
 
         ``refresh_types`` then finds them anew. An operation says so after its last change to the nodes, for ``scope``
@@ -436,9 +439,12 @@ class Draft:
             names: Its tensors.
             strictly: Believe no stated size any more, not even those that inference could not tell before the edit
                 either. For edits that change sizes, as that of a batch.
+            same_rank: No tensor has another number of dimensions than before. Outputs whose type nothing tells keep
+                what they said of it then, with ``strictly`` all but the sizes.
         """
         self._stale.update(((scope.path, name), None) for name in names)
         self._strictly |= strictly
+        self._same_rank &= same_rank
 
     def refresh_types(self) -> None:
         """Finds the types anew that ``retype`` called into question, and states them where they were stated.
@@ -451,18 +457,18 @@ class Draft:
         if not self._stale:
             return
         scopes = self.index.scope_paths
-        strictly = self._strictly
+        strictly, same_rank = self._strictly, self._same_rank
         seeds = [(scopes[path], name) for path, name in self._stale if path in scopes]
         affected = _downstream(seeds, stops=lambda scope, name: not strictly and self._is_opaque(scope, name))
         self._stale.clear()
-        self._strictly = False
+        self._strictly, self._same_rank = False, True
         said: list[_Said] = []
         for scope, names in affected.items():
             if scope.is_function:
                 self.forget(scope, names)
                 continue
             said += _withdraw(scope, names)
-        self._restate(said, strictly)
+        self._restate(said, strictly, same_rank)
         self._finder = None
 
     def _is_opaque(self, scope: Scope, name: str) -> bool:
@@ -480,7 +486,7 @@ class Draft:
             self._known_operators[key] = known
         return not known
 
-    def _restate(self, said: list[_Said], strictly: bool) -> None:
+    def _restate(self, said: list[_Said], strictly: bool, same_rank: bool) -> None:
         wanted: dict[str, set[str]] = {}
         for each in said:
             wanted.setdefault(each.scope.path, set()).add(each.info.name)
@@ -499,10 +505,14 @@ class Draft:
                         earlier = _told_before(self.origin, wanted)
                     _keep_sizes(info.type, each.before, earlier.get((each.scope.path, info.name)))
                 _keep_names(info.type, each.before)
+                if same_rank and tensor_shape(now) is None and each.is_output:
+                    _keep_rank(info.type, each.before, sizes=not strictly)
             elif each.is_output:
                 info.type.CopyFrom(each.before)
                 if info.type.WhichOneof("value") == "tensor_type":
                     info.type.tensor_type.ClearField("shape")
+                    if same_rank:
+                        _keep_rank(info.type, each.before, sizes=not strictly)
             words = format_type(each.before), format_type(info.type)
             if each.is_output and is_main and words[0] != words[1]:
                 self.record("output", info.name, "type", before=words[0], after=words[1])
@@ -678,6 +688,16 @@ def _keep_names(now: TypeProto, before: TypeProto) -> None:
     for position, (size, stated) in enumerate(zip(new, old, strict=True)):
         if size is None and isinstance(stated, str):
             now.tensor_type.shape.dim[position].CopyFrom(before.tensor_type.shape.dim[position])
+
+
+def _keep_rank(now: TypeProto, before: TypeProto, *, sizes: bool) -> None:
+    """Keeps the number of dimensions that was stated, their names, and if they can be relied on, their sizes."""
+    if before.WhichOneof("value") == now.WhichOneof("value") == "tensor_type" and before.tensor_type.HasField("shape"):
+        shape = now.tensor_type.shape
+        shape.CopyFrom(before.tensor_type.shape)
+        for dim in () if sizes else shape.dim:
+            if dim.HasField("dim_value"):
+                dim.ClearField("dim_value")
 
 
 def require_free(draft: Draft, scope: Scope, name: str) -> None:

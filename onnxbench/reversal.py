@@ -22,7 +22,7 @@ from onnxbench import weights
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
 from onnxbench.model import Model
 from onnxbench.weights import ByteRange
-from onnxbench.wire import STUB_PREFIX
+from onnxbench.wire import STUB_EXPLICIT, STUB_PREFIX
 from onnxbench.writer import write_whole
 
 if TYPE_CHECKING:
@@ -58,6 +58,11 @@ def save_patch(path: str | os.PathLike[str], before: Model, after: Model) -> Pat
         "after": fingerprint(after.proto),
         "shell": blob.add(_shell(before.proto).SerializeToString(deterministic=True)),
         "lists": {},
+        "explicit": [
+            number
+            for number, tensor in enumerate(weights.tensors(before.proto))
+            if _says_inline(tensor)
+        ],
     }
     lists = dict(_lists(after.proto))
     for name, items in _lists(before.proto):
@@ -116,6 +121,13 @@ def undo(after: Model, patch: str | os.PathLike[str]) -> Model:
                 item = items.add()
                 item.ParseFromString(read(run["item"]))
                 _restore(item, run["weights"], pool, path.resolve(), start)
+    restored = list(weights.tensors(proto))
+    for number in head.get("explicit", ()):
+        tensor = restored[number]
+        if not weights.is_outside(tensor):
+            tensor.data_location = type(tensor).DEFAULT
+        elif not _says_inline(tensor):
+            tensor.external_data.add(key=STUB_EXPLICIT, value="1")
     if fingerprint(proto) != head["before"]:
         raise SpecError(f"{path} is damaged: what it makes is not the model before the edit")
     return after.derive(proto)
@@ -130,6 +142,13 @@ def fingerprint(proto: ModelProto) -> str:
         tensor.ClearField("data_location")
         del tensor.external_data[:]
     return f"sha256:{hashlib.sha256(copy.SerializeToString(deterministic=True)).hexdigest()}"
+
+
+def _says_inline(tensor: TensorProto) -> bool:
+    """Tells whether a tensor says in so many words that its data is in the model; while it lies outside it cannot."""
+    if weights.is_outside(tensor):
+        return STUB_EXPLICIT in weights.entries(tensor)
+    return bool(tensor.HasField("data_location"))
 
 
 class _Blob:

@@ -314,7 +314,7 @@ def _state(draft: Draft, found: Trace, carrying: Mapping[str, int], to: str) -> 
     bodies = _touched_bodies(draft, found) if found.mends or was_fixed else []
     draft.touch()
     if found.only_outputs:
-        draft.retype(draft.main, list(carrying), strictly=True)
+        draft.retype(draft.main, list(carrying), strictly=True, same_rank=True)
         draft.refresh_types()
         kept = [list(map(_copy, draft.main.graph.value_info)), kept[1]]
     if bodies:
@@ -325,7 +325,7 @@ def _state(draft: Draft, found: Trace, carrying: Mapping[str, int], to: str) -> 
                 draft.forget(scope, list(scope.tensor_names()))
             else:
                 _forget_sizes(scope.graph.input)
-                draft.retype(scope, list(scope.tensor_names()), strictly=True)
+                draft.retype(scope, list(scope.tensor_names()), strictly=True, same_rank=True)
         draft.refresh_types()
         graph = draft.main.graph
         for infos, before_infos in zip((graph.value_info, graph.output), kept, strict=True):

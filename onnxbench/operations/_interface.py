@@ -569,7 +569,7 @@ class SetShape(Operation):
             if before is None or any(isinstance(a, int) and a != b for a, b in zip(before, spec.shape, strict=True)):
                 tried[spec.name] = spec.shape
         draft.touch()
-        draft.retype(draft.main, changed, strictly=True)
+        draft.retype(draft.main, changed, strictly=True, same_rank=True)
         if tried:
             draft.refresh_types()
             _try_shapes(draft, old, tried, "make_batch_dynamic repairs that for a batch.")
@@ -612,7 +612,7 @@ class NameDim(Operation):
         draft.record(what, told.info.name, f"dimension {told.axis}", before="?", after=name)
         draft.touch()
         if told.is_input:
-            draft.retype(draft.main, [told.info.name])
+            draft.retype(draft.main, [told.info.name], same_rank=True)
 
 
 @dataclass(frozen=True)
@@ -647,7 +647,7 @@ class SetDim(Operation):
         before = "?" if told.now is None else str(told.now)
         draft.record("input", told.info.name, f"dimension {told.axis}", before=before, after=str(size))
         draft.touch()
-        draft.retype(draft.main, [told.info.name])
+        draft.retype(draft.main, [told.info.name], same_rank=True)
 
 
 @dataclass(frozen=True)
@@ -690,7 +690,7 @@ class MakeDynamic(Operation):
                 "input", told.info.name, f"dimension {told.axis}", before=str(told.now), after=told.value
             )  # fmt: skip
         draft.touch()
-        draft.retype(draft.main, names, strictly=True)
+        draft.retype(draft.main, names, strictly=True, same_rank=True)
         draft.refresh_types()
         _try_shapes(
             draft, old, tried, "make_batch_dynamic repairs that for a batch; here the model must be exported anew."
@@ -838,7 +838,7 @@ def _replace_symbol(draft: Draft, symbol: str, to: str | int) -> None:
             changed.append(info.name)
     draft.record("model", "", f"dimension {symbol}", before=symbol, after=str(to))
     draft.touch()
-    draft.retype(draft.main, changed)
+    draft.retype(draft.main, changed, same_rank=True)
 
 
 def _stated_types(draft: Draft) -> Iterator[tuple[tuple[Scope, ValueInfoProto], TypeProto]]:
