@@ -22,6 +22,7 @@ from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_u
 from onnxbench.model import Model
 from onnxbench.schemas import default_version, find_schema, plain_domain
 from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
+from onnxbench.writer import SaveOptions
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
@@ -71,6 +72,7 @@ class Draft:
         changes: What was done so far.
         notes: What a user should know beyond that.
         renamed: New names of the main graph's former inputs and outputs, by their old ones.
+        saving: How the result should be saved, where an operation said so; what the user says goes before it.
     """
 
     model: Model
@@ -81,6 +83,7 @@ class Draft:
     changes: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
+    saving: SaveOptions | None = None
     _index: GraphIndex | None = None
     _finder: TypeFinder | None = None
     _names: dict[int, set[str]] = field(default_factory=dict)
@@ -104,15 +107,15 @@ class Draft:
         proto.CopyFrom(model.proto)
         return cls(model.derive(proto), model, folder or Path.cwd(), allow_outside, sources)
 
-    def snapshot(self) -> tuple[ModelProto, int, int, dict[str, str]]:
+    def snapshot(self) -> tuple[ModelProto, int, int, dict[str, str], SaveOptions | None]:
         """Returns the state of the draft, for ``restore``."""
         proto = type(self.model.proto)()
         proto.CopyFrom(self.model.proto)
-        return proto, len(self.changes), len(self.notes), dict(self.renamed)
+        return proto, len(self.changes), len(self.notes), dict(self.renamed), self.saving
 
-    def restore(self, state: tuple[ModelProto, int, int, dict[str, str]]) -> None:
+    def restore(self, state: tuple[ModelProto, int, int, dict[str, str], SaveOptions | None]) -> None:
         """Takes the draft back to a state that it had."""
-        proto, changes, notes, renamed = state
+        proto, changes, notes, renamed, self.saving = state
         self.model = self.model.derive(proto)
         del self.changes[changes:]
         del self.notes[notes:]
@@ -140,6 +143,7 @@ class Draft:
         self._node_names.clear()
         self._found.clear()
         self._known_operators.clear()
+        self.model.look_again()
 
     def once(self, asker: object, find: Callable[[], T]) -> T:
         """Returns what ``find`` returns, which is called once for an asker as long as the model does not change."""
@@ -315,6 +319,16 @@ class Draft:
         changed = self._replace_reads(scope, names, readers=readers)
         self.touch()
         return changed
+
+    def replace_all_uses(self, scope: Scope, names: Mapping[str, str]) -> None:
+        """Makes all readers of some tensors read others, in bodies too: ``replace_uses`` for many at once.
+
+        Args:
+            scope: The graph that sees all of them.
+            names: What is read then by what is read now.
+        """
+        self._replace_reads(scope, names)
+        self.touch()
 
     def _replace_reads(self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None) -> int:
         changed = 0

@@ -83,12 +83,14 @@ class Edited:
         steps: What each step did.
         digest: The digest of the recipe.
         repairs: What had to be mended, of the model as it was or of the result.
+        saving: How a step wants the model to be saved; None if none says so.
     """
 
     model: Model = field(repr=False)
     steps: tuple[DoneStep, ...]
     digest: str
     repairs: tuple[str, ...] = ()
+    saving: SaveOptions | None = None
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -279,7 +281,7 @@ class _Edit:
                 known.value = f"{known.value} {digest}"
         if not self._checked:
             self._repairs += make_valid(proto, complete=draft.model.with_small_weights)
-        return Edited(draft.model, tuple(self._done), digest, tuple(dict.fromkeys(self._repairs)))
+        return Edited(draft.model, tuple(self._done), digest, tuple(dict.fromkeys(self._repairs)), draft.saving)
 
 
 def _refusal(model: Model, complaints: Sequence[str]) -> RefusedResultError:
@@ -490,7 +492,7 @@ def edit_file(
         stamp: As for ``edit``.
         save_recipe: Write the steps to this YAML file, variables and includes filled in.
         save_undo: Write the way back to this file (see ``onnxbench.reversal``).
-        options: How weights are stored.
+        options: How weights are stored. Where they leave it open, a step such as ``externalize`` may say it.
         allow_outside: As for ``edit``.
 
     Raises:
@@ -503,7 +505,8 @@ def edit_file(
     )  # fmt: skip
     if out is None or not edited.passed:
         return EditedFile(edited, None)
-    saved = save(edited.model, out, options=options, is_valid=True)
+    is_open = options is None or (options.external is None and not options.share_weights)
+    saved = save(edited.model, out, options=(edited.saving if is_open else None) or options, is_valid=True)
     written = Path(save_recipe) if save_recipe is not None else None
     if written is not None:
         write_whole(written, (whole.to_yaml().encode(),))

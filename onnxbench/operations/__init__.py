@@ -41,7 +41,9 @@ from onnxbench.operations._model import (
     SetProducer,
 )
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
+from onnxbench.operations._weights import CastWeight, SetWeight, ToConstant, ToInitializer, TransposeWeight
 from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
 
 __all__ = [
@@ -49,15 +51,18 @@ __all__ = [
     "AddInput",
     "AddNodes",
     "AddOutput",
+    "CastWeight",
     "DedupeNames",
     "Delete",
     "DeleteAttribute",
     "DeleteMetadata",
     "Duplicate",
     "Effect",
+    "Externalize",
     "FoldConstants",
     "ImportOpset",
     "InlineFunctions",
+    "InlineWeights",
     "Insert",
     "MakeBatchDynamic",
     "MakeDynamic",
@@ -97,9 +102,15 @@ __all__ = [
     "SetOpset",
     "SetProducer",
     "SetShape",
+    "SetWeight",
+    "ShareEqualWeights",
     "Simplify",
     "Sort",
+    "StripWeights",
     "TensorOperation",
+    "ToConstant",
+    "ToInitializer",
+    "TransposeWeight",
     "spelled_fields",
 ]
 
@@ -113,6 +124,8 @@ _CLASSES: tuple[type[Operation], ...] = (
     SetModelVersion, SetDomain, SetGraphName,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
     RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
+    SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
+    ShareEqualWeights, StripWeights, Externalize, InlineWeights,
 )  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}
