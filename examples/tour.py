@@ -51,7 +51,11 @@ STEPS: list[tuple[str, str, int]] = [
         " --save-recipe surgery.yaml --save-undo back.undo",
         0,
     ),
-    ("The same steps, replayed as a recipe on the next export.", "onnxbench edit magika.onnx next.onnx -r surgery.yaml", 0),
+    (
+        "The same steps, replayed as a recipe on the next export.",
+        "onnxbench edit magika.onnx next.onnx -r surgery.yaml",
+        0,
+    ),
     ("Is anything wrong with it?", "onnxbench check magika.onnx --ort", 0),
     ("How fast is it?", "onnxbench run magika.onnx --bench 20", 0),
     ("A model from twelve lines of text ...", "onnxbench build linear_func.yaml linear_func.onnx", 0),
