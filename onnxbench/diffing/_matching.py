@@ -1,0 +1,689 @@
+"""Which node and tensor of one graph is which of another, whatever they are called and in whatever order they stand.
+
+*Problem.* Names may all be new (another exporter), or the same names may mean other things (exporters that number
+tensors shift every number when a node is inserted). Structure alone does not settle it either: two edits leave a
+stretch between them that is cut off from both the inputs and the outputs, and graphs repeat themselves. Graph edit
+distance is NP-hard, and a comparison of all pairs of nodes is out of the question at 100,000 nodes.
+
+*Way.* Evidence is used strongest first, and every pair that is found is evidence for its neighbours.
+
+1. Interfaces. Inputs and outputs of the main graph are the same if they are called the same, those of bodies and
+   functions if they stand at the same place.
+2. Hashes. ``forward`` says what a node computes: operator, attributes, and the same of its inputs, down to graph
+   inputs and weights. ``backward`` says what becomes of it, up to the graph outputs. Weights count by type, shape and,
+   if they are small, values, so that large ones are not read. Nodes alike in both are the same; several that are all
+   alike (twins) are told apart by their names, then by the names of their weights, then by samples of the weights'
+   bytes, then by order. Hashes are numbers from one table, so equal means equal and there are no collisions.
+3. Names. If those nodes that one hash finds alone have the same names as a rule, names can be trusted: then nodes
+   that agree in their name and have a neighbour that was found are the same before hashes alone may say so. If not
+   (renamed, or numbered anew), hashes alone come first.
+4. Neighbours. From each pair that was found, its producers and consumers are looked at, with questions that become
+   weaker: same hashes; same name and operator and attributes; the same a few nodes further on (something was
+   inserted or removed between); same name and operator; same operator, attributes and weights' shapes, if there is
+   one such on either side; same operator; several, taken in order; same name; the one node left at that place. A pair
+   that is found starts over with the first question, so the strongest evidence anywhere is used before any weaker.
+5. Coarse hashes (operators, and shapes of weights only) where whole stretches have nothing else in common.
+
+What is left is added or removed. Each pair is asked each question once, and consumers are joined by a key rather
+than each with each, so time and memory grow linearly with the graph. Nothing recurses.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from onnxbench.diffing import _tensors
+from onnxbench.diffing._sides import Ids, Side, output_number
+
+if TYPE_CHECKING:
+    from onnx import TypeProto
+
+_Thing = TypeVar("_Thing", int, str)
+Item: TypeAlias = "tuple[int, int] | tuple[str, str]"
+"""A pair that was found: positions of two nodes, or names of two tensors that no node makes."""
+
+
+class _Ask(IntEnum):
+    """The questions about the neighbours of a pair, strongest evidence first."""
+
+    EXACT = 0
+    NAMED = 1
+    NAMED_BEYOND = 2
+    NAMED_OP = 3
+    LIKE = 4
+    OP = 5
+    LIKE_BEYOND = 6
+    IN_ORDER = 7
+    NAME_ONLY = 8
+    LAST = 9
+
+
+_FAR = 4
+"""So many nodes may lie between a node and one that it was next to before."""
+_MOST_BEYOND = 64
+_TRUSTED = 0.9
+_ROUNDS = 3
+
+
+class Matching:
+    """Which node and tensor of graph ``a`` is which of graph ``b`` (see the module's text).
+
+    Attributes:
+        a: The first graph.
+        b: The second one.
+        nodes: Of each node of ``a``, the position of its partner, or -1.
+        nodes_b: The same for ``b``.
+        tensors: Tensors of ``a`` to tensors of ``b``.
+        tensors_b: The same from ``b``.
+        outer: The matching of the graphs around these two, for bodies.
+    """
+
+    def __init__(self, a: Side, b: Side, ids: Ids, outer: Matching | None = None) -> None:
+        self.a, self.b, self.outer, self._ids = a, b, outer, ids
+        self.nodes, self.nodes_b = [-1] * len(a.inputs), [-1] * len(b.inputs)
+        self.tensors: dict[str, str] = {}
+        self.tensors_b: dict[str, str] = {}
+        self._open = min(len(self.nodes), len(self.nodes_b))
+        self._queues: list[deque[Item]] = [deque() for _ in _Ask]
+        self._samples: tuple[dict[str, Hashable], dict[str, Hashable]] = ({}, {})
+        self._names_a, self._names_b = _names(a), _names(b)
+        self._node_names_a, self._node_names_b = _node_names(a), _node_names(b)
+        self._forward: tuple[list[int], list[int]]
+        self._backward: tuple[list[int], list[int]]
+        self._ends_a, self._ends_b = self._output_keys()
+        self._pair_inputs()
+        self._run()
+        self._pair_rest()
+
+    # ---- what a name means, graphs around included
+
+    def meaning_a(self, name: str) -> Hashable:
+        """Returns what a tensor's name in ``a`` means: the same for names in ``a`` and ``b`` of one tensor."""
+        return self._meaning(name, True)
+
+    def meaning_b(self, name: str) -> Hashable:
+        """Returns what a tensor's name in ``b`` means."""
+        return self._meaning(name, False)
+
+    def _meaning(self, name: str, first: bool) -> Hashable:
+        level: Matching | None = self
+        depth = 0
+        while level is not None:
+            side = level.a if first else level.b
+            if name in side.scope.producers or name in side.stored or name in side.given:
+                partner = name if first else level.tensors_b.get(name)
+                known = partner is not None and (not first or name in level.tensors)
+                return (depth, partner) if known else (depth, name, first)
+            level = level.outer
+            depth += 1
+        return ("undefined", name)
+
+    # ---- interfaces
+
+    def _pair_inputs(self) -> None:
+        a, b = list(self.a.given), list(self.b.given)
+        if (self.a.scope.parent is not None or self.a.scope.is_function) and len(a) == len(b):
+            for one, other in zip(a, b, strict=True):
+                self._match_tensors(one, other)
+            return
+        for name in a:
+            if name in self.b.given:
+                self._match_tensors(name, name)
+
+    def _output_keys(self) -> tuple[dict[str, Hashable], dict[str, Hashable]]:
+        """Returns what the outputs of both graphs are, by tensor name; a tensor may be several."""
+        a, b = self.a.scope.outputs, self.b.scope.outputs
+        common = set(a) & set(b)
+        by_place = self.a.scope.parent is not None or self.a.scope.is_function
+        found: list[dict[str, Hashable]] = []
+        for names in (a, b):
+            keys: dict[str, Any] = {}
+            for place, name in enumerate(names):
+                mark: Hashable = place if by_place else name if name in common else "?"
+                keys[name] = (*keys.get(name, ()), mark)
+            found.append(keys)
+        return found[0], found[1]
+
+    # ---- the whole way
+
+    def _run(self) -> None:
+        self._hash(self.a.bases, self.b.bases)
+        self._seed_and_settle()
+        if not self._open:
+            return
+        trusted = self._names_are_trusted()
+        for hashes in (self._forward, self._backward):
+            for names in ((self._names_a, self._names_b), (self._node_names_a, self._node_names_b)):
+                self._seed(*(_joined(*pair) for pair in zip(names, hashes, strict=True)))
+        self._look_around()
+        if trusted:
+            self._drain(_Ask.NAMED_OP)
+        for hashes in (self._forward, self._backward):
+            self._seed(*hashes)
+            self._drain(_Ask.NAMED_OP if trusted else _Ask.NAMED)
+        if trusted:
+            self._seed_by_name()
+            self._drain(_Ask.LIKE)
+        if not self._open:
+            return
+        self._hash(self.a.coarse_bases(), self.b.coarse_bases(), coarse=True)
+        self._seed_and_settle()
+        for hashes in (self._forward, self._backward):
+            self._seed(*hashes)
+            self._look_around()
+            self._drain(_Ask.LIKE)
+        for _ in range(_ROUNDS):
+            before = self._open
+            self._look_around()
+            self._drain(_Ask.LAST)
+            self._seed_by_name()
+            self._drain(_Ask.LAST)
+            if self._open in (0, before):
+                return
+
+    def _hash(self, bases_a: Sequence[int], bases_b: Sequence[int], *, coarse: bool = False) -> None:
+        self._forward = (
+            self.a.forward(bases_a, self._leaves(True, coarse))[0],
+            self.b.forward(bases_b, self._leaves(False, coarse))[0],
+        )
+        self._backward = self.a.backward(bases_a, self._ends_a), self.b.backward(bases_b, self._ends_b)
+
+    def _leaves(self, first: bool, coarse: bool) -> Callable[[str], int]:
+        """Returns what says of a tensor that no node makes what it is."""
+        side, ids = (self.a if first else self.b), self._ids
+        types = {} if side.scope.is_function else {info.name: info.type for info in side.scope.graph.input}
+
+        def leaf(name: str) -> int:
+            if name in side.given:
+                partner = name if first else self.tensors_b.get(name)
+                if partner is not None and (not first or name in self.tensors):
+                    return ids["input", partner]
+                return ids["free input", _type_key(types.get(name))]
+            if name in side.stored:
+                return ids["shape", tuple(side.stored[name].dims)] if coarse else side.weight_id(name)
+            return ids["outer", self._meaning(name, first)]
+
+        return leaf
+
+    def _names_are_trusted(self) -> bool:
+        """Tells whether nodes that one hash finds alone have the same names as a rule."""
+        agree = total = 0
+        for hash_a, hash_b in (self._forward, self._backward):
+            for ones, others in _groups(range(len(hash_a)), hash_a, range(len(hash_b)), hash_b):
+                if len(ones) == len(others) == 1:
+                    total += 1
+                    agree += self._names_a[ones[0]] == self._names_b[others[0]]
+        if total:
+            return agree >= _TRUSTED * total
+        return not set(self._names_a).isdisjoint(self._names_b)
+
+    # ---- pairs from the whole graph
+
+    def _seed(self, keys_a: Sequence[Hashable], keys_b: Sequence[Hashable]) -> list[tuple[list[int], list[int]]]:
+        """Pairs nodes that alone have a key; returns groups of several that have one, after names had their say."""
+        groups = _groups(self._left_a(), keys_a, self._left_b(), keys_b)
+        several = []
+        for ones, others in groups:
+            if len(ones) == len(others) == 1:
+                self._match_nodes(ones[0], others[0])
+            else:
+                several.append((ones, others))
+        for ones, others in several:
+            self._pair_by_names(ones, others)
+        return several
+
+    def _seed_by_name(self) -> None:
+        names = (self._names_a, self._names_b), (self._node_names_a, self._node_names_b)
+        for ones, others in names:
+            self._seed(_joined(ones, self.a.operators), _joined(others, self.b.operators))
+
+    def _seed_and_settle(self) -> None:
+        """Pairs nodes that are alike in both hashes; twins one at a time, so that each pair may settle neighbours."""
+        keys = [list(zip(*pair, strict=True)) for pair in zip(self._forward, self._backward, strict=True)]
+        groups = self._seed(keys[0], keys[1])
+        groups = [group for group in groups if all(self._unmatched(*group))]
+        if not groups:
+            return
+        self._look_around()
+        self._drain(_Ask.EXACT)
+        for ones, others in groups:
+            left_a, left_b = self._unmatched(ones, others)
+            if not left_a or not left_b:
+                continue
+            if len(left_a) > 1 or len(left_b) > 1:
+                for pair in self._alike(left_a, left_b, self._sample_a, self._sample_b):
+                    if self._match_nodes(*pair):
+                        self._drain(_Ask.EXACT)
+                left_a, left_b = self._unmatched(left_a, left_b)
+            if len(left_a) != len(left_b):
+                continue
+            for one, other in zip(left_a, left_b, strict=True):
+                if self.nodes[one] < 0 and self.nodes_b[other] < 0:
+                    self._match_nodes(one, other)
+                    self._drain(_Ask.EXACT)
+
+    def _pair_by_names(self, ones: Iterable[int], others: Iterable[int]) -> None:
+        for key_a, key_b in (
+            (self._all_names_a, self._all_names_b),
+            (self._weight_names_a, self._weight_names_b),
+            (self._names_a.__getitem__, self._names_b.__getitem__),
+            (self._node_names_a.__getitem__, self._node_names_b.__getitem__),
+        ):
+            ones, others = self._unmatched(ones, others)
+            if not ones or not others:
+                return
+            for one, other in self._alike(ones, others, key_a, key_b):
+                self._match_nodes(one, other)
+
+    def _alike(
+        self,
+        ones: Sequence[int],
+        others: Sequence[int],
+        key_a: Callable[[int], Hashable],
+        key_b: Callable[[int], Hashable],
+    ) -> list[tuple[int, int]]:
+        """Returns the pairs of nodes that alone among these have a key; None is no key."""
+        keys_a, keys_b = {one: key_a(one) for one in ones}, {other: key_b(other) for other in others}
+        groups = _groups(ones, keys_a, others, keys_b)
+        return [(a[0], b[0]) for a, b in groups if len(a) == len(b) == 1]
+
+    def _all_names_a(self, position: int) -> Hashable:
+        node = self.a.scope.nodes[position]
+        return (node.name, *node.output)
+
+    def _all_names_b(self, position: int) -> Hashable:
+        node = self.b.scope.nodes[position]
+        return (node.name, *node.output)
+
+    def _weight_names_a(self, position: int) -> Hashable:
+        return tuple(name for name in self.a.inputs[position] if name in self.a.stored) or None
+
+    def _weight_names_b(self, position: int) -> Hashable:
+        return tuple(name for name in self.b.inputs[position] if name in self.b.stored) or None
+
+    def _sample_a(self, position: int) -> Hashable:
+        return self._node_sample(self.a, position, self._samples[0])
+
+    def _sample_b(self, position: int) -> Hashable:
+        return self._node_sample(self.b, position, self._samples[1])
+
+    def _node_sample(self, side: Side, position: int, known: dict[str, Hashable]) -> Hashable:
+        names = [name for name in side.inputs[position] if name in side.stored]
+        tensors = [attribute.t for attribute in side.scope.nodes[position].attribute if attribute.type == 4]
+        for name in names:
+            if name not in known:
+                known[name] = _tensors.sample(side.model, side.stored[name])
+        found = (*(known[name] for name in names), *(_tensors.sample(side.model, tensor) for tensor in tensors))
+        return found or None
+
+    # ---- pairs from pairs
+
+    def _look_around(self) -> None:
+        """Lists anew the pairs that have neighbours left: those around the nodes of ``a`` that are left."""
+        for queue in self._queues:
+            queue.clear()
+        seen: set[Item] = set()
+        for position in self._left_a():
+            around: list[Item] = []
+            for name in (*self.a.inputs[position], *self.a.captured.get(position, ())):
+                producer = self.a.scope.producers.get(name)
+                if producer is not None and self.nodes[producer] >= 0:
+                    around.append((producer, self.nodes[producer]))
+                elif producer is None and name in self.tensors:
+                    around.append((name, self.tensors[name]))
+            for name in self.a.scope.writes[position]:
+                around += [
+                    (reader, self.nodes[reader])
+                    for reader, _ in self.a.consumers.get(name, ())
+                    if self.nodes[reader] >= 0
+                ]
+            for item in around:
+                if item not in seen:
+                    seen.add(item)
+                    self._queues[0].append(item)
+
+    def _drain(self, limit: _Ask) -> None:
+        """Asks every question up to ``limit``, always the strongest one that is left."""
+        queues = self._queues
+        while self._open:
+            question = next((question for question in _Ask if queues[question]), None)
+            if question is None or question > limit:
+                return
+            item = queues[question].popleft()
+            if self._ask(item, question) and question < _Ask.LAST:
+                queues[question + 1].append(item)
+
+    def _ask(self, item: Item, question: _Ask) -> bool:
+        """Looks for partners next to a pair; returns whether there are nodes left there on both sides."""
+        one, other = item
+        left = False
+        if isinstance(one, int) and isinstance(other, int):
+            for name, name_b in zip(self.a.inputs[one], self.b.inputs[other], strict=False):
+                left |= self._ask_producers(name, name_b, question)
+            outputs = zip(self.a.scope.nodes[one].output, self.b.scope.nodes[other].output, strict=False)
+            for name, name_b in outputs:
+                if name and name_b:
+                    left |= self._ask_consumers(name, name_b, question)
+        elif isinstance(one, str) and isinstance(other, str):
+            left = self._ask_consumers(one, other, question)
+        return left
+
+    def _ask_producers(self, name: str, name_b: str, question: _Ask) -> bool:
+        one, other = self.a.scope.producers.get(name, -1), self.b.scope.producers.get(name_b, -1)
+        if one < 0 or other < 0:
+            return False
+        if self.nodes[one] >= 0 or self.nodes_b[other] >= 0:
+            return False
+        if question in (_Ask.NAMED_BEYOND, _Ask.LIKE_BEYOND):
+            self._ask_beyond([one], [other], question, forward=False)
+            return True
+        nodes_a, nodes_b = self.a.scope.nodes, self.b.scope.nodes
+        if output_number(nodes_a[one], name) != output_number(nodes_b[other], name_b):
+            return False
+        if self._agree(one, other, question):
+            self._match_nodes(one, other)
+            return False
+        return True
+
+    def _agree(self, one: int, other: int, question: _Ask) -> bool:
+        """Answers a question for two nodes that alone are at one place."""
+        same_base = self.a.bases[one] == self.b.bases[other]
+        same_operator = self.a.operators[one] == self.b.operators[other]
+        match question:
+            case _Ask.EXACT:
+                return (
+                    self._forward[0][one] == self._forward[1][other]
+                    and self._backward[0][one] == self._backward[1][other]
+                )
+            case _Ask.NAMED:
+                return same_base and self._same_name(one, other)
+            case _Ask.NAMED_OP:
+                return same_operator and self._same_name(one, other)
+            case _Ask.LIKE:
+                return same_base
+            case _Ask.OP | _Ask.IN_ORDER:
+                return same_operator
+            case _Ask.NAME_ONLY:
+                return self._same_name(one, other)
+            case _Ask.LAST:
+                return self._fits(one, other)
+        return False
+
+    def _same_name(self, one: int, other: int) -> bool:
+        names = self._names_a[one], self._node_names_a[one]
+        return (names[0] is not None and names[0] == self._names_b[other]) or (
+            names[1] is not None and names[1] == self._node_names_b[other]
+        )
+
+    def _fits(self, one: int, other: int) -> bool:
+        """Tells whether two nodes of different operators stand at one place: something before and behind agrees."""
+        inputs, inputs_b = self.a.inputs[one], self.b.inputs[other]
+        if inputs or inputs_b:
+            pairs = zip(inputs, inputs_b, strict=False)
+            if not any(name and self.meaning_a(name) == self.meaning_b(name_b) for name, name_b in pairs):
+                return False
+        outputs, outputs_b = self.a.scope.writes[one], self.b.scope.writes[other]
+        if not outputs or not outputs_b:
+            return True
+        if outputs[0] in self._ends_a and self._ends_a[outputs[0]] == self._ends_b.get(outputs_b[0]):
+            return True
+        readers_b = set(self.b.consumers.get(outputs_b[0], ())[:_MOST_BEYOND])
+        return any(
+            self.nodes[reader] >= 0 and (self.nodes[reader], slot) in readers_b
+            for reader, slot in self.a.consumers.get(outputs[0], ())[:_MOST_BEYOND]
+        )
+
+    def _ask_consumers(self, name: str, name_b: str, question: _Ask) -> bool:
+        uses = _uses(self.a.consumers.get(name, ()), self.nodes)
+        uses_b = _uses(self.b.consumers.get(name_b, ()), self.nodes_b)
+        if not uses or not uses_b:
+            return False
+        if question in (_Ask.NAMED_BEYOND, _Ask.LIKE_BEYOND):
+            self._ask_beyond(list(uses), list(uses_b), question, forward=True)
+        else:
+            self._join(uses, uses_b, question)
+        return True
+
+    def _join(self, uses: dict[int, tuple[int, ...]], uses_b: dict[int, tuple[int, ...]], question: _Ask) -> None:
+        """Pairs consumers of one tensor that agree in a key."""
+        a, b = self.a, self.b
+        keys_a: dict[int, Hashable]
+        keys_b: dict[int, Hashable]
+        match question:
+            case _Ask.EXACT:
+                keys_a = {one: (self._forward[0][one], self._backward[0][one], slots) for one, slots in uses.items()}
+                keys_b = {one: (self._forward[1][one], self._backward[1][one], slots) for one, slots in uses_b.items()}
+            case _Ask.NAMED | _Ask.NAMED_OP | _Ask.NAME_ONLY:
+                self._join_by_names(uses, uses_b, question)
+                return
+            case _Ask.LIKE:
+                keys_a = {one: (a.bases[one], slots) for one, slots in uses.items()}
+                keys_b = {one: (b.bases[one], slots) for one, slots in uses_b.items()}
+            case _Ask.OP | _Ask.IN_ORDER:
+                keys_a = {one: (a.operators[one], slots) for one, slots in uses.items()}
+                keys_b = {one: (b.operators[one], slots) for one, slots in uses_b.items()}
+            case _:
+                groups = _groups(uses, uses, uses_b, uses_b)
+                for ones, others in groups:
+                    if len(ones) == len(others) == 1 and self._fits(ones[0], others[0]):
+                        self._match_nodes(ones[0], others[0])
+                return
+        for ones, others in _groups(uses, keys_a, uses_b, keys_b):
+            if len(ones) == len(others) == 1:
+                self._match_nodes(ones[0], others[0])
+            elif question in (_Ask.EXACT, _Ask.IN_ORDER):
+                self._pair_by_names(ones, others)
+                left_a, left_b = self._unmatched(ones, others)
+                for one, other in zip(left_a, left_b, strict=False):
+                    self._match_nodes(one, other)
+
+    def _join_by_names(self, uses: Iterable[int], uses_b: Iterable[int], question: _Ask) -> None:
+        extra_a: Sequence[int] | None = None
+        extra_b: Sequence[int] | None = None
+        if question == _Ask.NAMED:
+            extra_a, extra_b = self.a.bases, self.b.bases
+        elif question == _Ask.NAMED_OP:
+            extra_a, extra_b = self.a.operators, self.b.operators
+        names = (self._names_a, self._names_b), (self._node_names_a, self._node_names_b)
+        for names_a, names_b in names:
+            ones, others = self._unmatched(uses, uses_b)
+            keys_a = {one: names_a[one] and (names_a[one], extra_a and extra_a[one]) for one in ones}
+            keys_b = {one: names_b[one] and (names_b[one], extra_b and extra_b[one]) for one in others}
+            for group, group_b in _groups(ones, keys_a, others, keys_b):
+                if len(group) == len(group_b) == 1:
+                    self._match_nodes(group[0], group_b[0])
+
+    def _ask_beyond(self, ones: list[int], others: list[int], question: _Ask, *, forward: bool) -> None:
+        """Pairs a node next to the place with one some nodes further on: something was inserted or removed between.
+
+        Args:
+            ones: Nodes next to the place in ``a`` that are left.
+            others: The same in ``b``.
+            question: Which question is asked.
+            forward: Whether further on is towards the outputs.
+        """
+        if len(ones) > _MOST_BEYOND or len(others) > _MOST_BEYOND:
+            return
+        for near, near_b, far_side in ((ones, others, self.b), (ones, others, self.a)):
+            near, near_b = self._unmatched(near, near_b)
+            if far_side is self.b:
+                near_b = _beyond(self.b, near_b, self.nodes_b, forward=forward)
+            else:
+                near = _beyond(self.a, near, self.nodes, forward=forward)
+            if question == _Ask.NAMED_BEYOND:
+                self._join_by_names(near, near_b, _Ask.NAMED)
+            else:
+                keys_a = {one: self.a.bases[one] for one in near}
+                keys_b = {one: self.b.bases[one] for one in near_b}
+                for group, group_b in _groups(near, keys_a, near_b, keys_b):
+                    if len(group) == len(group_b) == 1:
+                        self._match_nodes(group[0], group_b[0])
+
+    # ---- recording
+
+    def _left_a(self) -> list[int]:
+        return [position for position in self.a.order if self.nodes[position] < 0]
+
+    def _left_b(self) -> list[int]:
+        return [position for position in self.b.order if self.nodes_b[position] < 0]
+
+    def _unmatched(self, ones: Iterable[int], others: Iterable[int]) -> tuple[list[int], list[int]]:
+        return [one for one in ones if self.nodes[one] < 0], [other for other in others if self.nodes_b[other] < 0]
+
+    def _match_nodes(self, one: int, other: int) -> bool:
+        if self.nodes[one] >= 0 or self.nodes_b[other] >= 0:
+            return False
+        self.nodes[one], self.nodes_b[other] = other, one
+        self._open -= 1
+        for name, name_b in zip(self.a.inputs[one], self.b.inputs[other], strict=False):
+            if name and name_b and name not in self.tensors and name_b not in self.tensors_b:
+                self._match_leaves(name, name_b)
+        for name, name_b in zip(self.a.scope.nodes[one].output, self.b.scope.nodes[other].output, strict=False):
+            if name and name_b:
+                self.tensors[name], self.tensors_b[name_b] = name_b, name
+        self._queues[0].append((one, other))
+        return True
+
+    def _match_tensors(self, name: str, name_b: str) -> None:
+        self.tensors[name], self.tensors_b[name_b] = name_b, name
+        self._queues[0].append((name, name_b))
+
+    def _match_leaves(self, name: str, name_b: str) -> None:
+        """Pairs two inputs or two weights that nodes which are the same read at the same place, if they can be one."""
+        a, b = self.a, self.b
+        if name in a.given and name_b in b.given:
+            if name not in b.given and name_b not in a.given:
+                self._match_tensors(name, name_b)
+        elif (
+            name in a.stored and name_b in b.stored and name not in a.given and name_b not in b.given
+            and (name == name_b or self._may_be_renamed(name, name_b))
+        ):  # fmt: skip
+            self._match_tensors(name, name_b)
+
+    def _may_be_renamed(self, name: str, name_b: str) -> bool:
+        a, b = self.a, self.b
+        if list(a.stored[name].dims) != list(b.stored[name_b].dims):
+            return False
+        return (name not in b.stored and name_b not in a.stored) or self._was_renamed(name, name_b)
+
+    def _was_renamed(self, name: str, name_b: str) -> bool:
+        """Tells whether a weight has another name although its old name is in use: by samples of the values."""
+        one = _tensors.sample(self.a.model, self.a.stored[name])
+        if one != _tensors.sample(self.b.model, self.b.stored[name_b]):
+            return False
+        return name not in self.b.stored or one != _tensors.sample(self.b.model, self.b.stored[name])
+
+    def _pair_rest(self) -> None:
+        """Pairs inputs and weights that no node has settled: by name, then by type or value."""
+        a, b = self.a, self.b
+        inputs = [name for name in a.given if name not in self.tensors]
+        inputs_b = [name for name in b.given if name not in self.tensors_b]
+        if inputs and inputs_b and not a.scope.is_function:
+            types = {info.name: _type_key(info.type) for info in a.scope.graph.input}
+            types_b = {info.name: _type_key(info.type) for info in b.scope.graph.input}
+            for ones, others in _join(inputs, types.get, inputs_b, types_b.get):
+                if len(ones) == len(others):
+                    for one, other in zip(ones, others, strict=True):
+                        self._match_tensors(one, other)
+        for name in a.stored:
+            if name not in self.tensors and name in b.stored and name not in self.tensors_b:
+                self._match_tensors(name, name)
+        stored = [name for name in a.stored if name not in self.tensors]
+        stored_b = [name for name in b.stored if name not in self.tensors_b]
+        if stored and stored_b:
+            groups = _join(stored, self._free_weight_a, stored_b, self._free_weight_b)
+            for ones, others in groups:
+                if len(ones) == len(others) == 1:
+                    self._match_tensors(ones[0], others[0])
+
+    def _free_weight_a(self, name: str) -> Hashable:
+        return _free_weight(self.a, name)
+
+    def _free_weight_b(self, name: str) -> Hashable:
+        return _free_weight(self.b, name)
+
+
+def _free_weight(side: Side, name: str) -> Hashable:
+    """Returns what tells a weight apart that no node has settled: its values, if no node reads it; else nothing."""
+    return None if name in side.consumers else _tensors.sample(side.model, side.stored[name])
+
+
+def _names(side: Side) -> list[str | None]:
+    """Returns of each node the name of the first tensor it makes."""
+    return [writes[0] if writes else None for writes in side.scope.writes]
+
+
+def _node_names(side: Side) -> list[str | None]:
+    """Returns of each node its name, if it has one and no other node of the graph has it."""
+    names = [node.name for node in side.scope.nodes]
+    seen: dict[str, int] = {}
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+    return [name if name and seen[name] == 1 else None for name in names]
+
+
+def _joined(names: Sequence[str | None], numbers: Sequence[int]) -> list[Hashable]:
+    return [None if name is None else (name, number) for name, number in zip(names, numbers, strict=True)]
+
+
+def _type_key(value: TypeProto | None) -> Hashable:
+    return None if value is None else value.SerializeToString(deterministic=True)
+
+
+def _groups(ones: Iterable[int], keys_a: Any, others: Iterable[int], keys_b: Any) -> list[tuple[list[int], list[int]]]:
+    """Returns nodes of both sides that have a key in common, by key, in the order of the first side."""
+    return _join(ones, keys_a.__getitem__, others, keys_b.__getitem__)
+
+
+def _join(
+    ones: Iterable[_Thing],
+    key_a: Callable[[_Thing], Hashable],
+    others: Iterable[_Thing],
+    key_b: Callable[[_Thing], Hashable],
+) -> list[tuple[list[_Thing], list[_Thing]]]:
+    """Returns what has a key in common on both sides, by key, in the order of the first side; None is no key."""
+    found: dict[Hashable, tuple[list[_Thing], list[_Thing]]] = {}
+    for one in ones:
+        key = key_a(one)
+        if key is not None:
+            group = found.get(key)
+            if group is None:
+                group = found[key] = ([], [])
+            group[0].append(one)
+    for other in others:
+        key = key_b(other)
+        if key is not None and key in found:
+            found[key][1].append(other)
+    return [group for group in found.values() if group[1]]
+
+
+def _uses(consumers: Iterable[tuple[int, int]], matched: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """Returns the nodes among consumers that are left, each with the inputs at which it reads the tensor."""
+    found: dict[int, tuple[int, ...]] = {}
+    for position, slot in consumers:
+        if matched[position] < 0:
+            found[position] = (*found.get(position, ()), slot)
+    return found
+
+
+def _beyond(side: Side, starts: Iterable[int], matched: Sequence[int], *, forward: bool) -> list[int]:
+    """Returns nodes that are left, a few steps from some that are too."""
+    found: dict[int, None] = {}
+    edge = list(starts)
+    for _ in range(_FAR):
+        after: dict[int, None] = {}
+        for position in edge:
+            if forward:
+                names = side.scope.writes[position]
+                near = [reader for name in names for reader, _ in side.consumers.get(name, ())[:_MOST_BEYOND]]
+            else:
+                near = [side.scope.producers[name] for name in side.inputs[position] if name in side.scope.producers]
+            after.update((other, None) for other in near if matched[other] < 0 and other not in found)
+        found.update(after)
+        edge = list(after)
+        if len(found) > _MOST_BEYOND:
+            break
+    return list(found)
