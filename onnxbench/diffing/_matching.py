@@ -407,7 +407,7 @@ class Matching:
             case _Ask.OP | _Ask.IN_ORDER:
                 return same_operator
             case _Ask.NAME_ONLY:
-                return self._same_name(one, other)
+                return self._same_name(one, other) and self._may_be_changed(one, other)
             case _Ask.LAST:
                 return self._fits(one, other)
         return False
@@ -418,16 +418,32 @@ class Matching:
             names[1] is not None and names[1] == self._node_names_b[other]
         )
 
-    def _fits(self, one: int, other: int) -> bool:
-        """Tells whether two nodes of different operators stand at one place: something before and behind agrees."""
+    def _may_be_changed(self, one: int, other: int) -> bool:
+        """Tells whether a node may be one of the same name and another operator: it reads the same, or looks alike."""
         inputs, inputs_b = self.a.inputs[one], self.b.inputs[other]
-        if inputs or inputs_b:
-            pairs = zip(inputs, inputs_b, strict=False)
-            if not any(name and self.meaning_a(name) == self.meaning_b(name_b) for name, name_b in pairs):
-                return False
+        if any(self._is_same(name, name_b) for name, name_b in zip(inputs, inputs_b, strict=False)):
+            return True
+        attributes, attributes_b = (
+            {entry.name for entry in side.scope.nodes[position].attribute}
+            for side, position in ((self.a, one), (self.b, other))
+        )
+        return len(inputs) == len(inputs_b) and attributes == attributes_b
+
+    def _is_same(self, name: str, name_b: str) -> bool:
+        return bool(name) and self.meaning_a(name) == self.meaning_b(name_b)
+
+    def _fits(self, one: int, other: int) -> bool:
+        """Tells whether a node may be one of another operator and name: it reads the same, and so do its readers."""
+        inputs, inputs_b = self.a.inputs[one], self.b.inputs[other]
+        if len(inputs) != len(inputs_b):
+            return False
+        if not all(
+            name == name_b == "" or self._is_same(name, name_b) for name, name_b in zip(inputs, inputs_b, strict=True)
+        ):
+            return False
         outputs, outputs_b = self.a.scope.writes[one], self.b.scope.writes[other]
         if not outputs or not outputs_b:
-            return True
+            return len(outputs) == len(outputs_b)
         if outputs[0] in self._ends_a and self._ends_a[outputs[0]] == self._ends_b.get(outputs_b[0]):
             return True
         readers_b = set(self.b.consumers.get(outputs_b[0], ())[:_MOST_BEYOND])
@@ -493,7 +509,9 @@ class Matching:
             keys_a = {one: names_a[one] and (names_a[one], extra_a and extra_a[one]) for one in ones}
             keys_b = {one: names_b[one] and (names_b[one], extra_b and extra_b[one]) for one in others}
             for group, group_b in _groups(ones, keys_a, others, keys_b):
-                if len(group) == len(group_b) == 1:
+                if len(group) == len(group_b) == 1 and (
+                    question != _Ask.NAME_ONLY or self._may_be_changed(group[0], group_b[0])
+                ):
                     self._match_nodes(group[0], group_b[0])
 
     def _ask_beyond(self, ones: list[int], others: list[int], question: _Ask, *, forward: bool) -> None:
@@ -598,6 +616,18 @@ class Matching:
             for ones, others in groups:
                 if len(ones) == len(others) == 1:
                     self._match_tensors(ones[0], others[0])
+
+        self._pair_by_name_alone()
+
+    def _pair_by_name_alone(self) -> None:
+        """Pairs tensors that are made otherwise now and are called the same: who reads them was not changed."""
+        a, b = self.a, self.b
+        made = [name for one, other in enumerate(self.nodes) if other < 0 for name in a.scope.writes[one]]
+        for name in (*made, *a.stored, *a.given):
+            if name in self.tensors or name in self.tensors_b:
+                continue
+            if name in b.scope.producers or name in b.stored or name in b.given:
+                self.tensors[name] = self.tensors_b[name] = name
 
     def _free_weight_a(self, name: str) -> Hashable:
         return _free_weight(self.a, name)
