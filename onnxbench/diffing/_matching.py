@@ -64,7 +64,8 @@ class _Ask(IntEnum):
 _FAR = 4
 """So many nodes may lie between a node and one that it was next to before."""
 _MOST_BEYOND = 64
-_TRUSTED = 0.9
+_TRUSTED, _TRUSTED_ALONE = 0.9, 0.98
+_FEW = 8
 _ROUNDS = 3
 
 
@@ -88,9 +89,17 @@ class Matching:
         self.tensors_b: dict[str, str] = {}
         self._open = min(len(self.nodes), len(self.nodes_b))
         self._queues: list[deque[Item]] = [deque() for _ in _Ask]
+        named = (_Ask.NAMED, _Ask.NAMED_BEYOND, _Ask.NAMED_OP, _Ask.NAME_ONLY)
         self._samples: tuple[dict[str, Hashable], dict[str, Hashable]] = ({}, {})
         self._names_a, self._names_b = _names(a), _names(b)
         self._node_names_a, self._node_names_b = _node_names(a), _node_names(b)
+        shared = not set(filter(None, self._names_a)).isdisjoint(self._names_b) or not set(
+            filter(None, self._node_names_a)
+        ).isdisjoint(self._node_names_b)
+        self._questions = [question for question in _Ask if shared or question not in named]
+        self._follows: list[_Ask | None] = [
+            next((other for other in self._questions if other > question), None) for question in _Ask
+        ]
         self._forward: tuple[list[int], list[int]]
         self._backward: tuple[list[int], list[int]]
         self._ends_a, self._ends_b = self._output_keys()
@@ -154,10 +163,13 @@ class Matching:
         self._seed_and_settle()
         if not self._open:
             return
-        trusted = self._names_are_trusted()
-        for hashes in (self._forward, self._backward):
-            for names in ((self._names_a, self._names_b), (self._node_names_a, self._node_names_b)):
-                self._seed(*(_joined(*pair) for pair in zip(names, hashes, strict=True)))
+        trust = self._trust_in_names()
+        trusted = trust >= _TRUSTED
+        if _Ask.NAMED in self._questions:
+            for hashes in (self._forward, self._backward):
+                self._seed_by_name(*hashes)
+            if trust >= _TRUSTED_ALONE:
+                self._seed_by_name(self.a.bases, self.b.bases)
         self._look_around()
         if trusted:
             self._drain(_Ask.NAMED_OP)
@@ -165,23 +177,24 @@ class Matching:
             self._seed(*hashes)
             self._drain(_Ask.NAMED_OP if trusted else _Ask.NAMED)
         if trusted:
-            self._seed_by_name()
+            self._seed_by_name(self.a.operators, self.b.operators)
             self._drain(_Ask.LIKE)
-        if not self._open:
-            return
-        self._hash(self.a.coarse_bases(), self.b.coarse_bases(), coarse=True)
-        self._seed_and_settle()
-        for hashes in (self._forward, self._backward):
-            self._seed(*hashes)
-            self._look_around()
-            self._drain(_Ask.LIKE)
+        if self._open > _FEW:
+            self._hash(self.a.coarse_bases(), self.b.coarse_bases(), coarse=True)
+            self._seed_and_settle()
+            for hashes in (self._forward, self._backward):
+                self._seed(*hashes)
+                self._look_around()
+                self._drain(_Ask.LIKE)
         for _ in range(_ROUNDS):
             before = self._open
+            if not before:
+                return
             self._look_around()
             self._drain(_Ask.LAST)
-            self._seed_by_name()
+            self._seed_by_name(self.a.operators, self.b.operators)
             self._drain(_Ask.LAST)
-            if self._open in (0, before):
+            if self._open == before:
                 return
 
     def _hash(self, bases_a: Sequence[int], bases_b: Sequence[int], *, coarse: bool = False) -> None:
@@ -208,17 +221,15 @@ class Matching:
 
         return leaf
 
-    def _names_are_trusted(self) -> bool:
-        """Tells whether nodes that one hash finds alone have the same names as a rule."""
+    def _trust_in_names(self) -> float:
+        """Returns the share of nodes with the same name among those that one hash finds alone."""
         agree = total = 0
         for hash_a, hash_b in (self._forward, self._backward):
             for ones, others in _groups(range(len(hash_a)), hash_a, range(len(hash_b)), hash_b):
                 if len(ones) == len(others) == 1:
                     total += 1
                     agree += self._names_a[ones[0]] == self._names_b[others[0]]
-        if total:
-            return agree >= _TRUSTED * total
-        return not set(self._names_a).isdisjoint(self._names_b)
+        return agree / total if total else float(_Ask.NAMED in self._questions)
 
     # ---- pairs from the whole graph
 
@@ -235,10 +246,11 @@ class Matching:
             self._pair_by_names(ones, others)
         return several
 
-    def _seed_by_name(self) -> None:
-        names = (self._names_a, self._names_b), (self._node_names_a, self._node_names_b)
-        for ones, others in names:
-            self._seed(_joined(ones, self.a.operators), _joined(others, self.b.operators))
+    def _seed_by_name(self, numbers_a: Sequence[int], numbers_b: Sequence[int]) -> None:
+        """Pairs nodes that agree in a name and a number."""
+        if _Ask.NAMED in self._questions:
+            for ones, others in ((self._names_a, self._names_b), (self._node_names_a, self._node_names_b)):
+                self._seed(_joined(ones, numbers_a), _joined(others, numbers_b))
 
     def _seed_and_settle(self) -> None:
         """Pairs nodes that are alike in both hashes; twins one at a time, so that each pair may settle neighbours."""
@@ -347,70 +359,91 @@ class Matching:
 
     def _drain(self, limit: _Ask) -> None:
         """Asks every question up to ``limit``, always the strongest one that is left."""
-        queues = self._queues
+        queues, questions = self._queues, [question for question in self._questions if question <= limit]
         while self._open:
-            question = next((question for question in _Ask if queues[question]), None)
-            if question is None or question > limit:
+            for question in questions:
+                if queues[question]:
+                    break
+            else:
                 return
             item = queues[question].popleft()
-            if self._ask(item, question) and question < _Ask.LAST:
-                queues[question + 1].append(item)
+            follow = self._ask(item, question)
+            if follow is not None:
+                queues[follow].append(item)
 
-    def _ask(self, item: Item, question: _Ask) -> bool:
-        """Looks for partners next to a pair; returns whether there are nodes left there on both sides."""
+    def _ask(self, item: Item, question: _Ask) -> _Ask | None:
+        """Looks for partners next to a pair; returns what is to be asked there next, if nodes are left."""
         one, other = item
-        left = False
-        if isinstance(one, int) and isinstance(other, int):
-            for name, name_b in zip(self.a.inputs[one], self.b.inputs[other], strict=False):
-                left |= self._ask_producers(name, name_b, question)
-            outputs = zip(self.a.scope.nodes[one].output, self.b.scope.nodes[other].output, strict=False)
-            for name, name_b in outputs:
-                if name and name_b:
-                    left |= self._ask_consumers(name, name_b, question)
-        elif isinstance(one, str) and isinstance(other, str):
-            left = self._ask_consumers(one, other, question)
-        return left
+        if isinstance(one, str) and isinstance(other, str):
+            return self._ask_consumers(one, other, question)
+        if not isinstance(one, int) or not isinstance(other, int):
+            raise TypeError(item)
+        follows = [
+            self._ask_producers(name, name_b, question)
+            for name, name_b in zip(self.a.inputs[one], self.b.inputs[other], strict=False)
+        ]
+        follows += [
+            self._ask_consumers(name, name_b, question)
+            for name, name_b in zip(self.a.scope.nodes[one].output, self.b.scope.nodes[other].output, strict=False)
+            if name and name_b
+        ]
+        return min((follow for follow in follows if follow is not None), default=None)
 
-    def _ask_producers(self, name: str, name_b: str, question: _Ask) -> bool:
+    def _ask_producers(self, name: str, name_b: str, question: _Ask) -> _Ask | None:
         one, other = self.a.scope.producers.get(name, -1), self.b.scope.producers.get(name_b, -1)
-        if one < 0 or other < 0:
-            return False
-        if self.nodes[one] >= 0 or self.nodes_b[other] >= 0:
-            return False
-        if question in (_Ask.NAMED_BEYOND, _Ask.LIKE_BEYOND):
-            self._ask_beyond([one], [other], question, forward=False)
-            return True
+        if one < 0 or other < 0 or self.nodes[one] >= 0 or self.nodes_b[other] >= 0:
+            return None
         nodes_a, nodes_b = self.a.scope.nodes, self.b.scope.nodes
         if output_number(nodes_a[one], name) != output_number(nodes_b[other], name_b):
-            return False
-        if self._agree(one, other, question):
-            self._match_nodes(one, other)
-            return False
-        return True
+            return None
+        return self._ask_two(one, other, question, forward=False)
 
-    def _agree(self, one: int, other: int, question: _Ask) -> bool:
-        """Answers a question for two nodes that alone are at one place."""
-        same_base = self.a.bases[one] == self.b.bases[other]
-        same_operator = self.a.operators[one] == self.b.operators[other]
-        match question:
-            case _Ask.EXACT:
-                return (
-                    self._forward[0][one] == self._forward[1][other]
-                    and self._backward[0][one] == self._backward[1][other]
-                )
-            case _Ask.NAMED:
-                return same_base and self._same_name(one, other)
-            case _Ask.NAMED_OP:
-                return same_operator and self._same_name(one, other)
-            case _Ask.LIKE:
-                return same_base
-            case _Ask.OP | _Ask.IN_ORDER:
-                return same_operator
-            case _Ask.NAME_ONLY:
-                return self._same_name(one, other) and self._may_be_changed(one, other)
-            case _Ask.LAST:
-                return self._fits(one, other)
-        return False
+    def _ask_consumers(self, name: str, name_b: str, question: _Ask) -> _Ask | None:
+        readers, readers_b = self.a.consumers.get(name, ()), self.b.consumers.get(name_b, ())
+        if len(readers) == 1 == len(readers_b):
+            (one, slot), (other, slot_b) = readers[0], readers_b[0]
+            if self.nodes[one] >= 0 or self.nodes_b[other] >= 0:
+                return None
+            if slot == slot_b:
+                return self._ask_two(one, other, question, forward=True)
+        uses, uses_b = _uses(readers, self.nodes), _uses(readers_b, self.nodes_b)
+        if not uses or not uses_b:
+            return None
+        if question in (_Ask.NAMED_BEYOND, _Ask.LIKE_BEYOND):
+            self._ask_beyond(list(uses), list(uses_b), question, forward=True)
+        else:
+            self._join(uses, uses_b, question)
+        return self._follows[question]
+
+    def _ask_two(self, one: int, other: int, question: _Ask, *, forward: bool) -> _Ask | None:
+        """Asks about two nodes that are alone at one place; questions that cannot settle them are left out."""
+        if question in (_Ask.NAMED_BEYOND, _Ask.LIKE_BEYOND):
+            self._ask_beyond([one], [other], question, forward=forward)
+            if self.nodes[one] >= 0 or self.nodes_b[other] >= 0:
+                return None
+        strength = self._strength(one, other)
+        if strength <= question and (
+            question < _Ask.NAME_ONLY
+            or (strength == _Ask.NAME_ONLY and self._may_be_changed(one, other))
+            or (question == _Ask.LAST and self._fits(one, other))
+        ):
+            self._match_nodes(one, other)
+            return None
+        follow = self._follows[question]
+        while follow is not None and follow < strength and follow not in (_Ask.NAMED_BEYOND, _Ask.LIKE_BEYOND):
+            follow = self._follows[follow]
+        return follow
+
+    def _strength(self, one: int, other: int) -> _Ask:
+        """Returns the strongest question that settles two nodes at one place."""
+        if self._forward[0][one] == self._forward[1][other] and self._backward[0][one] == self._backward[1][other]:
+            return _Ask.EXACT
+        same_name = self._same_name(one, other)
+        if self.a.bases[one] == self.b.bases[other]:
+            return _Ask.NAMED if same_name else _Ask.LIKE
+        if self.a.operators[one] == self.b.operators[other]:
+            return _Ask.NAMED_OP if same_name else _Ask.OP
+        return _Ask.NAME_ONLY if same_name else _Ask.LAST
 
     def _same_name(self, one: int, other: int) -> bool:
         names = self._names_a[one], self._node_names_a[one]
@@ -451,17 +484,6 @@ class Matching:
             self.nodes[reader] >= 0 and (self.nodes[reader], slot) in readers_b
             for reader, slot in self.a.consumers.get(outputs[0], ())[:_MOST_BEYOND]
         )
-
-    def _ask_consumers(self, name: str, name_b: str, question: _Ask) -> bool:
-        uses = _uses(self.a.consumers.get(name, ()), self.nodes)
-        uses_b = _uses(self.b.consumers.get(name_b, ()), self.nodes_b)
-        if not uses or not uses_b:
-            return False
-        if question in (_Ask.NAMED_BEYOND, _Ask.LIKE_BEYOND):
-            self._ask_beyond(list(uses), list(uses_b), question, forward=True)
-        else:
-            self._join(uses, uses_b, question)
-        return True
 
     def _join(self, uses: dict[int, tuple[int, ...]], uses_b: dict[int, tuple[int, ...]], question: _Ask) -> None:
         """Pairs consumers of one tensor that agree in a key."""
@@ -675,19 +697,22 @@ def _join(
     key_b: Callable[[_Thing], Hashable],
 ) -> list[tuple[list[_Thing], list[_Thing]]]:
     """Returns what has a key in common on both sides, by key, in the order of the first side; None is no key."""
+    first: dict[Hashable, _Thing] = {}
+    more: dict[Hashable, list[_Thing]] = {}
+    for other in others:
+        key = key_b(other)
+        if key is not None and first.setdefault(key, other) != other:
+            more.setdefault(key, [first[key]]).append(other)
     found: dict[Hashable, tuple[list[_Thing], list[_Thing]]] = {}
     for one in ones:
         key = key_a(one)
-        if key is not None:
+        if key in first:
             group = found.get(key)
             if group is None:
-                group = found[key] = ([], [])
-            group[0].append(one)
-    for other in others:
-        key = key_b(other)
-        if key is not None and key in found:
-            found[key][1].append(other)
-    return [group for group in found.values() if group[1]]
+                found[key] = ([one], more.get(key) or [first[key]])
+            else:
+                group[0].append(one)
+    return list(found.values())
 
 
 def _uses(consumers: Iterable[tuple[int, int]], matched: Sequence[int]) -> dict[int, tuple[int, ...]]:

@@ -23,6 +23,17 @@ class Ids(dict[Hashable, int]):
         return number
 
 
+class _Tensors(dict[str, int]):
+    """What tensors compute; those that no node makes are looked up when they are first asked for."""
+
+    def __init__(self, leaf: Callable[[str], int]) -> None:
+        self._leaf = leaf
+
+    def __missing__(self, name: str) -> int:
+        number = self[name] = self._leaf(name)
+        return number
+
+
 class Side:
     """A graph of one of the models, with what matching asks of its nodes; made once, for graphs inner before outer.
 
@@ -60,6 +71,8 @@ class Side:
             direct = set(self.inputs[position])
             self.captured[position] = [name for name in scope.reads[position] if name not in direct]
         self._ids = ids
+        self._several = {position for position, node in enumerate(scope.nodes) if len(node.output) != 1}
+        self._several.update(position for position, made in enumerate(scope.writes) if len(made) != 1)
         self._identities: dict[str, int] = {}
         self.operators = [ids[operator(node)] for node in scope.nodes]
         self.bases = [self._base(position, bodies) for position in range(len(scope.nodes))]
@@ -121,32 +134,23 @@ class Side:
             bases: What each node is.
             leaf: What a tensor is that no node makes.
         """
-        ids, tensors = self._ids, {"": -1}
-        known = tensors.get
+        ids, tensors = self._ids, _Tensors(leaf)
+        number_of, look_up = ids.setdefault, tensors.__getitem__
+        tensors[""] = -1
         nodes = [0] * len(bases)
-        all_outputs = self.scope.nodes
-        writes, inputs = self.scope.writes, self.inputs
+        writes, inputs, captured, several = self.scope.writes, self.inputs, self.captured, self._several
+        key: Hashable
         for position in self.order:
-            reads: list[int] = []
-            for name in inputs[position]:
-                number = known(name)
-                if number is None:
-                    number = tensors[name] = leaf(name)
-                reads.append(number)
-            captured: Any = ()
-            if position in self.captured:
-                for name in self.captured[position]:
-                    if name not in tensors:
-                        tensors[name] = leaf(name)
-                captured = tuple(sorted(tensors[name] for name in self.captured[position]))
-            node = nodes[position] = ids["f", bases[position], tuple(reads), captured]
-            made = writes[position]
-            if len(made) == 1:
-                tensors[made[0]] = ids[node, output_number(all_outputs[position], made[0])]
+            key = (bases[position], tuple(map(look_up, inputs[position])))
+            if position in captured:
+                key = (*key, tuple(sorted(map(look_up, captured[position]))))
+            node = nodes[position] = number_of(key, len(ids))
+            if position not in several:
+                tensors[writes[position][0]] = node
             else:
-                for number, name in enumerate(all_outputs[position].output):
+                for number, name in enumerate(self.scope.nodes[position].output):
                     if name:
-                        tensors[name] = ids[node, number]
+                        tensors[name] = ids["output", node, number] if number else node
         return nodes, tensors
 
     def backward(self, bases: Sequence[int], outputs: Mapping[str, Hashable]) -> list[int]:
@@ -156,19 +160,28 @@ class Side:
             bases: What each node is.
             outputs: What the graph's outputs are.
         """
-        ids, consumers = self._ids, self.consumers
+        ids = self._ids
+        number_of, readers_of = ids.setdefault, self.consumers.get
         nodes = [0] * len(bases)
+        writes, several = self.scope.writes, self._several
+        key: Hashable
         for position in reversed(self.order):
-            uses = []
-            for name in self.scope.nodes[position].output:
-                readers = consumers.get(name, ()) if name else ()
-                if len(readers) == 1:
+            if position not in several:
+                name = writes[position][0]
+                readers = readers_of(name, ())
+                if len(readers) == 1 and name not in outputs:
                     reader, slot = readers[0]
-                    used: Any = (nodes[reader], slot)
+                    key = (bases[position], nodes[reader], slot)
                 else:
-                    used = tuple(sorted((nodes[reader], slot) for reader, slot in readers))
-                uses.append((used, outputs.get(name)))
-            nodes[position] = ids["b", bases[position], tuple(uses)]
+                    used = tuple(sorted([(nodes[reader], slot) for reader, slot in readers]))
+                    key = ("b", bases[position], used, outputs.get(name))
+            else:
+                uses = []
+                for name in self.scope.nodes[position].output:
+                    readers = readers_of(name, ()) if name else ()
+                    uses.append((tuple(sorted([(nodes[reader], slot) for reader, slot in readers])), outputs.get(name)))
+                key = ("several", bases[position], tuple(uses))
+            nodes[position] = number_of(key, len(ids))
         return nodes
 
     def _digest(self) -> int:
