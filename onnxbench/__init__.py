@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from onnxbench.version import __version__
 
 if TYPE_CHECKING:
+    from onnxbench.diffing import diff as diff
     from onnxbench.environment import examine as examine
     from onnxbench.errors import BenchError as BenchError
     from onnxbench.feeding import FeedOptions as FeedOptions
@@ -46,6 +47,7 @@ _HOMES = {
     "SaveOptions": "writer",
     "build": "modelspec",
     "check": "lint",
+    "diff": "diffing",
     "examine": "environment",
     "expose": "pieces",
     "extract": "pieces",

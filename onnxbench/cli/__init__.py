@@ -48,7 +48,20 @@ def _root(
 
 
 # Command name -> module of onnxbench.cli that holds a function of the same name (with "_" for "-").
-COMMANDS = ("inspect", "find", "extract", "expose", "split", "build", "show", "check", "explain", "run", "doctor")
+COMMANDS = (
+    "inspect",
+    "find",
+    "extract",
+    "expose",
+    "split",
+    "build",
+    "show",
+    "check",
+    "explain",
+    "run",
+    "diff",
+    "doctor",
+)
 
 for _name in COMMANDS:
     _function = _name.replace("-", "_")

@@ -149,7 +149,7 @@ def to_kinds(words: Iterable[str]) -> tuple[str, ...]:
     for word in (part.strip() for text in words for part in text.split(",")):
         kind = spelled.get(word.lower().replace("_", "-"))
         if kind is None:
-            hint = did_you_mean(word.lower(), [f"{kind}s" for kind in KINDS]) or f"Kinds: {', '.join(KINDS)}."
+            hint = did_you_mean(word.lower(), KINDS) or f"Kinds: {', '.join(KINDS)}."
             raise UsageError(f"{word!r} is no kind of change that can be ignored", hint=hint)
         found.add(kind)
     return tuple(kind for kind in KINDS if kind in found)
