@@ -44,7 +44,7 @@ def diff(
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what differs between two models: nodes, wiring, weights, types, names, metadata; exit code 1 if anything does.
+    """Show what differs between two models: nodes, wiring, weights, types, names, metadata; exit code 1 if any does.
 
     Nodes and tensors are matched by what they compute, so renamed tensors, reordered nodes and weights that are stored
     otherwise hide nothing: a rename is one change (=>), an inserted node is one (+), the input that reads it another

@@ -31,7 +31,7 @@ than each with each, so time and memory grow linearly with the graph. Nothing re
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -65,6 +65,7 @@ _FAR = 4
 """So many nodes may lie between a node and one that it was next to before."""
 _MOST_BEYOND = 64
 _TRUSTED, _TRUSTED_ALONE = 0.9, 0.98
+_A_FEW_RENAMED = 2
 _FEW = 8
 _ROUNDS = 3
 
@@ -103,6 +104,11 @@ class Matching:
         self._forward: tuple[list[int], list[int]]
         self._backward: tuple[list[int], list[int]]
         self._ends_a, self._ends_b = self._output_keys()
+        self._output_places = tuple(
+            {name: place for place, name in enumerate(side.scope.outputs)} for side in (self.a, self.b)
+        )
+        places = {key: name for name, key in self._ends_b.items()}
+        self._ends = [(name, places[key]) for name, key in self._ends_a.items() if key in places and key != ("?",)]
         self._pair_inputs()
         self._run()
         self._pair_rest()
@@ -194,6 +200,8 @@ class Matching:
             self._drain(_Ask.LAST)
             self._seed_by_name(self.a.operators, self.b.operators)
             self._drain(_Ask.LAST)
+            self._join_by_names(self._left_a(), self._left_b(), _Ask.NAME_ONLY)
+            self._drain(_Ask.LAST)
             if self._open == before:
                 return
 
@@ -222,14 +230,19 @@ class Matching:
         return leaf
 
     def _trust_in_names(self) -> float:
-        """Returns the share of nodes with the same name among those that one hash finds alone."""
+        """Returns the share of nodes with the same name among those that one hash finds alone.
+
+        One or two that have other names in a small graph are edits, and no reason to mistrust the others.
+        """
         agree = total = 0
         for hash_a, hash_b in (self._forward, self._backward):
             for ones, others in _groups(range(len(hash_a)), hash_a, range(len(hash_b)), hash_b):
                 if len(ones) == len(others) == 1:
                     total += 1
                     agree += self._names_a[ones[0]] == self._names_b[others[0]]
-        return agree / total if total else float(_Ask.NAMED in self._questions)
+        if not agree:
+            return 0.0 if total else float(_Ask.NAMED in self._questions)
+        return max(agree / total, _TRUSTED if total - agree <= _A_FEW_RENAMED else 0.0)
 
     # ---- pairs from the whole graph
 
@@ -283,6 +296,7 @@ class Matching:
             (self._weight_names_a, self._weight_names_b),
             (self._names_a.__getitem__, self._names_b.__getitem__),
             (self._node_names_a.__getitem__, self._node_names_b.__getitem__),
+            (self._place_a, self._place_b),
         ):
             ones, others = self._unmatched(ones, others)
             if not ones or not others:
@@ -316,6 +330,12 @@ class Matching:
     def _weight_names_b(self, position: int) -> Hashable:
         return tuple(name for name in self.b.inputs[position] if name in self.b.stored) or None
 
+    def _place_a(self, position: int) -> Hashable:
+        return _first_place(self.a, position, self._ends_a, self._output_places[0])
+
+    def _place_b(self, position: int) -> Hashable:
+        return _first_place(self.b, position, self._ends_b, self._output_places[1])
+
     def _sample_a(self, position: int) -> Hashable:
         return self._node_sample(self.a, position, self._samples[0])
 
@@ -334,9 +354,10 @@ class Matching:
     # ---- pairs from pairs
 
     def _look_around(self) -> None:
-        """Lists anew the pairs that have neighbours left: those around the nodes of ``a`` that are left."""
+        """Lists anew the pairs that may have neighbours left: outputs, and what is around nodes of ``a`` that are left."""
         for queue in self._queues:
             queue.clear()
+        self._queues[0].extend(self._ends)
         seen: set[Item] = set()
         for position in self._left_a():
             around: list[Item] = []
@@ -375,7 +396,9 @@ class Matching:
         """Looks for partners next to a pair; returns what is to be asked there next, if nodes are left."""
         one, other = item
         if isinstance(one, str) and isinstance(other, str):
-            return self._ask_consumers(one, other, question)
+            if self.tensors.get(one) == other:
+                return self._ask_consumers(one, other, question)
+            return self._ask_producers(one, other, question)
         if not isinstance(one, int) or not isinstance(other, int):
             raise TypeError(item)
         follows = [
@@ -463,6 +486,8 @@ class Matching:
         return len(inputs) == len(inputs_b) and attributes == attributes_b
 
     def _is_same(self, name: str, name_b: str) -> bool:
+        if name == name_b and name in self.a.stored and name in self.b.stored and name not in self.tensors:
+            return True  # weights that no pair of nodes has settled yet
         return bool(name) and self.meaning_a(name) == self.meaning_b(name_b)
 
     def _fits(self, one: int, other: int) -> bool:
@@ -631,14 +656,13 @@ class Matching:
         for name in a.stored:
             if name not in self.tensors and name in b.stored and name not in self.tensors_b:
                 self._match_tensors(name, name)
-        stored = [name for name in a.stored if name not in self.tensors]
-        stored_b = [name for name in b.stored if name not in self.tensors_b]
-        if stored and stored_b:
-            groups = _join(stored, self._free_weight_a, stored_b, self._free_weight_b)
-            for ones, others in groups:
-                if len(ones) == len(others) == 1:
-                    self._match_tensors(ones[0], others[0])
-
+        for key_a, key_b in ((self._use_and_values_a, self._use_and_values_b), (self._use_a, self._use_b)):
+            stored = [name for name in a.stored if name not in self.tensors]
+            stored_b = [name for name in b.stored if name not in self.tensors_b]
+            for ones, others in _join(stored, key_a, stored_b, key_b):
+                if len(ones) == len(others):
+                    for one, other in zip(ones, others, strict=True):
+                        self._match_tensors(one, other)
         self._pair_by_name_alone()
 
     def _pair_by_name_alone(self) -> None:
@@ -651,16 +675,33 @@ class Matching:
             if name in b.scope.producers or name in b.stored or name in b.given:
                 self.tensors[name] = self.tensors_b[name] = name
 
-    def _free_weight_a(self, name: str) -> Hashable:
-        return _free_weight(self.a, name)
+    def _use_and_values_a(self, name: str) -> Hashable:
+        return self._use_of(name, True), _tensors.sample(self.a.model, self.a.stored[name])
 
-    def _free_weight_b(self, name: str) -> Hashable:
-        return _free_weight(self.b, name)
+    def _use_and_values_b(self, name: str) -> Hashable:
+        return self._use_of(name, False), _tensors.sample(self.b.model, self.b.stored[name])
+
+    def _use_a(self, name: str) -> Hashable:
+        return self._used(name, True)
+
+    def _use_b(self, name: str) -> Hashable:
+        return self._used(name, False)
+
+    def _used(self, name: str, first: bool) -> Hashable:
+        """Returns who reads a weight of some shape; None if nobody does."""
+        use = self._use_of(name, first)
+        return (use, tuple((self.a if first else self.b).stored[name].dims)) if use else None
+
+    def _use_of(self, name: str, first: bool) -> Hashable:
+        """Returns which nodes read a weight, as positions in ``b``."""
+        if first:
+            return tuple(sorted({(self.nodes[reader], slot) for reader, slot in self.a.consumers.get(name, ())}))
+        return tuple(sorted(set(self.b.consumers.get(name, ()))))
 
 
-def _free_weight(side: Side, name: str) -> Hashable:
-    """Returns what tells a weight apart that no node has settled: its values, if no node reads it; else nothing."""
-    return None if name in side.consumers else _tensors.sample(side.model, side.stored[name])
+def _first_place(side: Side, position: int, ends: Mapping[str, Hashable], places: Mapping[str, int]) -> Hashable:
+    """Returns at which place the graph returns a tensor of a node; None if it returns none."""
+    return next((places[name] for name in side.scope.writes[position] if name in ends), None)
 
 
 def _names(side: Side) -> list[str | None]:

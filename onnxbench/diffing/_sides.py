@@ -86,7 +86,7 @@ class Side:
             attributes = tuple(sorted((a.name, attribute_id(self.model, a, self._ids)) for a in node.attribute))
         inner: Any = ()
         if position in self.scope.bodies:
-            inner = tuple((body.body_name, bodies[body].digest) for body in self.scope.bodies[position])
+            inner = tuple(sorted((body.body_name, bodies[body].digest) for body in self.scope.bodies[position]))
         stored: Any = ()
         if self.stored:
             stored = tuple(
