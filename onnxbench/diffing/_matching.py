@@ -63,7 +63,7 @@ class _Ask(IntEnum):
 
 _FAR = 4
 """So many nodes may lie between a node and one that it was next to before."""
-_MOST_BEYOND = 64
+_MOST_BEYOND, _MOST_NEAR = 64, 8
 _TRUSTED, _TRUSTED_ALONE = 0.9, 0.98
 _A_FEW_RENAMED = 2
 _FEW = 8
@@ -90,17 +90,14 @@ class Matching:
         self.tensors_b: dict[str, str] = {}
         self._open = min(len(self.nodes), len(self.nodes_b))
         self._queues: list[deque[Item]] = [deque() for _ in _Ask]
-        named = (_Ask.NAMED, _Ask.NAMED_BEYOND, _Ask.NAMED_OP, _Ask.NAME_ONLY)
         self._samples: tuple[dict[str, Hashable], dict[str, Hashable]] = ({}, {})
         self._names_a, self._names_b = _names(a), _names(b)
         self._node_names_a, self._node_names_b = _node_names(a), _node_names(b)
         shared = not set(filter(None, self._names_a)).isdisjoint(self._names_b) or not set(
             filter(None, self._node_names_a)
         ).isdisjoint(self._node_names_b)
-        self._questions = [question for question in _Ask if shared or question not in named]
-        self._follows: list[_Ask | None] = [
-            next((other for other in self._questions if other > question), None) for question in _Ask
-        ]
+        self._has_common_names = shared
+        self._set_questions(names=shared)
         self._forward: tuple[list[int], list[int]]
         self._backward: tuple[list[int], list[int]]
         self._ends_a, self._ends_b = self._output_keys()
@@ -171,7 +168,8 @@ class Matching:
             return
         trust = self._trust_in_names()
         trusted = trust >= _TRUSTED
-        if _Ask.NAMED in self._questions:
+        self._set_questions(names=trusted and self._has_common_names)
+        if self._has_common_names:
             for hashes in (self._forward, self._backward):
                 self._seed_by_name(*hashes)
             if trust >= _TRUSTED_ALONE:
@@ -198,7 +196,9 @@ class Matching:
                 return
             self._look_around()
             self._drain(_Ask.LAST)
+            self._set_questions(names=self._has_common_names)
             self._seed_by_name(self.a.operators, self.b.operators)
+            self._look_around()
             self._drain(_Ask.LAST)
             self._join_by_names(self._left_a(), self._left_b(), _Ask.NAME_ONLY)
             self._drain(_Ask.LAST)
@@ -229,6 +229,14 @@ class Matching:
 
         return leaf
 
+    def _set_questions(self, *, names: bool) -> None:
+        """Says which questions are asked: those about names or not."""
+        named = (_Ask.NAMED, _Ask.NAMED_BEYOND, _Ask.NAMED_OP, _Ask.NAME_ONLY)
+        self._questions = [question for question in _Ask if names or question not in named]
+        self._follows: list[_Ask | None] = [
+            next((other for other in self._questions if other > question), None) for question in _Ask
+        ]
+
     def _trust_in_names(self) -> float:
         """Returns the share of nodes with the same name among those that one hash finds alone.
 
@@ -241,7 +249,7 @@ class Matching:
                     total += 1
                     agree += self._names_a[ones[0]] == self._names_b[others[0]]
         if not agree:
-            return 0.0 if total else float(_Ask.NAMED in self._questions)
+            return 0.0 if total else float(self._has_common_names)
         return max(agree / total, _TRUSTED if total - agree <= _A_FEW_RENAMED else 0.0)
 
     # ---- pairs from the whole graph
@@ -261,7 +269,7 @@ class Matching:
 
     def _seed_by_name(self, numbers_a: Sequence[int], numbers_b: Sequence[int]) -> None:
         """Pairs nodes that agree in a name and a number."""
-        if _Ask.NAMED in self._questions:
+        if self._has_common_names:
             for ones, others in ((self._names_a, self._names_b), (self._node_names_a, self._node_names_b)):
                 self._seed(_joined(ones, numbers_a), _joined(others, numbers_b))
 
@@ -297,6 +305,7 @@ class Matching:
             (self._names_a.__getitem__, self._names_b.__getitem__),
             (self._node_names_a.__getitem__, self._node_names_b.__getitem__),
             (self._place_a, self._place_b),
+            (self._details_a, self._details_b),
         ):
             ones, others = self._unmatched(ones, others)
             if not ones or not others:
@@ -336,6 +345,12 @@ class Matching:
     def _place_b(self, position: int) -> Hashable:
         return _first_place(self.b, position, self._ends_b, self._output_places[1])
 
+    def _details_a(self, position: int) -> Hashable:
+        return self.a.details(position)
+
+    def _details_b(self, position: int) -> Hashable:
+        return self.b.details(position)
+
     def _sample_a(self, position: int) -> Hashable:
         return self._node_sample(self.a, position, self._samples[0])
 
@@ -354,7 +369,7 @@ class Matching:
     # ---- pairs from pairs
 
     def _look_around(self) -> None:
-        """Lists anew the pairs that may have neighbours left: outputs, and what is around nodes of ``a`` that are left."""
+        """Lists anew the pairs that may have neighbours left: outputs, and all around nodes of ``a`` that are left."""
         for queue in self._queues:
             queue.clear()
         self._queues[0].extend(self._ends)
@@ -570,22 +585,20 @@ class Matching:
             question: Which question is asked.
             forward: Whether further on is towards the outputs.
         """
-        if len(ones) > _MOST_BEYOND or len(others) > _MOST_BEYOND:
+        if len(ones) > _MOST_NEAR or len(others) > _MOST_NEAR:
             return
-        for near, near_b, far_side in ((ones, others, self.b), (ones, others, self.a)):
-            near, near_b = self._unmatched(near, near_b)
-            if far_side is self.b:
-                near_b = _beyond(self.b, near_b, self.nodes_b, forward=forward)
-            else:
-                near = _beyond(self.a, near, self.nodes, forward=forward)
-            if question == _Ask.NAMED_BEYOND:
-                self._join_by_names(near, near_b, _Ask.NAMED)
-            else:
-                keys_a = {one: self.a.bases[one] for one in near}
-                keys_b = {one: self.b.bases[one] for one in near_b}
-                for group, group_b in _groups(near, keys_a, near_b, keys_b):
-                    if len(group) == len(group_b) == 1:
-                        self._match_nodes(group[0], group_b[0])
+        named = question == _Ask.NAMED_BEYOND
+        candidates: list[tuple[int, int, int]] = []
+        for first in (True, False):
+            far, matched = (self.b, self.nodes_b) if first else (self.a, self.nodes)
+            reached = _beyond(far, others if first else ones, matched, forward=forward)
+            for near in ones if first else others:
+                for position, steps in reached.items():
+                    pair = (near, position) if first else (position, near)
+                    if self.a.bases[pair[0]] == self.b.bases[pair[1]] and (not named or self._same_name(*pair)):
+                        candidates.append((steps, *pair))
+        for _, one, other in sorted(candidates):
+            self._match_nodes(one, other)
 
     # ---- recording
 
@@ -765,11 +778,11 @@ def _uses(consumers: Iterable[tuple[int, int]], matched: Sequence[int]) -> dict[
     return found
 
 
-def _beyond(side: Side, starts: Iterable[int], matched: Sequence[int], *, forward: bool) -> list[int]:
-    """Returns nodes that are left, a few steps from some that are too."""
-    found: dict[int, None] = {}
+def _beyond(side: Side, starts: Iterable[int], matched: Sequence[int], *, forward: bool) -> dict[int, int]:
+    """Returns nodes that are left, a few steps from some that are too, with how many steps."""
+    found: dict[int, int] = {}
     edge = list(starts)
-    for _ in range(_FAR):
+    for steps in range(1, _FAR + 1):
         after: dict[int, None] = {}
         for position in edge:
             if forward:
@@ -778,8 +791,8 @@ def _beyond(side: Side, starts: Iterable[int], matched: Sequence[int], *, forwar
             else:
                 near = [side.scope.producers[name] for name in side.inputs[position] if name in side.scope.producers]
             after.update((other, None) for other in near if matched[other] < 0 and other not in found)
-        found.update(after)
+        found.update(dict.fromkeys(after, steps))
         edge = list(after)
         if len(found) > _MOST_BEYOND:
             break
-    return list(found)
+    return found

@@ -74,6 +74,7 @@ class Side:
         self._several = {position for position, node in enumerate(scope.nodes) if len(node.output) != 1}
         self._several.update(position for position, made in enumerate(scope.writes) if len(made) != 1)
         self._identities: dict[str, int] = {}
+        self._infos: dict[str, Any] | None = None
         self.operators = [ids[operator(node)] for node in scope.nodes]
         self.bases = [self._base(position, bodies) for position in range(len(scope.nodes))]
         self._consumers: dict[str, list[tuple[int, int]]] | None = None
@@ -183,6 +184,16 @@ class Side:
                 key = ("several", bases[position], tuple(uses))
             nodes[position] = number_of(key, len(ids))
         return nodes
+
+    def details(self, position: int) -> Hashable:
+        """Returns what else is said of a node: stated types of its outputs, doc string, metadata; None if nothing."""
+        if self._infos is None:
+            self._infos = {info.name: info for info in self.scope.graph.value_info}
+        node = self.scope.nodes[position]
+        infos = [self._infos.get(name) for name in self.scope.writes[position]]
+        types = tuple(info and info.type.SerializeToString(deterministic=True) for info in infos)
+        metadata = tuple(sorted((entry.key, entry.value) for entry in node.metadata_props))
+        return (types, node.doc_string, metadata) if any(types) or node.doc_string or metadata else None
 
     def _digest(self) -> int:
         ids = self._ids

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from onnxbench.model import Model
 
-_BLOCK = 1 << 20  # elements; a multiple of 8, so that a block of packed elements is whole bytes
+_BLOCK = 1 << 18  # elements; a multiple of 8, so that a block of packed elements is whole bytes
 SMALL = 256
 """Values of at most this many bytes take part in what tells nodes apart."""
 _SAMPLE = 256
