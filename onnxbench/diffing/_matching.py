@@ -63,7 +63,7 @@ class _Ask(IntEnum):
 
 _FAR = 4
 """So many nodes may lie between a node and one that it was next to before."""
-_MOST_BEYOND, _MOST_NEAR = 64, 8
+_MOST_BEYOND, _MOST_NEAR, _LONGEST_RUN = 64, 8, 16
 _TRUSTED, _TRUSTED_ALONE = 0.9, 0.98
 _A_FEW_RENAMED = 2
 _FEW = 8
@@ -577,7 +577,9 @@ class Matching:
                     self._match_nodes(group[0], group_b[0])
 
     def _ask_beyond(self, ones: list[int], others: list[int], question: _Ask, *, forward: bool) -> None:
-        """Pairs a node next to the place with one some nodes further on: something was inserted or removed between.
+        """Pairs nodes a few steps from a place at which they differ: between, something was inserted, removed, changed.
+
+        Of all pairs that are alike, the one with the longest run of nodes behind it that are alike too comes first.
 
         Args:
             ones: Nodes next to the place in ``a`` that are left.
@@ -587,18 +589,34 @@ class Matching:
         """
         if len(ones) > _MOST_NEAR or len(others) > _MOST_NEAR:
             return
-        named = question == _Ask.NAMED_BEYOND
-        candidates: list[tuple[int, int, int]] = []
-        for first in (True, False):
-            far, matched = (self.b, self.nodes_b) if first else (self.a, self.nodes)
-            reached = _beyond(far, others if first else ones, matched, forward=forward)
-            for near in ones if first else others:
-                for position, steps in reached.items():
-                    pair = (near, position) if first else (position, near)
-                    if self.a.bases[pair[0]] == self.b.bases[pair[1]] and (not named or self._same_name(*pair)):
-                        candidates.append((steps, *pair))
-        for _, one, other in sorted(candidates):
+        far_a = _beyond(self.a, ones, self.nodes, forward=forward)
+        far_b = _beyond(self.b, others, self.nodes_b, forward=forward)
+        pairs = [(steps, one, other) for other, steps in far_b.items() for one in ones]
+        pairs += [(steps, one, other) for one, steps in far_a.items() for other in others]
+        if len(ones) == len(others) == 1:  # one node may be another now: its operator was changed
+            near_a, near_b = (
+                [position for position, steps in far.items() if steps == 1][:_MOST_NEAR] for far in (far_a, far_b)
+            )
+            pairs += [(0, one, other) for one in near_a for other in near_b]
+        bases_a, bases_b = self.a.bases, self.b.bases
+        alike = [pair for pair in pairs if bases_a[pair[1]] == bases_b[pair[2]]]
+        if question == _Ask.NAMED_BEYOND:
+            alike = [pair for pair in alike if self._same_name(*pair[1:])]
+        if len(alike) > 1:
+            alike.sort(key=lambda pair: (-self._run_length(*pair[1:], forward=forward), *pair))
+        for _, one, other in alike[:1]:
             self._match_nodes(one, other)
+
+    def _run_length(self, one: int, other: int, *, forward: bool) -> int:
+        """Returns how many nodes from two on are alike, up to a few."""
+        length = 0
+        while length < _LONGEST_RUN and self.a.bases[one] == self.b.bases[other]:
+            length += 1
+            one = _next(self.a, one, self.nodes, forward=forward)
+            other = _next(self.b, other, self.nodes_b, forward=forward)
+            if one < 0 or other < 0:
+                return length + (one == other)
+        return length
 
     # ---- recording
 
@@ -796,3 +814,13 @@ def _beyond(side: Side, starts: Iterable[int], matched: Sequence[int], *, forwar
         if len(found) > _MOST_BEYOND:
             break
     return found
+
+
+def _next(side: Side, position: int, matched: Sequence[int], *, forward: bool) -> int:
+    """Returns the first node that is left right behind (or before) another; -1 if there is none."""
+    if forward:
+        names = side.scope.writes[position]
+        near = (reader for name in names for reader, _ in side.consumers.get(name, ())[:_MOST_NEAR])
+    else:
+        near = (side.scope.producers.get(name, -1) for name in side.inputs[position])
+    return next((other for other in near if other >= 0 and matched[other] < 0), -1)
