@@ -38,7 +38,7 @@ def disguised(proto: onnx.ModelProto, chance: random.Random, *, keep: set[str] |
     names = sorted(tensor_names(copy) - (keep or set()) - {""})
     numbers = list(range(len(names)))
     chance.shuffle(numbers)
-    rename(copy, {name: f"r{number}" for name, number in zip(names, numbers, strict=True)})
+    rename(copy, {name: f"other{number}." for name, number in zip(names, numbers, strict=True)})
     for graph in graphs(copy):
         for number, node in enumerate(graph.node):
             node.name = f"n{number}"

@@ -12,16 +12,17 @@ distance is NP-hard, and a comparison of all pairs of nodes is out of the questi
 2. Hashes. ``forward`` says what a node computes: operator, attributes, and the same of its inputs, down to graph
    inputs and weights. ``backward`` says what becomes of it, up to the graph outputs. Weights count by type, shape and,
    if they are small, values, so that large ones are not read. Nodes alike in both are the same; several that are all
-   alike (twins) are told apart by their names, then by the names of their weights, then by samples of the weights'
-   bytes, then by order. Hashes are numbers from one table, so equal means equal and there are no collisions.
+   alike (twins) are told apart by their names, then by samples of their weights' bytes, then, if their neighbours are
+   twins as well, by order. Hashes are numbers from one table, so equal means equal and there are no collisions.
 3. Names. If those nodes that one hash finds alone have the same names as a rule, names can be trusted: then nodes
    that agree in their name and have a neighbour that was found are the same before hashes alone may say so. If not
-   (renamed, or numbered anew), hashes alone come first.
+   (renamed, or numbered anew), hashes and neighbours come first and names last.
 4. Neighbours. From each pair that was found, its producers and consumers are looked at, with questions that become
-   weaker: same hashes; same name and operator and attributes; the same a few nodes further on (something was
-   inserted or removed between); same name and operator; same operator, attributes and weights' shapes, if there is
-   one such on either side; same operator; several, taken in order; same name; the one node left at that place. A pair
-   that is found starts over with the first question, so the strongest evidence anywhere is used before any weaker.
+   weaker: same hashes; same name, operator and attributes; the same a few nodes further on (something was inserted or
+   removed between); same name and operator; same operator, attributes and weights' shapes; same operator; alike a few
+   nodes further on, where the longest run of nodes that are alike decides; several, taken in order; same name; the
+   one node left between neighbours that were found. A pair that is found starts over with the first question, so the
+   strongest evidence anywhere is used before any weaker.
 5. Coarse hashes (operators, and shapes of weights only) where whole stretches have nothing else in common.
 
 What is left is added or removed. Each pair is asked each question once, and consumers are joined by a key rather
@@ -163,7 +164,7 @@ class Matching:
 
     def _run(self) -> None:
         self._hash(self.a.bases, self.b.bases)
-        self._seed_and_settle()
+        twins = self._seed_and_settle()
         if not self._open:
             return
         trust = self._trust_in_names()
@@ -185,15 +186,13 @@ class Matching:
             self._drain(_Ask.LIKE)
         if self._open > _FEW:
             self._hash(self.a.coarse_bases(), self.b.coarse_bases(), coarse=True)
-            self._seed_and_settle()
+            twins += self._seed_and_settle()
             for hashes in (self._forward, self._backward):
                 self._seed(*hashes)
                 self._look_around()
                 self._drain(_Ask.LIKE)
         for _ in range(_ROUNDS):
             before = self._open
-            if not before:
-                return
             self._look_around()
             self._drain(_Ask.LAST)
             self._set_questions(names=self._has_common_names)
@@ -202,8 +201,10 @@ class Matching:
             self._drain(_Ask.LAST)
             self._join_by_names(self._left_a(), self._left_b(), _Ask.NAME_ONLY)
             self._drain(_Ask.LAST)
-            if self._open == before:
-                return
+            if self._open in (0, before):
+                break
+        for ones, others in twins if self._open else ():
+            self._pair_in_order(*self._unmatched(ones, others))
 
     def _hash(self, bases_a: Sequence[int], bases_b: Sequence[int], *, coarse: bool = False) -> None:
         self._forward = (
@@ -273,13 +274,15 @@ class Matching:
             for ones, others in ((self._names_a, self._names_b), (self._node_names_a, self._node_names_b)):
                 self._seed(_joined(ones, numbers_a), _joined(others, numbers_b))
 
-    def _seed_and_settle(self) -> None:
-        """Pairs nodes that are alike in both hashes; twins one at a time, so that each pair may settle neighbours."""
+    def _seed_and_settle(self) -> list[tuple[list[int], list[int]]]:
+        """Pairs nodes that are alike in both hashes; returns twins that only their neighbours can tell apart."""
         keys = [list(zip(*pair, strict=True)) for pair in zip(self._forward, self._backward, strict=True)]
         groups = self._seed(keys[0], keys[1])
         groups = [group for group in groups if all(self._unmatched(*group))]
         if not groups:
-            return
+            return []
+        later = []
+        known: set[Hashable] = set(keys[1])
         self._look_around()
         self._drain(_Ask.EXACT)
         for ones, others in groups:
@@ -291,12 +294,31 @@ class Matching:
                     if self._match_nodes(*pair):
                         self._drain(_Ask.EXACT)
                 left_a, left_b = self._unmatched(left_a, left_b)
-            if len(left_a) != len(left_b):
-                continue
-            for one, other in zip(left_a, left_b, strict=True):
-                if self.nodes[one] < 0 and self.nodes_b[other] < 0:
-                    self._match_nodes(one, other)
-                    self._drain(_Ask.EXACT)
+            if len(left_a) == len(left_b) and self._is_inside(left_a[0] if left_a else -1, keys[0], known):
+                self._pair_in_order(left_a, left_b)
+            else:
+                later.append((left_a, left_b))
+        return later
+
+    def _pair_in_order(self, ones: list[int], others: list[int]) -> None:
+        """Pairs nodes that are alike in order, one pair at a time, so that each pair may settle its neighbours."""
+        rest = iter(others)
+        for one in ones:
+            if self.nodes[one] < 0:
+                other = next((other for other in rest if self.nodes_b[other] < 0), -1)
+                if other < 0:
+                    return
+                self._match_nodes(one, other)
+                self._drain(_Ask.EXACT)
+
+    def _is_inside(self, position: int, keys: Sequence[Hashable], known: set[Hashable]) -> bool:
+        """Tells whether all neighbours of a node of ``a`` have partners that are alike, so that any twin is as good."""
+        if position < 0:
+            return False
+        producers = self.a.scope.producers
+        near = {producers[name] for name in self.a.scope.reads[position] if name in producers}
+        near.update(reader for name in self.a.scope.writes[position] for reader, _ in self.a.consumers.get(name, ()))
+        return all(keys[other] in known for other in near)
 
     def _pair_by_names(self, ones: Iterable[int], others: Iterable[int]) -> None:
         for key_a, key_b in (
@@ -501,8 +523,8 @@ class Matching:
         return len(inputs) == len(inputs_b) and attributes == attributes_b
 
     def _is_same(self, name: str, name_b: str) -> bool:
-        if name == name_b and name in self.a.stored and name in self.b.stored and name not in self.tensors:
-            return True  # weights that no pair of nodes has settled yet
+        if name in self.a.stored and name_b in self.b.stored and name not in self.tensors:  # not settled yet
+            return name == name_b or self.a.weight_id(name) == self.b.weight_id(name_b)
         return bool(name) and self.meaning_a(name) == self.meaning_b(name_b)
 
     def _fits(self, one: int, other: int) -> bool:
@@ -552,11 +574,21 @@ class Matching:
         for ones, others in _groups(uses, keys_a, uses_b, keys_b):
             if len(ones) == len(others) == 1:
                 self._match_nodes(ones[0], others[0])
-            elif question in (_Ask.EXACT, _Ask.IN_ORDER):
-                self._pair_by_names(ones, others)
-                left_a, left_b = self._unmatched(ones, others)
-                for one, other in zip(left_a, left_b, strict=False):
-                    self._match_nodes(one, other)
+            elif question in (_Ask.EXACT, _Ask.LIKE, _Ask.IN_ORDER):
+                self._pair_group(ones, others, question)
+
+    def _pair_group(self, ones: list[int], others: list[int], question: _Ask) -> None:
+        """Pairs consumers of one tensor that agree in a key which several have, by names and samples of weights."""
+        if question == _Ask.EXACT:
+            self._pair_by_names(ones, others)
+        ones, others = self._unmatched(ones, others)
+        for one, other in self._alike(ones, others, self._sample_a, self._sample_b):
+            self._match_nodes(one, other)
+        if question == _Ask.IN_ORDER:
+            self._pair_by_names(ones, others)
+        if question != _Ask.LIKE:
+            for one, other in zip(*self._unmatched(ones, others), strict=False):
+                self._match_nodes(one, other)
 
     def _join_by_names(self, uses: Iterable[int], uses_b: Iterable[int], question: _Ask) -> None:
         extra_a: Sequence[int] | None = None
@@ -687,11 +719,18 @@ class Matching:
         for name in a.stored:
             if name not in self.tensors and name in b.stored and name not in self.tensors_b:
                 self._match_tensors(name, name)
-        for key_a, key_b in ((self._use_and_values_a, self._use_and_values_b), (self._use_a, self._use_b)):
+        for name, name_b in self._ends:
+            if name in a.stored and name_b in b.stored and name not in self.tensors and name_b not in self.tensors_b:
+                self._match_tensors(name, name_b)
+        for key_a, key_b in (
+            (self._use_and_values_a, self._use_and_values_b),
+            (self._use_a, self._use_b),
+            (self._values_a, self._values_b),
+        ):
             stored = [name for name in a.stored if name not in self.tensors]
             stored_b = [name for name in b.stored if name not in self.tensors_b]
             for ones, others in _join(stored, key_a, stored_b, key_b):
-                if len(ones) == len(others):
+                if len(ones) == len(others) and (len(ones) == 1 or key_a != self._values_a):
                     for one, other in zip(ones, others, strict=True):
                         self._match_tensors(one, other)
         self._pair_by_name_alone()
@@ -706,11 +745,17 @@ class Matching:
             if name in b.scope.producers or name in b.stored or name in b.given:
                 self.tensors[name] = self.tensors_b[name] = name
 
+    def _values_a(self, name: str) -> Hashable:
+        return _tensors.sample(self.a.model, self.a.stored[name])
+
+    def _values_b(self, name: str) -> Hashable:
+        return _tensors.sample(self.b.model, self.b.stored[name])
+
     def _use_and_values_a(self, name: str) -> Hashable:
-        return self._use_of(name, True), _tensors.sample(self.a.model, self.a.stored[name])
+        return self._use_of(name, True), self._values_a(name)
 
     def _use_and_values_b(self, name: str) -> Hashable:
-        return self._use_of(name, False), _tensors.sample(self.b.model, self.b.stored[name])
+        return self._use_of(name, False), self._values_b(name)
 
     def _use_a(self, name: str) -> Hashable:
         return self._used(name, True)
@@ -789,11 +834,11 @@ def _join(
 
 def _uses(consumers: Iterable[tuple[int, int]], matched: Sequence[int]) -> dict[int, tuple[int, ...]]:
     """Returns the nodes among consumers that are left, each with the inputs at which it reads the tensor."""
-    found: dict[int, tuple[int, ...]] = {}
+    found: dict[int, list[int]] = {}
     for position, slot in consumers:
         if matched[position] < 0:
-            found[position] = (*found.get(position, ()), slot)
-    return found
+            found.setdefault(position, []).append(slot)
+    return {position: tuple(slots) for position, slots in found.items()}
 
 
 def _beyond(side: Side, starts: Iterable[int], matched: Sequence[int], *, forward: bool) -> dict[int, int]:
