@@ -52,7 +52,7 @@ STEPS: list[tuple[str, str, int]] = [
         0,
     ),
     (
-        "The same steps, replayed as a recipe on the next export.",
+        "The same steps, replayed on the next export.",
         "onnxbench edit magika.onnx next.onnx -r surgery.yaml",
         0,
     ),

@@ -808,9 +808,18 @@ def _has_unknown(model: Model) -> bool:
 def _unknown_fields(message: Any) -> list[tuple[int, int, Any]]:
     from google.protobuf.unknown_fields import UnknownFieldSet
 
+    return _unknown_values(UnknownFieldSet(message))
+
+
+def _unknown_values(fields: Any) -> list[tuple[int, int, Any]]:
+    """Returns unknown fields as plain values; a group is the list of its own (protobuf bounds how deep they nest)."""
     return [
-        (field.field_number, field.wire_type, field.data if isinstance(field.data, (int, bytes)) else repr(field.data))
-        for field in UnknownFieldSet(message)
+        (
+            field.field_number,
+            field.wire_type,
+            field.data if isinstance(field.data, (int, bytes)) else _unknown_values(field.data),
+        )
+        for field in fields
     ]
 
 
