@@ -9,6 +9,7 @@ are bridges to symbolic inference or to a runtime that types operators of its ow
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from onnxbench import weights
@@ -96,7 +97,7 @@ def inferred_types(proto: ModelProto, names: Iterable[str]) -> dict[str, TypePro
         names: The tensors of interest; others cost one look at their name.
     """
     wanted = set(names)
-    infos = (*proto.graph.value_info, *proto.graph.output)
+    infos = chain(proto.graph.value_info, proto.graph.output)
     return {info.name: without_made_up_dims(info.type) for info in infos if info.name in wanted}
 
 
