@@ -6,12 +6,13 @@ Words become sets of inputs here, one set after the other; ``onnxbench.captures`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from onnxbench.captures import Feeds, Port, check_feeds, input_ports, load, load_value, random_feeds
-from onnxbench.errors import FeedsError, NotFoundError, UsageError, did_you_mean
+from onnxbench.errors import ExecutionError, FeedsError, NotFoundError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, Scope
 from onnxbench.specs import TensorSpec, parse_data_files, parse_dims, parse_ranges, parse_tensor_specs
 from onnxbench.tensortype import dtype_name
@@ -99,6 +100,31 @@ def feed_sets(
             )  # fmt: skip
             values, choices = values | drawn.feeds, drawn.choices
         yield FeedSet(check_feeds(values, ports, cast=said.cast), choices)
+
+
+def first_set(model: Model, options: FeedOptions | None = None) -> FeedSet:
+    """Returns one set of inputs for a model: the first that the data holds, or drawn values.
+
+    Raises:
+        FeedsError: They do not fit the model, or cannot be drawn.
+        NotFoundError: There is no such file.
+    """
+    first = next(feed_sets(model, options), None)
+    if first is None:
+        raise FeedsError("the data holds no set of inputs")
+    return first
+
+
+@contextmanager
+def choices_explained(choices: Sequence[str]) -> Iterator[None]:
+    """Makes a failure while running on drawn inputs say what was drawn."""
+    try:
+        yield
+    except ExecutionError as error:
+        if choices:
+            error.details = (*error.details, "The inputs were drawn, and this was chosen:", *choices)
+            error.hint = error.hint or "If that does not suit the model, say otherwise: --shape, --dim, --val-range."
+        raise
 
 
 def _shape_specs(words: Sequence[str], names: set[str], ports: Sequence[Port]) -> list[TensorSpec]:

@@ -27,7 +27,7 @@ from onnxbench.errors import (
     UnsupportedError,
     UsageError,
 )
-from onnxbench.feeding import FeedOptions, feed_sets
+from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set
 from onnxbench.graph import GraphIndex, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.inlining import inline_functions
@@ -149,7 +149,7 @@ def type_sources(feeds: Mapping[str, Value] | None = None) -> list[TypeSource]:
 
     def observed(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
         try:
-            values = feeds if feeds is not None else first_feeds(model)
+            values = feeds if feeds is not None else first_set(model).feeds
             found = backends.run_with_outputs(model, values, list(names), optimization="none")
         except (ExecutionError, FeedsError, UnsupportedError):
             return {}  # drawn values need not fit the model; what is unknown stays so, and is reported
@@ -213,12 +213,14 @@ class Extracted:
         saved: The written files; None for a dry run.
         feeds: The file with the recorded values of the piece's inputs, or None.
         expected: The file with those of its outputs, or None.
+        choices: What was decided about drawn inputs of the whole model without being told.
     """
 
     piece: Piece
     saved: Saved | None
     feeds: Path | None = None
     expected: Path | None = None
+    choices: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -264,26 +266,28 @@ def extract_file(
         BenchError: As for ``extract``, ``record`` and ``onnxbench.writer.save``.
     """
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    values = first_feeds(model, feeds) if tells_more(feeds) or save_feeds is not None else None
+    first = first_set(model, feeds) if tells_more(feeds) or save_feeds is not None else FeedSet({})
+    values = first.feeds or None
     piece = extract(
         model, inputs, outputs, nodes=nodes, body=body, auto_inputs=auto_inputs, keep_unused=keep_unused,
         inline=inline, feeds=values,
     )  # fmt: skip
     if out is None:
-        return Extracted(piece, None)
+        return Extracted(piece, None, choices=first.choices)
     recorded = None
-    if save_feeds is not None and values is not None:
-        recorded = record(inline_functions(model)[0] if inline else model, piece, values)
+    if save_feeds is not None:
+        with choices_explained(first.choices):
+            recorded = record(inline_functions(model)[0] if inline else model, piece, first.feeds)
     saved = save(piece.model, out, options=options)
     if recorded is None or save_feeds is None:
-        return Extracted(piece, saved)
+        return Extracted(piece, saved, choices=first.choices)
     feeds_path = Path(save_feeds)
     expected_path = feeds_path.with_name(f"{feeds_path.stem}_outputs.npz")
     captures.save(feeds_path, {b.name: recorded[b.name] for b in piece.inputs})
     ends = {b.name: recorded[b.name] for b in piece.outputs if b.name in recorded}
     if ends:
         captures.save(expected_path, ends)
-    return Extracted(piece, saved, feeds_path, expected_path if ends else None)
+    return Extracted(piece, saved, feeds_path, expected_path if ends else None, first.choices)
 
 
 def expose_file(
@@ -299,27 +303,15 @@ def expose_file(
 ) -> Extracted:
     """Writes a model with further outputs (see ``expose``); ``out`` None writes nothing."""
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    values = first_feeds(model, feeds) if tells_more(feeds) else None
-    piece = expose(model, outputs, exclude=exclude, inline=inline, feeds=values)
-    return Extracted(piece, None if out is None else save(piece.model, out, options=options))
+    first = first_set(model, feeds) if tells_more(feeds) else FeedSet({})
+    piece = expose(model, outputs, exclude=exclude, inline=inline, feeds=first.feeds or None)
+    saved = None if out is None else save(piece.model, out, options=options)
+    return Extracted(piece, saved, choices=first.choices)
 
 
 def tells_more(feeds: FeedOptions | None) -> bool:
     """Tells whether the user said something of the inputs, so that a run of the model is worth its time."""
     return feeds is not None and bool(feeds.sources or feeds.shapes or feeds.dims)
-
-
-def first_feeds(model: Model, options: FeedOptions | None = None) -> Feeds:
-    """Returns one set of inputs for a model: the first that the data holds, or drawn values.
-
-    Raises:
-        FeedsError: They do not fit the model, or cannot be drawn.
-        NotFoundError: There is no such file.
-    """
-    first = next(feed_sets(model, options), None)
-    if first is None:
-        raise FeedsError("the data holds no set of inputs")
-    return first.feeds
 
 
 def open_model(

@@ -30,7 +30,7 @@ from onnxbench.errors import (
     UsageError,
     did_you_mean,
 )
-from onnxbench.feeding import FeedOptions, FeedSet, feed_sets
+from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, feed_sets
 from onnxbench.graph import GraphIndex
 from onnxbench.model import Model
 from onnxbench.model import load as load_model
@@ -331,13 +331,8 @@ class _Watch:
 
 def _explained(stream: Iterator[tuple[str, Value]], feed_set: FeedSet) -> Iterator[tuple[str, Value]]:
     """Passes a stream on; a failure while running on drawn inputs says what was drawn."""
-    try:
+    with choices_explained(feed_set.choices):
         yield from stream
-    except ExecutionError as error:
-        if feed_set.choices:
-            error.details = (*error.details, "The inputs were drawn, and this was chosen:", *feed_set.choices)
-            error.hint = error.hint or "If that does not suit the model, say otherwise: --shape, --dim, --val-range."
-        raise
 
 
 # ---------------------------------------------------------------- what to look at, and on what

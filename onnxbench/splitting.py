@@ -18,12 +18,12 @@ from onnxbench import select
 from onnxbench.captures import Value
 from onnxbench.cut import Boundary, Piece, assemble, require_main
 from onnxbench.errors import OutputError, UsageError
-from onnxbench.feeding import FeedOptions
+from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set
 from onnxbench.graph import GraphIndex
 from onnxbench.inference import TypeFinder
 from onnxbench.model import Model
 from onnxbench.partition import Partition, split_at, split_parts, split_scopes, split_weights
-from onnxbench.pieces import first_feeds, open_model, tells_more, type_sources
+from onnxbench.pieces import open_model, tells_more, type_sources
 from onnxbench.proof import Proof
 from onnxbench.proof import prove as prove_split
 from onnxbench.specs import parse_size
@@ -65,6 +65,7 @@ class Split:
         shared_nodes: Constant nodes that more than one piece has a copy of.
         dead_nodes: Nodes that lead to no output and are in no piece.
         notes: What a user should know.
+        choices: What was decided about drawn inputs of the whole model without being told.
     """
 
     manifest: Path
@@ -72,6 +73,7 @@ class Split:
     shared_nodes: int
     dead_nodes: int
     notes: tuple[str, ...]
+    choices: tuple[str, ...] = ()
 
 
 def partition(
@@ -180,13 +182,17 @@ def split_file(
         BenchError: As for ``split`` and ``onnxbench.proof.prove``.
     """
     model, _ = open_model(source, allow_outside=allow_outside, inline=inline)
-    values = first_feeds(model, feeds) if prove or tells_more(feeds) else None
+    first = first_set(model, feeds) if prove or tells_more(feeds) else FeedSet({})
     limit = parse_size(max_weights) if isinstance(max_weights, str) else max_weights
     done = split(
         model, folder, at=at, parts=parts, max_weights=limit, by_scopes=by_scopes,
-        feeds=values if tells_more(feeds) else None, options=options,
+        feeds=first.feeds if tells_more(feeds) else None, options=options,
     )  # fmt: skip
-    return done, prove_split(done.manifest, model, values) if prove and values is not None else None
+    done = replace(done, choices=first.choices)
+    if not prove:
+        return done, None
+    with choices_explained(first.choices):
+        return done, prove_split(done.manifest, model, first.feeds)
 
 
 def _file_name(base: str, number: int, name: str, count: int) -> str:

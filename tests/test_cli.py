@@ -160,7 +160,7 @@ def test_split_writes_the_four_submodels_of_the_tutorial_and_proves_them(run):
 
 def test_a_piece_that_is_not_the_model_fails_the_proof(run):
     from onnxbench import load
-    from onnxbench.pieces import first_feeds
+    from onnxbench.feeding import first_set
     from onnxbench.proof import prove
 
     assert run("split", WHOLE, "pieces", "--at", "23")[0] == 0
@@ -170,7 +170,7 @@ def test_a_piece_that_is_not_the_model_fails_the_proof(run):
     piece.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, piece.graph.initializer[0].name))
     onnx.save(piece, "pieces/whole_model_2.onnx")
     model = load(WHOLE)
-    proof = prove("pieces/manifest.yaml", model, first_feeds(model))
+    proof = prove("pieces/manifest.yaml", model, first_set(model).feeds)
     assert not proof.holds
     assert [tensor.name for tensor in proof.tensors if not tensor.exact] == ["31"]
 
@@ -224,3 +224,36 @@ def test_output_that_cannot_be_written_is_one_message():
         )
     assert done.returncode == 7
     assert "Traceback" not in done.stderr
+
+
+def test_what_was_drawn_is_said_where_a_command_runs_the_model(run):
+    model = MODELS / "dynamic_batch.onnx"
+    drawn = ["image: dimension 0 (batch) = 1", "image: dimension 3 (width) = 224"]
+    for words in (
+        ("run", model),
+        ("split", model, "pieces", "--parts", 2, "--prove"),
+        ("extract", model, "out.onnx", "--node", "op:Conv", "--save-feeds", "f.npz"),
+        ("expose", model, "seen.onnx", "--outputs", "op:Conv", "--seed", 3, "--dim", "batch=1"),
+    ):
+        said = drawn[1:] if "--dim" in words else drawn
+        code, _, err = run(*words)
+        assert (code, [line for line in err.splitlines() if "chosen" in line]) == (
+            0,
+            [f"onnxbench: chosen: {choice}" for choice in said],
+        )
+        assert "chosen" not in run(*words, "--quiet")[2]
+        result = json.loads(run(*words, "--json")[1])["result"]
+        assert result.get("split", result)["choices"] == said
+
+
+def test_a_run_that_fails_on_drawn_inputs_says_what_was_drawn(run):
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x, int64[K] s) => (float[A,B] z)'
+    onnx.save(onnx.parser.parse_model(text + " { a = Neg(x) y = Reshape(a, s) z = Abs(y) }"), "m.onnx")
+    for words in (
+        ("split", "m.onnx", "pieces", "--at", "a", "--prove"),
+        ("extract", "m.onnx", "out.onnx", "--inputs", "y", "--outputs", "z", "--save-feeds", "f.npz"),
+    ):
+        code, _, err = run(*words)
+        assert code == 9
+        assert "  x: dimension 0 (N) = 1\n" in err
+        assert "--val-range" in err

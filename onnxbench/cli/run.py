@@ -216,9 +216,9 @@ def run(
 
 
 def _show(result: RunResult, *, as_json: bool, quiet: bool) -> None:
-    from onnxbench.cli._render import console, note, print_json
+    from onnxbench.cli._render import chosen, console, note, print_json
 
-    note(*result.notes, *(f"chosen: {choice}" for choice in result.choices), quiet=quiet)
+    note(*result.notes, *chosen(result.choices), quiet=quiet)
     if as_json:
         print_json("run", result)
         return
