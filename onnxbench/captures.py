@@ -180,6 +180,8 @@ def random_feeds(
     wanted = [port for port in ports if port.required and port.name not in given]
     shapes = shapes or {}
     for port in ports:
+        if port.name in shapes:
+            require_shape(port, shapes[port.name])
         _bind(port, given[port.name].shape if hasattr(given.get(port.name), "shape") else shapes.get(port.name), sizes)
     feeds: Feeds = {}
     for port in wanted:
@@ -199,10 +201,13 @@ def _stream(seed: int, iteration: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, iteration, *words])))
 
 
-def _bind(port: Port, told: Sequence[Dim] | None, sizes: dict[str, int]) -> None:
-    """Binds the symbols of an input's shape to the sizes told for it."""
-    declared = port.shape
-    if told is None or declared is None:
+def require_shape(port: Port, told: Sequence[Dim]) -> None:
+    """Raises FeedsError when a shape told for an input (or the elements of a sequence) is not one that it can have."""
+    kind = port.type
+    while kind is not None and kind.WhichOneof("value") in ("sequence_type", "optional_type"):
+        kind = kind.sequence_type.elem_type if kind.HasField("sequence_type") else kind.optional_type.elem_type
+    declared = None if kind is None else _shape_of(kind)
+    if declared is None:
         return
     if len(told) != len(declared):
         raise FeedsError(
@@ -210,14 +215,17 @@ def _bind(port: Port, told: Sequence[Dim] | None, sizes: dict[str, int]) -> None
             f"{len(declared)} dimensions: {format_shape(declared)}"
         )
     for axis, (mine, theirs) in enumerate(zip(told, declared, strict=True)):
-        if not isinstance(mine, int):
-            continue
-        if isinstance(theirs, int) and theirs != mine:
+        if isinstance(theirs, int) and mine is not None and theirs != mine:
             raise FeedsError(
                 f"input {port.name!r} is given the shape {format_shape(told)}, but the model fixes dimension {axis} "
                 f"at {theirs}: {format_shape(declared)}"
             )
-        if isinstance(theirs, str):
+
+
+def _bind(port: Port, told: Sequence[Dim] | None, sizes: dict[str, int]) -> None:
+    """Binds the symbols of an input's shape to the sizes told for it."""
+    for mine, theirs in zip(told or (), port.shape or (), strict=False):
+        if isinstance(mine, int) and isinstance(theirs, str):
             sizes.setdefault(theirs, mine)
 
 

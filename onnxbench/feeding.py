@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from onnxbench.captures import Feeds, Port, check_feeds, input_ports, load, load_value, random_feeds
+from onnxbench.captures import Feeds, Port, check_feeds, input_ports, load, load_value, random_feeds, require_shape
 from onnxbench.errors import ExecutionError, FeedsError, NotFoundError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, Scope
 from onnxbench.specs import TensorSpec, parse_data_files, parse_dims, parse_ranges, parse_tensor_specs
-from onnxbench.tensortype import dtype_name
+from onnxbench.tensortype import Dim, dtype_name, format_shape
 
 if TYPE_CHECKING:
     from onnxbench.model import Model
@@ -87,12 +87,17 @@ def feed_sets(
     ranges = parse_ranges(said.ranges, names, what="--val-range")
     dims = parse_dims(said.dims)
     _check_dims(dims, ports)
+    for port in ports:
+        if port.name in shapes:
+            require_shape(port, shapes[port.name])
+            _require_dims(port, shapes[port.name], dims, "--shape")
     given = _given(said, ports, shapes)
     drawing = given is None or said.fill
     limits = index_limits(model, index) if drawing else {}
     sets: Iterator[Feeds] = iter([{}] * (said.iterations or 1)) if given is None else given
     for iteration, values in enumerate(sets):
         choices: tuple[str, ...] = ()
+        _require_as_told(values, ports, shapes, dims)
         if drawing:
             drawn = random_feeds(
                 ports, shapes=shapes, dims=dims, ranges=ranges, limits=limits, given=values, seed=said.seed,
@@ -150,9 +155,33 @@ def _check_dims(dims: Mapping[str, int], ports: Sequence[Port]) -> None:
             )
 
 
-def _given(
-    said: FeedOptions, ports: Sequence[Port], shapes: Mapping[str, Sequence[int | str | None]]
-) -> Iterator[Feeds] | None:
+def _require_dims(port: Port, shape: Sequence[Dim], dims: Mapping[str, int], source: str) -> None:
+    for axis, (size, symbol) in enumerate(zip(shape, port.shape or (), strict=False)):
+        if isinstance(size, int) and isinstance(symbol, str) and dims.get(symbol, size) != size:
+            raise FeedsError(
+                f"dimension {axis} ({symbol}) of input {port.name!r} is {size} by {source}, and {dims[symbol]} by --dim"
+            )
+
+
+def _require_as_told(
+    values: Feeds, ports: Sequence[Port], shapes: Mapping[str, Sequence[Dim]], dims: Mapping[str, int]
+) -> None:
+    """Raises FeedsError when data has other sizes than the user says."""
+    for port in ports:
+        shape = getattr(values.get(port.name), "shape", None)
+        if shape is None:
+            continue
+        told = shapes.get(port.name, shape)
+        if len(told) != len(shape) or any(isinstance(a, int) and a != b for a, b in zip(told, shape, strict=True)):
+            raise FeedsError(
+                f"input {port.name!r} has the shape {format_shape(shape)} in the data, and {format_shape(told)} by "
+                "--shape",
+                hint="--shape is for inputs that are drawn, and for raw bytes.",
+            )
+        _require_dims(port, shape, dims, "the data")
+
+
+def _given(said: FeedOptions, ports: Sequence[Port], shapes: Mapping[str, Sequence[Dim]]) -> Iterator[Feeds] | None:
     """Returns the sets that the data holds, or None when no data is given."""
     if not said.sources:
         return None

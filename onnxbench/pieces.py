@@ -33,7 +33,7 @@ from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.inlining import inline_functions
 from onnxbench.model import Model, load
 from onnxbench.specs import TensorSpec, parse_tensor_specs
-from onnxbench.tensortype import dtype_name, make_type, tensor_shape
+from onnxbench.tensortype import Dim, dtype_name, format_shape, format_type, make_type, tensor_shape
 from onnxbench.writer import Saved, SaveOptions, save
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def extract(
 
     Args:
         source: A model or a model file.
-        inputs: Where the piece starts: selectors, or ``name:shape:dtype`` to state another type. A selector of nodes
-            means the tensors that enter them. None: the model's own inputs.
+        inputs: Where the piece starts: selectors, or ``name:shape:dtype`` to state what the model leaves open. A selector of
+            nodes means the tensors that enter them. None: the model's own inputs.
         outputs: Where it ends. A selector of nodes means the tensors that leave them. None: the model's own outputs
             (those that depend on ``inputs``).
         nodes: Instead of inputs and outputs: exactly these nodes, with whatever enters and leaves them.
@@ -422,12 +422,17 @@ def _outputs_behind(scope: Scope, starts: Sequence[str]) -> list[str]:
 
 
 def complete_types(types: dict[str, TypeProto], finder: TypeFinder, scope: Scope) -> None:
-    """Fills in what a stated type leaves open (``x:auto:float16``, ``x:[1,3]``) from what is known.
+    """Fills in what a stated type leaves open (``x:auto:float16``, ``x:[1,3]``, ``x:[?,3]``) from what is known.
+
+    A size may be stated where the model leaves one open. Where it has a fixed size, a piece computes with that one, so
+    another size, or a symbol, would be a promise that the piece does not keep.
 
     Raises:
-        UsageError: The tensor is known to have another element type.
+        UsageError: The tensor is known to have another element type or shape.
         UnsupportedError: Its element type is neither stated nor known.
     """
+    if types:
+        finder.verify(types)
     known = finder.find(scope, types) if types else {}
     for name, value in types.items():
         tensor = value.tensor_type
@@ -437,6 +442,8 @@ def complete_types(types: dict[str, TypeProto], finder: TypeFinder, scope: Scope
                     f"the element type of {name!r} is not known", hint=f"Give it: '{name}:auto:float32'."
                 )
             continue
+        if known[name].WhichOneof("value") != "tensor_type":
+            raise UsageError(f"{name!r} is {format_type(known[name])}; shapes and types are stated of tensors only")
         real = known[name].tensor_type
         if tensor.elem_type and tensor.elem_type != real.elem_type:
             raise UsageError(
@@ -444,9 +451,22 @@ def complete_types(types: dict[str, TypeProto], finder: TypeFinder, scope: Scope
                 hint="A cut converts nothing; a type is stated only where the model leaves it unknown.",
             )
         tensor.elem_type = real.elem_type
-        if not _has_shape(value) and _has_shape(known[name]):
+        stated, fixed = tensor_shape(value), tensor_shape(known[name])
+        if fixed is not None and stated is None:
             tensor.shape.CopyFrom(real.shape)
+        elif fixed is not None and stated is not None:
+            _require_same_shape(name, stated, fixed)
+            for dim, size in zip(tensor.shape.dim, fixed, strict=True):
+                if isinstance(size, int):
+                    dim.dim_value = size
 
 
-def _has_shape(value: TypeProto) -> bool:
-    return tensor_shape(value) is not None
+def _require_same_shape(name: str, stated: Sequence[Dim], known: Sequence[Dim]) -> None:
+    """Raises UsageError when a stated shape cannot be that of a tensor."""
+    shapes = f"{name!r} is stated to be {format_shape(stated)}, and in the model it is {format_shape(known)}"
+    hint = "A cut keeps the sizes that the model fixes; a size is stated only where the model leaves one open."
+    if len(stated) != len(known):
+        raise UsageError(f"{shapes}: another number of dimensions", hint=hint)
+    for axis, (mine, theirs) in enumerate(zip(stated, known, strict=True)):
+        if isinstance(theirs, int) and mine is not None and mine != theirs:
+            raise UsageError(f"{shapes}: dimension {axis} is {theirs}, not {mine}", hint=hint)

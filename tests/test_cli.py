@@ -108,6 +108,17 @@ def test_a_redundant_input_is_reported_and_dropped(run):
         (("extract", WHOLE, "out.onnx", "--outputs", "op:Konv"), 4, "'Conv'"),
         (("extract", WHOLE, "out.onnx", "--outputs", "(28"), 2, "')'"),
         (("extract", WHOLE, "out.onnx"), 2, "--outputs"),
+        (("extract", WHOLE, "out.onnx", "--inputs", "input.1:[1,3,10,10]:float32"), 2, "[1, 3, 10, 10], and in the "),
+        (("extract", WHOLE, "out.onnx", "--inputs", "input.1:[1,3,10,10]"), 2, "it is [1, 3, 20, 20]: dimension 2 is"),
+        (("extract", WHOLE, "out.onnx", "--inputs", "24:[N,3,12,12]", "27"), 2, "dimension 0 is 1, not N"),
+        (("extract", WHOLE, "out.onnx", "--outputs", "28:[1,3,10]"), 2, "another number of dimensions"),
+        (("expose", WHOLE, "out.onnx", "--outputs", "28:[1,3,10,11]"), 2, "dimension 3 is 10, not 11"),
+        (
+            ("extract", MODELS / "sequence_io.onnx", "out.onnx", "--inputs", "seq:[2]", "extra"),
+            2,
+            "sequence(float32[2])",
+        ),
+        (("run", WHOLE, "--shape", "[1,3,10,10]"), 10, "fixes dimension 2 at 20"),
         (("extract", WHOLE, WHOLE, "--outputs", "28"), 2, "never changed"),
         (("extract", WHOLE, "no/such/out.onnx", "--outputs", "28"), 7, "no folder"),
         (("extract", "no_such.onnx", "out.onnx", "--outputs", "28"), 4, "no file"),
@@ -257,3 +268,13 @@ def test_a_run_that_fails_on_drawn_inputs_says_what_was_drawn(run):
         assert code == 9
         assert "  x: dimension 0 (N) = 1\n" in err
         assert "--val-range" in err
+
+
+def test_a_stated_shape_fills_what_the_model_leaves_open_and_keeps_what_it_fixes(run):
+    words = ("extract", MODELS / "dynamic_batch.onnx", "out.onnx", "--outputs", "output:*", "--inputs")
+    assert run(*words, "image:[4,?,16,w]")[0] == 0
+    graph = onnx.load("out.onnx").graph
+    assert [dim.dim_value or dim.dim_param for dim in graph.input[0].type.tensor_type.shape.dim] == [4, 1, 16, "w"]
+    wrong = MODELS / "value_info_wrong_shape.onnx"  # what its nodes make counts, not what it says of it
+    assert run("extract", wrong, "out.onnx", "--inputs", "b:[3]", "a")[0] == 0
+    assert run("extract", wrong, "out.onnx", "--inputs", "b:[4]", "a")[0] == 2

@@ -33,7 +33,7 @@ Inputs = Annotated[
     list[str] | None,
     typer.Option(
         *_INPUT_NAMES, metavar="SEL...",
-        help="Where the piece starts: selectors, or name:shape:dtype. Default: the model's own inputs.",
+        help="Where the piece starts: selectors, or name:shape:dtype (what the model leaves open). Default: its own inputs.",
         show_default=False,
     ),
 ]  # fmt: skip
