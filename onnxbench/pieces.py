@@ -57,8 +57,8 @@ def extract(
 
     Args:
         source: A model or a model file.
-        inputs: Where the piece starts: selectors, or ``name:shape:dtype`` to state what the model leaves open. A selector of
-            nodes means the tensors that enter them. None: the model's own inputs.
+        inputs: Where the piece starts: selectors, or ``name:shape:dtype`` to state what the model leaves open. A
+            selector of nodes means the tensors that enter them. None: the model's own inputs.
         outputs: Where it ends. A selector of nodes means the tensors that leave them. None: the model's own outputs
             (those that depend on ``inputs``).
         nodes: Instead of inputs and outputs: exactly these nodes, with whatever enters and leaves them.

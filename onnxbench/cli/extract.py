@@ -33,7 +33,8 @@ Inputs = Annotated[
     list[str] | None,
     typer.Option(
         *_INPUT_NAMES, metavar="SEL...",
-        help="Where the piece starts: selectors, or name:shape:dtype (what the model leaves open). Default: its own inputs.",
+        help="Where the piece starts: selectors, or name:shape:dtype (what the model leaves open). "
+        "Default: the model's own inputs.",
         show_default=False,
     ),
 ]  # fmt: skip
