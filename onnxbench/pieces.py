@@ -182,6 +182,8 @@ def record(
 ) -> Feeds:
     """Returns the real values at a piece's inputs and outputs, computed by running the whole model.
 
+    The outputs of a lifted body are what it computes by itself from its recorded inputs.
+
     Args:
         source: The whole model.
         piece: A piece of it.
@@ -190,18 +192,55 @@ def record(
 
     Raises:
         ExecutionError: The run failed.
-        UnsupportedError: A boundary tensor lies inside a body.
+        UnsupportedError: An input of a lifted body or function is no tensor of the main graph.
     """
     model, _ = open_model(source, allow_outside=allow_outside, inline=False)
     index = GraphIndex(model.proto)
-    names = [boundary.name for boundary in (*piece.inputs, *(() if piece.cut.scope else piece.outputs))]
-    inner = [name for name in names if not index.main.defines(name)]
-    if inner:
+    inputs = [boundary.name for boundary in piece.inputs]
+    if not piece.cut.scope:
+        names = [*inputs, *(boundary.name for boundary in piece.outputs)]
+        return backends.run_with_outputs(model, dict(feeds), names, optimization="none")
+    _require_recordable(index.scope_paths[piece.cut.scope], inputs)
+    values = backends.run_with_outputs(model, dict(feeds), inputs, optimization="none") if inputs else {}
+    session = backends.open_session(piece.model, options=backends.Options("none"))
+    return values | session.run(values)
+
+
+def _require_recordable(scope: Scope, inputs: Sequence[str]) -> None:
+    """Raises UnsupportedError unless all these inputs of a body are tensors of the main graph: then they have values.
+
+    The names alone do not tell: a function may call an input of its own as some tensor of the main graph is called.
+    """
+    if scope.is_function:
         raise UnsupportedError(
-            f"{inner[0]!r} lies inside {piece.cut.scope or 'a body'} and has no value of its own in a run of the model",
-            hint="Only a body whose inputs are tensors of the main graph can be recorded.",
+            f"the inputs of {scope.path} have other values at each call of that function, so they cannot be recorded",
+            hint="Record around one call: --inline-functions, with --inputs and --outputs.",
         )
-    return backends.run_with_outputs(model, dict(feeds), names, optimization="none")
+    for name in inputs:
+        holder = scope
+        while holder.parent is not None and not holder.defines(name):
+            holder = holder.parent
+        if holder.path:
+            owner = holder.parent.label(holder.owner) if holder is scope and holder.parent else ""
+            why = f"has another value in each run of {owner}" if owner else f"has no value outside {holder.path}"
+            raise UnsupportedError(
+                f"input {name!r} of {scope.path} {why}, so it cannot be recorded",
+                hint="Only a body whose inputs are all tensors of the main graph can be recorded.",
+            )
+
+
+def _branch_notes(model: Model, piece: Piece, feeds: Mapping[str, Value]) -> tuple[str, ...]:
+    """Returns a note where a lifted branch is not the one that the model takes on these inputs."""
+    index = GraphIndex(model.proto)
+    scope = index.scope_paths[piece.cut.scope]
+    node = index.main.nodes[scope.owner] if scope.parent is index.main else None
+    if node is None or node.op_type != "If" or node.domain not in ("", "ai.onnx"):
+        return ()
+    (condition,) = backends.run_with_outputs(model, dict(feeds), [node.input[0]], optimization="none").values()
+    taken = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
+    if taken == scope.body_name:
+        return ()
+    return (f"on these inputs the model does not take {scope.path}; the recorded outputs are what it would compute",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,18 +315,19 @@ def extract_file(
         return Extracted(piece, None, choices=first.choices)
     recorded = None
     if save_feeds is not None:
+        whole = inline_functions(model)[0] if inline else model
         with choices_explained(first.choices):
-            recorded = record(inline_functions(model)[0] if inline else model, piece, first.feeds)
+            recorded = record(whole, piece, first.feeds)
+            if piece.cut.scope:
+                piece = replace(piece, notes=(*piece.notes, *_branch_notes(whole, piece, first.feeds)))
     saved = save(piece.model, out, options=options)
     if recorded is None or save_feeds is None:
         return Extracted(piece, saved, choices=first.choices)
     feeds_path = Path(save_feeds)
     expected_path = feeds_path.with_name(f"{feeds_path.stem}_outputs.npz")
     captures.save(feeds_path, {b.name: recorded[b.name] for b in piece.inputs})
-    ends = {b.name: recorded[b.name] for b in piece.outputs if b.name in recorded}
-    if ends:
-        captures.save(expected_path, ends)
-    return Extracted(piece, saved, feeds_path, expected_path if ends else None, first.choices)
+    captures.save(expected_path, {b.name: recorded[b.name] for b in piece.outputs})
+    return Extracted(piece, saved, feeds_path, expected_path, first.choices)
 
 
 def expose_file(

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from engines import bits, ort_session, run_session
 from onnx import TensorProto, helper
 
 from onnxbench.cli import app
@@ -278,3 +279,45 @@ def test_a_stated_shape_fills_what_the_model_leaves_open_and_keeps_what_it_fixes
     wrong = MODELS / "value_info_wrong_shape.onnx"  # what its nodes make counts, not what it says of it
     assert run("extract", wrong, "out.onnx", "--inputs", "b:[3]", "a")[0] == 0
     assert run("extract", wrong, "out.onnx", "--inputs", "b:[4]", "a")[0] == 2
+
+
+@pytest.mark.parametrize("branch", ["then", "else"])
+def test_a_lifted_branch_is_saved_with_its_inputs_and_outputs(run, branch):
+    feeds = {"cond": np.array(branch == "then"), "x": np.array([-1, 0.5, 2], np.float32)}
+    np.savez("whole.npz", **feeds)
+    words = ("extract", MODELS / "if_basic.onnx", "out.onnx", "--lift", f"if/{branch}", "--save-feeds", "f.npz")
+    code, _, err = run(*words, "--feeds", "whole.npz")
+    assert (code, err) == (0, "")
+    assert run("run", "out.onnx", "--feeds", "f.npz", "--expect", "f_outputs.npz", "--bitwise")[0] == 0
+    (whole,) = run_session(ort_session(MODELS / "if_basic.onnx"), feeds, ["y"]).values()
+    assert bits(dict(np.load("f_outputs.npz"))["result"])[1:] == whole[1:]
+    feeds["cond"] = np.array(branch != "then")
+    np.savez("whole.npz", **feeds)
+    assert f"does not take if/{branch}" in run(*words, "--feeds", "whole.npz")[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("loop_count", "loop/body", "input 'i' of loop/body has another value in each run of loop"),
+        ("function_value_info", "local::Scale", "other values at each call of that function"),
+        ("nested_bodies", "outer_if/then/loop/body/inner_if/else", "has no value outside outer_if/then/loop/body"),
+    ],
+)
+def test_a_body_that_cannot_be_recorded_says_why(run, name, body, said):
+    words = ("extract", MODELS / f"{name}.onnx", "out.onnx", "--lift", body)
+    code, _, err = run(*words, "--save-feeds", "f.npz")
+    assert code == 13
+    assert said in err
+    assert not any(Path.cwd().iterdir())
+    assert run(*words)[0] == 0
+
+
+def test_an_input_of_a_function_is_not_the_tensor_of_the_same_name(run):
+    text = """<ir_version: 9, opset_import: ["": 17, "local": 1]>
+        g (float[2] x) => (float[2] y) { h = Neg(x) y = local.Twice(h) }
+        <domain: "local", opset_import: ["": 17]> Twice (x) => (r) <float[2] x, float[2] r> { r = Add(x, x) }"""
+    onnx.save(onnx.parser.parse_model(text), "m.onnx")
+    assert run("extract", "m.onnx", "out.onnx", "--lift", "local::Twice")[0] == 0
+    assert run("extract", "m.onnx", "out.onnx", "--lift", "local::Twice", "--save-feeds", "f.npz")[0] == 13
+    assert not Path("f.npz").exists()
