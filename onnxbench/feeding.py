@@ -93,6 +93,8 @@ def feed_sets(
             _require_dims(port, shapes[port.name], dims, "--shape")
     given = _given(said, ports, shapes)
     drawing = given is None or said.fill
+    if said.ranges and not drawing:
+        raise UsageError("--val-range is for inputs that are drawn, and all come from the data")
     limits = index_limits(model, index) if drawing else {}
     sets: Iterator[Feeds] = iter([{}] * (said.iterations or 1)) if given is None else given
     for iteration, values in enumerate(sets):
@@ -200,7 +202,16 @@ def _given(said: FeedOptions, ports: Sequence[Port], shapes: Mapping[str, Sequen
         sets = ({**values, **single} for values in chain.from_iterable(_load(source, ports) for source in whole))
     else:
         sets = iter([single])
-    return islice(sets, said.iterations) if said.iterations else sets
+    return _first_sets(sets, said.iterations) if said.iterations else sets
+
+
+def _first_sets(sets: Iterator[Feeds], count: int) -> Iterator[Feeds]:
+    found = 0
+    for values in islice(sets, count):
+        found += 1
+        yield values
+    if found < count:
+        raise FeedsError(f"{count} sets of inputs are asked for (--iterations), and the data holds {found}")
 
 
 def _load(source: str, ports: Sequence[Port]) -> Iterator[Feeds]:

@@ -169,13 +169,15 @@ def run(
         NotFoundError: A selector matches nothing, or there is no such file.
         ExecutionError: The run failed.
         OutputError: A file could not be written.
+        UsageError: Something would be ignored: a tolerance without expected values, threads of the reference evaluator.
     """
+    _refuse_ignored(expect, atol, rtol, bitwise, backend, options)
     model = source if isinstance(source, Model) else load_model(source, allow_outside=allow_outside)
     index = GraphIndex(model.proto)
     chosen, notes = _settled(options or backends.Options("auto"), index, timed=bool(bench))
+    tolerances = _Tolerances(index, atol, rtol, bitwise=bitwise)
     expected = _Expected(model, expect) if expect else None
     names = _with_expected(index, _chosen_names(index, outputs), expected)
-    tolerances = _Tolerances(index, atol, rtol, bitwise=bitwise)
     sets = _Sets(_feed_sets(model, feeds, index))
     _refuse_to_overwrite(model, feeds, expect, save, save_inputs, chosen.profile)
     runner = _Runner(model, names, backend, chosen, max_bytes)
@@ -218,6 +220,28 @@ def run(
         saved=(*values_out.written, *inputs_out.written),
         values=tuple(watch.values),
     )
+
+
+def _refuse_ignored(
+    expect: Sequence[str] | Mapping[str, Value],
+    atol: Sequence[str] | float,
+    rtol: Sequence[str] | float,
+    bitwise: bool,
+    backend: str,
+    options: backends.Options | None,
+) -> None:
+    """Raises UsageError for what would be ignored without a word."""
+    tolerances = [word for word, given in (("atol", atol != ()), ("rtol", rtol != ())) if given]
+    if bitwise and tolerances:
+        raise UsageError(f"bitwise and {tolerances[0]} contradict each other")
+    if not expect and (bitwise or tolerances):
+        raise UsageError(f"{'bitwise' if bitwise else tolerances[0]} means nothing without expected values")
+    if options is None or backends.backend(backend).name != "reference":
+        return
+    plain = backends.Options()
+    for name in ("providers", "threads", "libraries", "profile"):
+        if getattr(options, name) != getattr(plain, name):
+            raise UsageError(f"the reference evaluator has no {name}; they are for the backend ort")
 
 
 def _settled(options: backends.Options, index: GraphIndex, *, timed: bool) -> tuple[backends.Options, tuple[str, ...]]:

@@ -112,6 +112,10 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
     proto.CopyFrom(model.proto)
     repairs = make_valid(proto, complete=model.with_small_weights)
     text = TEXT_FORMATS.get(Path(path).suffix.lower())
+    if options.share_weights and (options.external or options.per_tensor or options.location):
+        raise UsageError("weights are either shared with the input or written to external files, not both")
+    if options.per_tensor and options.location:
+        raise UsageError("weights go to one external file or to one per tensor, not both")
     if text and (options.external or options.share_weights):
         raise UsageError(f"{target.name} is a text form, which holds its weights itself")
     blobs, inline = ([], _outside(model, proto)) if text else _lay_out(model, proto, target, options)

@@ -321,3 +321,47 @@ def test_an_input_of_a_function_is_not_the_tensor_of_the_same_name(run):
     assert run("extract", "m.onnx", "out.onnx", "--lift", "local::Twice")[0] == 0
     assert run("extract", "m.onnx", "out.onnx", "--lift", "local::Twice", "--save-feeds", "f.npz")[0] == 13
     assert not Path("f.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", WHOLE, "--bitwise"), "--bitwise means nothing without --expect"),
+        (("run", WHOLE, "--abs", "1e-3"), "--atol means nothing without --expect"),
+        (("run", WHOLE, "--rtol", "1e-3"), "--rtol means nothing without --expect"),
+        (("run", WHOLE, "--expect", "y.npz", "--bitwise", "--atol", "1"), "bitwise and atol contradict each other"),
+        (("run", WHOLE, "--warmup", "5"), "--warmup means nothing without --bench"),
+        (("run", WHOLE, "--fill"), "--fill means nothing without --feeds"),
+        (("run", WHOLE, "--cast"), "--cast means nothing without --feeds"),
+        (("run", WHOLE, "--backend", "reference", "--threads", "2"), "the reference evaluator has no threads"),
+        (("run", WHOLE, "--backend", "reference", "--profile", "p.json"), "the reference evaluator has no profile"),
+        (("extract", WHOLE, "o.onnx", "--node", "Conv_3", "--auto-inputs"), "--auto-inputs means nothing without"),
+        (("extract", WHOLE, "o.onnx", "--outputs", "28", "--keep-unused"), "--keep-unused means nothing without"),
+        (("extract", WHOLE, "o.onnx", "--outputs", "28", "--val-range", "0,1"), "without --save-feeds or --shape or"),
+        (("expose", WHOLE, "o.onnx", "--outputs", "28", "--val-range", "0,1"), "without --shape or --dim"),
+        (("split", WHOLE, "o", "--parts", "2", "--val-range", "0,1"), "without --prove or --shape or --dim"),
+        (
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--external-data-size-threshold", "1M"),
+            "--external-data-size-threshold means nothing without --save-external-data or --external-per-tensor",
+        ),
+        (
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--share-weights", "--external-data", "auto"),
+            "either shared with the input or written to external files",
+        ),
+        (
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--external-per-tensor", "--external-data", "w.bin"),
+            "one external file or to one per tensor",
+        ),
+        (("check", WHOLE, "--custom-ops", "lib.so"), "--custom-ops means nothing without --ort"),
+        (("check", WHOLE, "--format", "sarif", "--json"), "--json and --format sarif contradict"),
+        (("inspect", WHOLE, "--sort", "name"), "--sort means nothing without --weights"),
+        (("inspect", WHOLE, "--depth", "1"), "--depth means nothing without --scopes"),
+        (("inspect", WHOLE, "--top", "1"), "--top means nothing without SELECTOR"),
+        (("find", WHOLE, "28", "--names", "--count"), "--names and --count"),
+        (("find", WHOLE, "28", "--long", "--names"), "--long is for tables, not for --names"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(run, words, said):
+    code, _, err = run(*words)
+    assert (code, said in err) == (2, True), err
+    assert not any(Path.cwd().iterdir())

@@ -52,8 +52,9 @@ def test_readme_shows_what_the_tour_prints(corpus):
 
 
 def _without_times(text: str) -> list[str]:
-    """Returns the lines of a transcript without the latency row and runtime versions, which differ by machine."""
+    """Returns the lines of a transcript without what differs by machine: latency, versions, last digits."""
     lines = [" ".join(line.split()) for line in text.splitlines()]
+    lines = [re.sub(r"\d+\.\d{3,}(e-?\d+)?", lambda number: f"{float(number[0]):.3g}", line) for line in lines]
     return [
         re.sub(r"ort [\d.]+", "ort", line)
         for line in lines

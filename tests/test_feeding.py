@@ -150,3 +150,11 @@ def test_the_shape_of_the_elements_of_a_sequence():
     for shape in ("[]", "[2,4]", "[1,2,3]"):
         with pytest.raises(FeedsError, match="input 's' is given the shape"):
             list(feed_sets(made, FeedOptions(shapes=[f"s:{shape}"])))
+
+
+def test_what_would_be_ignored_beside_data_is_refused(tmp_path):
+    np.savez(tmp_path / "all.npz", x=X, n=np.array([7, 8]))
+    with pytest.raises(UsageError, match="--val-range is for inputs that are drawn"):
+        sets(str(tmp_path / "all.npz"), ranges=["[0,1]"])
+    with pytest.raises(FeedsError, match=r"3 sets of inputs are asked for .* and the data holds 1"):
+        sets(str(tmp_path / "all.npz"), iterations=3)

@@ -326,7 +326,7 @@ def test_latency_table(command, file):
         (["--provider", "npu"], 12, "no execution provider 'npu'"),
         (["--optimization-level", "fast"], 2, "no optimization level"),
         (["--max-memory", "lots"], 2, "is not a size"),
-        (["--atol", "x"], 2, "is not a tolerance"),
+        (["--expect", "y.npz", "--atol", "x"], 2, "is not a tolerance"),
         (["--save", "nowhere/y.npz"], 7, "nowhere/y.npz cannot be written"),
         (["--save", "y.json"], 2, "saved as .npz"),
         (["--custom-ops", "lib.so"], 2, "no custom operator library lib.so"),

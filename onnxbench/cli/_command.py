@@ -7,17 +7,36 @@ takes every word up to the next option. Where positional arguments would then be
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from typer.core import TyperArgument, TyperCommand, TyperOption
+
+from onnxbench.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., None])
 
 TYPED: ContextVar[tuple[str, ...]] = ContextVar("onnxbench_typed", default=())
 """The words behind the command's name, list options spread, as they were last parsed."""
 
 
+def means_nothing_without(**companions: str | tuple[str, ...]) -> Callable[[F], F]:
+    """Returns a decorator for a command: options (by parameter) that are refused if none of their companions is typed.
+
+    An option that is ignored without a word looks like one that was heeded.
+    """
+
+    def decorate(command: F) -> F:
+        wanted = {name: (by,) if isinstance(by, str) else by for name, by in companions.items()}
+        command.__dict__["companions"] = wanted
+        return command
+
+    return decorate
+
+
 class BenchCommand(TyperCommand):
-    """A typer command with argparse-style list options."""
+    """A typer command with argparse-style list options, and options that need others."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Spreads list options into repeated ones, then parses as usual."""
@@ -25,7 +44,28 @@ class BenchCommand(TyperCommand):
             return super().parse_args(ctx, args)
         words = self._spread(args)
         TYPED.set(tuple(words))
-        return super().parse_args(ctx, words)
+        rest = super().parse_args(ctx, words)
+        self._require_companions(ctx)
+        return rest
+
+    def _require_companions(self, ctx: Any) -> None:
+        """Raises UsageError for an option that was typed without one of those it is for."""
+        given = {
+            param.name
+            for param in self.params
+            if param.name and getattr(ctx.get_parameter_source(param.name), "name", "") == "COMMANDLINE"
+        }
+        for option, companions in getattr(self.callback, "companions", {}).items():
+            if option in given and given.isdisjoint(companions):
+                names = [self._typed_name(name) for name in companions[:4]]
+                names += ["the like"] if len(companions) > len(names) else []
+                raise UsageError(f"{self._typed_name(option)} means nothing without {' or '.join(names)}")
+
+    def _typed_name(self, parameter: str) -> str:
+        found = next(param for param in self.params if param.name == parameter)
+        if isinstance(found, TyperOption):
+            return next(name for name in found.opts if name.startswith("--"))
+        return str(found.metavar).strip("[].")
 
     def _spread(self, args: list[str]) -> list[str]:
         options = {

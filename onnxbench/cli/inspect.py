@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxbench.cli import _render
+from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 from onnxbench.cli._records import (
     MOST_LISTED,
@@ -33,6 +34,23 @@ _SPELLINGS = {
 }  # fmt: skip
 
 
+@means_nothing_without(
+    sort=("weights", "values", "show"),
+    depth=("scopes", "bodies", "show"),
+    top=(
+        "selectors",
+        "select",
+        "nodes",
+        "attributes",
+        "tensors",
+        "weights",
+        "values",
+        "scopes",
+        "functions",
+        "bodies",
+        "show",
+    ),
+)
 def inspect(
     model: ModelArgument,
     selectors: Annotated[

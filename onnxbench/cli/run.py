@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from onnxbench.running import Latency, RunResult
 
 
+@means_nothing_without(atol="expect", rtol="expect", bitwise="expect", warmup="bench", fill="feeds", cast="feeds")
 def run(
     model: ModelArgument,
     feeds: Annotated[
