@@ -86,7 +86,8 @@ class RunResult:
         latency: The latency table, if one was asked for.
         drift: The comparison with expected values, if there were any.
         nonfinite: Where NaN or infinite values come from, if there are any.
-        searched: Whether the whole graph was searched for them.
+        searched: Whether the whole graph was searched for them, as asked.
+        validated: Whether the outputs had to be finite.
         saved: Files that were written.
         values: The outputs of each set, if they were to be kept.
     """
@@ -105,18 +106,26 @@ class RunResult:
     drift: DriftReport | None
     nonfinite: NonFinite | None
     searched: bool
+    validated: bool
     saved: tuple[Path, ...]
     values: tuple[dict[str, Value], ...] = ()
 
     @property
+    def nonfinite_outputs(self) -> tuple[str, ...]:
+        """The outputs (or tensors asked for) that hold NaN or infinite values."""
+        return tuple(stats.name for stats in self.outputs if not stats.finite)
+
+    @property
     def passed(self) -> bool:
         """Whether nothing that was asked about is wrong: no drift, and no NaN where they were looked for."""
-        return (self.drift is None or self.drift.passed) and not (self.searched and self.nonfinite is not None)
+        found = (self.searched and self.nonfinite is not None) or (self.validated and bool(self.nonfinite_outputs))
+        return not found and (self.drift is None or self.drift.passed)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the result as plain values, without the tensors."""
         names = [name for name in self.__slots__ if name != "values"]
-        return {"passed": self.passed} | {name: getattr(self, name) for name in names}
+        judged = {"passed": self.passed, "nonfinite_outputs": self.nonfinite_outputs}
+        return judged | {name: getattr(self, name) for name in names}
 
 
 def run(
@@ -131,6 +140,7 @@ def run(
     rtol: Sequence[str] | float = (),
     bitwise: bool = False,
     find_nan: bool | None = None,
+    validate: bool = False,
     bench: int = 0,
     warmup: int = 5,
     save: str | os.PathLike[str] | None = None,
@@ -156,6 +166,7 @@ def run(
         rtol: Relative tolerance, likewise.
         bitwise: Every bit must agree.
         find_nan: Search the whole graph for the first NaN or infinity. None: only if an output has one.
+        validate: The run fails if an output (or tensor asked for) has a NaN or infinity, whatever the tolerances.
         bench: Time this many runs of the model with its own outputs on the first set of inputs.
         warmup: Runs before the timed ones.
         save: Save the values: a ``.npz`` file, or for several sets a folder, with a file each.
@@ -217,6 +228,7 @@ def run(
         drift=None if expected is None else DriftReport(tuple(watch.drifts), tuple(watch.missing)),
         nonfinite=nonfinite,
         searched=bool(find_nan),
+        validated=validate,
         saved=(*values_out.written, *inputs_out.written),
         values=tuple(watch.values),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,6 +146,10 @@ def run(
             help="Search all nodes for the first NaN or Inf: exit code 1 (by default only if an output has one).",
         ),
     ] = None,
+    validate: Annotated[
+        bool,
+        typer.Option("--validate", help="Exit code 1 if an output, or a tensor asked for, holds NaN or Inf."),
+    ] = False,
     backend: Annotated[str, typer.Option("--backend", help="ort, or reference (onnx's evaluator).")] = "ort",
     provider: Annotated[
         list[str] | None,
@@ -190,7 +195,8 @@ def run(
     """Run a model: statistics of any tensor, drift from saved values, the first NaN, and latency.
 
     Without --feeds, inputs are drawn from a seed: the same seed gives the same values. What was decided about them is
-    said. --outputs looks at inner tensors without a change to the model.
+    said. --outputs looks at inner tensors without a change to the model. NaN and Inf in an output are told, and their
+    source is searched; the exit code is 1 for them with --validate or --find-nan.
 
     \b
     Examples:
@@ -198,6 +204,7 @@ def run(
       onnxbench run model.onnx --feeds x.npz --save y.npz
       onnxbench run model.onnx --shape x:[1,3,640,640] --outputs 'op:Conv' --optimization-level none
       onnxbench run model.onnx --feeds x.npz --expect y.npz --atol 1e-4 out:1e-2
+      onnxbench run model.onnx --validate --outputs '*'
       onnxbench run model.onnx --find-nan
       onnxbench run model.onnx --bench 100 --threads 1
     """
@@ -210,7 +217,7 @@ def run(
         options=backends.Options(
             optimization_level, tuple(provider or ("cpu",)), threads, tuple(custom_ops or ()), profile, verbose
         ),
-        find_nan=find_nan, bench=bench, warmup=warmup, save=save, save_inputs=save_inputs,
+        find_nan=find_nan, validate=validate, bench=bench, warmup=warmup, save=save, save_inputs=save_inputs,
         max_bytes=specs.parse_size(max_memory), keep_values=False, allow_outside=allow_outside,
     )  # fmt: skip
     _show(result, as_json=as_json, quiet=quiet)
@@ -220,7 +227,7 @@ def run(
 def _show(result: RunResult, *, as_json: bool, quiet: bool) -> None:
     from onnxbench.cli._render import chosen, console, note, print_json
 
-    note(*result.notes, *chosen(result.choices), quiet=quiet)
+    note(*result.notes, *chosen(result.choices), *_warnings(result), quiet=quiet)
     if as_json:
         print_json("run", result)
         return
@@ -240,6 +247,30 @@ def _show(result: RunResult, *, as_json: bool, quiet: bool) -> None:
         print(f"wrote {path}")
     if result.drift is not None:
         _show_drift(result.drift)
+    if result.validated:
+        print(_validity(result))
+
+
+def _validity(result: RunResult) -> str:
+    from onnxbench.cli._pieces import count
+
+    if not result.nonfinite_outputs:
+        return f"PASSED: no NaN and no Inf in {count(len(result.outputs), 'tensor')}"
+    return f"FAILED: NaN or Inf in {len(result.nonfinite_outputs):,} of {count(len(result.outputs), 'tensor')}"
+
+
+def _warnings(result: RunResult) -> Iterator[str]:
+    """Yields one line on outputs with NaN or Inf, and how to find where these come from."""
+    from onnxbench.cli._records import listed
+
+    wrong = [
+        f"{entry.name} ({entry.nans:,} NaN, {entry.infs:,} Inf of {entry.elements:,})"
+        for entry in result.outputs
+        if not entry.finite
+    ]
+    if wrong:
+        how = "" if result.nonfinite else "; --find-nan shows the first node that makes any"
+        yield f"warning: NaN or Inf in {listed(wrong, most=4)}{how}"
 
 
 def _stats_table(title: str, stats: tuple[TensorStats, ...]) -> object:
