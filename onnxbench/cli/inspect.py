@@ -108,7 +108,8 @@ def inspect(
 
     Weights are not read, unless --values asks for statistics of them, so a model of any size is shown at once, also
     when its weights are missing. With selectors only what they match is shown, as tensors or nodes if no table is
-    named. Names are whole in pipes and files, and shortened in the middle to fit a terminal.
+    named. Names are whole in pipes and files, and shortened in the middle to fit a terminal; on a narrow one each row
+    becomes a few lines with whole names.
 
     \b
     Examples:
