@@ -109,7 +109,7 @@ def _blocks(columns: Sequence[Column], texts: Sequence[Sequence[str]], room: int
 
 
 def _folded(text: str, room: int) -> list[str]:
-    """Returns a text in lines of at most ``room`` columns, broken between the items of a list where that is possible."""
+    """Returns a text in lines of at most ``room`` columns, broken between the items of a list where possible."""
     text, room = shorten(text, _LONGEST), max(room, _NARROWEST)
     lines: list[str] = []
     line = ""
