@@ -1,6 +1,6 @@
 """Inputs for a model from the words a user types: files, folders, scripts, shapes, ranges, a seed.
 
-Words become sets of inputs here, one set after the other; ``onnxbench.captures`` reads and draws.
+Words become sets of inputs here, one set after the other; ``onnxbench.datafiles`` reads, ``onnxbench.drawing`` draws.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from onnxbench.captures import Feeds, Port, check_feeds, input_ports, load, load_value, random_feeds, require_shape
+from onnxbench.captures import Feeds, Port, check_feeds, input_ports, require_shape
+from onnxbench.datafiles import load, load_value
+from onnxbench.drawing import random_feeds
 from onnxbench.errors import ExecutionError, FeedsError, NotFoundError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, Scope
 from onnxbench.specs import TensorSpec, parse_data_files, parse_dims, parse_ranges, parse_tensor_specs
@@ -30,7 +32,7 @@ class FeedOptions:
     """What a user says about the inputs of a model, as typed.
 
     Attributes:
-        sources: Data: ``f.npz``, ``x:f.npy``, a folder, ``script.py:func`` (see ``onnxbench.captures.load``).
+        sources: Data: ``f.npz``, ``x:f.npy``, a folder, ``script.py:func`` (see ``onnxbench.datafiles.load``).
         shapes: Shapes for drawn or raw inputs (see ``onnxbench.specs``).
         dims: Sizes of symbolic dimensions: ``batch=4``.
         ranges: Ranges for drawn values: ``[0,1]``, ``x:[2,50]``.

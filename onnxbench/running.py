@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxbench import backends, select
-from onnxbench.captures import Capture, CaptureWriter, Port, Value, check_feeds, input_ports, load
+from onnxbench.captures import Capture, CaptureWriter, Port, Value, check_feeds, input_ports
 from onnxbench.cut import require_main
+from onnxbench.datafiles import load
 from onnxbench.drift import BITWISE, DriftReport, Gathered, TensorDrift, TensorStats, Tolerance, compare_values
 from onnxbench.errors import (
     ExecutionError,
