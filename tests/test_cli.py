@@ -365,3 +365,59 @@ def test_options_that_would_be_ignored_are_refused(run, words, said):
     code, _, err = run(*words)
     assert (code, said in err) == (2, True), err
     assert not any(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (("run", WHOLE, "--iters", "2"), ("run", WHOLE, "--iterations", "2")),
+        (("run", WHOLE, "--test-input-shape=1,3,20,20"), ("run", WHOLE, "--shape", "1,3,20,20")),
+        (("run", WHOLE, "--execution-providers", "cpu"), ("run", WHOLE, "--provider", "cpu")),
+        (("run", WHOLE, "--graph-optimization-level", "basic"), ("run", WHOLE, "--optimization-level", "basic")),
+        (("run", WHOLE, "--loadInputs=input.1:x.bin"), ("run", WHOLE, "--feeds", "input.1:x.bin")),
+        (("run", WHOLE, "--data-loader-script", "d.py:load_data"), ("run", WHOLE, "--feeds", "d.py")),
+        (
+            ("run", WHOLE, "--load-results", "y.npz", "--abs-tol", "1"),
+            ("run", WHOLE, "--expect", "y.npz", "--abs", "1"),
+        ),
+        (
+            ("extract", WHOLE, "o.onnx", "--input_op_names", "25", "27", "--output_op_names", "28"),
+            ("extract", WHOLE, "o.onnx", "--inputs", "25", "27", "--outputs", "28"),
+        ),
+        (
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--save-as-external-data"),
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--save-external-data", "auto"),
+        ),
+        (
+            ("extract", WHOLE, "o.onnx", "--save-external-data", "--outputs", "28"),
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--external-data"),
+        ),
+        (
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--no-save-all-tensors-to-one-file"),
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--external-per-tensor"),
+        ),
+    ],
+)
+def test_second_names_mean_the_same(run, typed, meant):
+    np.ones((1, 3, 20, 20), np.float32).tofile("x.bin")
+    Path("d.py").write_text("import numpy as np\nload_data = lambda: {'input.1': np.ones((1, 3, 20, 20), 'f4')}\n")
+    np.savez("y.npz", **{"31": np.zeros((1, 3, 4, 4), np.float32)})
+    results = []
+    for words in (typed, meant):
+        results.append((run(*words), sorted((path.name, path.stat().st_size) for path in Path.cwd().iterdir())))
+        for path in {*Path.cwd().iterdir()} - {Path.cwd() / name for name in ("x.bin", "d.py", "y.npz")}:
+            path.unlink()
+    assert results[0] == results[1]
+    assert results[0][0][0] in (0, 1), results[0]
+
+
+def test_every_second_name_is_an_option_of_some_command():
+    import typer
+
+    from onnxbench.cli._command import SECOND_NAMES
+
+    group = typer.main.get_command(app)
+    options = {name for command in group.commands.values() for param in command.params for name in param.opts}
+    for name, first in SECOND_NAMES.items():
+        assert first[0] in options
+        assert name not in options

@@ -21,6 +21,31 @@ TYPED: ContextVar[tuple[str, ...]] = ContextVar("onnxbench_typed", default=())
 """The words behind the command's name, list options spread, as they were last parsed."""
 
 
+SECOND_NAMES: dict[str, tuple[str, ...]] = {
+    "--iters": ("--iterations",),
+    "--load-results": ("--expect",),
+    "--abs-tol": ("--atol",),
+    "--rel-tol": ("--rtol",),
+    "--execution-providers": ("--provider",),
+    "--graph-optimization-level": ("--optimization-level",),
+    "--data-loader-script": ("--feeds",),
+    "--loadInputs": ("--feeds",),
+    "--input-data-path": ("--feeds",),
+    "--test-input-shape": ("--shape",),
+    "--custom-lib": ("--custom-ops",),
+    "--input_op_names": ("--inputs",),
+    "--output_op_names": ("--outputs",),
+    "--save-as-external-data": ("--save-external-data", "auto"),
+    "--no-save-all-tensors-to-one-file": ("--external-per-tensor",),
+    "--output-file": ("--output",),
+}
+"""What users of Polygraphy, trtexec, onnxsim, onnxslim and sne4onnx type, where a command has that option.
+
+They are not in a command's ``--help``, which shows what is best typed, but in docs/cli.md.
+"""
+_VALUE_OPTIONAL = {"--save-external-data": "auto", "--external-data": "auto"}
+
+
 def means_nothing_without(**companions: str | tuple[str, ...]) -> Callable[[F], F]:
     """Returns a decorator for a command: options (by parameter) that are refused if none of their companions is typed.
 
@@ -42,11 +67,28 @@ class BenchCommand(TyperCommand):
         """Spreads list options into repeated ones, then parses as usual."""
         if not args and self.no_args_is_help:
             return super().parse_args(ctx, args)
-        words = self._spread(args)
+        words = self._spread(self._in_first_names(args))
         TYPED.set(tuple(words))
         rest = super().parse_args(ctx, words)
         self._require_companions(ctx)
         return rest
+
+    def _in_first_names(self, args: list[str]) -> list[str]:
+        """Puts second names of this command's options into the first ones, and gives values that may be left out."""
+        options = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        words: list[str] = []
+        for at, word in enumerate(args):
+            if word == "--":
+                return [*words, *args[at:]]
+            name, sign, value = word.partition("=")
+            first = SECOND_NAMES.get(name, ()) if name not in options else ()
+            if first and first[0] in options:
+                words += [f"{first[0]}{sign}{value}", *first[1:]]
+                continue
+            words.append(word)
+            if word in _VALUE_OPTIONAL and word in options and (args[at + 1 : at + 2] or ["-"])[0].startswith("-"):
+                words.append(_VALUE_OPTIONAL[word])
+        return words
 
     def _require_companions(self, ctx: Any) -> None:
         """Raises UsageError for an option that was typed without one of those it is for."""

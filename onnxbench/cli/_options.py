@@ -24,7 +24,7 @@ ExternalData = Annotated[
         "--save-external-data",
         "--external-data",
         metavar="FILE",
-        help="Write weights to this file beside the model ('auto': a name made from the model's).",
+        help="Write weights to this file beside the model ('auto', or nothing: a name made from the model's).",
         show_default=False,
     ),
 ]

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxbench.cli._command import means_nothing_without
-from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
+from onnxbench.cli._options import (
+    AllowOutside,
+    AsJson,
+    DimOption,
+    FeedsOption,
+    ModelArgument,
+    Quiet,
+    RangeOption,
+    Seed,
+    ShapeOption,
+)
 
 if TYPE_CHECKING:
     from onnxbench.drift import DriftReport, TensorDrift, TensorStats
@@ -20,47 +30,11 @@ if TYPE_CHECKING:
 @means_nothing_without(atol="expect", rtol="expect", bitwise="expect", warmup="bench", fill="feeds", cast="feeds")
 def run(
     model: ModelArgument,
-    feeds: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--feeds",
-            "--load-inputs",
-            "--load-input-data",
-            metavar="DATA...",
-            show_default=False,
-            help="Inputs: .npz, .npy, .pb, Polygraphy .json, x:f.bin, a folder, or script.py:func (which is run).",
-        ),
-    ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--shape",
-            "--shapes",
-            "--input-shapes",
-            metavar="SPEC...",
-            show_default=False,
-            help="Shapes of drawn inputs: x:[1,3,224,224], x:1x3x224x224, 1,3,224,224.",
-        ),
-    ] = None,
-    dim: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--dim",
-            metavar="NAME=N...",
-            show_default=False,
-            help="Sizes of symbolic dimensions of drawn inputs.",
-        ),
-    ] = None,
-    val_range: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--val-range",
-            metavar="RANGE...",
-            show_default=False,
-            help="Ranges of drawn values: [0,1], x:[2,50].",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn values.")] = 0,
+    feeds: FeedsOption = None,
+    shape: ShapeOption = None,
+    dim: DimOption = None,
+    val_range: RangeOption = None,
+    seed: Seed = 0,
     iterations: Annotated[
         int | None,
         typer.Option(
