@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from onnxbench.errors import BenchError, OutputError, UnsupportedError, UsageErr
 from onnxbench.graph import GraphIndex
 from onnxbench.model import SMALL_WEIGHT, TEXT_FORMATS, Model
 from onnxbench.progress import track
+from onnxbench.staging import BEFORE, staging_folder
 from onnxbench.validity import make_valid
 from onnxbench.wire import STUB_EXPLICIT, Splice, splice
 
@@ -143,7 +143,7 @@ def _publish(staging: Path, folder: Path, names: list[str]) -> None:
     if len(names) == 1:
         os.replace(staging / names[0], folder / names[0])
         return
-    before = staging / "before"
+    before = staging / BEFORE
     before.mkdir()
     try:
         for name in reversed(names):
@@ -447,11 +447,8 @@ def _staging(target: Path) -> Iterator[Path]:
     """Gives a hidden folder beside the target, gone afterwards whatever happens."""
     if not target.parent.is_dir():
         raise OutputError(f"there is no folder {target.parent}", hint="Make it first.")
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent))
-    try:
+    with staging_folder(target) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush(out: BinaryIO) -> None:
