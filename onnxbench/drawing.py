@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxbench.captures import COMPLEX, FLOATS, STRING, Feeds, Port, Value, numpy_dtype, require_shape, shape_of
 from onnxbench.errors import FeedsError, UnsupportedError
-from onnxbench.tensortype import Dim, dtype_bits, dtype_name, elem_type, format_type
+from onnxbench.tensortype import Dim, dtype_bits, dtype_name, elem_type, format_shape, format_type, raw_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 _BOOL = 9
+_MOST_BYTES = 1 << 47
+"""What a process can address at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,16 @@ def _draw_value(
             f"the model does not say how many dimensions input {name!r} has", hint=f"Give them: --shape '{name}:[1,3]'."
         )
     shape = _sizes_of(name, declared if declared is not None else tuple(told or ()), told, sizes, choices)
-    return _draw(name, shape, elem_type(kind), bounds, limit, choices, rng)
+    size = raw_size(shape, elem_type(kind))
+    try:
+        if size > _MOST_BYTES:
+            raise MemoryError
+        return _draw(name, shape, elem_type(kind), bounds, limit, choices, rng)
+    except MemoryError:
+        raise FeedsError(
+            f"there is not enough memory for input {name!r} with the shape {format_shape(shape)} ({size:,} bytes)",
+            hint="Give smaller sizes: --shape, --dim.",
+        ) from None
 
 
 def _sizes_of(

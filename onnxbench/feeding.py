@@ -5,10 +5,12 @@ Words become sets of inputs here, one set after the other; ``onnxbench.datafiles
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxbench.captures import Feeds, Port, check_feeds, input_ports, require_shape
@@ -122,6 +124,26 @@ def first_set(model: Model, options: FeedOptions | None = None) -> FeedSet:
     if first is None:
         raise FeedsError("the data holds no set of inputs")
     return first
+
+
+def refuse_to_overwrite(model: Model, words: Sequence[str], *targets: str | os.PathLike[str] | None) -> None:
+    """Raises UsageError when a file to be written is one that is read, or is to be written twice.
+
+    Args:
+        model: The model that is read.
+        words: Further files that are read, as typed: ``f.npz``, ``x:f.npy``.
+        targets: The files to be written.
+    """
+    read = {Path(word).resolve() for word in words} | {model.origin} | set(model.sources)
+    read |= {Path(word.partition(sign)[2]).resolve() for word in words for sign in ":=" if sign in word}
+    seen: set[Path] = set()
+    for target in targets:
+        if target is None:
+            continue
+        place = Path(target).resolve()
+        if place in read or place in seen:
+            raise UsageError(f"{target} is {'to be written twice' if place in seen else 'an input'}; name another file")
+        seen.add(place)
 
 
 @contextmanager

@@ -24,10 +24,12 @@ from onnxbench.errors import (
     CutError,
     ExecutionError,
     FeedsError,
+    NotFoundError,
+    OutputError,
     UnsupportedError,
     UsageError,
 )
-from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set
+from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.inlining import inline_functions
@@ -305,6 +307,7 @@ def extract_file(
         BenchError: As for ``extract``, ``record`` and ``onnxbench.writer.save``.
     """
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
+    feeds_path, expected_path = _value_files(model, feeds, save_feeds, out)
     first = first_set(model, feeds) if tells_more(feeds) or save_feeds is not None else FeedSet({})
     values = first.feeds or None
     piece = extract(
@@ -321,13 +324,31 @@ def extract_file(
             if piece.cut.scope:
                 piece = replace(piece, notes=(*piece.notes, *_branch_notes(whole, piece, first.feeds)))
     saved = save(piece.model, out, options=options)
-    if recorded is None or save_feeds is None:
+    if recorded is None:
         return Extracted(piece, saved, choices=first.choices)
-    feeds_path = Path(save_feeds)
-    expected_path = feeds_path.with_name(f"{feeds_path.stem}_outputs.npz")
     captures.save(feeds_path, {b.name: recorded[b.name] for b in piece.inputs})
     captures.save(expected_path, {b.name: recorded[b.name] for b in piece.outputs})
     return Extracted(piece, saved, feeds_path, expected_path, first.choices)
+
+
+def _value_files(
+    model: Model,
+    feeds: FeedOptions | None,
+    save_feeds: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str] | None,
+) -> tuple[Path, Path]:
+    """Returns the files for the values at a piece's inputs and outputs, after a look whether they can be written."""
+    inputs = Path(save_feeds or "")
+    outputs = inputs.with_name(f"{inputs.stem}_outputs.npz") if inputs.name else inputs
+    if save_feeds is not None:
+        if inputs.suffix.lower() != ".npz":
+            raise UsageError(f"{os.fspath(save_feeds)!r}: values are saved as .npz", hint="Name it so: values.npz")
+        if not inputs.parent.is_dir():
+            raise OutputError(f"there is no folder {inputs.parent}", hint="Make it first.")
+        if inputs.is_dir() or outputs.is_dir():
+            raise OutputError(f"{inputs if inputs.is_dir() else outputs} is a folder")
+        refuse_to_overwrite(model, feeds.sources if feeds else (), inputs, outputs, out)
+    return inputs, outputs
 
 
 def expose_file(
@@ -417,6 +438,14 @@ def _typed_word(index: GraphIndex, word: str) -> TensorSpec | None:
                 return None
     try:
         specs = parse_tensor_specs([word], set(index.main.tensor_names()), what="tensor")
+    except UsageError:  # the tensor is there, and what follows is no type: x:[0-9] may still be a pattern
+        try:
+            select.select(index, word)
+        except NotFoundError:
+            pass
+        else:
+            return None
+        raise
     except BenchError:
         return None
     return specs[0] if len(specs) == 1 else None

@@ -31,7 +31,7 @@ from onnxbench.errors import (
     UsageError,
     did_you_mean,
 )
-from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, feed_sets
+from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, feed_sets, refuse_to_overwrite
 from onnxbench.graph import GraphIndex
 from onnxbench.model import Model
 from onnxbench.model import load as load_model
@@ -191,7 +191,8 @@ def run(
     expected = _Expected(model, expect) if expect else None
     names = _with_expected(index, _chosen_names(index, outputs), expected)
     sets = _Sets(_feed_sets(model, feeds, index))
-    _refuse_to_overwrite(model, feeds, expect, save, save_inputs, chosen.profile)
+    words = [*(feeds.sources if isinstance(feeds, FeedOptions) else ()), *(expect if isinstance(expect, list) else ())]
+    refuse_to_overwrite(model, words, save, save_inputs, chosen.profile)
     runner = _Runner(model, names, backend, chosen, max_bytes)
     with (
         _Files(save, several=sets.several) as values_out,
@@ -552,21 +553,6 @@ class _Files:
         finally:
             if self._staging is not None:
                 shutil.rmtree(self._staging, ignore_errors=True)
-
-
-def _refuse_to_overwrite(model: Model, feeds: object, expect: object, *targets: str | os.PathLike[str] | None) -> None:
-    """Raises when a file to be written is one that is read."""
-    words = [*(feeds.sources if isinstance(feeds, FeedOptions) else ()), *(expect if isinstance(expect, list) else ())]
-    read = {Path(word).resolve() for word in words} | {model.origin} | set(model.sources)
-    read |= {Path(word.partition(sign)[2]).resolve() for word in words for sign in ":=" if sign in word}
-    seen: set[Path] = set()
-    for target in targets:
-        if target is None:
-            continue
-        place = Path(target).resolve()
-        if place in read or place in seen:
-            raise UsageError(f"{target} is {'to be written twice' if place in seen else 'an input'}; name another file")
-        seen.add(place)
 
 
 def _bench(

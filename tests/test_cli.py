@@ -22,6 +22,7 @@ from onnxbench.cli._boundary import bounded
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "fixtures" / "models"
 WHOLE = MODELS / "whole_model.onnx"
+DYNAMIC = MODELS / "dynamic_batch.onnx"
 MANIFEST = json.loads((ROOT / "fixtures" / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
 EXIT_CODES = {"not-a-model": {2, 4, 5}, "invalid-graph": {4, 5, 8, 13}, "external-data": {6}}
 # Noticed only when the bytes are read (a checksum), or mended (a missing IR version).
@@ -133,6 +134,18 @@ def test_a_redundant_input_is_reported_and_dropped(run):
         (("expose", MODELS / "if_basic.onnx", "out.onnx", "--outputs", "if/then/t"), 13, "--lift if/then"),
         (("run", WHOLE, "--feeds", "no_such.npz"), 4, "no_such.npz"),
         (("check", ROOT / "fixtures"), 2, "folder"),
+        (("extract", DYNAMIC, "out.onnx", "--inputs", "image:[99999999999999999999,1,16,2]"), 2, "too large"),
+        (("extract", DYNAMIC, "out.onnx", "--inputs", "image:[-5,1,16,2]"), 2, "'[-5,1,16,2]' is neither a shape nor"),
+        (("extract", WHOLE, "out.onnx", "--outputs", "28", "--save-feeds", "f.txt"), 2, "saved as .npz"),
+        (("extract", WHOLE, "out.onnx", "--outputs", "28", "--save-feeds", "no/f.npz"), 7, "no folder no"),
+        (("extract", WHOLE, "f.npz", "--outputs", "28", "--save-feeds", "f.npz"), 2, "written twice"),
+        (("extract", WHOLE, "out.onnx", "--outputs", "28", "--save-feeds", WHOLE), 2, "saved as .npz"),
+        (("extract", WHOLE, "out.onnx", "--outputs", "28", "--external-data", ""), 2, "names no file"),
+        (("check", WHOLE, "-o", WHOLE), 2, "is an input; name another file"),
+        (("run", DYNAMIC, "--dim", "batch=99999999999999999999"), 2, "too large for the size of a dimension"),
+        (("run", DYNAMIC, "--dim", "batch=999999999"), 10, "not enough memory for input 'image'"),
+        (("run", DYNAMIC, "--shape", "image:[9223372036854775807,1,16,4]"), 10, "not enough memory"),
+        (("run", WHOLE, "--threads", "99999999999"), 2, "threads are too many"),
         (("explain", "OB000"), 4, "OB"),
         (("nonsense",), 2, "nonsense"),
     ],
@@ -421,3 +434,42 @@ def test_every_second_name_is_an_option_of_some_command():
     for name, first in SECOND_NAMES.items():
         assert first[0] in options
         assert name not in options
+
+
+def test_an_input_of_the_run_is_not_overwritten_by_recorded_values(run):
+    np.savez("x.npz", **{"input.1": np.ones((1, 3, 20, 20), np.float32)})
+    before = Path("x.npz").read_bytes()
+    words = ("extract", WHOLE, "out.onnx", "--outputs", "28", "--feeds", "x.npz", "--save-feeds", "x.npz")
+    assert run(*words)[0] == 2
+    assert Path("x.npz").read_bytes() == before
+    assert not Path("out.onnx").exists()
+
+
+@pytest.mark.parametrize("version", [999_999_999_999_999, -(1 << 62)])
+def test_opset_versions_that_no_tool_can_hold(run, version):
+    model = onnx.load(MODELS / "residual.onnx")
+    model.opset_import[0].version = version
+    onnx.save(model, "m.onnx")
+    assert run("check", "m.onnx")[0] == 1
+    assert run("inspect", "m.onnx", "--nodes")[0] == 0
+    code, _, err = run("extract", "m.onnx", "o.onnx", "--outputs", "output:*")
+    assert (code, str(version) in err) == (8, True)
+    Path("m.txt").write_text(f'<opset_import: ["": {abs(version)}]> g (float[4] x) => (y) {{ y = Relu(x) }}')
+    assert run("build", "m.txt", "o.onnx")[0] == 11
+
+
+@pytest.mark.parametrize("words", [("inspect", "--nodes"), ("show",), ("check",), ("run",), ("find", "28")])
+def test_streams_that_are_closed_are_no_trouble(tmp_path, words):
+    command = [sys.executable, "-m", "onnxbench", words[0], str(WHOLE), *words[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for closing in (">&-", ">&- 2>&-", "<&-", "2>&- >/dev/null"):
+        line = f'"$@" {closing}'
+        done = subprocess.run(
+            ["sh", "-c", line, "sh", *command], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert (done.returncode, "Traceback" in done.stderr, "bug" in done.stderr) == (0, False, False), done.stderr
+    read, write = os.pipe()
+    os.close(read)  # as ``| head`` leaves it
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr

@@ -90,12 +90,15 @@ def check(
       onnxbench check model.onnx --json
     """
     from onnxbench import lint
+    from onnxbench.feeding import refuse_to_overwrite
     from onnxbench.model import load
 
     form = _known_format(form, as_json=as_json)
     least, worst = lint.to_severity(severity), None if fail_on == "never" else lint.to_severity(fail_on)
+    loaded = load(model, allow_outside=allow_outside, require_weights=False)
+    refuse_to_overwrite(loaded, (), output)
     found = lint.check(
-        load(model, allow_outside=allow_outside, require_weights=False),
+        loaded,
         select=select or (), ignore=ignore or (), target=target, values=values,
         openers={"ONNX Runtime": _opener(custom_ops or [])} if ort else None,
     )  # fmt: skip
