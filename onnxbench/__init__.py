@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from onnxbench.version import __version__
 
 if TYPE_CHECKING:
+    from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
     from onnxbench.environment import examine as examine
     from onnxbench.errors import BenchError as BenchError
     from onnxbench.feeding import FeedOptions as FeedOptions
@@ -31,9 +32,13 @@ if TYPE_CHECKING:
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
     from onnxbench.proof import prove as prove
+    from onnxbench.recipe import Recipe as Recipe
+    from onnxbench.recipe import Step as Step
+    from onnxbench.recipe import load_recipe as load_recipe
     from onnxbench.records import find as find
     from onnxbench.running import run as run
     from onnxbench.splitting import split as split
+    from onnxbench.surgery import edit as edit
     from onnxbench.validity import validate as validate
     from onnxbench.writer import SaveOptions as SaveOptions
     from onnxbench.writer import save as save
@@ -43,9 +48,12 @@ _HOMES = {
     "FeedOptions": "feeding",
     "GraphIndex": "graph",
     "Model": "model",
+    "Recipe": "recipe",
     "SaveOptions": "writer",
+    "Step": "recipe",
     "build": "modelspec",
     "check": "lint",
+    "edit": "surgery",
     "examine": "environment",
     "expose": "pieces",
     "extract": "pieces",
@@ -53,6 +61,8 @@ _HOMES = {
     "from_proto": "model",
     "inspect": "inspection",
     "load": "model",
+    "load_recipe": "recipe",
+    "make_batch_dynamic": "batching",
     "prove": "proof",
     "run": "running",
     "save": "writer",

@@ -12,7 +12,8 @@
     ├── FeedsError              10   input data that does not fit the model
     ├── SpecError               11   a text or YAML specification with a mistake in it
     ├── MissingDependencyError  12   an optional package is not installed
-    └── UnsupportedError        13   a case that is understood and not supported
+    ├── UnsupportedError        13   a case that is understood and not supported
+    └── GuardError              14   a step of a recipe matches other than it expects
 
 0 means fine and 1 means that a check found something (no error is raised for that); 130 is Ctrl-C and
 70 a bug in onnxbench itself.
@@ -167,6 +168,13 @@ class UnsupportedError(BenchError):
 
     exit_code = 13
     kind = "unsupported"
+
+
+class GuardError(BenchError):
+    """A step of a recipe that matches more or fewer targets than it expects; nothing was changed."""
+
+    exit_code = 14
+    kind = "guard"
 
 
 def error_kinds() -> list[type[BenchError]]:

@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -88,13 +88,16 @@ class _Blob:
     source: weights.ByteRange | bytes
 
 
-def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | None = None) -> Saved:
+def save(
+    model: Model, path: str | os.PathLike[str], *, options: SaveOptions | None = None, is_valid: bool = False
+) -> Saved:
     """Writes a model, checked and in one piece, and returns what was written.
 
     Args:
         model: The model; it is not changed.
         path: The target. A text ending (``.onnxtxt``, ``.textproto``, ``.json``) writes that form, weights inline.
         options: How weights are stored.
+        is_valid: The model went through ``onnxbench.validity.make_valid`` as it is now, so that need not be done again.
 
     Raises:
         RefusedResultError: The onnx checker does not accept the model; nothing was written.
@@ -110,7 +113,7 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
         raise OutputError(f"{os.fspath(path)!r} is not a usable file name") from None
     proto = type(model.proto)()
     proto.CopyFrom(model.proto)
-    repairs = make_valid(proto, complete=model.with_small_weights)
+    repairs = [] if is_valid else make_valid(proto, complete=model.with_small_weights)
     text = TEXT_FORMATS.get(Path(path).suffix.lower())
     if options.share_weights and (options.external or options.per_tensor or options.location):
         raise UsageError("weights are either shared with the input or written to external files, not both")
@@ -136,6 +139,28 @@ def save(model: Model, path: str | os.PathLike[str], *, options: SaveOptions | N
     except OSError as error:
         raise _cannot_write(error, target) from None
     return Saved(Path(path), size, tuple(Path(path).parent / name for name in names), sum(sizes), tuple(repairs))
+
+
+def write_whole(target: Path, parts: Iterable[bytes | weights.ByteRange]) -> None:
+    """Writes a file that is no model, in one piece: the parts one after the other, or nothing.
+
+    Raises:
+        OutputError: It cannot be written; nothing was left behind.
+    """
+    try:
+        if target.exists() and not target.is_file():
+            raise OutputError(f"{target} exists and is not a regular file")
+        with _staging(target) as staging:
+            with open(staging / target.name, "wb") as out:
+                for part in parts:
+                    if isinstance(part, bytes):
+                        out.write(part)
+                    else:
+                        weights.copy_range(part, out)
+                _flush(out)
+            _publish(staging, target.parent, [target.name])
+    except OSError as error:
+        raise _cannot_write(error, target) from None
 
 
 def _publish(staging: Path, folder: Path, names: list[str]) -> None:
@@ -170,16 +195,7 @@ def _lay_out(
     """
     outside = _outside(model, proto)
     if options.share_weights:
-        small = [(tensor, where) for tensor, where in outside if _may_be_a_shape(tensor, where.length)]
-        for tensor, where in outside:
-            if not _may_be_a_shape(tensor, where.length):
-                _refer(
-                    tensor,
-                    _shared_location(where.file, options.home or target.parent, target.name),
-                    where.offset,
-                    where.length,
-                )
-        return [], small
+        return _share(model, proto, outside, target, options)
     total = proto.ByteSize() + sum(where.length for _, where in outside)
     external = options.external if options.external is not None else total > PROTOBUF_LIMIT - _ROOM
     if not external:
@@ -202,6 +218,29 @@ def _lay_out(
         elif found is not None:
             inline.append((tensor, found))
     return sizer.blobs, inline
+
+
+def _share(
+    model: Model,
+    proto: ModelProto,
+    outside: list[tuple[TensorProto, weights.ByteRange]],
+    target: Path,
+    options: SaveOptions,
+) -> tuple[list[_Blob], list[tuple[TensorProto, weights.ByteRange]]]:
+    """Makes tensors refer to the files that hold their bytes now; what an edit made anew gets a file of its own."""
+    layout = _Layout(target, options)
+    is_initializer = {id(tensor): dense for tensor, dense in list(weights.classified_tensors(proto))}
+    inline = []
+    for tensor, where in outside:
+        is_new = where.file == model.scratch.path
+        if _may_be_a_shape(tensor, where.length) or (is_new and not is_initializer[id(tensor)]):
+            inline.append((tensor, where))
+        elif is_new:
+            _refer(tensor, *layout.place(tensor.name, where, where.length), where.length)
+        else:
+            location = _shared_location(where.file, options.home or target.parent, target.name)
+            _refer(tensor, location, where.offset, where.length)
+    return layout.blobs, inline
 
 
 def _may_be_a_shape(tensor: TensorProto, length: int) -> bool:

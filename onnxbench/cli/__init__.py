@@ -17,6 +17,7 @@ import typer
 
 from onnxbench.cli._boundary import bounded
 from onnxbench.cli._command import BenchCommand
+from onnxbench.cli._edits import EditCommand
 from onnxbench.version import __version__
 
 app = typer.Typer(
@@ -48,11 +49,16 @@ def _root(
 
 
 # Command name -> module of onnxbench.cli that holds a function of the same name (with "_" for "-").
-COMMANDS = ("inspect", "find", "extract", "expose", "split", "build", "show", "check", "explain", "run", "doctor")
+COMMANDS = (
+    "inspect", "find", "extract", "expose", "split", "edit", "build", "show", "check", "explain", "run", "doctor",
+)  # fmt: skip
+_CLASSES = {"edit": EditCommand}
 
 for _name in COMMANDS:
     _function = _name.replace("-", "_")
-    app.command(_name, cls=BenchCommand)(getattr(import_module(f"onnxbench.cli.{_function}"), _function))
+    app.command(_name, cls=_CLASSES.get(_name, BenchCommand))(
+        getattr(import_module(f"onnxbench.cli.{_function}"), _function)
+    )
 
 
 def _open_closed_streams() -> None:

@@ -23,7 +23,7 @@ TYPED: ContextVar[tuple[str, ...]] = ContextVar("onnxbench_typed", default=())
 
 SECOND_NAMES: dict[str, tuple[str, ...]] = {
     "--iters": ("--iterations",),
-    "--load-results": ("--expect",),
+    "--load-results": ("--load-outputs",),
     "--abs-tol": ("--atol",),
     "--rel-tol": ("--rtol",),
     "--execution-providers": ("--provider",),

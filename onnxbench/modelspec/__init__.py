@@ -15,20 +15,36 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from onnxbench.documents import Item, from_python, from_yaml
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
 from onnxbench.model import Model, load
-from onnxbench.modelspec._graphs import SpecReader
-from onnxbench.modelspec._items import Item, from_python, from_yaml
-from onnxbench.modelspec._schemas import DEFAULT_IR_VERSION, DEFAULT_OPSET
-from onnxbench.modelspec._tensors import TensorContext
+from onnxbench.modelspec._graphs import SpecReader, parse_type
+from onnxbench.modelspec._tensors import TensorContext, fill_tensor
 from onnxbench.modelspec._verify import verify
 from onnxbench.modeltext import counts, read
+from onnxbench.schemas import DEFAULT_IR_VERSION, DEFAULT_OPSET
 from onnxbench.tensortype import format_type
 from onnxbench.writer import Saved, SaveOptions, save
 
-__all__ = ["DEFAULT_IR_VERSION", "DEFAULT_OPSET", "Built", "Form", "build", "build_file", "build_text", "form_named"]
+if TYPE_CHECKING:
+    from onnx import AttributeProto, TensorProto
+
+__all__ = [
+    "DEFAULT_IR_VERSION",
+    "DEFAULT_OPSET",
+    "Built",
+    "Form",
+    "build",
+    "build_file",
+    "build_text",
+    "fill_attribute",
+    "fill_tensor",
+    "form_named",
+    "make_tensor",
+    "parse_type",
+]
 
 Form = Literal["text", "yaml"]
 """ONNX text, or a YAML (JSON) specification."""
@@ -219,11 +235,65 @@ def _from_items(
             hint="Every command reads it as it is, if its name ends in .json.",
         )
     context = TensorContext(folder, 0, allow_outside)
-    reader = SpecReader(root, context, default_name=name, opset=opset)
+    reader = SpecReader(root.document, context)
+    reader.model(root, default_name=name, opset=opset)
     model = Model(reader.proto, folder)
     model.check_weights()
     verify(model, reader.marks, notes=notes if notes is not None else [], mendable=False)
     return model
+
+
+def fill_attribute(
+    attribute: AttributeProto,
+    value: object,
+    *,
+    wanted: int = 0,
+    versions: dict[str, int] | None = None,
+    folder: Path | None = None,
+    allow_outside: bool = False,
+) -> None:
+    """Gives an attribute, which has its name already, a value as specifications spell it (``docs/build-spec.md``).
+
+    Args:
+        attribute: The attribute.
+        value: A Python value: number, string, list, array, or a mapping such as ``{ints: []}``, ``{tensor: ...}``.
+        wanted: The AttributeProto type that the operator states; 0 if it states none.
+        versions: Opset versions by domain, for nodes in bodies.
+        folder: What files are relative to.
+        allow_outside: Read files outside of ``folder``.
+
+    Raises:
+        SpecError: The value is none of that type.
+    """
+    item = from_python(value, f"attribute {attribute.name!r}")
+    context = TensorContext(folder or Path.cwd(), 0, allow_outside)
+    SpecReader(item.document, context).attribute(attribute, item, wanted, versions or {})
+
+
+def make_tensor(
+    name: str, value: object, *, folder: Path | None = None, allow_outside: bool = False, seed: int = 0
+) -> TensorProto:
+    """Returns a tensor as specifications spell it (``docs/build-spec.md``).
+
+    Args:
+        name: Its name; random values are derived from it.
+        value: A number, nested lists, an array, or a mapping: ``{file: w.npy}``, ``{zeros: [3, 4]}``, ...
+        folder: What files are relative to.
+        allow_outside: Read files outside of ``folder``.
+        seed: The seed of random values.
+
+    Raises:
+        SpecError: The value is no tensor.
+        ExternalDataError: A file is missing, or out of the folder.
+    """
+    from onnx import TensorProto
+
+    tensor = TensorProto()
+    fill_tensor(
+        tensor, from_python(value, f"tensor {name!r}"), name, TensorContext(folder or Path.cwd(), seed, allow_outside)
+    )
+    tensor.name = name
+    return tensor
 
 
 def form_named(text: str | None) -> Form | None:

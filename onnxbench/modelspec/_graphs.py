@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import literals
+from onnxbench.documents import Document, Item, plain_float, to_integer
 from onnxbench.errors import SpecError, UsageError, did_you_mean
-from onnxbench.modelspec._items import Item, plain_float, to_integer
-from onnxbench.modelspec._schemas import attribute_type, default_version, find_schema
 from onnxbench.modelspec._tensors import TENSOR_KEYS, TensorContext, fill_tensor
 from onnxbench.modeltext import ATTRIBUTE_WORDS, MAX_BODY_DEPTH, Marks, ScopeKey, function_key, read_node
+from onnxbench.schemas import attribute_type, default_version, find_schema
 from onnxbench.tensortype import dtype_number
 
 if TYPE_CHECKING:
@@ -54,16 +54,30 @@ class SpecReader:
         marks: The lines of its nodes and outputs.
     """
 
-    def __init__(self, root: Item, context: TensorContext, *, default_name: str, opset: int | None) -> None:
+    def __init__(self, document: Document, context: TensorContext) -> None:
         from onnx import ModelProto
 
         self.proto: ModelProto = ModelProto()
-        self.marks = Marks(root.document.source, lines=root.document.lines)
+        self.marks = Marks(document.source, lines=document.lines)
         self._context = context
         self._versions: dict[str, int] = {}
         self._functions: dict[tuple[str, str], Item] = {}
         self._depth = 0
+
+    def model(self, root: Item, *, default_name: str, opset: int | None) -> None:
+        """Reads a whole specification into ``proto``."""
         self._model(root.require_map("the specification", MODEL_KEYS), default_name, opset)
+
+    def attribute(self, attribute: AttributeProto, item: Item, wanted: int, versions: dict[str, int]) -> None:
+        """Gives one attribute (which has its name) the value of an item.
+
+        Args:
+            attribute: The attribute.
+            item: The value.
+            wanted: The type that the operator states, or 0.
+            versions: Opset versions by domain, for nodes in bodies.
+        """
+        self._attribute(attribute, item, wanted, ("main",), versions, item)
 
     # -- the whole ----------------------------------------------------------------------------------------------
 

@@ -8,30 +8,26 @@ reported for the first node that has it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from onnxbench import weights
-from onnxbench.errors import ModelError, RefusedResultError, SpecError, did_you_mean
-from onnxbench.graph import GraphIndex, Scope, declared_types, topological_order
+from onnxbench.conformity import Complaint, Flaw, Located, called, find_flaws, inside, is_in_function, root
+from onnxbench.errors import ModelError, RefusedResultError, SpecError
+from onnxbench.graph import GraphIndex, Scope, topological_order
 from onnxbench.inference import has_long_vector, inferred, inferred_types, slim, without_made_up_dims
 from onnxbench.model import Model
-from onnxbench.modelspec._schemas import (
-    attribute_type,
+from onnxbench.modeltext import Marks, ScopeKey, function_key, owner_name, quoted
+from onnxbench.schemas import (
     default_version,
-    describe_unknown,
-    find_schema,
     ir_version_for,
     known_domains,
     plain_domain,
 )
-from onnxbench.modeltext import ATTRIBUTE_WORDS, Marks, ScopeKey, function_key, owner_name, quoted
-from onnxbench.tensortype import format_type, is_complete
+from onnxbench.tensortype import is_complete
 from onnxbench.validity import find_complaints, make_valid
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TypeProto
-    from onnx.defs import OpSchema
+    from onnx import ModelProto, TypeProto
 
 _FLOAT, _INT, _FLOATS, _INTS = 1, 2, 6, 7
 _NUMBERED = "onnxbench-node-"
@@ -55,7 +51,9 @@ def verify(model: Model, marks: Marks, *, notes: list[str], mendable: bool) -> N
     proto = model.proto
     index = GraphIndex(proto)
     _set_versions(proto, index, notes)
-    _Checker(index, marks).check()
+    flaw = next(find_flaws(index), None)
+    if flaw is not None:
+        raise _flaw_error(flaw, marks)
     _sort(index, marks)
     _check_types(model, marks, mendable=mendable)
 
@@ -66,7 +64,7 @@ def verify(model: Model, marks: Marks, *, notes: list[str], mendable: bool) -> N
 def _set_versions(proto: ModelProto, index: GraphIndex, notes: list[str]) -> None:
     """Adds the opset imports and the IR version that are not stated."""
     stated = {plain_domain(opset.domain) for opset in proto.opset_import}
-    used = {plain_domain(node.domain) for scope in index.scopes if not _is_in_function(scope) for node in scope.nodes}
+    used = {plain_domain(node.domain) for scope in index.scopes if not is_in_function(scope) for node in scope.nodes}
     for domain in sorted((used if stated else used | {""}) - stated):
         version = default_version(domain)
         proto.opset_import.add(domain=domain, version=version)
@@ -77,7 +75,7 @@ def _set_versions(proto: ModelProto, index: GraphIndex, notes: list[str]) -> Non
     versions = {plain_domain(opset.domain): opset.version for opset in proto.opset_import}
     for function in proto.functions:
         own = {plain_domain(opset.domain) for opset in function.opset_import}
-        scopes = [scope for scope in index.scopes if _root(scope).graph is function]
+        scopes = [scope for scope in index.scopes if root(scope).graph is function]
         for domain in sorted({plain_domain(node.domain) for scope in scopes for node in scope.nodes} - own):
             function.opset_import.add(domain=domain, version=versions.get(domain) or default_version(domain))
     if not proto.ir_version:
@@ -85,19 +83,6 @@ def _set_versions(proto: ModelProto, index: GraphIndex, notes: list[str]) -> Non
         types.update(info.type.tensor_type.elem_type for info in (*proto.graph.input, *proto.graph.output))
         overloads = any(function.overload for function in proto.functions)
         proto.ir_version = ir_version_for(types, versions, has_overloads=overloads)
-
-
-def _root(scope: Scope) -> Scope:
-    while scope.parent is not None:
-        scope = scope.parent
-    return scope
-
-
-def _is_in_function(scope: Scope) -> bool:
-    return _root(scope).is_function
-
-
-# -- names and operators -----------------------------------------------------------------------------------------
 
 
 def scope_key(scope: Scope) -> ScopeKey:
@@ -121,213 +106,6 @@ def _line_of(marks: Marks, scope: Scope, position: int) -> int:
         if scope.parent is None:
             return 0
         scope, position = scope.parent, scope.owner
-
-
-class _Checker:
-    """Checks names and operators of all graphs."""
-
-    def __init__(self, index: GraphIndex, marks: Marks) -> None:
-        self._index = index
-        self._marks = marks
-        self._own: dict[int, set[str]] = {}
-        self._functions = index.functions
-        self._main_versions = {plain_domain(o.domain): o.version for o in index.proto.opset_import}
-
-    def check(self) -> None:
-        """Raises SpecError for the first mistake."""
-        for scope in self._index.scopes:
-            self._check_duplicates(scope)
-        for scope in self._index.scopes:
-            self._check_reads(scope)
-            self._check_outputs(scope)
-            self._check_nodes(scope)
-
-    def _error(self, scope: Scope, line: int, message: str, hint: str | None = None) -> SpecError:
-        where = f"{self._marks.source}:{line}: " if line else f"{self._marks.source}: "
-        return SpecError(f"{where}{message}{_inside(scope)}", hint=hint, details=quoted(self._marks.lines, line))
-
-    def _first(self, scope: Scope, position: int) -> str:
-        """Returns what gave a name first, in words."""
-        if position < 0:
-            return "it is an input" if position == _INPUT else "it is an initializer"
-        line = _line_of(self._marks, scope, position)
-        return f"{_with_article(scope.nodes[position])} makes it{f' in line {line}' if line else ''}"
-
-    def _at_node(self, scope: Scope, position: int, message: str, hint: str | None = None) -> SpecError:
-        return self._error(scope, _line_of(self._marks, scope, position), message, hint)
-
-    def _check_duplicates(self, scope: Scope) -> None:
-        seen: dict[str, int] = {}
-        graph_line = self._marks.graphs.get(scope_key(scope), 0)
-        for name in scope.inputs:
-            if name in seen:
-                raise self._error(scope, graph_line, f"there are two inputs {name!r}")
-            seen[name] = _INPUT
-        for name in scope.constants:
-            seen.setdefault(name, _INITIALIZER)
-        if not scope.is_function and len(scope.constants) < _constant_count(scope):
-            raise self._error(scope, graph_line, "two initializers have one name")
-        for position, names in enumerate(scope.writes):
-            for name in names:
-                if name in seen:
-                    hint = "Every name is given once: rename one of them."
-                    node = scope.nodes[position]
-                    message = f"{_with_article(node)} makes {name!r} again: {self._first(scope, seen[name])}"
-                    raise self._at_node(scope, position, message, hint)
-                seen[name] = position
-        self._own[id(scope)] = set(seen)
-
-    def _visible(self, scope: Scope) -> Iterator[set[str]]:
-        around: Scope | None = scope
-        while around is not None:
-            yield self._own[id(around)]
-            around = around.parent
-
-    def _is_visible(self, scope: Scope, name: str) -> bool:
-        return any(name in names for names in self._visible(scope))
-
-    def _check_reads(self, scope: Scope) -> None:
-        own = self._own[id(scope)]
-        for position, node in enumerate(scope.nodes):
-            for name in node.input:
-                if name and name not in own and not self._is_visible(scope, name):
-                    hint = did_you_mean(name, (each for names in self._visible(scope) for each in names))
-                    hint = hint or "Make it an input, an initializer, or the output of a node."
-                    message = f"{_called(scope, position)} reads {name!r}, which nothing makes"
-                    raise self._at_node(scope, position, message, hint)
-
-    def _check_outputs(self, scope: Scope) -> None:
-        lines = self._marks.outputs.get(scope_key(scope), [])
-        for at, name in enumerate(scope.outputs):
-            if not self._is_visible(scope, name):
-                hint = did_you_mean(name, self._own[id(scope)])
-                line = lines[at] if at < len(lines) else 0
-                raise self._error(scope, line, f"output {name!r} is made by no node", hint)
-
-    def _check_nodes(self, scope: Scope) -> None:
-        root = _root(scope).graph
-        versions = self._main_versions
-        if _is_in_function(scope):
-            versions = {plain_domain(o.domain): o.version for o in root.opset_import}
-        for position, node in enumerate(scope.nodes):
-            called = self._functions.get((node.domain, node.op_type, node.overload))
-            domain = plain_domain(node.domain)
-            if called is not None:
-                self._check_call(scope, position, node, called.graph)
-            elif domain in known_domains() and domain in versions:
-                schema = find_schema(domain, node.op_type, versions[domain])
-                if schema is None:
-                    names = [key[1] for key in self._functions if key[0] == node.domain]
-                    message, hint = describe_unknown(domain, node.op_type, versions[domain])
-                    raise self._at_node(scope, position, message, did_you_mean(node.op_type, names) or hint)
-                self._check_operator(scope, position, node, schema)
-            elif any(key[0] == node.domain for key in self._functions):
-                names = [key[1] for key in self._functions if key[0] == node.domain]
-                message = f"there is no function {node.domain}::{node.op_type}"
-                hint = did_you_mean(node.op_type, names) or f"{node.domain} has: {', '.join(names)}."
-                raise self._at_node(scope, position, message, hint)
-
-    def _check_call(self, scope: Scope, position: int, node: NodeProto, function: FunctionProto) -> None:
-        for what, given, most in (
-            ("inputs", len(node.input), len(function.input)),
-            ("outputs", len(node.output), len(function.output)),
-        ):
-            if given > most:
-                message = f"{function.domain}::{function.name} is called with {given} {what}, and has {most}"
-                raise self._at_node(scope, position, message)
-        known = {*function.attribute, *(attribute.name for attribute in function.attribute_proto)}
-        for attribute in node.attribute:
-            if attribute.name not in known:
-                message = f"function {function.domain}::{function.name} has no attribute {attribute.name!r}"
-                raise self._at_node(scope, position, message, did_you_mean(attribute.name, known))
-        given_names = {attribute.name for attribute in node.attribute}
-        for name in function.attribute:
-            if name not in given_names:
-                message = f"{_called(scope, position)} lacks attribute {name!r}, which has no default"
-                raise self._at_node(scope, position, message)
-
-    def _check_operator(self, scope: Scope, position: int, node: NodeProto, schema: OpSchema) -> None:
-        called = _called(scope, position)
-        if schema.deprecated:
-            message = f"{node.op_type} is deprecated since opset {schema.since_version}"
-            raise self._at_node(scope, position, message, "Use the operator that came in its place.")
-        for what, names, least, most in (
-            ("input", node.input, schema.min_input, schema.max_input),
-            ("output", node.output, schema.min_output, schema.max_output),
-        ):
-            if not least <= len(names) <= most:
-                formals = schema.inputs if what == "input" else schema.outputs
-                takes = f"{least}" if least == most else f"{least} or more" if most >= 1 << 30 else f"{least} to {most}"
-                message = f"{called} has {len(names)} {what}{'s' if len(names) != 1 else ''}; {node.op_type} "
-                message += f"{'takes' if what == 'input' else 'makes'} {takes}"
-                raise self._at_node(scope, position, message, f"They are: {', '.join(f.name for f in formals)}.")
-        for formal, name in zip(schema.inputs, node.input, strict=False):
-            if not name and formal.option.name == "Single":  # type: ignore[attr-defined]
-                message = f"{called} leaves input {formal.name!r} empty, which {node.op_type} needs"
-                raise self._at_node(scope, position, message)
-        if node.attribute or schema.attributes:
-            self._check_attributes(scope, position, node, schema)
-
-    def _check_attributes(self, scope: Scope, position: int, node: NodeProto, schema: OpSchema) -> None:
-        seen: set[str] = set()
-        for attribute in node.attribute:
-            name = attribute.name
-            if name in seen:
-                raise self._at_node(scope, position, f"attribute {name!r} stands twice")
-            seen.add(name)
-            wanted = attribute_type(schema, name)
-            if not wanted:
-                hint = did_you_mean(name, schema.attributes)
-                if hint is None:
-                    hint = f"It has: {', '.join(sorted(schema.attributes)) or 'none'}."
-                raise self._at_node(scope, position, f"{node.op_type} has no attribute {name!r}", hint)
-            if attribute.type != wanted and not _coerce(attribute, wanted):
-                message = (
-                    f"attribute {name!r} of {node.op_type} is of type {ATTRIBUTE_WORDS.get(wanted, '?')}, and this is "
-                    f"{ATTRIBUTE_WORDS.get(attribute.type, '?')}"
-                )
-                raise self._at_node(scope, position, message)
-        for name, known in schema.attributes.items():
-            if known.required and name not in seen:
-                raise self._at_node(scope, position, f"{_called(scope, position)} lacks attribute {name!r}")
-
-
-def _coerce(attribute: AttributeProto, wanted: int) -> bool:
-    """Gives an attribute the type that its operator states where the value allows; tells whether it does."""
-    if attribute.type == 0 and attribute.ref_attr_name:
-        attribute.type = wanted  # type: ignore[assignment]
-        return True
-    if attribute.type == _INT and wanted == _FLOAT:
-        attribute.f = float(attribute.i)
-        attribute.ClearField("i")
-    elif attribute.type == _INTS and wanted == _FLOATS:
-        attribute.floats.extend(map(float, attribute.ints))
-        attribute.ClearField("ints")
-    else:
-        return False
-    attribute.type = wanted  # type: ignore[assignment]
-    return True
-
-
-def _constant_count(scope: Scope) -> int:
-    graph = scope.graph
-    return len(graph.initializer) + len(graph.sparse_initializer)
-
-
-def _inside(scope: Scope) -> str:
-    return f" (in {scope.path})" if scope.path else ""
-
-
-def _with_article(node: NodeProto) -> str:
-    return f"an {node.op_type}" if node.op_type[:1] in "AEIOU" else f"a {node.op_type}"
-
-
-def _called(scope: Scope, position: int) -> str:
-    node = scope.nodes[position]
-    if node.name:
-        return f"node {node.name!r} ({node.op_type})"
-    made = next(filter(None, node.output), None)
-    return f"the {node.op_type} that makes {made!r}" if made else f"a {node.op_type} node"
 
 
 # -- order -------------------------------------------------------------------------------------------------------
@@ -362,7 +140,7 @@ def _cycle_error(scope: Scope, marks: Marks, error: ModelError) -> SpecError:
     first = lines[0] if lines else 0
     where = f"{marks.source}:{first}: " if first else f"{marks.source}: "
     listed = [
-        f"{_called(scope, position)}{f', line {line}' if line else ''}"
+        f"{called(scope, position)}{f', line {line}' if line else ''}"
         for position, line in zip(known, lines, strict=True)
     ]
     return SpecError(f"{where}{error.message}", hint=error.hint, details=(*quoted(marks.lines, first), *listed))
@@ -392,8 +170,9 @@ def _check_types(model: Model, marks: Marks, *, mendable: bool) -> None:
             pass
         else:
             return
-    located = _Located(proto, marks)
-    raise located.error(find_complaints(located.numbered, complete=model.with_small_weights))
+    located = Located(proto)
+    lines = find_complaints(located.numbered, complete=model.with_small_weights)
+    raise _complaint_error(located.explain(lines), marks)
 
 
 def _untyped(proto: ModelProto, marks: Marks, name: str) -> SpecError:
@@ -422,8 +201,8 @@ def _infer(model: Model, names: list[str], marks: Marks, *, mendable: bool) -> d
     types = inferred_types(inferred(bare), names) if mendable else {}
     if all(is_complete(types.get(name)) for name in names):
         return types
-    located = _Located(bare, marks)
-    raise located.error(_infer_strictly(located.numbered)[1] or complaint)
+    located = Located(bare)
+    raise _complaint_error(located.explain(_infer_strictly(located.numbered)[1] or complaint), marks)
 
 
 def _infer_strictly(proto: ModelProto) -> tuple[ModelProto | None, list[str]]:
@@ -438,50 +217,31 @@ def _infer_strictly(proto: ModelProto) -> tuple[ModelProto | None, list[str]]:
         return None, str(error).splitlines()
 
 
-class _Located:
-    """A copy of a model whose nodes have distinct names, to find the ones that onnx's errors mean.
-
-    Attributes:
-        numbered: The copy.
-    """
-
-    def __init__(self, proto: ModelProto, marks: Marks) -> None:
-        self.numbered = type(proto)()
-        self.numbered.CopyFrom(proto)
-        self._marks = marks
-        self._places: list[tuple[int, str]] = []
-        for scope in GraphIndex(self.numbered).scopes:
-            for position, node in enumerate(scope.nodes):
-                called = _called(scope, position)
-                node.name = f"{_NUMBERED}{len(self._places)}"
-                self._places.append((_line_of(marks, scope, position), called + _inside(scope)))
-
-    def error(self, lines: Iterable[str]) -> SpecError:
-        """Returns an error of onnx's as one about a line of the specification."""
-        text = " ".join(line.strip() for line in lines if line.strip())
-        numbers = [int(number) for number in re.findall(rf"{_NUMBERED}([0-9]+)", text)]
-        text = re.sub(r"\[?(?:Shape|Type)InferenceError\]?\s*|Inference error\(s\):\s*", "", text)
-        text = re.sub(rf"\(op_type:[^,()]*, node name: {_NUMBERED}[0-9]+\):?\s*", "", text)
-        text = re.sub(r"\s*==> Context:.*", "", text).strip()
-        source = self._marks.source
-        if not numbers:
-            return SpecError(f"{source}: {text}")
-        line, called = self._places[numbers[-1]]
-        where = f"{source}:{line}: " if line else f"{source}: "
-        text = re.sub(rf"{_NUMBERED}([0-9]+)", lambda match: self._places[int(match[1])][1], text)
-        details = (*quoted(self._marks.lines, line), *_input_types(self.numbered, f"{_NUMBERED}{numbers[-1]}"))
-        return SpecError(f"{where}{called}: {text}", details=details)
+# -- errors ------------------------------------------------------------------------------------------------------
 
 
-def _input_types(numbered: ModelProto, name: str) -> list[str]:
-    """Returns the inputs of a node with what is known of their types, a line each."""
-    for scope in GraphIndex(inferred(numbered)).scopes:
-        for node in scope.nodes:
-            if node.name == name:
-                types: dict[str, TypeProto] = {}
-                around: Scope | None = scope
-                while around is not None:
-                    types = {**declared_types(around), **types}
-                    around = around.parent
-                return [f"{each}: {format_type(types.get(each))}" for each in node.input if each]
-    return []
+def _flaw_error(flaw: Flaw, marks: Marks) -> SpecError:
+    """Returns a mistake as one about a line of the specification."""
+    scope, message = flaw.scope, flaw.message
+    if flaw.node is not None:
+        line = _line_of(marks, scope, flaw.node)
+    elif flaw.output is not None:
+        lines = marks.outputs.get(scope_key(scope), [])
+        line = lines[flaw.output] if flaw.output < len(lines) else 0
+    else:
+        line = marks.graphs.get(scope_key(scope), 0)
+    first = _line_of(marks, scope, flaw.first) if flaw.first is not None else 0
+    if first:
+        message = f"{message} in line {first}"
+    where = f"{marks.source}:{line}: " if line else f"{marks.source}: "
+    return SpecError(f"{where}{message}{inside(scope)}", hint=flaw.hint, details=quoted(marks.lines, line))
+
+
+def _complaint_error(complaint: Complaint, marks: Marks) -> SpecError:
+    """Returns a complaint of onnx's as one about a line of the specification."""
+    line = 0
+    if complaint.scope is not None and complaint.node is not None:
+        line = _line_of(marks, complaint.scope, complaint.node)
+    where = f"{marks.source}:{line}: " if line else f"{marks.source}: "
+    details = (*quoted(marks.lines, line), *complaint.inputs) if complaint.scope is not None else ()
+    return SpecError(f"{where}{complaint.message}", details=details)

@@ -54,7 +54,6 @@ from onnxbench.modeltext._originals import (
     function_key,
     keyed_tensors,
     owner_name,
-    refer,
 )
 from onnxbench.modeltext._printer import Printer, Weights
 from onnxbench.modeltext._reader import Marks, Reader
@@ -81,7 +80,6 @@ __all__ = [
     "quoted",
     "read",
     "read_node",
-    "refer",
     "show",
     "type_word",
     "weights_mode",

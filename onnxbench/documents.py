@@ -178,9 +178,15 @@ def from_yaml(text: str, source: str) -> Item:
     # JSON may be indented with tabs, which YAML forbids; a tab inside of a JSON string is always escaped.
     if text.lstrip()[:1] in ("{", "["):
         text = text.replace("\t", " ")
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    fast: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return _compose(yaml.parse(text, Loader=loader), document)
+        try:
+            return _compose(yaml.parse(text, Loader=fast), document)
+        except yaml.MarkedYAMLError as error:
+            if "nesting depth" not in str(error.problem):
+                raise
+            # libyaml looks ahead into brackets that are nested too deep for it; the other parser sees where they begin.
+            return _compose(yaml.parse(text, Loader=yaml.SafeLoader), document)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)

@@ -1,0 +1,685 @@
+"""A model while it is being edited: a copy of its structure, and the primitive changes that operations are made of.
+
+Every operation of a recipe works on a ``Draft``. The primitives know what a single protobuf field does not: that a
+tensor of the main graph is also read inside bodies, that a name may stand in value infos and quantization
+annotations, that a type which was stated once may no longer hold below a change. What they do not touch stays as it
+was, unknown fields included, for the messages are changed in place.
+
+What was changed is recorded (``changes``), so that an edit can be shown before it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from onnxbench import select
+from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
+from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
+from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_up_dims
+from onnxbench.model import Model
+from onnxbench.schemas import default_version, find_schema
+from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
+from onnxbench.writer import SaveOptions
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+
+T = TypeVar("T")
+_REBUILD_FROM = 16
+"""So many insertions or removals at once are cheaper done by writing the list of nodes anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that an edit did.
+
+    Attributes:
+        kind: What it was done to: ``node``, ``tensor``, ``input``, ``output``, ``weight``, ``function`` or ``model``.
+        where: Its name, with the path of its graph (``If_3/then/x``); empty for the model itself.
+        what: What was done: ``inserted``, ``removed``, ``renamed``, or what changed: ``op_type``, ``attribute pads``.
+        before: What it was, in words; None where there was nothing.
+        after: What it is now; None where there is nothing.
+    """
+
+    kind: str
+    where: str
+    what: str
+    before: str | None = None
+    after: str | None = None
+
+    def sentence(self) -> str:
+        """The change in one line."""
+        subject = f"{self.kind} {self.where}" if self.where else self.kind
+        if self.before is not None and self.after is not None:
+            return f"{subject}: {self.what} {self.before} -> {self.after}"
+        said = self.after if self.after is not None else self.before
+        return f"{subject}: {self.what}{f' ({said})' if said else ''}"
+
+
+@dataclass(slots=True)
+class Draft:
+    """A working copy of a model.
+
+    Attributes:
+        model: The copy. Operations change ``model.proto`` through the methods here, or directly, and then say
+            ``touch()``.
+        folder: What files that operations name are relative to.
+        allow_outside: Whether such files may lie outside of it.
+        sources: Further places to ask for types (runtimes), dearest last.
+        changes: What was done so far.
+        notes: What a user should know beyond that.
+        renamed: New names of the main graph's former inputs and outputs, by their old ones.
+        saving: How the result should be saved, where an operation said so; what the user says goes before it.
+    """
+
+    model: Model
+    origin: Model
+    folder: Path = field(default_factory=Path.cwd)
+    allow_outside: bool = False
+    sources: Sequence[TypeSource] = ()
+    changes: list[Change] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    saving: SaveOptions | None = None
+    _index: GraphIndex | None = None
+    _finder: TypeFinder | None = None
+    _names: dict[int, set[str]] = field(default_factory=dict)
+    _node_names: dict[str, set[str]] = field(default_factory=dict)
+    _found: dict[int, Any] = field(default_factory=dict)
+    _known_operators: dict[tuple[str, str, str, str], bool] = field(default_factory=dict)
+    _stale: dict[tuple[str, str], None] = field(default_factory=dict)
+    _strictly: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        *,
+        folder: Path | None = None,
+        allow_outside: bool = False,
+        sources: Sequence[TypeSource] = (),
+    ) -> Draft:
+        """Returns a draft of a model, which itself stays as it is."""
+        proto = type(model.proto)()
+        proto.CopyFrom(model.proto)
+        return cls(model.derive(proto), model, folder or Path.cwd(), allow_outside, sources)
+
+    def snapshot(self) -> tuple[ModelProto, int, int, dict[str, str], SaveOptions | None]:
+        """Returns the state of the draft, for ``restore``."""
+        proto = type(self.model.proto)()
+        proto.CopyFrom(self.model.proto)
+        return proto, len(self.changes), len(self.notes), dict(self.renamed), self.saving
+
+    def restore(self, state: tuple[ModelProto, int, int, dict[str, str], SaveOptions | None]) -> None:
+        """Takes the draft back to a state that it had."""
+        proto, changes, notes, renamed, self.saving = state
+        self.model = self.model.derive(proto)
+        del self.changes[changes:]
+        del self.notes[notes:]
+        self.renamed = renamed
+        self.touch()
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    @property
+    def index(self) -> GraphIndex:
+        """The index of the model as it is now."""
+        if self._index is None:
+            self._index = GraphIndex(self.model.proto)
+        return self._index
+
+    @property
+    def main(self) -> Scope:
+        """The main graph as it is now."""
+        return self.index.main
+
+    def touch(self) -> None:
+        """Says that the model was changed: the index is made anew when it is next asked for."""
+        self._index = self._finder = None
+        self._names.clear()
+        self._node_names.clear()
+        self._found.clear()
+        self._known_operators.clear()
+        self.model.look_again()
+
+    def once(self, asker: object, find: Callable[[], T]) -> T:
+        """Returns what ``find`` returns, which is called once for an asker as long as the model does not change."""
+        if id(asker) not in self._found:
+            self._found[id(asker)] = find()
+        found: T = self._found[id(asker)]
+        return found
+
+    def opset(self, scope: Scope | None = None, domain: str = "") -> int:
+        """Returns the version of a domain that a graph imports; 0 if it imports none."""
+        holder = self.model.proto if scope is None or not root_of(scope).is_function else root_of(scope).graph
+        versions: dict[str, int] = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in holder.opset_import}
+        return versions.get("" if domain == "ai.onnx" else domain, 0)
+
+    def type_of(self, ref: TensorRef) -> TypeProto | None:
+        """Returns the type of a tensor: stated, inferred, or told by ``sources``; None if nothing tells."""
+        if self._finder is None:
+            self._finder = TypeFinder(self.model, self.index, self.sources)
+        return self._finder.find(ref.scope, [ref.name]).get(ref.name)
+
+    def initializer(self, ref: TensorRef) -> TensorProto | None:
+        """Returns the initializer of this name in the graph that holds the tensor, or None."""
+        home = home_of(ref.scope, ref.name)
+        if home is None or home.is_function or ref.name not in home.constants:
+            return None
+        return next((tensor for tensor in home.graph.initializer if tensor.name == ref.name), None)
+
+    def nodes(self, selector: str) -> list[NodeRef]:
+        """Returns the nodes that a selector stands for (see ``onnxbench.select``)."""
+        return select.nodes(self.index, [selector])
+
+    def tensors(self, selector: str) -> list[TensorRef]:
+        """Returns the tensors that a selector stands for."""
+        return select.tensors(self.index, [selector])
+
+    def tensor(self, selector: str) -> TensorRef:
+        """Returns the one tensor that a selector stands for.
+
+        Raises:
+            NotFoundError: It stands for none, or for several.
+        """
+        found = self.tensors(selector)
+        if len(found) != 1:
+            listed = ", ".join(repr(ref.path) for ref in found[:4])
+            raise NotFoundError(f"{selector!r} stands for {len(found)} tensors, and one is wanted: {listed}")
+        return found[0]
+
+    # -- names --------------------------------------------------------------------------------------------------
+
+    def taken(self, scope: Scope) -> set[str]:
+        """Returns every tensor name in the main graph or function around a graph, bodies included."""
+        top = root_of(scope)
+        names = self._names.get(id(top))
+        if names is None:
+            names = self._names[id(top)] = {""}
+            for inner in tree_of(top):
+                names.update(inner.inputs, inner.constants, inner.producers, inner.captures)
+        return names
+
+    def fresh(self, scope: Scope, base: str) -> str:
+        """Returns a tensor name made from ``base`` that nothing around a graph has, and keeps it reserved."""
+        names, name, number = self.taken(scope), base, 1
+        while name in names:
+            name, number = f"{base}_{number}", number + 1
+        names.add(name)
+        return name
+
+    def fresh_node(self, scope: Scope, base: str) -> str:
+        """Returns a node name made from ``base`` that no node of a graph has, and keeps it reserved."""
+        names = self._node_names.get(scope.path)
+        if names is None:
+            names = self._node_names[scope.path] = {node.name for node in scope.nodes}
+        name, number = base, 1
+        while name in names:
+            name, number = f"{base}_{number}", number + 1
+        names.add(name)
+        return name
+
+    # -- changing -----------------------------------------------------------------------------------------------
+
+    def record(
+        self, kind: str, where: str, what: str, *, before: str | None = None, after: str | None = None
+    ) -> None:  # fmt: skip
+        """Records a change."""
+        self.changes.append(Change(kind, where, what, before, after))
+
+    def splice(
+        self, scope: Scope, inserted: Mapping[int, Sequence[NodeProto]] | None = None, removed: Collection[int] = ()
+    ) -> None:
+        """Inserts and removes nodes of a graph, all positions counted before the change.
+
+        Args:
+            scope: The graph.
+            inserted: New nodes by the position of the node that they stand before; the number of nodes means the end.
+            removed: Positions of nodes to remove.
+        """
+        inserted = inserted or {}
+        nodes = scope.graph.node
+        if len(removed) + len(inserted) < _REBUILD_FROM:
+            gone = set(removed)
+            for position in sorted({*inserted, *gone}, reverse=True):
+                if position in gone:
+                    del nodes[position]
+                for number, node in enumerate(inserted.get(position, ())):
+                    nodes.insert(position + number, node)
+        else:
+            gone = set(removed)
+            kept: list[NodeProto] = []
+            for position in range(len(scope.nodes) + 1):
+                kept.extend(inserted.get(position, ()))
+                if position < len(scope.nodes) and position not in gone:
+                    copy = type(scope.nodes[position])()
+                    copy.CopyFrom(scope.nodes[position])
+                    kept.append(copy)
+            del nodes[:]
+            nodes.extend(kept)
+        self.touch()
+
+    def rename(self, scope: Scope, names: Mapping[str, str]) -> None:
+        """Renames tensors where they are defined and wherever they are read, in bodies too.
+
+        Swaps (a to b and b to a) and chains are done as one step. The caller sees to it that new names are free.
+
+        Args:
+            scope: The graph that defines the tensors.
+            names: New names by old ones.
+        """
+        graph = scope.graph
+        if scope.is_function:
+            for names_of in (graph.input, graph.output):
+                for position, name in enumerate(names_of):
+                    if name in names:
+                        names_of[position] = names[name]
+        else:
+            for info in (*graph.input, *graph.output):
+                if info.name in names:
+                    if scope is self.main:
+                        self._follow(info.name, names[info.name])
+                    info.name = names[info.name]
+            for tensor in graph.initializer:
+                if tensor.name in names:
+                    tensor.name = names[tensor.name]
+            for sparse in graph.sparse_initializer:
+                if sparse.values.name in names:
+                    sparse.values.name = names[sparse.values.name]
+        for node in scope.nodes:
+            for position, name in enumerate(node.output):
+                if name in names:
+                    node.output[position] = names[name]
+        for info in graph.value_info:
+            if info.name in names:
+                info.name = names[info.name]
+        if not scope.is_function:
+            _rename_annotations(graph, names)
+        self._replace_reads(scope, names)
+        self.touch()
+
+    def _follow(self, old: str, new: str) -> None:
+        first = next((before for before, now in self.renamed.items() if now == old), old)
+        self.renamed[first] = new
+
+    def replace_uses(self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None) -> int:
+        """Makes the readers of tensors read others, in bodies too, and returns how many nodes changed.
+
+        Outputs of bodies within ``scope`` that hand such a tensor on change as well. Those of ``scope`` itself do not:
+        they have names that callers know.
+
+        Args:
+            scope: The graph that sees the tensors.
+            names: What is read then, by what is read now.
+            readers: Positions of the nodes of ``scope`` that change (with their bodies); None: all.
+        """
+        changed = self._replace_reads(scope, names, readers=readers)
+        self.touch()
+        return changed
+
+    def replace_all_uses(self, scope: Scope, names: Mapping[str, str]) -> None:
+        """Makes all readers of some tensors read others, in bodies too: ``replace_uses`` for many at once.
+
+        Args:
+            scope: The graph that sees all of them.
+            names: What is read then by what is read now.
+        """
+        self._replace_reads(scope, names)
+        self.touch()
+
+    def _replace_reads(self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None) -> int:
+        changed = 0
+        pending: list[tuple[Scope, Mapping[str, str], Iterable[int]]] = [
+            (scope, names, range(len(scope.nodes)) if readers is None else readers)
+        ]
+        while pending:
+            inner, wanted, positions = pending.pop()
+            if inner is not scope:
+                wanted = {old: new for old, new in wanted.items() if not inner.defines(old)}
+                if not wanted:
+                    continue
+                for info in inner.graph.output:
+                    if info.name in wanted:
+                        info.name = wanted[info.name]
+                _rename_annotations(inner.graph, wanted)
+            for position in positions:
+                node = inner.nodes[position]
+                touched = False
+                for number, name in enumerate(node.input):
+                    if name in wanted:
+                        node.input[number] = wanted[name]
+                        touched = True
+                changed += touched
+                pending += [
+                    (body, wanted, range(len(body.nodes)))
+                    for body in inner.bodies.get(position, ())
+                    if not wanted.keys().isdisjoint(body.captures)
+                ]
+        return changed
+
+    def import_domain(self, scope: Scope, domain: str, version: int | None = None) -> None:
+        """Imports a domain into the model or function around a graph, if it does not import it yet.
+
+        Args:
+            scope: The graph.
+            domain: The domain.
+            version: Its version; by default the one that the model imports, or the domain's usual one.
+        """
+        if self.opset(scope, domain):
+            return
+        top = root_of(scope)
+        holder = top.graph if top.is_function else self.model.proto
+        version = version or self.opset(None, domain) or default_version(domain)
+        holder.opset_import.add(domain=domain, version=version)
+        where = top.path if top.is_function else ""
+        self.record("function" if where else "model", where, "opset import", after=f"{domain or 'ai.onnx'} {version}")
+        if where and not self.opset(None, domain):
+            self.import_domain(self.main, domain, version)
+
+    def remove_initializers(self, scope: Scope, names: Collection[str]) -> None:
+        """Removes initializers of a graph, with the inputs that they are defaults of, and what is said of them."""
+        graph = scope.graph
+        for repeated in (graph.initializer, graph.input, graph.value_info):
+            for position in reversed(range(len(repeated))):
+                if repeated[position].name in names:
+                    del repeated[position]
+        for position in reversed(range(len(graph.sparse_initializer))):
+            if graph.sparse_initializer[position].values.name in names:
+                del graph.sparse_initializer[position]
+        self.touch()
+
+    def forget(self, scope: Scope, names: Iterable[str]) -> None:
+        """Removes value infos and quantization annotations of tensors that a graph no longer has."""
+        gone = set(names)
+        graph = scope.graph
+        for position in reversed(range(len(graph.value_info))):
+            if graph.value_info[position].name in gone:
+                del graph.value_info[position]
+        if not scope.is_function:
+            for position in reversed(range(len(graph.quantization_annotation))):
+                if graph.quantization_annotation[position].tensor_name in gone:
+                    del graph.quantization_annotation[position]
+
+    # -- types --------------------------------------------------------------------------------------------------
+
+    def retype(self, scope: Scope, names: Iterable[str], *, strictly: bool = False) -> None:
+        """Says that the types of these tensors, and of all that depends on them, may have changed.
+
+        ``refresh_types`` then finds them anew. An operation says so after its last change to the nodes, for ``scope``
+        is found again by its path.
+
+        Args:
+            scope: The graph.
+            names: Its tensors.
+            strictly: Believe no stated size any more, not even those that inference could not tell before the edit
+                either. For edits that change sizes, as that of a batch.
+        """
+        self._stale.update(((scope.path, name), None) for name in names)
+        self._strictly |= strictly
+
+    def refresh_types(self) -> None:
+        """Finds the types anew that ``retype`` called into question, and states them where they were stated.
+
+        Names of dimensions stay where the new size is unknown. So do sizes that inference could not tell before the
+        edit either, unless ``strictly`` was said. A value info that nothing can tell the type of is removed. An
+        output keeps the element type that it said if inference finds none. What an operator makes that onnx does
+        not know keeps the type that was stated: nothing else could tell it.
+        """
+        if not self._stale:
+            return
+        scopes = self.index.scope_paths
+        strictly = self._strictly
+        seeds = [(scopes[path], name) for path, name in self._stale if path in scopes]
+        affected = _downstream(seeds, stops=lambda scope, name: not strictly and self._is_opaque(scope, name))
+        self._stale.clear()
+        self._strictly = False
+        said: list[_Said] = []
+        for scope, names in affected.items():
+            if scope.is_function:
+                self.forget(scope, names)
+                continue
+            said += _withdraw(scope, names)
+        self._restate(said, strictly)
+        self._finder = None
+
+    def _is_opaque(self, scope: Scope, name: str) -> bool:
+        """Tells whether a tensor is made by an operator whose types inference cannot know."""
+        position = scope.producers.get(name)
+        if position is None:
+            return False
+        node = scope.nodes[position]
+        key = root_of(scope).path, node.domain, node.op_type, node.overload
+        known = self._known_operators.get(key)
+        if known is None:
+            version = self.opset(scope, node.domain)
+            called = self.index.function_of(node)
+            known = called is not None or bool(version and find_schema(node.domain, node.op_type, version))
+            self._known_operators[key] = known
+        return not known
+
+    def _restate(self, said: list[_Said], strictly: bool) -> None:
+        wanted: dict[str, set[str]] = {}
+        for each in said:
+            wanted.setdefault(each.scope.path, set()).add(each.info.name)
+        found = _told(self.model, self.model.proto, wanted)
+        finder = TypeFinder(self.model, self.index, self.sources)
+        earlier: dict[tuple[str, str], TypeProto] | None = None
+        for each in said:
+            info, is_main = each.info, not each.scope.path
+            now = found.get((each.scope.path, info.name))
+            if not is_complete(now) and each.is_output and is_main:
+                now = finder.find(self.main, [info.name]).get(info.name)
+            if now is not None and is_complete(now):
+                _restate_type(info.type, each.before, now)
+                if not strictly and _knows_less(now, each.before):
+                    if earlier is None:
+                        earlier = _told_before(self.origin, wanted)
+                    _keep_sizes(info.type, each.before, earlier.get((each.scope.path, info.name)))
+                _keep_names(info.type, each.before)
+            elif each.is_output:
+                info.type.CopyFrom(each.before)
+                if info.type.WhichOneof("value") == "tensor_type":
+                    info.type.tensor_type.ClearField("shape")
+            words = format_type(each.before), format_type(info.type)
+            if each.is_output and is_main and words[0] != words[1]:
+                self.record("output", info.name, "type", before=words[0], after=words[1])
+        for scope in {each.scope.path: each.scope for each in said}.values():
+            infos = scope.graph.value_info
+            for position in reversed(range(len(infos))):
+                if not infos[position].HasField("type"):
+                    del infos[position]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A type that was stated and may no longer hold."""
+
+    scope: Scope
+    info: ValueInfoProto
+    before: TypeProto
+    is_output: bool
+
+
+def root_of(scope: Scope) -> Scope:
+    """Returns the main graph or the function around a graph (itself, if it is one)."""
+    while scope.parent is not None:
+        scope = scope.parent
+    return scope
+
+
+def home_of(scope: Scope, name: str) -> Scope | None:
+    """Returns the graph that defines a tensor which ``scope`` sees: itself, or one around it; None if none does."""
+    around: Scope | None = scope
+    while around is not None and not around.defines(name):
+        around = around.parent
+    return around
+
+
+def tree_of(scope: Scope) -> Iterator[Scope]:
+    """Yields a graph and all bodies in it."""
+    pending = [scope]
+    while pending:
+        inner = pending.pop()
+        yield inner
+        pending.extend(body for bodies in inner.bodies.values() for body in bodies)
+
+
+def _rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
+    for annotation in graph.quantization_annotation:
+        if annotation.tensor_name in names:
+            annotation.tensor_name = names[annotation.tensor_name]
+        for entry in annotation.quant_parameter_tensor_names:
+            if entry.value in names:
+                entry.value = names[entry.value]
+
+
+def _downstream(seeds: Iterable[tuple[Scope, str]], *, stops: Callable[[Scope, str], bool]) -> dict[Scope, set[str]]:
+    """Returns the tensors that depend on these, themselves included, by graph: in bodies, and behind their owners.
+
+    Tensors at which ``stops`` says so are left out, and what lies behind them.
+    """
+    reached: dict[Scope, set[str]] = {}
+    pending = list(seeds)
+    while pending:
+        scope, name = pending.pop()
+        names = reached.setdefault(scope, set())
+        if name in names or stops(scope, name):
+            continue
+        names.add(name)
+        for position in scope.consumers.get(name, ()):
+            pending.extend((scope, made) for made in scope.writes[position])
+            for body in scope.bodies.get(position, ()):
+                if name in body.captures:
+                    pending.append((body, name))
+                else:
+                    pending.extend((body, given) for given in body.inputs)
+        if scope.parent is not None and name in scope.outputs:
+            pending.extend((scope.parent, made) for made in scope.parent.writes[scope.owner])
+    return reached
+
+
+def _withdraw(scope: Scope, names: Collection[str]) -> list[_Said]:
+    """Clears what a graph states of the types of tensors that it makes, and returns it."""
+    said = []
+    for infos, is_output in ((scope.graph.value_info, False), (scope.graph.output, True)):
+        for info in infos:
+            if info.name in names and info.name not in scope.inputs:
+                before = type(info.type)()
+                before.CopyFrom(info.type)
+                said.append(_Said(scope, info, before, is_output))
+                info.ClearField("type")
+    return said
+
+
+def _told(model: Model, proto: ModelProto, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], TypeProto]:
+    """Returns what inference tells of tensors, by path of graph and name."""
+    if not wanted:
+        return {}
+    result = inferred(model.with_small_weights(proto))
+    graphs = {"": result.graph}
+    if set(wanted) != {""}:
+        graphs = {path: scope.graph for path, scope in GraphIndex(result).scope_paths.items() if not scope.is_function}
+    return {
+        (path, info.name): without_made_up_dims(info.type)
+        for path, names in wanted.items()
+        if path in graphs
+        for info in (*graphs[path].value_info, *graphs[path].output)
+        if info.name in names
+    }
+
+
+def _told_before(origin: Model, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], TypeProto]:
+    """Returns what inference told of tensors before the edit, where the model stated nothing of them."""
+    proto = type(origin.proto)()
+    proto.CopyFrom(origin.proto)
+    for path, scope in GraphIndex(proto).scope_paths.items():
+        if path in wanted and not scope.is_function:
+            _withdraw(scope, wanted[path])
+    return _told(origin, proto, wanted)
+
+
+def _restate_type(stated: TypeProto, before: TypeProto, now: TypeProto) -> None:
+    """Makes a type that was stated say what is known now; denotations and all else that it said of itself stay."""
+    stated.CopyFrom(before)
+    if not before.WhichOneof("value") == now.WhichOneof("value") == "tensor_type":
+        stated.CopyFrom(now)
+        if before.denotation:
+            stated.denotation = before.denotation
+        return
+    tensor, shape = stated.tensor_type, tensor_shape(now)
+    tensor.elem_type = elem_type(now)
+    if shape is None:
+        tensor.ClearField("shape")
+    elif not tensor.HasField("shape") or len(tensor.shape.dim) != len(shape):
+        tensor.shape.CopyFrom(now.tensor_type.shape)
+    else:
+        for dim, size in zip(tensor.shape.dim, shape, strict=True):
+            dim.ClearField("value")
+            if isinstance(size, int):
+                dim.dim_value = size
+            elif size is not None:
+                dim.dim_param = size
+
+
+def _knows_less(now: TypeProto, before: TypeProto) -> bool:
+    """Tells whether a size that was stated is unknown now."""
+    new, old = tensor_shape(now), tensor_shape(before)
+    if old is None or elem_type(now) != elem_type(before):
+        return False
+    if new is None:
+        return True
+    return len(new) == len(old) and any(a is None and isinstance(b, int) for a, b in zip(new, old, strict=True))
+
+
+def _keep_sizes(now: TypeProto, before: TypeProto, earlier: TypeProto | None) -> None:
+    """Keeps stated sizes that inference could not tell before the edit either."""
+    told = tensor_shape(earlier) if earlier is not None else None
+    old, new = tensor_shape(before), tensor_shape(now)
+    if old is None or (earlier is not None and told is not None and len(told) != len(old)):
+        return
+    if new is None:
+        if told is None:
+            now.tensor_type.shape.CopyFrom(before.tensor_type.shape)
+        return
+    for position, (size, stated) in enumerate(zip(new, old, strict=True)):
+        if size is None and isinstance(stated, int) and (told is None or told[position] is None):
+            now.tensor_type.shape.dim[position].CopyFrom(before.tensor_type.shape.dim[position])
+
+
+def _keep_names(now: TypeProto, before: TypeProto) -> None:
+    """Keeps the names of dimensions whose size is still unknown."""
+    old, new = tensor_shape(before), tensor_shape(now)
+    if old is None or new is None or len(old) != len(new):
+        return
+    for position, (size, stated) in enumerate(zip(new, old, strict=True)):
+        if size is None and isinstance(stated, str):
+            now.tensor_type.shape.dim[position].CopyFrom(before.tensor_type.shape.dim[position])
+
+
+def require_free(draft: Draft, scope: Scope, name: str) -> None:
+    """Raises RefusedResultError if a tensor name is taken around a graph already."""
+    if not name:
+        raise RefusedResultError("a tensor needs a name")
+    if name in draft.taken(scope):
+        home = home_of(scope, name)
+        where = f" in {home.path}" if home is not None and home.path else ""
+        raise RefusedResultError(f"there is a tensor {name!r} already{where}", hint="Choose another name.")
+
+
+def require_dense(draft: Draft, ref: TensorRef) -> TensorProto:
+    """Returns the dense initializer that a tensor is.
+
+    Raises:
+        UnsupportedError: It is a sparse one.
+        NotFoundError: It is none.
+    """
+    tensor = draft.initializer(ref)
+    if tensor is not None:
+        return tensor
+    home = home_of(ref.scope, ref.name)
+    if home is not None and ref.name in home.constants:
+        raise UnsupportedError(f"{ref.path!r} is a sparse initializer, and this operation changes dense ones")
+    raise NotFoundError(f"{ref.path!r} is no initializer", hint="weight:* lists them: onnxbench find MODEL 'weight:*'")

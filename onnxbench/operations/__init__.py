@@ -1,0 +1,92 @@
+"""The operations of ``onnxbench edit``: each a dataclass, a line of a recipe, and a flag of the command line.
+
+``OPERATIONS`` is the one table of them, by the word that recipes use. To add an operation, write its class in the
+module of its kind and name it in that module's list here; the recipe reader, the command line, the JSON Schema and
+the reference page follow from its fields and docstring.
+"""
+
+from __future__ import annotations
+
+from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
+from onnxbench.operations._interface import (
+    AddInput,
+    AddOutput,
+    MakeBatchDynamic,
+    MakeDynamic,
+    NameDim,
+    RemoveInput,
+    RemoveOutput,
+    RenameInput,
+    RenameOutput,
+    ReorderInputs,
+    ReorderOutputs,
+    RetypeInput,
+    RetypeOutput,
+    SetDim,
+    SetShape,
+)
+from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
+from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
+from onnxbench.operations._weights import CastWeight, SetWeight, ToConstant, ToInitializer, TransposeWeight
+from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
+
+__all__ = [
+    "OPERATIONS",
+    "AddInput",
+    "AddNodes",
+    "AddOutput",
+    "CastWeight",
+    "Delete",
+    "DeleteAttribute",
+    "Duplicate",
+    "Effect",
+    "Externalize",
+    "InlineWeights",
+    "Insert",
+    "MakeBatchDynamic",
+    "MakeDynamic",
+    "NameDim",
+    "NodeOperation",
+    "Operation",
+    "Redirect",
+    "RemoveInput",
+    "RemoveOutput",
+    "RenameInput",
+    "RenameNode",
+    "RenameNodes",
+    "RenameOutput",
+    "RenameTensor",
+    "RenameTensors",
+    "ReorderInputs",
+    "ReorderOutputs",
+    "Replace",
+    "RetypeInput",
+    "RetypeOutput",
+    "Rewire",
+    "SetAttribute",
+    "SetDim",
+    "SetOp",
+    "SetShape",
+    "SetWeight",
+    "ShareEqualWeights",
+    "StripWeights",
+    "TensorOperation",
+    "ToConstant",
+    "ToInitializer",
+    "TransposeWeight",
+    "spelled_fields",
+]
+
+_CLASSES: tuple[type[Operation], ...] = (
+    SetOp, SetAttribute, DeleteAttribute, RenameNode, RenameNodes,
+    Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
+    RenameTensor, RenameTensors,
+    AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
+    RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
+    SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
+    ShareEqualWeights, StripWeights, Externalize, InlineWeights,
+)  # fmt: skip
+
+OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}
+"""Every operation by its word in recipes."""

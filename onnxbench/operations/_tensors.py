@@ -1,0 +1,257 @@
+"""Operations on the names of tensors and nodes."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from onnxbench.documents import from_yaml
+from onnxbench.draft import root_of
+from onnxbench.errors import NotFoundError, RefusedResultError, SpecError, UsageError, did_you_mean
+from onnxbench.operations._base import Operation, TensorOperation
+
+if TYPE_CHECKING:
+    from onnxbench.draft import Draft
+    from onnxbench.graph import NodeRef, Scope, TensorRef
+
+
+@dataclass(frozen=True)
+class RenameTensor(TensorOperation):
+    """Rename a tensor wherever it is made, read, described or captured.
+
+    Attributes:
+        at: Selector of the tensor.
+        to: Its new name.
+    """
+
+    word: ClassVar[str] = "rename_tensor"
+    spelling: ClassVar[str] = "{at}={to}"
+    keeps_types: ClassVar[bool] = True
+
+    to: str
+
+    def apply(self, draft: Draft) -> None:
+        """Renames it."""
+        refs = self.find(draft)
+        if len(refs) > 1:
+            raise UsageError(
+                f"{len(refs)} tensors cannot all be called {self.to!r}",
+                hint="rename_tensors renames several by a rule.",
+            )
+        _rename_all(draft, [(ref, self.to) for ref in refs])
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How names become others.
+
+    Attributes:
+        map: New names by old ones.
+        file: A file of them: YAML or JSON (``old: new``), or CSV with two columns.
+        pattern: A regular expression that a whole name matches; with ``to``.
+        to: What such a name becomes; ``\\1`` and ``\\g<name>`` are groups.
+        prefix: What comes before every name.
+        suffix: What comes behind every name.
+        at: Selector that narrows the rule; by default all.
+    """
+
+    map: dict[str, str] | None = None
+    file: str | None = None
+    pattern: str | None = None
+    to: str | None = None
+    prefix: str = ""
+    suffix: str = ""
+    at: str | None = None
+
+    def table(self, draft: Draft) -> dict[str, str]:
+        """Returns the names that are spelled out, by ``map`` or ``file``.
+
+        Raises:
+            UsageError: The rule says nothing, or too much.
+            SpecError: The file is no table of names.
+        """
+        ways = [
+            name
+            for name, given in (
+                ("map", self.map), ("file", self.file), ("pattern", self.pattern),
+                ("prefix and suffix", self.prefix or self.suffix),
+            )
+            if given
+        ]  # fmt: skip
+        if len(ways) != 1 or (self.pattern is None) != (self.to is None):
+            found = " and ".join(ways) or "nothing"
+            raise UsageError(
+                f"a rule for names is one of map, file, pattern with to, or prefix and suffix; found {found}",
+                hint=r"{pattern: 'block(\d+)/(.*)', to: 'layer\1.\2'}",
+            )
+        return dict(self.map or {}) if self.file is None else _read_names(draft, self.file)
+
+    def renamed(self, name: str, compiled: re.Pattern[str] | None) -> str:
+        """Returns what the rule makes of a name, if it is no table."""
+        if compiled is not None and self.to is not None:
+            return compiled.sub(self.to, name, count=1)
+        return f"{self.prefix}{name}{self.suffix}"
+
+    def compiled(self) -> re.Pattern[str] | None:
+        """Returns the pattern, compiled."""
+        if self.pattern is None:
+            return None
+        try:
+            re.compile(self.pattern)
+            compiled = re.compile(rf"\A(?:{self.pattern})\Z")
+            compiled.sub(self.to or "", "")
+        except (re.error, IndexError) as error:
+            raise UsageError(f"the pattern {self.pattern!r} with {self.to!r} cannot be used: {error}") from None
+        return compiled
+
+
+@dataclass(frozen=True)
+class RenameTensors(_Rule, Operation):
+    """Rename many tensors by a table, a regular expression, a prefix or a suffix.
+
+    Attributes:
+        map: New names by old ones.
+        file: A file of them: YAML or JSON (``old: new``), or CSV with two columns.
+        pattern: A regular expression that a whole name matches; with ``to``.
+        to: What such a name becomes; ``\\1`` and ``\\g<name>`` are groups.
+        prefix: What comes before every name.
+        suffix: What comes behind every name.
+        at: Selector of the tensors that are renamed; by default all, in bodies and functions too.
+        keep_interface: Leave the inputs and outputs of the model as they are called.
+    """
+
+    word: ClassVar[str] = "rename_tensors"
+    spelling: ClassVar[str] = "{pattern}={to}"
+    expects: ClassVar[str] = "all"
+    keeps_types: ClassVar[bool] = True
+
+    keep_interface: bool = False
+
+    def find(self, draft: Draft) -> list[TensorRef]:
+        """Returns the tensors whose name changes."""
+        return [ref for ref, _ in draft.once(self, lambda: self._pairs(draft))]
+
+    def apply(self, draft: Draft) -> None:
+        """Renames them, as one step: names may be swapped."""
+        _rename_all(draft, draft.once(self, lambda: self._pairs(draft)))
+
+    def _pairs(self, draft: Draft) -> list[tuple[TensorRef, str]]:
+        table, compiled = self.table(draft), self.compiled()
+        refs: Iterable[TensorRef] = draft.index.tensors() if self.at is None else draft.tensors(self.at)
+        kept = {*draft.main.inputs, *draft.main.outputs} - draft.main.constants if self.keep_interface else set()
+        pairs = []
+        for ref in refs:
+            if ref.name in kept and ref.scope is draft.main:
+                continue
+            new = table.pop(ref.path, None) if self.map or self.file else self.renamed(ref.name, compiled)
+            if new is not None and new != ref.name:
+                pairs.append((ref, new))
+        if table:
+            name = next(iter(table))
+            hint = did_you_mean(name, (ref.path for ref in draft.index.tensors()))
+            raise NotFoundError(f"there is no tensor {name!r} to rename", hint=hint)
+        return pairs
+
+
+@dataclass(frozen=True)
+class RenameNodes(_Rule, Operation):
+    """Rename many nodes by a table, a regular expression, a prefix or a suffix.
+
+    Attributes:
+        map: New names by old ones.
+        file: A file of them: YAML or JSON (``old: new``), or CSV with two columns.
+        pattern: A regular expression that a whole name matches; with ``to``.
+        to: What such a name becomes; ``\\1`` and ``\\g<name>`` are groups.
+        prefix: What comes before every name.
+        suffix: What comes behind every name.
+        at: Selector of the nodes that are renamed; by default all that have a name, in bodies and functions too.
+    """
+
+    word: ClassVar[str] = "rename_nodes"
+    spelling: ClassVar[str] = "{pattern}={to}"
+    expects: ClassVar[str] = "all"
+    keeps_types: ClassVar[bool] = True
+
+    def find(self, draft: Draft) -> list[NodeRef]:
+        """Returns the nodes whose name changes."""
+        return [ref for ref, _ in draft.once(self, lambda: self._pairs(draft))]
+
+    def apply(self, draft: Draft) -> None:
+        """Renames them."""
+        pairs = draft.once(self, lambda: self._pairs(draft))
+        for ref, new in pairs:
+            draft.record("node", ref.path, "renamed", before=ref.node.name, after=new)
+        for ref, new in pairs:
+            ref.node.name = new
+        draft.touch()
+
+    def _pairs(self, draft: Draft) -> list[tuple[NodeRef, str]]:
+        table, compiled = self.table(draft), self.compiled()
+        pairs = []
+        for ref in draft.index.nodes() if self.at is None else draft.nodes(self.at):
+            name = ref.node.name
+            new = table.pop(ref.path, None) if self.map or self.file else self.renamed(name, compiled) if name else None
+            if new is not None and new != name:
+                pairs.append((ref, new))
+        if table:
+            name = next(iter(table))
+            hint = did_you_mean(name, (ref.path for ref in draft.index.nodes()))
+            raise NotFoundError(f"there is no node {name!r} to rename", hint=hint)
+        return pairs
+
+
+def _rename_all(draft: Draft, pairs: list[tuple[TensorRef, str]]) -> None:
+    """Renames tensors as one step, after a look whether the new names are free.
+
+    Raises:
+        RefusedResultError: A new name is taken, or wanted twice.
+    """
+    by_scope: dict[Scope, dict[str, str]] = {}
+    for ref, new in pairs:
+        by_scope.setdefault(ref.scope, {})[ref.name] = new
+    for scope, names in by_scope.items():
+        taken = draft.taken(scope)
+        leaving = {old for inner, others in by_scope.items() if root_of(inner) is root_of(scope) for old in others}
+        _require_free(names, taken - leaving)
+    for ref, new in pairs:
+        draft.record("tensor", ref.path, "renamed", before=ref.name, after=new)
+    for scope, names in by_scope.items():
+        draft.rename(scope, names)
+
+
+def _require_free(names: Mapping[str, str], taken: set[str]) -> None:
+    seen: dict[str, str] = {}
+    for old, new in names.items():
+        if not new:
+            raise RefusedResultError(f"tensor {old!r} would have no name")
+        if new in taken:
+            raise RefusedResultError(f"{old!r} cannot be called {new!r}: there is a tensor of this name already")
+        if new in seen:
+            raise RefusedResultError(f"{seen[new]!r} and {old!r} would both be called {new!r}")
+        seen[new] = old
+
+
+def _read_names(draft: Draft, file: str) -> dict[str, str]:
+    """Returns a table of names from a file."""
+    path = draft.folder / file
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise NotFoundError(f"there is no file {path}", hint=did_you_mean(Path(file).name, siblings)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} cannot be read as text: {error}") from None
+    if path.suffix.lower() in (".yaml", ".yml", ".json"):
+        root = from_yaml(text, str(path)).require_map("a table of names")
+        return {old: new.require_text("a name") for old, _, new in root.pairs()}
+    found = {}
+    for number, row in enumerate(csv.reader(text.splitlines()), 1):
+        if row and len(row) != 2:
+            raise SpecError(f"{path}:{number}: expected two columns, old name and new name, found {len(row)}")
+        if row:
+            found[row[0].strip()] = row[1].strip()
+    return found
