@@ -356,7 +356,9 @@ def _boundary_infos(
     if untyped:
         raise UnsupportedError(
             f"the element type of {', '.join(map(repr, untyped[:5]))} is not known, so the piece cannot state it",
-            hint=f"Give it: '{untyped[0]}:auto:float32' (name:shape:dtype), or use --feeds to find it by a run.",
+            hint="Extract around one of its calls instead, with --inline-functions."
+            if scope.is_function
+            else f"Give it: '{untyped[0]}:auto:float32' (name:shape:dtype), or use --feeds to find it by a run.",
         )
     for name in names:
         value = given.get(name) or known[name]

@@ -25,11 +25,11 @@ from onnxbench.conformity import Located, find_flaws
 from onnxbench.draft import Change, Draft
 from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
 from onnxbench.errors import BenchError, ExecutionError, GuardError, ModelError, NotFoundError, RefusedResultError
-from onnxbench.feeding import FeedOptions
+from onnxbench.feeding import FeedOptions, first_set
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, sort_nodes, topological_order
 from onnxbench.model import Model, load
 from onnxbench.operations import Operation
-from onnxbench.pieces import first_feeds, type_sources
+from onnxbench.pieces import type_sources
 from onnxbench.recipe import Recipe, Step, load_recipe
 from onnxbench.reversal import save_patch, undo
 from onnxbench.validity import find_complaints, make_valid
@@ -345,7 +345,9 @@ class _Verifier:
     def __init__(self, model: Model, said: bool | FeedOptions | Mapping[str, Value]) -> None:
         self._origin = model
         self._options = said if isinstance(said, FeedOptions) else FeedOptions()
-        self._given: dict[str, Value] = dict(said if isinstance(said, Mapping) else first_feeds(model, self._options))
+        self._given: dict[str, Value] = dict(
+            said if isinstance(said, Mapping) else first_set(model, self._options).feeds
+        )
         self.begin()
 
     def begin(self) -> None:
@@ -421,7 +423,7 @@ def _fitting(
     resized = [port.name for port in ports if port.name in found and not _fits(port, found[port.name])]
     missing = [port.name for port in ports if port.required and port.name not in found]
     if resized or missing:
-        drawn = first_feeds(model, FeedOptions(ranges=options.ranges, seed=options.seed) if options else None)
+        drawn = first_set(model, FeedOptions(ranges=options.ranges, seed=options.seed) if options else None).feeds
         found.update((name, drawn[name]) for name in (drawn if resized else missing))
     if missing and notes is not None:
         notes.append(f"new inputs got drawn values: {', '.join(map(repr, missing))}")
