@@ -158,28 +158,25 @@ class Joiner:
     def _share(self) -> None:
         """Finds weights and constants of B that A has too; a weight of at most 1 KiB only if it is called the same."""
         a, b = self._a, self._b
-        linked = {link.input for link in self._links}
         fixed_a = set(a.index.main.inputs)
-        fixed_b = {*b.index.main.inputs, *b.index.main.outputs, *linked}
+        fixed_b = {*b.index.main.inputs, *(link.input for link in self._links)}
+        ends = set(b.index.main.outputs)  # which keep their names
+        if self._options.prefix_a or self._options.prefix_b:
+            fixed_b |= ends
         ours = [tensor for tensor in a.proto.graph.initializer if tensor.name not in fixed_a]
         theirs = [tensor for tensor in b.proto.graph.initializer if tensor.name not in fixed_b]
-        self._shared = equal_weights(a.model, ours, b.model, theirs)
+        self._shared = equal_weights(a.model, ours, b.model, theirs, by_name=ends)
         sizes = {tensor.name: weights.tensor_bytes(tensor) for tensor in theirs}
         self._shared_bytes = sum(sizes[name] for name in self._shared)
         sparse = {tensor.values.name: tensor for tensor in a.proto.graph.sparse_initializer}
         for other in b.proto.graph.sparse_initializer:
             one = sparse.get(other.values.name)
-            if one is not None and other.values.name not in fixed_b and same_messages(a.model, [one], b.model, [other]):
+            if one is not None and other.values.name not in fixed_b and same_messages(a.model, one, b.model, other):
                 self._shared[other.values.name] = other.values.name
-        made = {
-            node.output[0]: node for node in a.proto.graph.node if node.op_type == "Constant" and len(node.output) == 1
-        }
-        outputs = {*a.index.main.outputs, *fixed_b}
+        made = {node.output[0]: node for node in a.proto.graph.node if _is_constant(node)}
         for node in b.proto.graph.node:
-            if node.op_type != "Constant" or len(node.output) != 1 or node.output[0] in outputs:
-                continue
-            twin = made.get(node.output[0])
-            if twin is not None and same_messages(a.model, [twin], b.model, [node]):
+            twin = made.get(node.output[0]) if _is_constant(node) and node.output[0] not in fixed_b else None
+            if twin is not None and same_messages(a.model, twin, b.model, node):
                 self._shared[node.output[0]] = node.output[0]
 
     # ---- names
@@ -219,9 +216,7 @@ class Joiner:
         a, b = self._a, self._b
         ours = {function_key(function): function for function in a.proto.functions}
         theirs = {function_key(function): function for function in b.proto.functions}
-        other = {
-            key for key in theirs if key in ours and not same_messages(a.model, [ours[key]], b.model, [theirs[key]])
-        }
+        other = {key for key in theirs if key in ours and not same_messages(a.model, ours[key], b.model, theirs[key])}
         other |= {key for key in theirs if key not in ours and key in _calls(a.index.nodes(), ours)}
         callers: dict[FunctionKey, set[FunctionKey]] = defaultdict(set)
         for key, function in theirs.items():
@@ -498,6 +493,10 @@ def _anchored(model: Model) -> tuple[Model, GraphIndex]:
                 for key, value in said.items():
                     tensor.external_data.add(key=key, value=value)
     return model.derive(proto), GraphIndex(proto)
+
+
+def _is_constant(node: NodeProto) -> bool:
+    return node.op_type == "Constant" and len(node.output) == 1
 
 
 def _fingerprint(file: Path) -> tuple[int, int, int]:
