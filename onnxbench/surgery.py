@@ -25,7 +25,7 @@ from onnxbench.conformity import Located, find_flaws
 from onnxbench.draft import Change, Draft
 from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
 from onnxbench.errors import BenchError, ExecutionError, GuardError, ModelError, NotFoundError, RefusedResultError
-from onnxbench.feeding import FeedOptions, first_set
+from onnxbench.feeding import FeedOptions, FeedSet, first_set
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, sort_nodes, topological_order
 from onnxbench.model import Model, load
 from onnxbench.operations import Operation
@@ -83,6 +83,7 @@ class Edited:
         steps: What each step did.
         digest: The digest of the recipe.
         repairs: What had to be mended, of the model as it was or of the result.
+        choices: What was decided about drawn inputs without being told.
         saving: How a step wants the model to be saved; None if none says so.
     """
 
@@ -90,6 +91,7 @@ class Edited:
     steps: tuple[DoneStep, ...]
     digest: str
     repairs: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     saving: SaveOptions | None = None
 
     @property
@@ -104,7 +106,13 @@ class Edited:
 
     def to_json(self) -> dict[str, Any]:
         """The edit as JSON values."""
-        return {"digest": self.digest, "passed": self.passed, "steps": self.steps, "repairs": self.repairs}
+        return {
+            "digest": self.digest,
+            "passed": self.passed,
+            "steps": self.steps,
+            "repairs": self.repairs,
+            "choices": self.choices,
+        }
 
 
 Approve = Callable[[Step, Sequence[Change]], bool]
@@ -281,7 +289,9 @@ class _Edit:
                 known.value = f"{known.value} {digest}"
         if not self._checked:
             self._repairs += make_valid(proto, complete=draft.model.with_small_weights)
-        return Edited(draft.model, tuple(self._done), digest, tuple(dict.fromkeys(self._repairs)), draft.saving)
+        choices = self._verifier.choices if self._verifier is not None else ()
+        repairs = tuple(dict.fromkeys(self._repairs))
+        return Edited(draft.model, tuple(self._done), digest, repairs, choices, draft.saving)
 
 
 def _refusal(model: Model, complaints: Sequence[str]) -> RefusedResultError:
@@ -345,9 +355,9 @@ class _Verifier:
     def __init__(self, model: Model, said: bool | FeedOptions | Mapping[str, Value]) -> None:
         self._origin = model
         self._options = said if isinstance(said, FeedOptions) else FeedOptions()
-        self._given: dict[str, Value] = dict(
-            said if isinstance(said, Mapping) else first_set(model, self._options).feeds
-        )
+        first = FeedSet(dict(said)) if isinstance(said, Mapping) else first_set(model, self._options)
+        self._given: dict[str, Value] = dict(first.feeds)
+        self.choices = first.choices
         self.begin()
 
     def begin(self) -> None:

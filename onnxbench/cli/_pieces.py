@@ -162,7 +162,7 @@ def _difference(drift: TensorDrift) -> str:
 def print_merged(done: MergeResult, *, as_json: bool, quiet: bool) -> None:
     """Prints what was connected, renamed, shared and written, and the proof."""
     merged = done.merged
-    note(*done.notes, quiet=quiet)
+    note(*done.notes, *chosen(done.choices), quiet=quiet)
     if done.unproven:
         note(f"not proven: {done.unproven}", quiet=quiet)
     if as_json:
@@ -170,7 +170,14 @@ def print_merged(done: MergeResult, *, as_json: bool, quiet: bool) -> None:
         said = {name: getattr(merged, name) for name in fields}
         print_json(
             "merge",
-            {**said, "notes": done.notes, "saved": done.saved, "proof": done.proof, "unproven": done.unproven or None},
+            {
+                **said,
+                "notes": done.notes,
+                "choices": done.choices,
+                "saved": done.saved,
+                "proof": done.proof,
+                "unproven": done.unproven or None,
+            },
         )
         return
     print_table(
