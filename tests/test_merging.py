@@ -24,13 +24,12 @@ from rejoin import pieces_of, rejoin
 from strategies import RandomModel, models
 
 from onnxbench.errors import BenchError, NotFoundError, RefusedResultError, UnsupportedError, UsageError
-from onnxbench.feeding import FeedOptions
+from onnxbench.feeding import FeedOptions, first_set
 from onnxbench.graph import GraphIndex
 from onnxbench.merging import Merged, MergeOptions, merge, merge_file, prove
 from onnxbench.model import Model, from_proto, load
 from onnxbench.opsets import convert_opset, standard_opset
 from onnxbench.partition import split_at, split_parts
-from onnxbench.pieces import first_feeds
 from onnxbench.validity import find_complaints
 from onnxbench.weights import node_tensors
 from onnxbench.writer import SaveOptions, save
@@ -52,7 +51,7 @@ def _merged(a: Model | str, b: Model | str, *words: str, feeds: dict[str, Any] |
     assert not find_complaints(done.model.proto)
     names = [node.name for scope in GraphIndex(done.model.proto).scopes[:1] for node in scope.nodes if node.name]
     assert len(names) == len(set(names))
-    values = feeds if feeds is not None else first_feeds(done.model)
+    values = feeds if feeds is not None else first_set(done.model).feeds
     assert prove(done, first, second, values, threads=1).holds
     return done
 
