@@ -288,7 +288,7 @@ class _Layout:
 
 def _outside(model: Model, proto: ModelProto) -> list[tuple[TensorProto, weights.ByteRange]]:
     found = []
-    for tensor in weights.tensors(proto) if weights.any_outside(proto) else ():
+    for tensor in weights.tensors(proto) if model.has_outside else ():
         if weights.is_outside(tensor):
             where = model.byte_range(tensor)
             assert where is not None
