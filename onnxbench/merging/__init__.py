@@ -29,14 +29,13 @@ from onnxbench.errors import (
     RefusedResultError,
     UnsupportedError,
 )
-from onnxbench.feeding import FeedOptions
+from onnxbench.feeding import FeedOptions, first_set
 from onnxbench.graph import GraphIndex
 from onnxbench.merging._joining import Joiner, Merged, MergeOptions, Rename
 from onnxbench.merging._links import Link, Side, find_links
 from onnxbench.merging._naming import plain_domain
 from onnxbench.model import Model, load
 from onnxbench.opsets import convert_opset, same_operator, standard_opset
-from onnxbench.pieces import first_feeds
 from onnxbench.progress import track
 from onnxbench.proof import Proof, ProvenTensor, computes_in_fp16
 from onnxbench.tensortype import elem_type
@@ -301,11 +300,11 @@ def merge_file(
         unproven = _why_dear(merged.model)
         if not unproven:
             try:
-                proof = prove(merged, first, second, first_feeds(merged.model, feeds))
+                proof = prove(merged, first, second, first_set(merged.model, feeds).feeds)
             except (ExecutionError, FeedsError, UnsupportedError) as error:
                 unproven = error.message
     elif proven:
-        proof = prove(merged, first, second, first_feeds(merged.model, feeds))
+        proof = prove(merged, first, second, first_set(merged.model, feeds).feeds)
     saved = None
     if out is not None and (proof is None or proof.holds):
         saved = save(merged.model, out, options=save_options)
