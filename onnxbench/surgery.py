@@ -25,7 +25,7 @@ from onnxbench.conformity import Located, find_flaws
 from onnxbench.draft import Change, Draft
 from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
 from onnxbench.errors import BenchError, ExecutionError, GuardError, ModelError, NotFoundError, RefusedResultError
-from onnxbench.feeding import FeedOptions, FeedSet, first_set
+from onnxbench.feeding import FeedOptions, FeedSet, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, sort_nodes, topological_order
 from onnxbench.model import Model, load
 from onnxbench.operations import Operation
@@ -512,6 +512,7 @@ def edit_file(
     """
     whole = _as_recipe(recipe, variables)
     model = load(source, allow_outside=allow_outside)
+    refuse_to_overwrite(model, (), out, save_recipe, save_undo)
     edited = edit(
         model, whole, verify=verify, approve=approve, stamp=stamp, allow_outside=allow_outside
     )  # fmt: skip

@@ -473,3 +473,14 @@ def test_streams_that_are_closed_are_no_trouble(tmp_path, words):
     done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
+@pytest.mark.parametrize("option", ["--save-undo", "--save-recipe"])
+def test_edit_writes_its_other_files_over_nothing_that_is_read(run, option):
+    before = WHOLE.read_bytes()
+    words = ("edit", WHOLE, "out.onnx", "--set-op", "Add_7=Sub", option)
+    for target, said in ((WHOLE, "is an input"), ("out.onnx", "is to be written twice")):
+        code, _, err = run(*words, target)
+        assert (code, said in err) == (2, True), err
+    assert WHOLE.read_bytes() == before
+    assert not any(Path.cwd().iterdir())
