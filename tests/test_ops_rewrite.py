@@ -371,7 +371,7 @@ def test_every_rule_says_what_it_is_for():
 REAL = [
     ("minilm_int8w", "gelu_erf_ms", 6), ("minilm_int8w", "attention_ms", 6), ("minilm_int8w", "shape_reshape", 24),
     ("minilm_int8w_ext", "gelu_erf_ms", 6), ("tashkeel_seq2seq", "silu", 9), ("tashkeel_seq2seq", "shape_reshape", 3),
-    ("ppocr_v4_rec", "hard_swish_by_sigmoid", 28), ("ppocr_v4_rec", "conv_bn", 6), ("ppocr_v4_rec", "silu", 2),
+    ("ppocr_v4_rec", "hard_swish_by_sigmoid", 28), ("ppocr_v4_rec", "conv_bn", 6), ("ppocr_v4_rec", "silu", 7),
     ("ppocr_v4_det", "hard_swish_by_sigmoid", 24), ("ppocr_v4_det", "conv_bn", 2), ("ppocr_v2_cls", "conv_bn", 35),
     ("ddddocr_det_yolox", "silu", 74), ("ddddocr_det_yolox", "silu_ms", 74), ("eeg_spindle_unet", "gelu_erf_ms", 24),
     ("magika", "gelu_tanh_ms", 2), ("magika", "shape_reshape", 7),
