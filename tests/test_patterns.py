@@ -15,11 +15,12 @@ from engines import run_ort
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from strategies import models
 
 from onnxbench import patterns
 from onnxbench.draft import Draft
 from onnxbench.errors import RefusedResultError, SpecError, UnsupportedError
-from onnxbench.graph import NodeRef
+from onnxbench.graph import NodeRef, sort_nodes
 from onnxbench.model import Model, from_proto
 from onnxbench.modeltext import parse, read_functions, show
 from onnxbench.patterns import Facts, Rule, Search, find_matches
@@ -316,6 +317,16 @@ def test_matches_do_not_overlap_and_the_first_come_first():
     matches = find_matches(rule, Facts(Draft.of(model_of(text))))
     assert [match.removed for match in matches] == [[0, 1], [2, 3]]
     assert [m.removed for m in find_matches(rule, Facts(Draft.of(model_of(text))), limit=1)] == [[0, 1]]
+
+
+def test_outputs_of_split_are_counted():
+    pattern = "p (x) => (y, z) { y, z = Split <axis = 0, num_outputs = @n> (x) }"
+    text = '<ir_version: 9, opset_import: ["" : 18]> g (float[6] x) => (float[?] a, float[?] b) { %s = Split <axis = 0, num_outputs = %d> (x) }'
+    assert count(text % ("a, b", 2), pattern) == 1
+    assert count(text % ("a, b, c", 3), pattern) == 0
+    mask = "g (float[4] x) => (float[4] y) { y, m = Dropout (x) }"
+    assert count(mask, "p (x) => (y) { y = Dropout (x) }") == 1
+    assert count(mask.replace("(float[4] y)", "(float[4] y, bool[4] m)"), "p (x) => (y) { y = Dropout (x) }") == 0
 
 
 # -- conditions --------------------------------------------------------------------------------------------------
@@ -715,6 +726,23 @@ def test_a_replacement_by_the_same_nodes_changes_no_bit(seed, size, steps):
     validate(draft.model.proto)
     feeds = {f"x{n}": np.random.RandomState(seed % 1000 + n).randint(-3, 4, 2).astype(np.float32) for n in range(2)}
     assert run_ort(draft.model.proto, feeds) == run_ort(proto, feeds)
+
+
+@given(models())
+def test_every_node_may_be_replaced_by_itself(model):
+    """Bodies, functions, captures, empty inputs, several outputs: whatever a node is, it comes out as it was."""
+    rule = rule_of(
+        'p ("all...") => (y) { y = "*" <_op = @op, _rest = @rest> ("all...") }',
+        'r ("all...") => (y) { y = Same <_op = @op, _rest = @rest> ("all...") }',
+        where=["op(y) != 'TopK'"],  # which has two outputs, always
+    )
+    draft = Draft.of(from_proto(model.proto))
+    count = len(find_matches(rule, Facts(draft)))
+    if count:
+        assert patterns.rewrite(draft, rule, most=count) == count
+    draft.refresh_types()
+    sort_nodes(draft.model.proto)
+    assert run_ort(draft.model.proto, model.feeds) == run_ort(model.proto, model.feeds)
 
 
 def test_a_pattern_with_too_many_ways_is_refused_and_not_endless():

@@ -24,6 +24,7 @@ from onnxbench.patterns._matcher import (
     node_words,
     operator_difference,
     origin_words,
+    output_difference,
     read_names,
 )
 from onnxbench.patterns._pattern import Pattern, Step, Value, permutations_of
@@ -238,6 +239,7 @@ def _fit(
         if wrong is None:
             captured = capture_attributes(step, facts, scope, node)
             wrong = captured if isinstance(captured, str) else count_difference(step, names)
+            wrong = wrong or output_difference(step, facts, scope, node)
         own = (Difference(step.label, where, wrong),) if wrong is not None else ()
         best: tuple[frozenset[int], tuple[Difference, ...]] | None = None
         for order in permutations_of(step, names) if left[0] > 0 else [tuple(names)]:

@@ -97,6 +97,14 @@ class Facts:
             self._defaults[key] = found
         return found
 
+    def has_fixed_outputs(self, scope: Scope, node: NodeProto) -> bool:
+        """Tells whether what a node's outputs are does not depend on how many it has."""
+        if self.index.function_of(node) is not None:
+            return False  # ONNX Runtime refuses a call with fewer outputs than the function has
+        version = self.opset(scope, node.domain)
+        schema = find_schema(node.domain, node.op_type, version) if version else None
+        return schema is not None and schema.outputs[-1].option.name != "Variadic"  # type: ignore[attr-defined]
+
     # -- constants ----------------------------------------------------------------------------------------------
 
     def stored(self, scope: Scope, name: str) -> TensorProto | None:

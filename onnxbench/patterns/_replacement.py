@@ -23,7 +23,7 @@ from onnxbench.graph import Scope
 from onnxbench.modelspec import fill_attribute
 from onnxbench.patterns._conditions import Bindings
 from onnxbench.patterns._expressions import UnknownError, WrongError
-from onnxbench.patterns._matcher import Match
+from onnxbench.patterns._matcher import OVERLOAD, Match
 from onnxbench.patterns._pattern import plain_name
 from onnxbench.patterns._rules import Rule
 from onnxbench.provenance import CLASS_HIERARCHY, NAME_SCOPES, STACK_TRACE
@@ -287,6 +287,7 @@ class Replacer:
         elif name == "_op":
             domain, _, op_type = str(captured).rpartition("::")
             new.domain, new.op_type = domain, op_type
+            new.overload = bindings.attributes[reference + OVERLOAD]
         elif captured is not None and not isinstance(captured, (str, tuple)):
             added = new.attribute.add()
             added.CopyFrom(captured)
