@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -581,6 +582,29 @@ def test_scripts_that_are_no_rules_are_refused(tmp_path):
     (tmp_path / "swap.py").write_text("1 / 0")
     with pytest.raises(SpecError, match="ZeroDivisionError"):
         patterns.load_script("swap.py", tmp_path)
+
+
+def test_the_page_on_rewriting_is_true(tmp_path):
+    """Its rule is a rule that works, and its explanation is what is printed."""
+    page = (Path(__file__).parent.parent / "docs" / "rewriting.md").read_text(encoding="utf-8")
+    (tmp_path / "linear.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    (rule,) = patterns.find_rules("linear.yaml", tmp_path)
+    signature = "g (float[2, 3] x) => (float[2, 4] y)"
+    constants = "float[3, 4] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, float[4] b = {1, 2, 3, 4}, float[1, 4] row = {1, 2, 3, 4}"
+    for body, found in (
+        ("m = MatMul (x, w) y = Add (b, m)", 1),
+        ("y = MatMul (x, w)", 1),
+        ("m = MatMul (x, w) y = Add (m, row)", 1),
+    ):
+        model = model_of(body, 17, signature=signature, constants=constants)
+        draft = Draft.of(model)
+        assert patterns.rewrite(draft, rule) == found
+        values = feeds_of(model)
+        np.testing.assert_allclose(arrays(draft.model, values)["y"], arrays(model, values)["y"], rtol=1e-5)
+    text = "[node_Div_108] d = Div (x, val_111) [e] e = Erf (d) [a] a = Add (e, one) [m] m = Mul (x, a) [node_gelu] y = Mul (m, half)"
+    draft = Draft.of(model_of(text, 20, constants="float val_111 = {1.5}, float one = {1}, float half = {0.5}"))
+    explanation = patterns.explain(RULES["gelu_erf"], Facts(draft), draft.nodes("node_gelu")[0])
+    assert "\n".join(explanation.sentences()) in page
 
 
 # -- the command -------------------------------------------------------------------------------------------------
