@@ -10,13 +10,13 @@ import corpus_cuts
 from corpus_cuts import EXACT, FAILED, OURS, ROUNDED, WRONG
 
 BEGIN, END = "<!-- results: begin (written by run.py --write-readme) -->", "<!-- results: end -->"
-ORDER = ("startup", "extract", "weights", "structure", "growth", "cuts")
+ORDER = ("startup", "extract", "weights", "structure", "growth", "edits", "cuts")
 SIGNS = {EXACT: "=", ROUNDED: "≈", WRONG: "x", FAILED: "-"}
 
 
 def render(results: Mapping[str, Any]) -> str:
     """Returns all sections that were measured, the bars first."""
-    tables = dict(zip(ORDER, (_startup, _extract, _weights, _structure, _growth, _cuts), strict=True))
+    tables = dict(zip(ORDER, (_startup, _extract, _weights, _structure, _growth, _edits, _cuts), strict=True))
     parts = [_bars_table(results)]
     for name in ORDER:
         if name in results:
@@ -127,6 +127,20 @@ def _growth(data: Mapping[str, Any]) -> Iterator[str]:
         peak = f"{row['peak_mb']:.0f} MB" if row["peak_mb"] else ""
         rows.append([name, *seconds, *ratios, peak, row.get("failure") or row["note"]])
     yield _table(["", "40 nodes, s", "10,000, s", "100,000, s", "ratio", "ratio, start-up taken off", "peak", ""], rows)
+
+
+def _edits(data: Mapping[str, Any]) -> Iterator[str]:
+    yield "### The same edits"
+    for title, block in data["blocks"].items():
+        yield f"{title[0].upper()}{title[1:]}:"
+        yield block["trouble"] if "trouble" in block else _rows(block["rows"], block["ratios"])
+    yield (
+        "What is left of a model with something in every field (`fixtures/models/metadata_everywhere.onnx`) when one"
+        " operator is changed (onnxslim: when it is simplified):"
+    )
+    tools = list(data["lost"])
+    fields = [name for name, said in data["lost"][OURS].items()]
+    yield _table(["", *tools], [[name, *(data["lost"][tool][name] for tool in tools)] for name in fields])
 
 
 def _cuts(data: Mapping[str, Any]) -> Iterator[str]:

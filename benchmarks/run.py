@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import corpus_cuts
+import edits
 import report
 import speed
 from measure import machine
@@ -32,7 +33,7 @@ from measure import machine
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "out" / "results.json"
 README = HERE / "README.md"
-PACKAGES = ("onnx", "onnxruntime", "numpy", "polygraphy", "onnx-graphsurgeon", "onnx-ir")
+PACKAGES = ("onnx", "onnxruntime", "numpy", "polygraphy", "onnx-graphsurgeon", "onnx-ir", "onnxslim", "sor4onnx")
 
 Section = Callable[[int, Path, Callable[[str], None]], dict[str, Any]]
 SECTIONS: dict[str, Section] = {
@@ -41,6 +42,7 @@ SECTIONS: dict[str, Section] = {
     "growth": speed.growth,
     "weights": speed.weights,
     "structure": speed.structure,
+    "edits": edits.edits,
 }
 
 

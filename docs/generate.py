@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 
@@ -95,7 +96,74 @@ def rules_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"errors.md": errors_page, "cli.md": cli_page, "rules.md": rules_page}
+EDIT_HEAD = """# Operations of `onnxbench edit`
+
+Generated from the operations themselves by `python docs/generate.py`. Each one is a flag of `onnxbench edit`, a line of
+a recipe ([how recipes work](recipes.md), [JSON Schema](recipe.schema.json)), and a class of `onnxbench.operations`:
+
+```yaml
+steps:
+  - set_op: {at: op:Add, to: Sub}      # its fields
+  - set_op: op:Mul=Div                 # or its short spelling, as on the command line: --set-op op:Mul=Div
+```
+
+*Expects* is how many targets a step must match unless it says `expect:`. *Changes* is what it may change of what the
+model computes, as `--verify` judges it: `nothing` (equal bit for bit), `rounding`, `numerics` (reported, and judged by
+`atol` and `rtol` if the step has them), `interface` (inputs and outputs come, go, or change their type).
+"""
+
+
+def operations_page() -> str:
+    """Returns the reference of the operations of ``edit``."""
+    import dataclasses
+
+    from onnxbench.operations import OPERATIONS
+    from onnxbench.recipe import field_docs
+
+    parts = [EDIT_HEAD]
+    for word, operation in OPERATIONS.items():
+        short = operation.spelling.replace("{", "").replace("}", "").upper() or "'{...}'"
+        said = field_docs(operation)
+        flag = f"--{word.replace('_', '-')} {short}"
+        parts += [f"## {word}", "", (operation.__doc__ or "").strip().splitlines()[0], ""]
+        parts += [f"`{flag}` · expects {operation.expects} · changes {operation.effect}", ""]
+        rows = []
+        for each in dataclasses.fields(operation):
+            text = said.get(each.name, "").replace("``", "`").replace("|", "\\|")
+            rows.append(f"| `{each.name}` | {_default(each)} | {text} |")
+        if rows:
+            parts += ["| field | default | |", "|---|---|---|", *rows, ""]
+    return "\n".join(parts)
+
+
+def _default(field: Any) -> str:
+    import dataclasses
+
+    if field.default_factory is not dataclasses.MISSING:
+        return f"`{field.default_factory()!r}`"
+    if field.default is dataclasses.MISSING:
+        return "required"
+    if field.default is None:
+        return ""
+    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+
+
+def schema_page() -> str:
+    """Returns the JSON Schema of recipes."""
+    import json
+
+    from onnxbench.recipe import json_schema
+
+    return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+PAGES = {
+    "errors.md": errors_page,
+    "cli.md": cli_page,
+    "rules.md": rules_page,
+    "operations.md": operations_page,
+    "recipe.schema.json": schema_page,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from onnxbench.version import __version__
 
 if TYPE_CHECKING:
+    from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
     from onnxbench.environment import examine as examine
     from onnxbench.errors import BenchError as BenchError
     from onnxbench.feeding import FeedOptions as FeedOptions
@@ -61,6 +62,7 @@ _HOMES = {
     "inspect": "inspection",
     "load": "model",
     "load_recipe": "recipe",
+    "make_batch_dynamic": "batching",
     "prove": "proof",
     "run": "running",
     "save": "writer",

@@ -22,6 +22,7 @@ from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_u
 from onnxbench.model import Model
 from onnxbench.schemas import default_version, find_schema
 from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
+from onnxbench.writer import SaveOptions
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
@@ -71,6 +72,7 @@ class Draft:
         changes: What was done so far.
         notes: What a user should know beyond that.
         renamed: New names of the main graph's former inputs and outputs, by their old ones.
+        saving: How the result should be saved, where an operation said so; what the user says goes before it.
     """
 
     model: Model
@@ -81,11 +83,13 @@ class Draft:
     changes: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
+    saving: SaveOptions | None = None
     _index: GraphIndex | None = None
     _finder: TypeFinder | None = None
     _names: dict[int, set[str]] = field(default_factory=dict)
     _node_names: dict[str, set[str]] = field(default_factory=dict)
     _found: dict[int, Any] = field(default_factory=dict)
+    _known_operators: dict[tuple[str, str, str, str], bool] = field(default_factory=dict)
     _stale: dict[tuple[str, str], None] = field(default_factory=dict)
     _strictly: bool = False
 
@@ -103,15 +107,15 @@ class Draft:
         proto.CopyFrom(model.proto)
         return cls(model.derive(proto), model, folder or Path.cwd(), allow_outside, sources)
 
-    def snapshot(self) -> tuple[ModelProto, int, int, dict[str, str]]:
+    def snapshot(self) -> tuple[ModelProto, int, int, dict[str, str], SaveOptions | None]:
         """Returns the state of the draft, for ``restore``."""
         proto = type(self.model.proto)()
         proto.CopyFrom(self.model.proto)
-        return proto, len(self.changes), len(self.notes), dict(self.renamed)
+        return proto, len(self.changes), len(self.notes), dict(self.renamed), self.saving
 
-    def restore(self, state: tuple[ModelProto, int, int, dict[str, str]]) -> None:
+    def restore(self, state: tuple[ModelProto, int, int, dict[str, str], SaveOptions | None]) -> None:
         """Takes the draft back to a state that it had."""
-        proto, changes, notes, renamed = state
+        proto, changes, notes, renamed, self.saving = state
         self.model = self.model.derive(proto)
         del self.changes[changes:]
         del self.notes[notes:]
@@ -138,6 +142,8 @@ class Draft:
         self._names.clear()
         self._node_names.clear()
         self._found.clear()
+        self._known_operators.clear()
+        self.model.look_again()
 
     def once(self, asker: object, find: Callable[[], T]) -> T:
         """Returns what ``find`` returns, which is called once for an asker as long as the model does not change."""
@@ -314,11 +320,15 @@ class Draft:
         self.touch()
         return changed
 
-    def replace_reads(self, scope: Scope, names: Mapping[str, str]) -> int:
-        """Makes the readers of tensors read others, many at once, as ``replace_uses`` does for one."""
-        changed = self._replace_reads(scope, names)
+    def replace_all_uses(self, scope: Scope, names: Mapping[str, str]) -> None:
+        """Makes all readers of some tensors read others, in bodies too: ``replace_uses`` for many at once.
+
+        Args:
+            scope: The graph that sees all of them.
+            names: What is read then by what is read now.
+        """
+        self._replace_reads(scope, names)
         self.touch()
-        return changed
 
     def _replace_reads(self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None) -> int:
         changed = 0
@@ -432,8 +442,8 @@ class Draft:
                 self.forget(scope, names)
                 continue
             said += _withdraw(scope, names)
-        self._restate(said, {scope.path: names for scope, names in affected.items()}, strictly)
-        self.touch()
+        self._restate(said, strictly)
+        self._finder = None
 
     def _is_opaque(self, scope: Scope, name: str) -> bool:
         """Tells whether a tensor is made by an operator whose types inference cannot know."""
@@ -441,25 +451,32 @@ class Draft:
         if position is None:
             return False
         node = scope.nodes[position]
-        version = self.opset(scope, node.domain)
-        known = self.index.function_of(node) or (version and find_schema(node.domain, node.op_type, version))
+        key = root_of(scope).path, node.domain, node.op_type, node.overload
+        known = self._known_operators.get(key)
+        if known is None:
+            version = self.opset(scope, node.domain)
+            called = self.index.function_of(node)
+            known = called is not None or bool(version and find_schema(node.domain, node.op_type, version))
+            self._known_operators[key] = known
         return not known
 
-    def _restate(self, said: list[_Said], affected: Mapping[str, set[str]], strictly: bool) -> None:
-        found = _told(self.model, self.model.proto, affected)
-        index = GraphIndex(self.model.proto)
-        finder = TypeFinder(self.model, index, self.sources)
+    def _restate(self, said: list[_Said], strictly: bool) -> None:
+        wanted: dict[str, set[str]] = {}
+        for each in said:
+            wanted.setdefault(each.scope.path, set()).add(each.info.name)
+        found = _told(self.model, self.model.proto, wanted)
+        finder = TypeFinder(self.model, self.index, self.sources)
         earlier: dict[tuple[str, str], TypeProto] | None = None
         for each in said:
             info, is_main = each.info, not each.scope.path
             now = found.get((each.scope.path, info.name))
             if not is_complete(now) and each.is_output and is_main:
-                now = finder.find(index.main, [info.name]).get(info.name)
+                now = finder.find(self.main, [info.name]).get(info.name)
             if now is not None and is_complete(now):
-                info.type.CopyFrom(now)
+                _restate_type(info.type, each.before, now)
                 if not strictly and _knows_less(now, each.before):
                     if earlier is None:
-                        earlier = _told_before(self.origin, affected)
+                        earlier = _told_before(self.origin, wanted)
                     _keep_sizes(info.type, each.before, earlier.get((each.scope.path, info.name)))
                 _keep_names(info.type, each.before)
             elif each.is_output:
@@ -557,26 +574,54 @@ def _withdraw(scope: Scope, names: Collection[str]) -> list[_Said]:
     return said
 
 
-def _told(model: Model, proto: ModelProto, affected: Mapping[str, set[str]]) -> dict[tuple[str, str], TypeProto]:
+def _told(model: Model, proto: ModelProto, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], TypeProto]:
     """Returns what inference tells of tensors, by path of graph and name."""
-    scopes = GraphIndex(inferred(model.with_small_weights(proto))).scope_paths
+    if not wanted:
+        return {}
+    result = inferred(model.with_small_weights(proto))
+    graphs = {"": result.graph}
+    if set(wanted) != {""}:
+        graphs = {path: scope.graph for path, scope in GraphIndex(result).scope_paths.items() if not scope.is_function}
     return {
         (path, info.name): without_made_up_dims(info.type)
-        for path, names in affected.items()
-        if path in scopes and not scopes[path].is_function
-        for info in (*scopes[path].graph.value_info, *scopes[path].graph.output)
+        for path, names in wanted.items()
+        if path in graphs
+        for info in (*graphs[path].value_info, *graphs[path].output)
         if info.name in names
     }
 
 
-def _told_before(origin: Model, affected: Mapping[str, set[str]]) -> dict[tuple[str, str], TypeProto]:
+def _told_before(origin: Model, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], TypeProto]:
     """Returns what inference told of tensors before the edit, where the model stated nothing of them."""
     proto = type(origin.proto)()
     proto.CopyFrom(origin.proto)
     for path, scope in GraphIndex(proto).scope_paths.items():
-        if path in affected and not scope.is_function:
-            _withdraw(scope, affected[path])
-    return _told(origin, proto, affected)
+        if path in wanted and not scope.is_function:
+            _withdraw(scope, wanted[path])
+    return _told(origin, proto, wanted)
+
+
+def _restate_type(stated: TypeProto, before: TypeProto, now: TypeProto) -> None:
+    """Makes a type that was stated say what is known now; denotations and all else that it said of itself stay."""
+    stated.CopyFrom(before)
+    if not before.WhichOneof("value") == now.WhichOneof("value") == "tensor_type":
+        stated.CopyFrom(now)
+        if before.denotation:
+            stated.denotation = before.denotation
+        return
+    tensor, shape = stated.tensor_type, tensor_shape(now)
+    tensor.elem_type = elem_type(now)
+    if shape is None:
+        tensor.ClearField("shape")
+    elif not tensor.HasField("shape") or len(tensor.shape.dim) != len(shape):
+        tensor.shape.CopyFrom(now.tensor_type.shape)
+    else:
+        for dim, size in zip(tensor.shape.dim, shape, strict=True):
+            dim.ClearField("value")
+            if isinstance(size, int):
+                dim.dim_value = size
+            elif size is not None:
+                dim.dim_param = size
 
 
 def _knows_less(now: TypeProto, before: TypeProto) -> bool:

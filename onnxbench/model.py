@@ -11,12 +11,14 @@ from __future__ import annotations
 import mmap
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.errors import ExternalDataError, ModelError, NotFoundError, UsageError, did_you_mean
+from onnxbench.scratch import Scratch
 from onnxbench.wire import STUB_PREFIX, WireError, lift
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Model:
         sources: The files that hold weights, as they were (size, mtime in ns, inode) when first seen.
         file_size: Bytes of the model file itself; 0 for a model made in memory.
         real_folder: Where the model file itself lies, if ``folder`` only has a symbolic link to it.
+        scratch: Where new weights lie that are too large for memory; it lives as long as a model refers to it.
     """
 
     proto: ModelProto
@@ -63,12 +66,13 @@ class Model:
     file_size: int = 0
     real_folder: Path | None = None
     _has_outside: bool | None = None
+    scratch: Scratch = field(default_factory=Scratch)
 
     def derive(self, proto: ModelProto) -> Model:
         """Returns a model with another structure whose weights lie where this model's do."""
         return Model(
             proto, self.folder, self.origin, self.allow_outside, self.sources, real_folder=self.real_folder,
-            _has_outside=self._has_outside,
+            _has_outside=self._has_outside, scratch=self.scratch,
         )  # fmt: skip
 
     def byte_range(self, tensor: TensorProto) -> weights.ByteRange | None:
@@ -86,6 +90,36 @@ class Model:
                     hint="Load the model again.",
                 )
         return where
+
+    def refer(self, tensor: TensorProto, where: weights.ByteRange) -> None:
+        """Gives a tensor of this model the bytes of a range in place of the data that it has."""
+        weights.clear_data(tensor)
+        weights.refer(tensor, where)
+        self._has_outside = True
+
+    def look_again(self) -> None:
+        """Says that tensors were changed directly, and some may lie outside the structure now."""
+        self._has_outside = self._has_outside or None
+
+    def store(self, tensor: TensorProto, blocks: Iterable[bytes], length: int) -> None:
+        """Gives a tensor of this model new raw data, which is held in memory only if it is small.
+
+        Args:
+            tensor: The tensor, with its new type and shape.
+            blocks: The data, in pieces.
+            length: Its bytes in all.
+
+        Raises:
+            OutputError: There is no space for it.
+        """
+        if length < LIFT_THRESHOLD:
+            data = b"".join(blocks)
+            weights.clear_data(tensor)
+            tensor.raw_data = data
+            return
+        where = self.scratch.append(blocks)
+        self.sources[where.file] = _fingerprint(where.file)
+        self.refer(tensor, where)
 
     def array(self, tensor: TensorProto) -> np.ndarray:
         """Returns the values of a tensor, read now (see ``onnxbench.weights.read_array``)."""

@@ -340,6 +340,10 @@ def _operation(kind: type[Operation], item: Item) -> Operation:
         item = _spelled(kind, item.require_text("an operation"), "", at=item)
     hints = get_type_hints(kind)
     fields = {each.name: each for each in dataclasses.fields(kind)}
+    if item.kind == "list":  # the first field is what it is about
+        item = Item(
+            item.document, "map", entries={next(iter(fields), ""): (item, item)}, line=item.line, column=item.column
+        )
     if item.kind == "null":
         item = Item(item.document, "map", line=item.line, column=item.column, path=item.path)
     item.require_map(f"the fields of {kind.word}", tuple(fields))

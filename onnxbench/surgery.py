@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxbench import backends
-from onnxbench.captures import Value
+from onnxbench.captures import Port, Value, input_ports
 from onnxbench.conformity import Located, find_flaws
 from onnxbench.draft import Change, Draft
 from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
@@ -83,12 +83,14 @@ class Edited:
         steps: What each step did.
         digest: The digest of the recipe.
         repairs: What had to be mended, of the model as it was or of the result.
+        saving: How a step wants the model to be saved; None if none says so.
     """
 
     model: Model = field(repr=False)
     steps: tuple[DoneStep, ...]
     digest: str
     repairs: tuple[str, ...] = ()
+    saving: SaveOptions | None = None
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -141,21 +143,18 @@ def edit(
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
     whole = _as_recipe(recipe, variables)
     verifier = _Verifier(model, verify) if verify is not False else None
-    edits = _Edit(model, whole, verifier, approve, allow_outside)
     try:
-        edits.run()
+        return _Edit(model, whole, verifier, approve, allow_outside).run(stamp=stamp)
     except RefusedResultError as error:
-        repairs = _mended(model)
-        if not repairs:
+        mended = _mended(model)
+        if mended is None:
             raise
-        healthy, words = repairs
-        edits = _Edit(healthy, whole, verifier, approve, allow_outside)
-        edits.repairs += words
+        healthy, words = mended
         try:
-            edits.run()
+            edited = _Edit(healthy, whole, verifier, approve, allow_outside).run(stamp=stamp)
         except RefusedResultError:
             raise error from None
-    return edits.finish(stamp=stamp)
+        return replace(edited, repairs=(*words, *edited.repairs))
 
 
 def _as_recipe(
@@ -197,15 +196,15 @@ class _Edit:
         self._recipe = recipe
         self._verifier = verifier
         self._approve = approve
-        self.repairs: list[str] = []
+        self._repairs: list[str] = []
         self._done: list[DoneStep] = []
         self._checked = False
         self._draft = Draft.of(model, allow_outside=allow_outside, sources=type_sources())
         self._flaws: set[str] | None = None
 
-    def run(self) -> None:
+    def run(self, *, stamp: bool) -> Edited:
         if self._sort():
-            self.repairs.append("the nodes were out of order; they are sorted")
+            self._repairs.append("the nodes were out of order; they are sorted")
         if self._verifier is not None:
             self._verifier.begin()
         for number, step in enumerate(self._recipe.steps, 1):
@@ -217,6 +216,7 @@ class _Edit:
             if self._verifier is not None:
                 done = self._verified(number, done)
             self._done.append(done)
+        return self._finish(stamp=stamp)
 
     def _step(self, number: int, step: Step) -> DoneStep:
         draft, changes, notes = self._draft, len(self._draft.changes), len(self._draft.notes)
@@ -269,7 +269,7 @@ class _Edit:
             drift, passed, notes = self._verifier.judge(self._draft, done.step)
         return replace(done, drift=drift, passed=passed, notes=(*done.notes, *notes))
 
-    def finish(self, *, stamp: bool) -> Edited:
+    def _finish(self, *, stamp: bool) -> Edited:
         draft = self._draft
         digest = self._recipe.digest()
         proto = draft.model.proto
@@ -280,8 +280,8 @@ class _Edit:
             else:
                 known.value = f"{known.value} {digest}"
         if not self._checked:
-            self.repairs += make_valid(proto, complete=draft.model.with_small_weights)
-        return Edited(draft.model, tuple(self._done), digest, tuple(dict.fromkeys(self.repairs)))
+            self._repairs += make_valid(proto, complete=draft.model.with_small_weights)
+        return Edited(draft.model, tuple(self._done), digest, tuple(dict.fromkeys(self._repairs)), draft.saving)
 
 
 def _refusal(model: Model, complaints: Sequence[str]) -> RefusedResultError:
@@ -343,25 +343,31 @@ class _Verifier:
     """Runs a model before and after each step, on the same inputs."""
 
     def __init__(self, model: Model, said: bool | FeedOptions | Mapping[str, Value]) -> None:
-        self._model = model
-        self._given: dict[str, Value] = dict(
-            said if isinstance(said, Mapping) else first_feeds(model, said if isinstance(said, FeedOptions) else None)
-        )
-        self._feeds = dict(self._given)
-        self._outputs: dict[str, Value] = {}
-        self._renamed: dict[str, str] = {}
+        self._origin = model
+        self._options = said if isinstance(said, FeedOptions) else FeedOptions()
+        self._given: dict[str, Value] = dict(said if isinstance(said, Mapping) else first_feeds(model, self._options))
+        self.begin()
 
     def begin(self) -> None:
-        """Runs the model as it was."""
-        self._feeds, self._renamed = dict(self._given), {}
-        self._outputs = _run(self._model, self._feeds)
+        """Starts with the model as it was."""
+        self._model = self._origin
+        self._feeds, self._renamed = dict(self._given), dict[str, str]()
+        self._outputs: dict[str, Value] | None = None
 
     def judge(self, draft: Draft, step: Step) -> tuple[DriftReport | None, bool, list[str]]:
         """Returns how the outputs differ from those before the step, and whether they may."""
         notes: list[str] = []
         moved = {self._renamed.get(first, first): now for first, now in draft.renamed.items()}
+        if self._outputs is None:
+            self._outputs = _run(self._model, self._feeds)
         feeds = {moved.get(name, name): value for name, value in self._feeds.items()}
-        feeds = _fitting(draft.model, feeds, notes)
+        feeds, drawn = _fitting(draft.model, feeds, self._options, notes)
+        if drawn:  # other sizes than before: the model before the step sees them, too, if it takes them
+            back = {now: then for then, now in moved.items()}
+            old, redrawn = _fitting(self._model, {back.get(name, name): value for name, value in feeds.items()})
+            self._outputs = {} if redrawn else _run(self._model, old)
+            if redrawn:
+                notes.append("there is nothing to compare with: the model before the step takes no such inputs")
         before = {moved.get(name, name): value for name, value in self._outputs.items()}
         try:
             now = _run(draft.model, feeds)
@@ -376,6 +382,7 @@ class _Verifier:
             shared, now, tolerance=_tolerance(step), check_dtype=step.effect not in ("interface", "numerics")
         )
         self._outputs, self._feeds, self._renamed = now, feeds, dict(draft.renamed)
+        self._model = draft.model.derive(draft.snapshot()[0])
         judged = step.effect != "numerics" or step.atol is not None or step.rtol is not None
         passed = drift.passed or not judged
         return (drift if shared else None), passed and (not gone or step.effect == "interface"), notes
@@ -395,10 +402,14 @@ def _run(model: Model, feeds: Mapping[str, Value]) -> dict[str, Value]:
         session.close()
 
 
-def _fitting(model: Model, feeds: Mapping[str, Value], notes: list[str]) -> dict[str, Value]:
-    """Returns the feeds that a model takes: converted where it wants another type, drawn where there are none."""
-    from onnxbench.captures import input_ports
+def _fitting(
+    model: Model, feeds: Mapping[str, Value], options: FeedOptions | None = None, notes: list[str] | None = None
+) -> tuple[dict[str, Value], bool]:
+    """Returns the feeds that a model takes, and whether any had to be drawn for their size.
 
+    They are converted where the model wants another type. Where there are none, or where it wants another size, all
+    are drawn anew.
+    """
     ports = input_ports(model.proto.graph)
     found: dict[str, Value] = {}
     for port in ports:
@@ -407,12 +418,25 @@ def _fitting(model: Model, feeds: Mapping[str, Value], notes: list[str]) -> dict
             if port.dtype and hasattr(value, "astype") and backends.dtype_of(value) != port.dtype:
                 value = value.astype(_numpy_dtype(port.dtype))
             found[port.name] = value
+    resized = [port.name for port in ports if port.name in found and not _fits(port, found[port.name])]
     missing = [port.name for port in ports if port.required and port.name not in found]
-    if missing:
-        drawn = first_feeds(model)
-        found.update((name, drawn[name]) for name in missing)
+    if resized or missing:
+        drawn = first_feeds(model, FeedOptions(ranges=options.ranges, seed=options.seed) if options else None)
+        found.update((name, drawn[name]) for name in (drawn if resized else missing))
+    if missing and notes is not None:
         notes.append(f"new inputs got drawn values: {', '.join(map(repr, missing))}")
-    return found
+    if resized and notes is not None:
+        notes.append(f"inputs were drawn anew for the new sizes of {', '.join(map(repr, resized))}")
+    return found, bool(resized)
+
+
+def _fits(port: Port, value: Value) -> bool:
+    """Tells whether a value has the fixed sizes of an input."""
+    if port.shape is None or not hasattr(value, "shape"):
+        return True
+    return len(port.shape) == len(value.shape) and all(
+        not isinstance(size, int) or size == given for size, given in zip(port.shape, value.shape, strict=True)
+    )
 
 
 def _numpy_dtype(number: int) -> Any:
@@ -468,7 +492,7 @@ def edit_file(
         stamp: As for ``edit``.
         save_recipe: Write the steps to this YAML file, variables and includes filled in.
         save_undo: Write the way back to this file (see ``onnxbench.reversal``).
-        options: How weights are stored.
+        options: How weights are stored. Where they leave it open, a step such as ``externalize`` may say it.
         allow_outside: As for ``edit``.
 
     Raises:
@@ -481,7 +505,8 @@ def edit_file(
     )  # fmt: skip
     if out is None or not edited.passed:
         return EditedFile(edited, None)
-    saved = save(edited.model, out, options=options, is_valid=True)
+    is_open = options is None or (options.external is None and not options.share_weights)
+    saved = save(edited.model, out, options=(edited.saving if is_open else None) or options, is_valid=True)
     written = Path(save_recipe) if save_recipe is not None else None
     if written is not None:
         write_whole(written, (whole.to_yaml().encode(),))

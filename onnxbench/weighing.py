@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from onnxbench.model import Model
     from onnxbench.provenance import Origins
 
-_BLOCK = 1 << 20  # elements; a multiple of 8, so that a block of packed elements is whole bytes
+BLOCK = 1 << 20
+"""Elements that are held at once; a multiple of 8, so that a block of packed elements is whole bytes."""
 _BODIES = (5, 10)
 
 
@@ -138,7 +139,7 @@ def statistics(model: Model, tensor: TensorProto) -> Statistics | None:
     low: float | int | None = None
     high: float | int | None = None
     elements = zeros = nans = infinities = 0
-    for block in _blocks(model, tensor):
+    for block in blocks(model, tensor):
         elements += block.size
         finite, block_nans, block_infinities = _finite(block)
         zeros += int((finite == 0).sum())
@@ -159,19 +160,24 @@ def statistics(model: Model, tensor: TensorProto) -> Statistics | None:
     return Statistics(elements, low, high, mean if count else None, std, zeros, nans, infinities)
 
 
-def _blocks(model: Model, tensor: TensorProto) -> Iterator[np.ndarray]:
-    """Yields the elements of a tensor in flat arrays of bounded size."""
+def blocks(model: Model, tensor: TensorProto) -> Iterator[np.ndarray]:
+    """Yields the elements of a tensor in flat arrays of at most ``BLOCK`` elements.
+
+    Raises:
+        ExternalDataError: The bytes cannot be had.
+    """
     from onnx import TensorProto, numpy_helper
 
     where = model.byte_range(tensor)
     if where is None:
-        yield model.array(tensor).reshape(-1)
+        flat = model.array(tensor).reshape(-1)
+        yield from (flat[start : start + BLOCK] for start in range(0, flat.size or 1, BLOCK))
         return
     left, bits = math.prod(tensor.dims), dtype_bits(tensor.data_type)
     with open(where.file, "rb") as file:
         file.seek(where.offset)
         while left > 0:
-            count = min(left, _BLOCK)
+            count = min(left, BLOCK)
             size = (count * bits + 7) // 8
             data = file.read(size)
             if len(data) < size:

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 OUTSIDE_MARK = b"\x70\x01"
 """Field 14 of a TensorProto, ``data_location``, with the value 1: these bytes are wherever a tensor lies outside."""
 COPY_BLOCK = 64 << 20
+DATA_FIELDS = (
+    "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "raw_data", "external_data",
+    "data_location",
+)  # fmt: skip
+"""The fields of a TensorProto that hold its data, or say where it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,20 @@ def tensor_bytes(tensor: TensorProto) -> int:
     if tensor.data_type == 8:
         return sum(map(len, tensor.string_data))
     return raw_size(tensor.dims, tensor.data_type)
+
+
+def clear_data(tensor: TensorProto) -> None:
+    """Takes the data out of a tensor; type, shape, name and documentation stay."""
+    for name in DATA_FIELDS:
+        tensor.ClearField(name)
+
+
+def refer(tensor: TensorProto, where: ByteRange) -> None:
+    """Makes a tensor refer to bytes of a file, as the large tensors of a loaded model do; it must hold no data."""
+    tensor.data_location = type(tensor).EXTERNAL
+    place = STUB_PREFIX + stub_location(where.file)
+    for key, value in (("location", place), ("offset", where.offset), ("length", where.length)):
+        tensor.external_data.add(key=key, value=str(value))
 
 
 def stub_location(file: Path) -> str:

@@ -191,16 +191,7 @@ def _lay_out(
     """
     outside = _outside(model, proto)
     if options.share_weights:
-        small = [(tensor, where) for tensor, where in outside if _may_be_a_shape(tensor, where.length)]
-        for tensor, where in outside:
-            if not _may_be_a_shape(tensor, where.length):
-                _refer(
-                    tensor,
-                    _shared_location(where.file, options.home or target.parent, target.name),
-                    where.offset,
-                    where.length,
-                )
-        return [], small
+        return _share(model, proto, outside, target, options)
     total = proto.ByteSize() + sum(where.length for _, where in outside)
     external = options.external if options.external is not None else total > PROTOBUF_LIMIT - _ROOM
     if not external:
@@ -223,6 +214,29 @@ def _lay_out(
         elif found is not None:
             inline.append((tensor, found))
     return sizer.blobs, inline
+
+
+def _share(
+    model: Model,
+    proto: ModelProto,
+    outside: list[tuple[TensorProto, weights.ByteRange]],
+    target: Path,
+    options: SaveOptions,
+) -> tuple[list[_Blob], list[tuple[TensorProto, weights.ByteRange]]]:
+    """Makes tensors refer to the files that hold their bytes now; what an edit made anew gets a file of its own."""
+    layout = _Layout(target, options)
+    is_initializer = {id(tensor): dense for tensor, dense in list(weights.classified_tensors(proto))}
+    inline = []
+    for tensor, where in outside:
+        is_new = where.file == model.scratch.path
+        if _may_be_a_shape(tensor, where.length) or (is_new and not is_initializer[id(tensor)]):
+            inline.append((tensor, where))
+        elif is_new:
+            _refer(tensor, *layout.place(tensor.name, where, where.length), where.length)
+        else:
+            location = _shared_location(where.file, options.home or target.parent, target.name)
+            _refer(tensor, location, where.offset, where.length)
+    return layout.blobs, inline
 
 
 def _may_be_a_shape(tensor: TensorProto, length: int) -> bool:

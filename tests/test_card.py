@@ -247,7 +247,7 @@ def test_statistics_by_blocks_are_those_of_the_whole(tmp_path, monkeypatch, dtyp
         values[[3, 400]] = np.nan
         if dtype != "float8_e4m3fn":
             values[[5, 700, 701]] = np.inf
-    monkeypatch.setattr(weighing, "_BLOCK", 64)
+    monkeypatch.setattr(weighing, "BLOCK", 64)
     proto = _with_external(tmp_path, "w", numpy_helper.from_array(values, "w"))
     found = weighing.statistics(from_proto(proto, folder=tmp_path), proto.graph.initializer[0])
     wide = values.astype(np.float64)

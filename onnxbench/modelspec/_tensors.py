@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from onnxbench import literals, weights
 from onnxbench.documents import Item, plain_float, to_integer
 from onnxbench.errors import ExternalDataError, UsageError, did_you_mean
-from onnxbench.modeltext import refer
 from onnxbench.tensortype import dtype_name, dtype_number
 
 if TYPE_CHECKING:
@@ -367,7 +366,7 @@ def _refer_to_npy(tensor: TensorProto, path: Path, number: int | None, shape: tu
         return False
     tensor.data_type = own
     tensor.dims.extend(shape if shape is not None else own_shape)
-    refer(tensor, weights.ByteRange(path, offset, length))
+    weights.refer(tensor, weights.ByteRange(path, offset, length))
     return True
 
 

@@ -54,7 +54,6 @@ from onnxbench.modeltext._originals import (
     function_key,
     keyed_tensors,
     owner_name,
-    refer,
 )
 from onnxbench.modeltext._printer import Printer, Weights
 from onnxbench.modeltext._reader import Marks, Reader
@@ -82,7 +81,6 @@ __all__ = [
     "read",
     "read_functions",
     "read_node",
-    "refer",
     "show",
     "type_word",
     "weights_mode",

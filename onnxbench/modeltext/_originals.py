@@ -15,7 +15,6 @@ from onnxbench import weights
 from onnxbench.errors import SpecError, did_you_mean
 from onnxbench.model import Model
 from onnxbench.modeltext._syntax import (
-    DATA_FIELDS,
     ELIDED,
     GRAPH,
     GRAPHS,
@@ -25,7 +24,6 @@ from onnxbench.modeltext._syntax import (
     TENSORS,
     type_word,
 )
-from onnxbench.wire import STUB_PREFIX
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -208,22 +206,14 @@ def _describe(key: TensorKey) -> str:
 
 def _copy_data(original: Model, source: TensorProto, target: TensorProto) -> None:
     """Gives ``target`` the data of ``source``: what is in the structure is copied, what lies outside referred to."""
-    for name in DATA_FIELDS:
-        target.ClearField(name)
+    weights.clear_data(target)
     where = original.byte_range(source)
     if where is not None:
-        refer(target, where)
+        weights.refer(target, where)
         return
     data = type(source)()
     data.CopyFrom(source)
     for descriptor, _ in source.ListFields():
-        if descriptor.name not in DATA_FIELDS:
+        if descriptor.name not in weights.DATA_FIELDS:
             data.ClearField(descriptor.name)
     target.MergeFrom(data)
-
-
-def refer(tensor: TensorProto, where: weights.ByteRange) -> None:
-    """Makes a tensor refer to bytes of a file, as the large tensors of a loaded model do."""
-    tensor.data_location = type(tensor).EXTERNAL
-    for key, value in (("location", f"{STUB_PREFIX}{where.file}"), ("offset", where.offset), ("length", where.length)):
-        tensor.external_data.add(key=key, value=str(value))

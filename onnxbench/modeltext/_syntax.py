@@ -6,6 +6,7 @@ import re
 from functools import cache
 from typing import Any
 
+from onnxbench import weights
 from onnxbench.tensortype import dtype_name
 
 MAX_BODY_DEPTH = 31
@@ -38,10 +39,6 @@ WRAPPERS = frozenset({"seq", "map", "optional", "sparse_tensor", "opaque"})
 SPECIAL_FLOATS = frozenset({"inf", "infinity", "nan"})
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED = re.compile(r"undefined|dtype[0-9]+|float32|float64")
-DATA_FIELDS = (
-    "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "raw_data", "external_data",
-    "data_location",
-)  # fmt: skip
 ELIDED = "onnxbench-elided:"
 _WITH_FORM = {
     "ModelProto": "ir_version opset_import producer_name producer_version domain model_version doc_string graph"
@@ -51,7 +48,7 @@ _WITH_FORM = {
     "NodeProto": "input output name op_type domain overload attribute doc_string metadata_props",
     "FunctionProto": "name input output attribute attribute_proto node doc_string opset_import domain overload"
     " value_info metadata_props",
-    "TensorProto": "dims data_type name doc_string metadata_props " + " ".join(DATA_FIELDS),
+    "TensorProto": "dims data_type name doc_string metadata_props " + " ".join(weights.DATA_FIELDS),
     "ValueInfoProto": "name type doc_string metadata_props",
     "AttributeProto": "name ref_attr_name doc_string type " + " ".join(VALUE_FIELDS.values()),
 }

@@ -8,32 +8,75 @@ the reference page follow from its fields and docstring.
 from __future__ import annotations
 
 from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
+from onnxbench.operations._interface import (
+    AddInput,
+    AddOutput,
+    MakeBatchDynamic,
+    MakeDynamic,
+    NameDim,
+    RemoveInput,
+    RemoveOutput,
+    RenameInput,
+    RenameOutput,
+    ReorderInputs,
+    ReorderOutputs,
+    RetypeInput,
+    RetypeOutput,
+    SetDim,
+    SetShape,
+)
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
 from onnxbench.operations._rewrite import Rewrite
+from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
+from onnxbench.operations._weights import CastWeight, SetWeight, ToConstant, ToInitializer, TransposeWeight
 from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
 
 __all__ = [
     "OPERATIONS",
+    "AddInput",
     "AddNodes",
+    "AddOutput",
+    "CastWeight",
     "Delete",
     "DeleteAttribute",
     "Duplicate",
     "Effect",
+    "Externalize",
+    "InlineWeights",
     "Insert",
+    "MakeBatchDynamic",
+    "MakeDynamic",
+    "NameDim",
     "NodeOperation",
     "Operation",
     "Redirect",
+    "RemoveInput",
+    "RemoveOutput",
+    "RenameInput",
     "RenameNode",
     "RenameNodes",
+    "RenameOutput",
     "RenameTensor",
     "RenameTensors",
+    "ReorderInputs",
+    "ReorderOutputs",
     "Replace",
+    "RetypeInput",
+    "RetypeOutput",
     "Rewire",
     "Rewrite",
     "SetAttribute",
+    "SetDim",
     "SetOp",
+    "SetShape",
+    "SetWeight",
+    "ShareEqualWeights",
+    "StripWeights",
     "TensorOperation",
+    "ToConstant",
+    "ToInitializer",
+    "TransposeWeight",
     "spelled_fields",
 ]
 
@@ -42,6 +85,10 @@ _CLASSES: tuple[type[Operation], ...] = (
     Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
     RenameTensor, RenameTensors,
     Rewrite,
+    AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
+    RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
+    SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
+    ShareEqualWeights, StripWeights, Externalize, InlineWeights,
 )  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}

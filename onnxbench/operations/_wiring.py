@@ -258,17 +258,11 @@ class Delete(NodeOperation):
         label = called(scope, position)
         if wanted is not None:
             return _input_named(scope, position, wanted)
-        flowing = [name for name in dict.fromkeys(given) if not _is_constant(scope, name)]
+        flowing = [name for name in dict.fromkeys(given) if not _is_constant(scope, name)] or given
         if len(flowing) == 1 and len(scope.writes[position]) == 1:
             return flowing[0]
         choices = [f"{number}: {name}" for number, name in enumerate(node.input) if name]
-        why = (
-            "has several inputs"
-            if len(flowing) > 1
-            else "has several outputs"
-            if flowing
-            else "has no input that varies"
-        )
+        why = "has several inputs" if len(flowing) > 1 else "has several outputs" if flowing else "has no input"
         raise RefusedResultError(
             f"{label} {why}, so what takes the place of {made!r} must be said",
             hint=f"bypass: 0, or bypass: {{{made}: NAME}}; bypass: none, if nothing needs it.",

@@ -1,0 +1,391 @@
+"""Edits: all steps or none, nothing beside what they touch, and the way back."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from cases import all_cases, cases, named
+from engines import run_ort
+from onnx import TensorProto, helper
+
+import onnxbench
+from onnxbench import reversal
+from onnxbench.cli import app
+from onnxbench.cli._boundary import bounded
+from onnxbench.errors import BenchError, GuardError, RefusedResultError
+from onnxbench.graph import GraphIndex
+from onnxbench.model import from_proto, load
+from onnxbench.operations import Delete, Insert, RenameNode, RenameTensor, RenameTensors, SetAttribute, SetOp
+from onnxbench.recipe import Step
+from onnxbench.surgery import STAMP, edit, edit_file, undo_file
+
+LINEAR = named("linear_func").path
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Runs one command in an empty folder; gives its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = bounded(app, [str(word) for word in words])
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.err
+        return code, shown.out, shown.err
+
+    return call
+
+
+def usable(case) -> bool:
+    return case.valid in ("yes", "mendable")
+
+
+def items(proto: onnx.ModelProto) -> Counter:
+    """Returns everything in a model's lists, as bytes, by list."""
+    return Counter(
+        (name, item.SerializeToString(deterministic=True)) for name, group in reversal._lists(proto) for item in group
+    )
+
+
+def moved(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[list[str], list[str]]:
+    """Returns the lists that lost items and those that gained some, once for each item."""
+    old, new = items(before), items(after)
+    return sorted(name for name, _ in (old - new).elements()), sorted(name for name, _ in (new - old).elements())
+
+
+# -- the row A3 of the seeds ----------------------------------------------------------------------------------------
+
+
+def test_an_add_becomes_a_sub_and_the_model_computes_it(run, tmp_path):
+    code, out, _ = run("edit", LINEAR, "out.onnx", "--set-op", "op:Add=Sub")
+    assert code == 0
+    assert "op_type Add -> Sub" in out
+    chance = np.random.default_rng(0)
+    a, x, b = (chance.standard_normal((10, 10)).astype(np.float32) for _ in range(3))
+    session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"))
+    (made,) = session.run(None, {"a": a, "x": x, "b": b})
+    np.testing.assert_allclose(made, a * x - b, rtol=1e-6)
+
+
+# -- what is not touched stays --------------------------------------------------------------------------------------
+
+
+@cases(usable)
+def test_a_renamed_node_is_the_only_difference(case):
+    model = load(case.path)
+    index = GraphIndex(model.proto)
+    if not index.main.nodes:
+        with pytest.raises(BenchError):
+            edit(model, [RenameNode("node:#0", "renamed_by_a_test")])
+        return
+    before = model.proto.SerializeToString(deterministic=True)
+    done = edit(model, [RenameNode("node:#0", "renamed_by_a_test")], stamp=False)
+    assert model.proto.SerializeToString(deterministic=True) == before
+    if done.repairs:
+        return
+    lost, gained = moved(model.proto, done.model.proto)
+    assert lost == gained == ["graph.node"]
+    shells = [reversal._shell(each.proto).SerializeToString(deterministic=True) for each in (model, done.model)]
+    assert shells[0] == shells[1]
+    assert [change.what for change in done.changes] == ["renamed"]
+
+
+@cases(usable)
+def test_an_identity_inserted_and_deleted_again_leaves_the_model_as_it_was(case):
+    model = load(case.path)
+    edges = [
+        name for name in GraphIndex(model.proto).main.producers if name not in GraphIndex(model.proto).main.outputs
+    ]
+    if not edges:
+        edges = list(GraphIndex(model.proto).main.producers)
+    if not edges:
+        return
+    healthy = edit(model, [], stamp=False)
+    edge = edges[0]
+    insert = Insert(op="Identity", at=f'"{edge}"', name="inserted_by_a_test")
+    try:
+        there = edit(healthy.model, [insert], stamp=False)
+    except RefusedResultError as error:
+        # Identity does not take every type in every opset (sequences, float8, int4).
+        assert "Identity" in str(error) or "inserted_by_a_test" in str(error), error
+        return
+    lost, gained = moved(healthy.model.proto, there.model.proto)
+    assert "graph.initializer" not in lost + gained
+    assert gained.count("graph.node") == lost.count("graph.node") + 1
+    back = edit(there.model, [Delete("node:inserted_by_a_test")], stamp=False)
+    found = [node.op_type for node in back.model.proto.graph.node]
+    wanted = [node.op_type for node in healthy.model.proto.graph.node]
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    "name", ["ppocr_v4_rec", "silero_vad", "attacut_sc", "minilm_int8w", "nakdimon_loop", "swift_f0"]
+)
+def test_renaming_every_tensor_of_a_real_model_changes_no_number(corpus, name, tmp_path):
+    from corpus import fetch
+
+    path, entry = corpus(name)
+    recipe = [RenameTensors(prefix="t/", keep_interface=True), Step(SetOp("op:NoSuch*", "Relu"), expect="optional")]
+    done = edit(path, recipe)
+    out = tmp_path / "out.onnx"
+    onnxbench.save(done.model, out)
+    feeds = fetch.seeded_feeds(path, entry)
+    assert run_ort(path, feeds) == run_ort(out, feeds)
+    index = GraphIndex(done.model.proto)
+    kept = {*index.main.inputs, *index.main.outputs}
+    assert all(ref.name.startswith("t/") or ref.name in kept for ref in index.tensors())
+
+
+# -- guards, places, atomicity --------------------------------------------------------------------------------------
+
+
+def test_a_step_that_matches_too_much_changes_nothing(run, tmp_path):
+    code, out, err = run("edit", named("whole_model").path, "out.onnx", "--set-op", "op:Conv=Relu")
+    assert (code, out) == (14, "")
+    assert "matches 10 nodes, and expects one" in err
+    assert "expect: all" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_second_step_fails_and_the_first_is_gone_too(run, tmp_path):
+    code, _, err = run("edit", LINEAR, "out.onnx", "--rename-tensor", "c=d", "--set-op", "op:Add=Relu")
+    assert code == 8
+    assert "step 2 (set_op op:Add Relu): " in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_in_a_recipe_are_told_with_their_line(run, tmp_path):
+    (tmp_path / "r.yaml").write_text("steps:\n  - set_op: {at: op:Add, to: Sub}\n  - rename_tensor: {at: c, too: d}\n")
+    code, _, err = run("edit", LINEAR, "out.onnx", "--recipe", "r.yaml")
+    assert code == 11
+    assert "r.yaml:3:" in err
+    assert "'too' is no key" in err
+    (tmp_path / "r.yaml").write_text("steps:\n  - set_op: {at: op:Add, to: Sub}\n  - rename_tensor: {at: cc, to: d}\n")
+    code, _, err = run("edit", LINEAR, "out.onnx", "--recipe", "r.yaml")
+    assert code == 4
+    assert "step 2 (rename_tensor cc d, r.yaml:3)" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--set-op", "op:Add"], 2, "AT=TO"),
+        (["--set-op"], 2, "--set-op"),
+        ([], 2, "nothing is to be done"),
+        (["--recipe", "nowhere.yaml"], 4, "nowhere.yaml"),
+        (["--recipe", "."], 2, "folder"),
+        (["--set-op", "op:Add=Sub", "--var", "x=1"], 2, "--recipe"),
+        (["--set-op", "op:Add=Sub", "--expect", "some"], 2, "expect"),
+        (["--set-op", "{at: op:Add, to: [1}"], 11, "YAML"),
+        (["--step", "set_opp: {at: x}"], 11, "Did you mean 'set_op'"),
+        (["--set-op", "node:nope=Sub"], 4, "nope"),
+        (["--undo", "nowhere.undo"], 4, "nowhere.undo"),
+        (["--rename-tensor", "c="], 8, "name"),
+    ],
+)
+def test_wrong_input_is_one_message_and_no_file(run, tmp_path, words, code, said):
+    found, _, err = run("edit", LINEAR, "out.onnx", *words)
+    assert said in err
+    assert found == code
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_model_that_is_not_valid_is_refused_as_such(tmp_path):
+    proto = load(LINEAR).proto
+    proto.graph.node[0].input[0] = "nowhere"
+    (tmp_path / "broken.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(BenchError, match="nowhere"):
+        edit(tmp_path / "broken.onnx", [SetOp("op:Add", "Sub")])
+
+
+# -- recipes --------------------------------------------------------------------------------------------------------
+
+
+def test_flags_written_out_as_a_recipe_do_the_same(run, tmp_path):
+    words = ["--set-op", "op:Add=Sub", "--rename-tensor", "c=product", "--insert", "{at: product, op: Abs, name: n}"]
+    assert run("edit", LINEAR, "a.onnx", *words, "--save-recipe", "r.yaml")[0] == 0
+    assert run("edit", LINEAR, "b.onnx", "-r", "r.yaml")[0] == 0
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_flags_are_steps_in_the_order_in_which_they_stand(run):
+    code, _, err = run("edit", LINEAR, "a.onnx", "--rename-tensor", "d=e", "--rename-tensor", "c=d")
+    assert code == 4
+    assert "step 1" in err
+    assert run("edit", LINEAR, "a.onnx", "--rename-tensor", "c=d", "--rename-tensor=d=e")[0] == 0
+
+
+def test_variables_and_includes(run, tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "base.yaml").write_text(
+        "variables: {op: Sub}\nsteps:\n  - set_op: {at: op:Add, to: '${op}'}\n  - rename_tensors: {file: names.csv}\n"
+    )
+    (tmp_path / "parts" / "names.csv").write_text("c,product\n")
+    (tmp_path / "r.yaml").write_text("include: parts/base.yaml\nsteps:\n  - rename_tensor: product=p\n")
+    assert run("edit", LINEAR, "a.onnx", "-r", "r.yaml", "--var", "op=Mul")[0] == 0
+    node = onnx.load(tmp_path / "a.onnx").graph.node
+    assert [each.op_type for each in node] == ["Mul", "Mul"]
+    assert node[0].output == ["p"]
+    code, _, err = run("edit", LINEAR, "a.onnx", "-r", "r.yaml", "--var", "opp=Mul")
+    assert code == 2
+    assert "no variable 'opp'" in err
+    (tmp_path / "loop.yaml").write_text("include: loop.yaml\n")
+    code, _, err = run("edit", LINEAR, "a.onnx", "-r", "loop.yaml")
+    assert code == 11
+    assert "includes itself" in err
+
+
+def test_the_json_schema_accepts_the_golden_recipes_and_refuses_mistakes():
+    import jsonschema
+    import yaml
+
+    from onnxbench.recipe import json_schema
+
+    validator = jsonschema.Draft202012Validator(json_schema())
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    for file in sorted((Path(__file__).parent / "golden" / "edit").glob("*.yaml")):
+        for case in yaml.safe_load(file.read_text()):
+            if case.get("error", {}).get("kind") not in ("spec", "usage"):
+                assert validator.is_valid(case["recipe"]), case["name"]
+    assert not validator.is_valid({"steps": [{"set_op": {"at": "x"}}]})
+    assert not validator.is_valid({"steps": [{"set_opp": {"at": "x", "to": "y"}}]})
+
+
+def test_the_digest_is_in_the_metadata_and_steps_add_up():
+    done = edit(LINEAR, [SetOp("op:Add", "Sub")])
+    again = edit(done.model, [SetOp("op:Sub", "Add")])
+    assert {e.key: e.value for e in again.model.proto.metadata_props}[STAMP] == f"{done.digest} {again.digest}"
+    assert not any(
+        e.key == STAMP for e in edit(LINEAR, [SetOp("op:Add", "Sub")], stamp=False).model.proto.metadata_props
+    )
+
+
+# -- verification ---------------------------------------------------------------------------------------------------
+
+
+def test_a_step_that_changes_more_than_it_may_writes_nothing(run, tmp_path):
+    words = ["edit", LINEAR, "out.onnx", "--set-op", "{at: op:Add, to: Sub, changes: nothing}", "--verify"]
+    code, out, _ = run(*words)
+    assert code == 1
+    assert "NOT ALLOWED" in out
+    assert not (tmp_path / "out.onnx").exists()
+    assert run("edit", LINEAR, "out.onnx", "--set-op", "{at: op:Add, to: Sub, atol: 100}", "--verify")[0] == 0
+
+
+def test_verification_follows_renamed_inputs_and_outputs():
+    done = edit(LINEAR, [RenameTensors(map={"x": "image", "output": "score"}), RenameTensor("score", "s")], verify=True)
+    assert done.passed
+    assert [step.drift.bitwise_equal for step in done.steps] == [True, True]
+    assert [tensor.name for tensor in done.steps[1].drift.tensors] == ["s"]
+
+
+def test_a_nan_is_no_agreement():
+    from onnxbench.modeltext import parse
+
+    model = parse('<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) { a = Abs (x) y = Neg (a) }')
+    done = edit(model, [Step(SetOp("op:Neg", "Log"), atol=1e9)], verify={"x": np.array([0, 1], np.float32)})
+    assert not done.passed  # -inf where -0.0 was, whatever the tolerance
+
+
+# -- asking ---------------------------------------------------------------------------------------------------------
+
+
+def test_steps_are_asked_for_one_by_one(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\ny\n"))
+    words = ["edit", LINEAR, "out.onnx", "--set-op", "op:Add=Sub", "--rename-tensor", "c=d", "--interactive"]
+    assert run(*words)[0] == 0
+    node = onnx.load(tmp_path / "out.onnx").graph.node
+    assert [each.op_type for each in node] == ["Mul", "Add"]
+    assert node[0].output == ["d"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("q\n"))
+    assert run(*words[:2], "other.onnx", *words[3:])[0] == 130
+    assert not (tmp_path / "other.onnx").exists()
+
+
+# -- the way back ---------------------------------------------------------------------------------------------------
+
+
+@cases(usable)
+def test_an_edit_and_its_undo_give_the_original(case, tmp_path):
+    model = load(case.path)
+    recipe = [
+        Step(RenameTensors(prefix="t/"), expect="optional"),
+        Step(Delete("op:Identity", bypass=0), expect="optional"),
+        Step(SetAttribute("op:LeakyRelu", "alpha", 0.5), expect="optional"),
+        Step(RenameNode("node:#0", "renamed"), expect="optional"),
+    ]
+    try:
+        edit_file(case.path, tmp_path / "edited.onnx", recipe, save_undo=tmp_path / "back.undo")
+    except RefusedResultError as error:
+        assert "Identity" in str(error) or "made twice" in str(error) or "output" in str(error), error
+        return
+    undo_file(tmp_path / "edited.onnx", tmp_path / "again.onnx", tmp_path / "back.undo")
+    plain = tmp_path / "plain.onnx"
+    onnxbench.save(model, plain)
+    assert (tmp_path / "again.onnx").read_bytes() == plain.read_bytes()
+
+
+def test_a_patch_leads_back_from_its_own_model_only(run, tmp_path):
+    assert run("edit", LINEAR, "a.onnx", "--set-op", "op:Add=Sub", "--save-undo", "a.undo")[0] == 0
+    code, _, err = run("edit", LINEAR, "b.onnx", "--undo", "a.undo")
+    assert code == 2
+    assert "not the one that the edit wrote" in err
+    (tmp_path / "cut.undo").write_bytes((tmp_path / "a.undo").read_bytes()[:-10])
+    assert run("edit", "a.onnx", "b.onnx", "--undo", "cut.undo")[0] == 11
+    (tmp_path / "junk.undo").write_bytes(b"junk")
+    assert run("edit", "a.onnx", "b.onnx", "--undo", "junk.undo")[0] == 11
+    assert not (tmp_path / "b.onnx").exists()
+
+
+# -- size -----------------------------------------------------------------------------------------------------------
+
+
+def test_one_node_of_three_gigabytes_is_edited_without_reading_them(tmp_path):
+    side, count = 16384, 3
+    nodes, weights, previous = [], [], "x"
+    for number in range(count):
+        tensor = TensorProto(name=f"w{number}", data_type=1, dims=[side, side], data_location=TensorProto.EXTERNAL)
+        size = side * side * 4
+        for key, value in (("location", "big.bin"), ("offset", str(number * size)), ("length", str(size))):
+            tensor.external_data.add(key=key, value=value)
+        weights.append(tensor)
+        nodes.append(helper.make_node("MatMul", [previous, f"w{number}"], [f"t{number}"]))
+        nodes.append(helper.make_node("Relu", [f"t{number}"], [f"r{number}"], name=f"relu{number}"))
+        previous = f"r{number}"
+    infos = [helper.make_tensor_value_info(name, 1, [1, side]) for name in ("x", previous)]
+    graph = helper.make_graph(nodes, "big", infos[:1], infos[1:], weights)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "big.onnx").write_bytes(proto.SerializeToString())
+    with open(tmp_path / "big.bin", "wb") as file:
+        file.truncate(count * side * side * 4)
+    code = (
+        "import sys; from onnxbench.cli import app; from onnxbench.cli._boundary import bounded;"
+        "code = bounded(app, sys.argv[1:]);"
+        "peak = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'));"
+        "print(code, peak, file=sys.stderr)"
+    )
+    words = ["edit", "big.onnx", "out.onnx", "--set-op", "node:relu1=Tanh", "--share-weights", "--save-undo", "o.undo"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    status, peak = done.stderr.split()[-2:]
+    assert status == "0", done.stderr
+    assert int(peak) < 150_000, f"{int(peak) / 1000:.0f} MB"
+    assert (tmp_path / "o.undo").stat().st_size < 10_000
+
+
+def test_bare_operations_and_steps_are_a_recipe_too():
+    with pytest.raises(GuardError):
+        edit(LINEAR, [SetOp("op:*", "Sub")])
+    assert len(edit(LINEAR, [Step(SetOp("op:*", "Sub"), expect="all")]).changes) == 2
+    assert edit(from_proto(load(LINEAR).proto), []).changes == ()
+    assert len(all_cases()) > 100
