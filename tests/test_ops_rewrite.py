@@ -431,8 +431,23 @@ def test_what_a_rewrite_does_not_touch_stays(corpus):
     kept = {tensor.name: tensor.SerializeToString(deterministic=True) for tensor in model.proto.graph.initializer}
     assert all(kept[t.name] == t.SerializeToString(deterministic=True) for t in done.graph.initializer)
     assert len(done.graph.initializer) == len(kept)  # the other five Gelus read the constants
-    infos = {info.name for info in model.proto.graph.value_info} - {info.name for info in done.graph.value_info}
-    assert len(infos) == 4
+    stated = {info.name: info.SerializeToString(deterministic=True) for info in model.proto.graph.value_info}
+    still = {info.name: info.SerializeToString(deterministic=True) for info in done.graph.value_info}
+    assert len(stated) - len(still) == 4
+    assert all(stated[name] == data for name, data in still.items())
+    rest = [onnx.ModelProto.FromString(proto.SerializeToString()) for proto in (model.proto, done)]
+    for proto in rest:
+        proto.ClearField("opset_import")
+        for field in ("node", "initializer", "value_info"):
+            proto.graph.ClearField(field)
+    assert rest[0] == rest[1]
+
+
+def test_a_replacement_of_another_type_is_refused_where_the_type_is_stated():
+    model = model_of("t = Neg (x) y = Relu (t)", 17)
+    step = Rewrite(pattern="p (x) => (y) { y = Relu (x) }", replacement="r (x) => (y) { y = Cast <to = 10> (x) }")
+    with pytest.raises(BenchError):
+        surgery.edit(model, [step])
 
 
 def test_matches_in_bodies_of_a_real_model(corpus):

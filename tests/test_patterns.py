@@ -379,6 +379,28 @@ def test_expressions_can_do_nothing_else(condition, said):
 
 
 @pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("a == b", "same(a, b)"),
+        (f"{'-' * 1500}1 == 1", "nested too deep"),
+        ("value(a)[7] == 1", "is no constant"),
+        ("[1][3] == 1", "out of range"),
+    ],
+)
+def test_conditions_that_cannot_be_evaluated_are_a_reason_not_to_match(condition, said):
+    text = "g (float[4] x, float[4] b) => (float[4] y) { s = Add (x, b) y = Relu (s) }"
+    assert said in why(text, rule_of(RELU_ADD, where=[condition]), "y")
+
+
+def test_integer_constants_of_every_width():
+    pattern = "p (x) => (y) { two = Constant <value_int = 2> () y = Mul (x, two) }"
+    for word in ("int8", "uint8", "int32", "uint64", "int64"):
+        text = f"g ({word}[4] x) => ({word}[4] y) <{word} c = {{2}}> {{ y = Mul (x, c) }}"
+        assert count(text, pattern) == 1, word
+        assert count(text.replace("{2}", "{3}"), pattern) == 0, word
+
+
+@pytest.mark.parametrize(
     "condition", ["10 ** 10 ** 10 > 1", "(1 << 2) == 4", "[0] * 1000000000 == []", "2 ** 63 * 2 ** 63 > 1"]
 )
 def test_expressions_cannot_take_all_memory_or_time(condition):
@@ -564,6 +586,28 @@ def test_an_opset_that_is_too_old_is_refused():
 def test_rules_that_make_no_sense_are_refused(pattern, replacement, said):
     with pytest.raises(SpecError, match=said.replace("(", r"\(")):
         rule_of(pattern, replacement)
+
+
+def test_constants_go_into_the_body_that_reads_them_whatever_it_is_called_then():
+    """Bodies are known by the position of their owner, which moves from pass to pass."""
+    rule = rule_of(
+        "p (x) => (y) { a = Neg (x) y = Neg (a) }",
+        "r (x) => (y) { three = Constant <value_float = 3.0> () y = Mul (x, three) }",
+    )
+    branch = "If (k) <then_branch = t () => (float[4] {0}) {{ a{0} = Neg ({1}) b{0} = Neg (a{0}) c{0} = Neg (b{0}) d{0} = Neg (c{0}) {0} = Abs (d{0}) }}, else_branch = e () => (float[4] {0}e) {{ {0}e = Neg ({1}) }}>"
+    text = f"""g (bool k, float[4] x) => (float[4] y) {{ m = Neg (x) n = Neg (m)
+      p = {branch.format("q", "n")} y = {branch.format("r", "p")} }}"""
+    draft = Draft.of(model_of(text))
+    patterns.rewrite(draft, rule)
+    validate(draft.model.proto)
+    again = rule_of(
+        "p (x, c) => (y) { y = Mul (x, c) }",
+        "r (x) => (y) { three = Constant <value_float = 3.0> () a = Neg (x) b = Neg (a) y = Div (b, three) }",
+    )
+    patterns.rewrite(draft, again)
+    patterns.rewrite(draft, rule)
+    validate(draft.model.proto)
+    run_ort(draft.model.proto, {"k": np.array(True), "x": np.ones(4, np.float32)})
 
 
 # -- explanations ------------------------------------------------------------------------------------------------

@@ -681,8 +681,11 @@ def _holds(value: Value, has: Any, tensor: TensorProto) -> bool:
 
     wanted = value.constant
     assert wanted is not None
-    if tensor.data_type not in _FLOATS:
+    if tensor.data_type == tensor.STRING:
         return bool(np.array_equal(wanted, has))
+    if tensor.data_type not in _FLOATS:
+        whole = np.uint64 if tensor.data_type == tensor.UINT64 else np.int64
+        return bool(np.array_equal(wanted.astype(whole), has.astype(whole)))
     a, b = wanted.astype(np.float64), has.astype(np.float64)
     tolerance = value.tolerance if value.tolerance is not None else 4 * _EPSILON[tensor.data_type]
     with np.errstate(invalid="ignore", over="ignore"):

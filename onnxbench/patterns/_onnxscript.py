@@ -240,7 +240,7 @@ class _Pass:
             domain = plain_domain(new.domain)
             self.opsets.setdefault(domain, new.version)
         versions = {plain_domain(node.domain): self._draft.opset(scope, node.domain) for node in swap.nodes}
-        swap.has_types = all(
+        swap.is_retyped = all(
             find_schema(n.domain, n.op_type, versions[plain_domain(n.domain)] or 1) for n in swap.nodes
         )
         return swap
