@@ -26,6 +26,7 @@ from onnxbench.model import Model, from_proto, load
 from onnxbench.modeltext import parse
 from onnxbench.operations import Rewrite
 from onnxbench.patterns import Facts, find_matches, shipped_rules
+from onnxbench.validity import validate
 
 RULES = shipped_rules()
 SQUARED = ("pow", "mul")
@@ -586,6 +587,21 @@ def test_a_rule_of_onnxscript_keeps_what_it_does_not_touch(tmp_path):
     assert proto.graph.sparse_initializer == model.proto.graph.sparse_initializer
     assert list(proto.opset_import) == list(model.proto.opset_import)
     assert proto.graph.node[2].output[0] == "a"
+
+
+def test_rules_that_come_with_onnxscript_and_make_new_weights(tmp_path):
+    (tmp_path / "bn.py").write_text("from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule as rule")
+    constants = "float[2, 1, 3] w = {1, 2, 3, 4, 5, 6}, float[2] b = {1, 2}, float[2] scale = {2, 3}, float[2] shift = {1, 0}, float[2] mean = {0.5, 1}, float[2] var = {1, 4}"
+    signature = "g (float[1, 1, 9] x) => (float[1, 2, 7] y)"
+    body = "c = Conv (x, w, b) y = BatchNormalization (c, scale, shift, mean, var)"
+    model = model_of(body, 17, signature=signature, constants=constants)
+    draft = Draft.of(model, folder=tmp_path)
+    Rewrite(rule="bn.py").apply(draft)
+    assert [node.op_type for node in draft.model.proto.graph.node] == ["Conv"]
+    assert len(draft.model.proto.graph.initializer) == 2
+    validate(draft.model.proto)
+    values = feeds_of(model)
+    np.testing.assert_allclose(arrays(draft.model, values)["y"], arrays(model, values)["y"], rtol=1e-5, atol=1e-5)
 
 
 def test_scripts_that_are_no_rules_are_refused(tmp_path):
