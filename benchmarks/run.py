@@ -39,6 +39,7 @@ Section = Callable[[int, Path, Callable[[str], None]], dict[str, Any]]
 SECTIONS: dict[str, Section] = {
     "startup": speed.startup,
     "extract": speed.extract,
+    "diff": speed.diff,
     "growth": speed.growth,
     "weights": speed.weights,
     "structure": speed.structure,

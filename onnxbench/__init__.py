@@ -18,17 +18,21 @@ from onnxbench.version import __version__
 
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
+    from onnxbench.diffing import diff as diff
     from onnxbench.environment import examine as examine
     from onnxbench.errors import BenchError as BenchError
     from onnxbench.feeding import FeedOptions as FeedOptions
     from onnxbench.graph import GraphIndex as GraphIndex
     from onnxbench.inspection import inspect as inspect
     from onnxbench.lint import check as check
+    from onnxbench.merging import MergeOptions as MergeOptions
+    from onnxbench.merging import merge as merge
     from onnxbench.model import Model as Model
     from onnxbench.model import from_proto as from_proto
     from onnxbench.model import load as load
     from onnxbench.modelspec import build as build
     from onnxbench.modeltext import show as show
+    from onnxbench.opsets import convert_opset as convert_opset
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
     from onnxbench.proof import prove as prove
@@ -47,6 +51,7 @@ _HOMES = {
     "BenchError": "errors",
     "FeedOptions": "feeding",
     "GraphIndex": "graph",
+    "MergeOptions": "merging",
     "Model": "model",
     "Recipe": "recipe",
     "SaveOptions": "writer",
@@ -54,6 +59,8 @@ _HOMES = {
     "build": "modelspec",
     "check": "lint",
     "edit": "surgery",
+    "convert_opset": "opsets",
+    "diff": "diffing",
     "examine": "environment",
     "expose": "pieces",
     "extract": "pieces",
@@ -63,6 +70,7 @@ _HOMES = {
     "load": "model",
     "load_recipe": "recipe",
     "make_batch_dynamic": "batching",
+    "merge": "merging",
     "prove": "proof",
     "run": "running",
     "save": "writer",

@@ -20,7 +20,7 @@ from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_up_dims
 from onnxbench.model import Model
-from onnxbench.schemas import default_version, find_schema
+from onnxbench.schemas import default_version, find_schema, plain_domain
 from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
 from onnxbench.writer import SaveOptions
 
@@ -297,7 +297,7 @@ class Draft:
             if info.name in names:
                 info.name = names[info.name]
         if not scope.is_function:
-            _rename_annotations(graph, names)
+            rename_annotations(graph, names)
         self._replace_reads(scope, names)
         self.touch()
 
@@ -344,7 +344,7 @@ class Draft:
                 for info in inner.graph.output:
                     if info.name in wanted:
                         info.name = wanted[info.name]
-                _rename_annotations(inner.graph, wanted)
+                rename_annotations(inner.graph, wanted)
             for position in positions:
                 node = inner.nodes[position]
                 touched = False
@@ -379,6 +379,20 @@ class Draft:
         if where and not self.opset(None, domain):
             self.import_domain(self.main, domain, version)
 
+    def unused_imports(self) -> list[str]:
+        """Returns the domains that the model imports and none of its nodes outside of functions is of, as spelled."""
+        used = {plain_domain(node.domain) for scope in tree_of(self.main) for node in scope.nodes}
+        return [o.domain for o in self.model.proto.opset_import if plain_domain(o.domain) not in used]
+
+    def remove_import(self, domain: str) -> None:
+        """Removes the import of a domain from the model."""
+        imports = self.model.proto.opset_import
+        for position in reversed(range(len(imports))):
+            if imports[position].domain == domain:
+                before = f"{domain or 'ai.onnx'} {imports[position].version}"
+                self.record("model", "", "opset import removed", before=before)
+                del imports[position]
+
     def remove_initializers(self, scope: Scope, names: Collection[str]) -> None:
         """Removes initializers of a graph, with the inputs that they are defaults of, and what is said of them."""
         graph = scope.graph
@@ -391,14 +405,14 @@ class Draft:
                 del graph.sparse_initializer[position]
         self.touch()
 
-    def forget(self, scope: Scope, names: Iterable[str]) -> None:
-        """Removes value infos and quantization annotations of tensors that a graph no longer has."""
+    def forget(self, scope: Scope, names: Iterable[str], *, annotations: bool = True) -> None:
+        """Removes value infos, and unless told otherwise quantization annotations, of tensors of a graph."""
         gone = set(names)
         graph = scope.graph
         for position in reversed(range(len(graph.value_info))):
             if graph.value_info[position].name in gone:
                 del graph.value_info[position]
-        if not scope.is_function:
+        if annotations and not scope.is_function:
             for position in reversed(range(len(graph.quantization_annotation))):
                 if graph.quantization_annotation[position].tensor_name in gone:
                     del graph.quantization_annotation[position]
@@ -527,7 +541,8 @@ def tree_of(scope: Scope) -> Iterator[Scope]:
         pending.extend(body for bodies in inner.bodies.values() for body in bodies)
 
 
-def _rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
+def rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Renames tensors in the quantization annotations of a graph."""
     for annotation in graph.quantization_annotation:
         if annotation.tensor_name in names:
             annotation.tensor_name = names[annotation.tensor_name]

@@ -77,7 +77,7 @@ def prove(
     wiring = _read_manifest(path)
     made = {output["name"]: piece["file"] for piece in wiring["pieces"] for output in piece["outputs"]}
     names = list(made)
-    rounds = _computes_in_fp16(model)
+    rounds = computes_in_fp16(model)
     with track("running the pieces", 2 * len(wiring["pieces"]), "pieces") as advance:
         exact, optimized = (
             _differences(path.parent, wiring, model, feeds, names, backends.Options(level, threads=threads), advance)
@@ -121,7 +121,8 @@ def _differences(
     return found
 
 
-def _computes_in_fp16(model: Model) -> bool:
+def computes_in_fp16(model: Model) -> bool:
+    """Tells whether a model has float16 or bfloat16 tensors, so far as it says."""
     from onnxbench.weights import tensors
 
     graph = model.proto.graph

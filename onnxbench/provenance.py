@@ -30,8 +30,10 @@ CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 STACK_TRACE = "pkg.torch.onnx.stack_trace"
 FX_NODE = "pkg.torch.onnx.fx_node"
 RULE = "pkg.onnxscript.rewriter.rule_name"
+NAMESPACE = "namespace"
 
 _FRAME = re.compile(r'^ *File "([^"\n]+)", line (\d+)(?:, in (\S+))?[^\n]*(?:\n(?! *File ")([^\n]*))?', re.MULTILINE)
+_FRAME_START = re.compile(r'(?=^ *File ")', re.MULTILINE)
 _PLAIN_LIST = re.compile(r"\['[^'\\]*'(?:, '[^'\\]*')*\]")
 _CALL = re.compile(r"(.+)_([1-9]\d*)")
 _REENTRY = re.compile(r"@(\d+)")
@@ -100,6 +102,23 @@ class Provenance:
 NONE = Provenance()
 
 
+@dataclass(frozen=True, slots=True)
+class ModuleCall:
+    """One call of a PyTorch module.
+
+    Attributes:
+        path: The module's path.
+        calls: Which call it is, of the module and of those around it that are called more than once; empty for the
+            first of all.
+    """
+
+    path: str
+    calls: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return self.path + (f" (call {self.calls[-1] + 1})" if self.calls else "")
+
+
 class Origins:
     """Reads the provenance of one model's nodes, with the whole model as evidence.
 
@@ -154,6 +173,21 @@ class Origins:
         spelled = _spelled_path(node)
         return None if spelled is None else self._place(spelled)[0]
 
+    def modules(self, node: NodeProto) -> tuple[ModuleCall, ...]:
+        """Returns the modules that a node lies in, outermost first, those that only hold others included."""
+        if self._is_silent:
+            return ()
+        for entry in node.metadata_props:
+            if entry.key == NAME_SCOPES and isinstance(entry.value, str):
+                return _module_calls(tuple(_literal_list(entry.value)[:-1]))
+        spelled = _spelled_path(node)
+        if spelled is None:
+            return ()
+        path, call = self._place(spelled)
+        parts = path.split(".") if path else []
+        around = [ModuleCall(".".join(parts[:end])) for end in range(1, len(parts))]
+        return (*around, ModuleCall(path, (call,) if call else ())) if parts else ()
+
     def _place(self, spelled: str) -> tuple[str, int]:
         """Returns the module path and the call that the path in a TorchScript name means."""
         place = self._places.get(spelled)
@@ -173,6 +207,117 @@ class Origins:
 
     def _weights_read_in(self, spelled: str) -> frozenset[str]:
         return self._weights.intersection(name for node in self._members.get(spelled, ()) for name in node.input)
+
+
+@lru_cache(maxsize=4096)
+def _module_calls(scopes: tuple[str, ...]) -> tuple[ModuleCall, ...]:
+    """Returns the modules in a name_scopes list: torch.export writes the second call of ``a`` as ``a@1``."""
+    found: dict[str, ModuleCall] = {}
+    calls: tuple[int, ...] = ()
+    for scope in scopes:
+        raw = ""
+        for atom in scope.split(".") if scope else ():
+            raw = f"{raw}.{atom}" if raw else atom
+            path = _REENTRY.sub("", raw)
+            if path in found:
+                continue
+            number = _REENTRY.search(atom)
+            calls = (*calls, int(number[1])) if number else calls
+            found[path] = ModuleCall(path, calls)
+    return tuple(found.values())
+
+
+def spelled_prefix(nodes: Iterable[NodeProto], module: ModuleCall | None) -> str:
+    """Returns the part that the TorchScript-style names of nodes have in common, down to a module; often empty."""
+    paths = [path.split("/") for node in nodes if (path := _spelled_path(node)) is not None]
+    common = _common(paths)
+    if module is not None:
+        for end in range(1, len(common) + 1):
+            if _module_path("/".join(common[:end]), frozenset()) == module.path:
+                return "/".join(common[:end])
+    return "/".join(common)
+
+
+def call_name(nodes: Collection[NodeProto], module: ModuleCall | None, function: str) -> str:
+    """Returns a name for a node that stands for others: one that tells of their module as their names did."""
+    spelled = spelled_prefix(nodes, module)
+    if spelled:
+        return f"{spelled}/{function}"
+    return function if module is None else module.path + "".join(f"@{number}" for number in module.calls)
+
+
+def call_metadata(
+    nodes: Collection[NodeProto], module: ModuleCall | None, name: str, operator: str
+) -> dict[str, str]:  # fmt: skip
+    """Returns what the exporter's metadata of nodes has in common, as metadata of a node that stands for them.
+
+    Args:
+        nodes: The nodes; those without such metadata say nothing.
+        module: The module that the new node is a call of, or None.
+        name: The new node's name.
+        operator: Its operator.
+    """
+    said = [{e.key: e.value for e in node.metadata_props if isinstance(e.value, str)} for node in nodes]
+    lists = [_literal_list(each[NAME_SCOPES])[:-1] for each in said if NAME_SCOPES in each]
+    scopes = _common(lists)
+    if module is not None:
+        ends = [end for end, scope in enumerate(scopes, 1) if _REENTRY.sub("", scope) == module.path]
+        scopes = scopes[: ends[0]] if ends else scopes
+    made: dict[str, str] = {}
+    namespaces = _common(
+        [each[NAMESPACE].split("/")[:-1] for each in said if NAMESPACE in each and NAME_SCOPES in each]
+    )
+    if lists and namespaces:
+        made[NAMESPACE] = "/".join((*namespaces[: len(scopes)], f"{name}: {operator}"))
+    classes = _common([_literal_list(each[CLASS_HIERARCHY])[:-1] for each in said if CLASS_HIERARCHY in each])
+    if lists and len(classes) >= len(scopes):
+        made[CLASS_HIERARCHY] = repr([*classes[: len(scopes)], operator])
+    if lists:
+        made[NAME_SCOPES] = repr([*scopes, name])
+    traces = _common([_FRAME_START.split(each[STACK_TRACE]) for each in said if STACK_TRACE in each])
+    if any(traces):
+        made[STACK_TRACE] = "".join(traces).rstrip()
+    return made
+
+
+def take_scope(node: NodeProto, call: NodeProto) -> None:
+    """Makes a node of a function that several modules share tell of the module whose call it comes from.
+
+    Its TorchScript-style name is relative to the module there, and its metadata tells of the first of these modules.
+    A node that tells of neither, or of other classes than the call does, stays as it is.
+
+    Args:
+        node: A node of the function; it is changed.
+        call: The call of the function.
+    """
+    spelled, own = _spelled_path(call), _spelled_path(node)
+    if spelled and own is not None and node.name and not f"{own}/".startswith(f"{spelled}/"):
+        node.name = spelled + node.name
+    said, told = ({e.key: e for e in each.metadata_props if isinstance(e.value, str)} for each in (node, call))
+    if not all(key in each for key in (NAME_SCOPES, CLASS_HIERARCHY) for each in (said, told)):
+        return
+    scopes, wanted = _literal_list(said[NAME_SCOPES].value), _literal_list(told[NAME_SCOPES].value)[:-1]
+    classes, known = _literal_list(said[CLASS_HIERARCHY].value), _literal_list(told[CLASS_HIERARCHY].value)[:-1]
+    depth = len(wanted)
+    if not depth or len(scopes) <= depth or classes[: len(known)] != known or scopes[:depth] == wanted:
+        return
+    before, after = scopes[depth - 1], wanted[-1]
+    moved = [after + each[len(before) :] if each.startswith(f"{before}.") else each for each in scopes[depth:]]
+    said[NAME_SCOPES].value = repr([*wanted, *moved])
+    if NAMESPACE in said:
+        parts = said[NAMESPACE].value.split("/")
+        for number, scope in enumerate([*wanted, *moved][: len(parts)]):
+            _, colon, rest = parts[number].partition(": ")
+            parts[number] = f"{scope}{colon}{rest}"
+        said[NAMESPACE].value = "/".join(parts)
+
+
+def _common(lists: Collection[list[str]]) -> list[str]:
+    """Returns the longest list that all of these begin with."""
+    if not lists:
+        return []
+    first, last = min(lists), max(lists)
+    return next((first[:at] for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), first)
 
 
 def provenance(node: NodeProto) -> Provenance:

@@ -335,7 +335,7 @@ class _Parser:
                 "output": lambda: index.main.outputs,
                 "weight": lambda: sorted(index.main.constants),
             }[prefix]()
-            matches = _matcher(name, exact)
+            matches = matcher(name, exact=exact)
             return Selection(frozenset(TensorRef(index.main, n) for n in names if matches(n)))
         if prefix == "dtype":
             number = dtype_number(name)
@@ -425,7 +425,8 @@ def _compile(pattern: str) -> re.Pattern[str]:
         raise UsageError(f"the regular expression {pattern!r} is wrong: {error}") from None
 
 
-def _matcher(pattern: str, exact: bool) -> Callable[[str], bool]:
+def matcher(pattern: str, *, exact: bool = False) -> Callable[[str], bool]:
+    """Returns what tells whether a name is meant by a glob, or, if ``exact``, is just that."""
     if exact or not _is_glob(pattern):
         return lambda name: name == pattern
     compiled = _glob(pattern)
@@ -436,13 +437,13 @@ def _nodes_by_name(index: GraphIndex, pattern: str, exact: bool) -> Iterable[Nod
     if pattern.startswith("#") and pattern[1:].isdigit():
         position = int(pattern[1:])
         return [NodeRef(index.main, position)] if position < len(index.main.nodes) else []
-    matches = _matcher(pattern, exact)
+    matches = matcher(pattern, exact=exact)
     return (ref for ref in index.nodes() if matches(ref.node.name) or matches(ref.path))
 
 
 def _nodes_by_op(index: GraphIndex, pattern: str, exact: bool) -> Iterable[NodeRef]:
     domain, separator, op_type = pattern.rpartition("::")
-    matches = _matcher(op_type, exact)
+    matches = matcher(op_type, exact=exact)
     wanted = "" if domain == "ai.onnx" else domain
     return (
         ref

@@ -590,7 +590,9 @@ def test_a_rule_of_onnxscript_keeps_what_it_does_not_touch(tmp_path):
 
 
 def test_rules_that_come_with_onnxscript_and_make_new_weights(tmp_path):
-    (tmp_path / "bn.py").write_text("from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule as rule")
+    (tmp_path / "bn.py").write_text(
+        "from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule as rule"
+    )
     constants = "float[2, 1, 3] w = {1, 2, 3, 4, 5, 6}, float[2] b = {1, 2}, float[2] scale = {2, 3}, float[2] shift = {1, 0}, float[2] mean = {0.5, 1}, float[2] var = {1, 4}"
     signature = "g (float[1, 1, 9] x) => (float[1, 2, 7] y)"
     body = "c = Conv (x, w, b) y = BatchNormalization (c, scale, shift, mean, var)"

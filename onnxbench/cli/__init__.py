@@ -22,7 +22,7 @@ from onnxbench.version import __version__
 
 app = typer.Typer(
     name="onnxbench",
-    help="ONNX graph surgery and debugging workbench: look into a model, cut it, build it, check it, run it.",
+    help="ONNX graph surgery and debugging workbench: look into a model, cut it, join it, build it, check it, run it.",
     epilog="Exit codes: 0 fine, 1 a check found something, 2 usage, 3 and up one per kind of error "
     "(see docs/errors.md), 70 a bug, 130 Ctrl-C.",
     no_args_is_help=True,
@@ -50,8 +50,8 @@ def _root(
 
 # Command name -> module of onnxbench.cli that holds a function of the same name (with "_" for "-").
 COMMANDS = (
-    "inspect", "find", "extract", "expose", "split", "edit", "rewrite", "build", "show", "check", "explain", "run",
-    "doctor",
+    "inspect", "find", "extract", "expose", "split", "merge", "edit", "rewrite", "build", "show", "check", "explain",
+    "run", "diff", "doctor",
 )  # fmt: skip
 _CLASSES = {"edit": EditCommand}
 

@@ -1,4 +1,4 @@
-"""What extract, expose and split print, and the one spelling they have to disentangle."""
+"""What extract, expose, split and merge print, and the one spelling they have to disentangle."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from onnxbench.model import TEXT_FORMATS
 if TYPE_CHECKING:
     from onnxbench.cut import Boundary
     from onnxbench.drift import TensorDrift
+    from onnxbench.merging import MergeResult
     from onnxbench.pieces import Extracted
     from onnxbench.proof import Proof
     from onnxbench.splitting import Split
@@ -46,6 +47,15 @@ def target_and_outputs(
     if out is None and not dry_run:
         raise UsageError("no file to write is named", hint="Give OUT after the model (or -o OUT), or use --dry-run.")
     return (None if dry_run else out), outputs
+
+
+def target(out: Path | None, short: Path | None, *, dry_run: bool) -> Path | None:
+    """Returns the file to write, named as an argument or by ``-o``; None for a dry run."""
+    if out is not None and short is not None:
+        raise UsageError(f"two files to write are named, {out} and {short}")
+    if out is None and short is None and not dry_run:
+        raise UsageError("no file to write is named", hint="Give OUT after the models (or -o OUT), or use --dry-run.")
+    return None if dry_run else out or short
 
 
 @contextmanager
@@ -149,21 +159,88 @@ def _difference(drift: TensorDrift) -> str:
     return drift.reason or "differs" if drift.max_abs is None else f"max abs {drift.max_abs:.3g}"
 
 
-def print_proof(proof: Proof) -> None:
-    """Prints how the chained pieces compare with the whole."""
+def print_merged(done: MergeResult, *, as_json: bool, quiet: bool) -> None:
+    """Prints what was connected, renamed, shared and written, and the proof."""
+    merged = done.merged
+    note(*done.notes, quiet=quiet)
+    if done.unproven:
+        note(f"not proven: {done.unproven}", quiet=quiet)
+    if as_json:
+        fields = ("links", "inputs", "outputs", "renames", "shared_weights", "shared_bytes", "names_a", "names_b")
+        said = {name: getattr(merged, name) for name in fields}
+        print_json(
+            "merge",
+            {**said, "notes": done.notes, "saved": done.saved, "proof": done.proof, "unproven": done.unproven or None},
+        )
+        return
+    print_table(
+        [Column("output of A"), Column("type", "whole"), Column("feeds input of B"), Column("which wants", "whole")],
+        [(n.output, n.output_type, n.input + (" (cast)" if n.cast else ""), n.input_type) for n in merged.links],
+    )
+    rows = [
+        (what, boundary.name, boundary.type, boundary.origin.upper())
+        for what, side in (("input", merged.inputs), ("output", merged.outputs))
+        for boundary in side
+    ]
+    if rows:
+        print()
+        print_table([Column("", "whole"), Column("tensor"), Column("type", "whole"), Column("of", "whole")], rows)
+    _print_renames(done)
+    if merged.shared_weights:
+        print(f"{count(merged.shared_weights, 'weight')} of B {'is' if merged.shared_weights == 1 else 'are'} A's"
+              f" ({format_bytes(merged.shared_bytes)})")  # fmt: skip
+    if done.proof is not None:
+        print_proof(done.proof, what="A and then B", whole="the merged model", rounding=merged.converted)
+    if done.saved is not None:
+        print(f"wrote {done.saved.path} ({format_bytes(done.saved.size)})")
+        for file in done.saved.external_files:
+            print(f"wrote {file} ({format_bytes(file.stat().st_size)})")
+    elif done.proof is not None and not done.proof.holds:
+        print("nothing was written")
+    else:
+        print("dry run: nothing was written")
+
+
+def _print_renames(done: MergeResult) -> None:
+    renames = done.merged.renames
+    kinds = {(rename.model, rename.kind): 0 for rename in renames}
+    for rename in renames:
+        kinds[rename.model, rename.kind] += 1
+    for (model, kind), number in kinds.items():
+        some = [r for r in renames if (r.model, r.kind) == (model, kind)][:3]
+        shown = ", ".join(f"{rename.old} is {rename.new}" for rename in some)
+        print(f"{count(number, kind)} of {model.upper()} renamed: {shown}{', ...' if number > len(some) else ''}")
+
+
+def print_proof(
+    proof: Proof, *, what: str = "the pieces", whole: str = "the whole", rounding: bool = False
+) -> None:  # fmt: skip
+    """Prints how what was run one after the other compares with the whole.
+
+    Args:
+        proof: The proof.
+        what: What was run in a chain.
+        whole: What it was compared with.
+        rounding: Whether operators of another opset may round otherwise.
+    """
     rows = [(t.name, t.piece, _difference(t.drift), _difference(t.optimized)) for t in proof.tensors]
     columns = ("made by", "optimizations off", "optimizations on")
     print_table([Column("tensor"), *(Column(name, "whole") for name in columns)], rows)
-    wrong = [tensor for tensor in proof.tensors if not tensor.exact and not (proof.rounds_fp16 and tensor.drift.passed)]
+    lenient = proof.rounds_fp16 or rounding
+    wrong = [tensor for tensor in proof.tensors if not tensor.exact and not (lenient and tensor.drift.passed)]
     rounded = sum(not tensor.exact for tensor in proof.tensors) - len(wrong)
     total = count(len(proof.tensors), "tensor")
-    if rounded or (wrong and proof.rounds_fp16):
+    if rounded and not proof.rounds_fp16:
+        print("ONNX Runtime computes some operators of another opset in another order, which rounds otherwise")
+    elif (rounded or wrong) and proof.rounds_fp16:
         print(
             "the model computes in float16: ONNX Runtime keeps 32 bits between such nodes on a CPU and rounds at a cut,"
             " so differences within a few roundings are expected, and add up over many cuts"
         )
     if wrong:
-        print(f"FAILED: {len(wrong)} of {total} differ from the whole" + (" by more than that" if rounded else ""))
+        print(f"FAILED: {len(wrong)} of {total} differ from {whole}" + (" by more than that" if rounded else ""))
     else:
-        words = "within float16 rounding" if rounded else "bit for bit"
-        print(f"PROVEN: the pieces, run in a chain, equal the whole {words} in {total}")
+        words = "bit for bit"
+        if rounded:
+            words = "within float16 rounding" if proof.rounds_fp16 else "within rounding"
+        print(f"PROVEN: {what}, run in a chain, equal {whole} {words} in {total}")
