@@ -131,11 +131,11 @@ def undo(
         print(f"undone; wrote {saved.path}")
 
 
-def print_edited(done: EditedFile, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
+def print_edited(done: EditedFile, *, dry_run: bool, as_json: bool, quiet: bool, command: str = "edit") -> None:
     """Prints what an edit did."""
     edited = done.edited
     if as_json:
-        print_json("edit", done)
+        print_json(command, done)
         return
     note(*edited.repairs, *chosen(edited.choices), quiet=quiet)
     for number, step in enumerate(edited.steps, 1):

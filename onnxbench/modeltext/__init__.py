@@ -79,6 +79,7 @@ __all__ = [
     "parse",
     "quoted",
     "read",
+    "read_functions",
     "read_node",
     "show",
     "type_word",
@@ -276,6 +277,27 @@ def read(
     if reader.elided:
         fill_elided(model, reader.elided, weights_from, reader)
     return Parsed(model, reader.marks, tuple(reader.notes))
+
+
+def read_functions(
+    text: str, *, source: str, line: int = 1, context: Sequence[str] = ()
+) -> tuple[list[FunctionProto], Marks]:
+    """Returns the functions that a text consists of (``f <alpha> (x) => (y) { y = Relu (x) }``), and their lines.
+
+    Args:
+        text: The functions, one after the other, each with its header if it has one.
+        source: The file that they stand in.
+        line: The line of that file that the text begins at, from 1.
+        context: The lines of that file, to be quoted in errors; else the text itself is.
+
+    Raises:
+        SpecError: The text has a mistake, or a tensor in it has no values.
+    """
+    reader = Reader(text, source, first_line=line, context=context)
+    found = reader.functions_alone()
+    if reader.elided:
+        raise reader.error("the values of this tensor are left out", at=reader.elided[0].offset)
+    return found, reader.marks
 
 
 def read_node(

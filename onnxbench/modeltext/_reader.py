@@ -155,6 +155,19 @@ class Reader(Tokens):
             self._function(proto.functions.add())
         return proto
 
+    def functions_alone(self) -> list[FunctionProto]:
+        """Returns the functions that the text consists of."""
+        from onnx import FunctionProto
+
+        found: list[FunctionProto] = []
+        while self.kind != "end":
+            function = FunctionProto()
+            self._function(function)
+            found.append(function)
+        if not found:
+            raise self.error("the text is empty")
+        return found
+
     def node_alone(self, node: NodeProto) -> None:
         """Reads one node; the text ends after it."""
         self._node(node, ("main",), 0)

@@ -41,6 +41,7 @@ from onnxbench.operations._model import (
     SetProducer,
 )
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._rewrite import Rewrite
 from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
 from onnxbench.operations._weights import CastWeight, SetWeight, ToConstant, ToInitializer, TransposeWeight
@@ -90,6 +91,7 @@ __all__ = [
     "RetypeInput",
     "RetypeOutput",
     "Rewire",
+    "Rewrite",
     "SetAttribute",
     "SetDim",
     "SetDoc",
@@ -118,6 +120,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     SetOp, SetAttribute, DeleteAttribute, RenameNode, RenameNodes,
     Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
     RenameTensor, RenameTensors,
+    Rewrite,
     Outline, InlineFunctions, Move,
     Simplify, FoldConstants, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,

@@ -1,0 +1,91 @@
+"""How rules, matches and explanations are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxbench.cli._render import print_json
+from onnxbench.cli._tables import Column, plain, print_table
+from onnxbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxbench.operations import Rewrite
+
+_SHOWN = 20
+
+
+def operations(rules: Sequence[str], at: str | None, most: int | None) -> list[Rewrite]:
+    """Returns the operations that the options mean."""
+    from onnxbench.operations import Rewrite
+
+    if not rules:
+        raise UsageError("no rule is named", hint="--rule NAME; onnxbench rewrite --list shows what there is.")
+    return [Rewrite(rule=rule, at=at, max=most) for rule in rules]
+
+
+def required(model: Path | None) -> Path:
+    """Returns the model file, which must be named."""
+    if model is None:
+        raise UsageError("no model is named", hint="onnxbench rewrite MODEL OUT --rule NAME")
+    return model
+
+
+def print_rules(references: Sequence[str], *, as_json: bool) -> None:
+    """Prints the rules that come with onnxbench, or all that is said of those that are named."""
+    from onnxbench import rewriting
+
+    rules = rewriting.list_rules(references)
+    if as_json:
+        print_json("rewrite", {"rules": rules})
+    elif references:
+        for number, rule in enumerate(rules):
+            print("\n" * bool(number) + plain(rule.name))
+            for line in rule.doc.strip().splitlines():
+                print(f"  {plain(line)}")
+            needs = ", ".join(f"{domain} {version}" for domain, version in rule.needs.items())
+            print(f"  Changes: {rule.effect}. Needs: {needs or 'no particular opset'}.")
+    else:
+        rows = [(rule.name, rule.effect, rule.summary) for rule in rules]
+        print_table((Column("rule", "whole"), Column("changes", "whole"), Column("what it does", "whole")), rows)
+
+
+def look(model: Path | None, steps: Sequence[Rewrite], why: str | None, *, allow_outside: bool, as_json: bool) -> None:
+    """Prints where rules match, or why they do not match at a node."""
+    from onnxbench import rewriting
+    from onnxbench.model import load
+
+    loaded = load(required(model), allow_outside=allow_outside)
+    if why is not None:
+        found = rewriting.explain_nodes(loaded, steps, why)
+        if as_json:
+            print_json("rewrite", {"explanations": [rewriting.to_json(each) for each in found]})
+            return
+        for explanation in found:
+            for line in explanation.sentences():
+                print(plain(line))
+        if any(explanation.matches for explanation in found):
+            return
+    counted = rewriting.find_rule_matches(loaded, steps)
+    if as_json:
+        print_json(
+            "rewrite",
+            {
+                "rules": [
+                    {"rule": each.rule, "count": len(each.nodes), "nodes": each.nodes,
+                     "near": [rewriting.to_json(near) for near in each.near]}
+                    for each in counted
+                ]
+            },
+        )  # fmt: skip
+        return
+    for each in counted:
+        print(f"{plain(each.rule)}: {len(each.nodes)} match{'' if len(each.nodes) == 1 else 'es'}")
+        for path in each.nodes[:_SHOWN]:
+            print(f"  {plain(path)}")
+        if len(each.nodes) > _SHOWN:
+            print(f"  ... and {len(each.nodes) - _SHOWN} more (--json lists all)")
+        for near in each.near if why is None else ():
+            for at, line in enumerate(near.sentences()):
+                print(f"  {'  ' if at else ''}{plain(line)}")
