@@ -83,6 +83,37 @@ def chain(path: Path, nodes: int, *, value_info: bool = False) -> Chain:
     return Chain(path, nodes, f"block{quarter - 1}/out", f"block{3 * quarter - 1}/out", 2 * quarter * BLOCK)
 
 
+def edited(chain: Chain, path: Path, *, renamed: bool = False) -> Path:
+    """Writes a copy of a chain with an operator changed at 5 % of its nodes and an attribute added at 70 %.
+
+    Args:
+        chain: The chain.
+        path: The file to write.
+        renamed: Also give every inner tensor another name, none to the nodes, and shuffle the nodes.
+    """
+    import random
+
+    from onnx import load, save
+
+    model = load(chain.path)
+    nodes = model.graph.node
+    nodes[chain.nodes // 20 + 5].op_type = "Softplus"
+    nodes[7 * chain.nodes // 10].attribute.add(name="edited", type=2, i=1)
+    if renamed:
+        names = {name: f"t{number}" for number, name in enumerate(node.output[0] for node in nodes[:-1])}
+        for node in nodes:
+            node.name = ""
+            node.output[0] = names.get(node.output[0], node.output[0])
+            node.input[:] = [names.get(name, name) for name in node.input]
+        shuffled = list(nodes)
+        random.Random(0).shuffle(shuffled)
+        copies = [type(node).FromString(node.SerializeToString()) for node in shuffled]
+        del nodes[:]
+        nodes.extend(copies)
+    save(model, path)
+    return path
+
+
 @dataclass(frozen=True)
 class Heavy:
     """A model with large external weights on disk.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import corpus_cuts
 from corpus_cuts import EXACT, FAILED, OURS, ROUNDED, WRONG
 
 BEGIN, END = "<!-- results: begin (written by run.py --write-readme) -->", "<!-- results: end -->"
-ORDER = ("startup", "extract", "weights", "structure", "growth", "edits", "cuts")
+_PROMISES = "### What was promised"
+ORDER = ("startup", "extract", "edits", "diff", "weights", "structure", "growth", "cuts")
 SIGNS = {EXACT: "=", ROUNDED: "≈", WRONG: "x", FAILED: "-"}
 
 
 def render(results: Mapping[str, Any]) -> str:
     """Returns all sections that were measured, the bars first."""
-    tables = dict(zip(ORDER, (_startup, _extract, _weights, _structure, _growth, _edits, _cuts), strict=True))
+    sections = (_startup, _extract, _edits, _diff, _weights, _structure, _growth, _cuts)
+    tables = dict(zip(ORDER, sections, strict=True))
     parts = [_bars_table(results)]
     for name in ORDER:
         if name in results:
@@ -36,13 +39,31 @@ def bars(name: str, data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def write_between_marks(file: Path, text: str) -> None:
-    """Replaces what stands between the two marks of a file."""
+    """Puts sections between the two marks of a file; those that stand there and are not in ``text`` stay."""
     whole = file.read_text(encoding="utf-8")
     head, begin, rest = whole.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    old, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{file} has no line {BEGIN!r} followed by {END!r}")
-    file.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{tail}", encoding="utf-8")
+    file.write_text(f"{head}{BEGIN}\n\n{_merged(old, text)}\n\n{END}{tail}", encoding="utf-8")
+
+
+def _merged(old: str, new: str) -> str:
+    """Returns the sections of both texts, in the order of the old one. What the new one says counts, row by row for
+    what was promised.
+    """
+    before, after = _sections(old), _sections(new)
+    for heading in before.keys() & after.keys() & {_PROMISES}:
+        rows = {line.split(" | ")[0]: line for line in before[heading].splitlines()}
+        rows |= {line.split(" | ")[0]: line for line in after[heading].splitlines()}
+        after[heading] = "\n".join(rows.values())
+    return "\n\n".join((before | after).values())
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Splits a text before each heading; the keys are the headings."""
+    parts = (part.strip() for part in re.split(r"^(?=### )", text, flags=re.MULTILINE))
+    return {part.partition("\n")[0]: part for part in parts if part}
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -58,7 +79,7 @@ def _bars_table(results: Mapping[str, Any]) -> str:
         if name in results
         for bar in bars(name, results[name]["data"])
     ]
-    return "### What was promised\n\n" + _table(("measure", "bar", "measured", "met"), rows)
+    return f"{_PROMISES}\n\n" + _table(("measure", "bar", "measured", "met"), rows)
 
 
 def _conditions(section: Mapping[str, Any]) -> str:
@@ -101,6 +122,11 @@ def _extract(data: Mapping[str, Any]) -> Iterator[str]:
     for title, block in data["blocks"].items():
         yield f"{title[0].upper()}{title[1:]}:"
         yield _rows(block["rows"], block["ratios"])
+
+
+def _diff(data: Mapping[str, Any]) -> Iterator[str]:
+    yield "### Two models of 100,000 nodes compared"
+    yield _rows(data["rows"])
 
 
 def _weights(data: Mapping[str, Any]) -> Iterator[str]:

@@ -5,13 +5,15 @@
     python benchmarks/run.py --only cuts --models magika,swift_f0        the other models keep their results
     python benchmarks/run.py --write-readme                      and the table goes into the README
 
-Results go to benchmarks/out/results.json, section by section; sections that are not measured now stay as they were.
+Results go to benchmarks/out/results.json, section by section; sections that are not measured now stay as they were,
+there and in the README.
 Large files lie in a temporary folder (``--temp``) that is removed at the end, also after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import datetime
 import importlib.metadata
 import importlib.util
@@ -39,6 +41,7 @@ Section = Callable[[int, Path, Callable[[str], None]], dict[str, Any]]
 SECTIONS: dict[str, Section] = {
     "startup": speed.startup,
     "extract": speed.extract,
+    "diff": speed.diff,
     "growth": speed.growth,
     "weights": speed.weights,
     "structure": speed.structure,
@@ -51,6 +54,9 @@ def main() -> int:
     told = _arguments()
     if importlib.util.find_spec("onnxbench") is None:  # run from a checkout without an installation
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
+    # As pip does with what it installs. Where the environment forbids it, every process would compile anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    compileall.compile_dir(HERE.parent / "onnxbench", quiet=1)
     results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     RESULTS.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="onnxbench-bench-", dir=told.temp) as temporary:

@@ -6,12 +6,14 @@ Each function measures one section of the table and returns it as plain data: ``
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,40 @@ def _extractors(chain: models.Chain, folder: Path, *, infer: bool) -> dict[str, 
             missing=peers.missing(tool),
         )
     return contenders
+
+
+def diff(runs: int, folder: Path, report: Report) -> dict[str, Any]:
+    """Two models of 100,000 nodes: equal ones, two edits, and two edits among new names in another order."""
+    chain = models.chain(folder / "diff.onnx", LONG)
+    others = {
+        "equal": chain.path,
+        "two edits": models.edited(chain, folder / "diff_edited.onnx"),
+        "two edits, renamed and shuffled": models.edited(chain, folder / "diff_renamed.onnx", renamed=True),
+    }
+    contenders = {
+        f"{OURS} diff, {title}": Contender(
+            peers.onnxbench_command("diff", chain.path, other, "--ignore", "names"),
+            statuses=(int(other != chain.path),),
+        )
+        for title, other in others.items()
+    }
+    for contender, other in zip(contenders.values(), others.values(), strict=True):
+        contender.verify = partial(_wrong_difference, chain.path, other)
+    rows = compare(contenders, min(runs, SLOW_RUNS), report=report)
+    bars = [
+        _bar(f"`{name}`: {LONG:,} nodes, whole process", "under 10 s", row.get("seconds"), "s", lambda v: v < 10)
+        for name, row in rows.items()
+    ]
+    for path in others.values():
+        path.unlink()
+    return {"rows": rows, "bars": bars}
+
+
+def _wrong_difference(one: Path, other: Path) -> str | None:
+    command = peers.onnxbench_command("diff", one, other, "--ignore", "names", "--json")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)["result"]["counts"]
+    return None if found == ({} if one == other else {"op": 1, "attribute": 1}) else f"found {found}"
 
 
 def weights(runs: int, folder: Path, report: Report) -> dict[str, Any]:
@@ -285,6 +321,7 @@ def _growth_contenders(chain: models.Chain, place: Path) -> dict[str, Contender]
         "show": (chain.path,),
         "build": (text, out),
         "check": (chain.path,),
+        "diff": (chain.path, chain.path),
         "run": (chain.path,),
     }
     contenders = {}

@@ -36,6 +36,13 @@ do next. With `--json` the same stands on stdout as an object: `schema_version`,
 """
 
 
+SECOND_NAMES_HEAD = """## Second names
+
+What users of Polygraphy, trtexec, onnxsim, onnxslim and sne4onnx type means the same here, in every command that has
+the option:
+"""
+
+
 def cli_page() -> str:
     """Returns the command-line reference: every command's own help."""
     import os
@@ -44,6 +51,7 @@ def cli_page() -> str:
     from typer.testing import CliRunner
 
     from onnxbench.cli import COMMANDS, app
+    from onnxbench.cli._command import SECOND_NAMES
 
     runner = CliRunner(env={"COLUMNS": "110", "TERM": "dumb", "NO_COLOR": "1"})
     parts = ["# Command line", "", "Generated from the commands' own help by `python docs/generate.py`.", ""]
@@ -52,7 +60,9 @@ def cli_page() -> str:
         text = runner.invoke(app, [*words, "--help"], prog_name="onnxbench").output
         text = "\n".join(line.rstrip() for line in text.strip().splitlines())
         parts += [f"## {title}", "", "```", text, "```", ""]
-    return "\n".join(parts)
+    parts += [SECOND_NAMES_HEAD, "| typed | means |", "|---|---|"]
+    parts += [f"| `{name}` | `{' '.join(first)}` |" for name, first in sorted(SECOND_NAMES.items())]
+    return "\n".join([*parts, ""])
 
 
 RULES_HEAD = """# Rules of `onnxbench check`

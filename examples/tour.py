@@ -44,6 +44,18 @@ STEPS: list[tuple[str, str, int]] = [
         "onnxbench split magika.onnx pieces --parts 3 --prove",
         0,
     ),
+    (
+        "Edit it: other names for its interface, and a probe behind the dense layer; run before and after each step.",
+        "onnxbench edit magika.onnx edited.onnx --rename-tensors '{map: {bytes: content, target_label: scores}}'"
+        " --insert '{after: node:*Dense_1/MatMul, op: Identity, to: dense, changes: nothing}' --verify"
+        " --save-recipe surgery.yaml --save-undo back.undo",
+        0,
+    ),
+    (
+        "The same steps, replayed on the next export.",
+        "onnxbench edit magika.onnx next.onnx -r surgery.yaml",
+        0,
+    ),
     ("Is anything wrong with it?", "onnxbench check magika.onnx --ort", 0),
     ("How fast is it?", "onnxbench run magika.onnx --bench 20", 0),
     ("A model from twelve lines of text ...", "onnxbench build linear_func.yaml linear_func.onnx", 0),

@@ -18,6 +18,7 @@ from onnxbench.version import __version__
 
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
+    from onnxbench.diffing import diff as diff
     from onnxbench.environment import examine as examine
     from onnxbench.errors import BenchError as BenchError
     from onnxbench.feeding import FeedOptions as FeedOptions
@@ -59,6 +60,7 @@ _HOMES = {
     "check": "lint",
     "edit": "surgery",
     "convert_opset": "opsets",
+    "diff": "diffing",
     "examine": "environment",
     "expose": "pieces",
     "extract": "pieces",

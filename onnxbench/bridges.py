@@ -41,6 +41,7 @@ TOOLS: dict[str, str] = {"onnxslim": "onnxslim", "onnxsim": "onnxsim", "onnxscri
 LARGE = 64 << 10
 """Weights of more bytes are kept away from a tool that shall not read them."""
 _LISTED = 6
+_MOST_OF_PROTOBUF = (1 << 31) - 1
 
 
 def run_tool(
@@ -99,6 +100,11 @@ def _outgoing(model: Model, *, limit: int, keep_large_away: bool) -> tuple[Model
         raise UnsupportedError(
             f"the tool would read {total:,} bytes of weights, and the limit is {limit:,}",
             hint="weights: small keeps large ones away from it; limit: 1.5G lets it read more.",
+        )
+    if total + proto.ByteSize() > _MOST_OF_PROTOBUF:
+        raise UnsupportedError(
+            "the tool would be handed more than 2 GB, which no single ONNX file can hold",
+            hint="weights: small keeps large weights away from it.",
         )
     for tensor in weights.tensors(proto):
         where = model.byte_range(tensor)

@@ -283,11 +283,12 @@ def _without_given(index: GraphIndex, scope: Scope, cut: Cut) -> tuple[list[Node
     reads; to leave it out is not possible for every operator.
     """
     given = set(cut.inputs)
+    makers = {scope.producers[name] for name in given if name in scope.producers}
     nodes, notes = [], []
     taken: set[str] | None = None
     for position in cut.nodes:
         node = scope.nodes[position]
-        if given.isdisjoint(scope.writes[position]):
+        if position not in makers:
             nodes.append(node)
             continue
         copy = type(node)()
@@ -344,7 +345,7 @@ def _boundary_infos(
     """Returns the value info of each input and output, the same for people, and notes on what is not known."""
     names = list(dict.fromkeys((*cut.inputs, *cut.outputs)))
     _refuse_sparse(scope, cut.outputs)
-    stated = _stated_infos(scope)
+    stated = scope.stated
     if not scope.path:
         finder.verify(name for name in cut.inputs if name not in given)
     known = finder.find(scope, [name for name in names if name not in given])
@@ -355,7 +356,9 @@ def _boundary_infos(
     if untyped:
         raise UnsupportedError(
             f"the element type of {', '.join(map(repr, untyped[:5]))} is not known, so the piece cannot state it",
-            hint=f"Give it: '{untyped[0]}:auto:float32' (name:shape:dtype), or use --feeds to find it by a run.",
+            hint="Extract around one of its calls instead, with --inline-functions."
+            if scope.is_function
+            else f"Give it: '{untyped[0]}:auto:float32' (name:shape:dtype), or use --feeds to find it by a run.",
         )
     for name in names:
         value = given.get(name) or known[name]
@@ -388,13 +391,6 @@ def _refuse_sparse(scope: Scope, outputs: Iterable[str]) -> None:
             )
 
 
-def _stated_infos(scope: Scope) -> dict[str, ValueInfoProto]:
-    infos = {info.name: info for info in scope.graph.value_info}
-    if not scope.is_function:
-        infos.update((info.name, info) for info in (*scope.graph.output, *scope.graph.input))
-    return infos
-
-
 def _copy_belongings(scope: Scope, graph: GraphProto, cut: Cut) -> None:
     """Copies what the piece's tensors own: initializers, value infos, quantization annotations, listed inputs.
 
@@ -404,9 +400,8 @@ def _copy_belongings(scope: Scope, graph: GraphProto, cut: Cut) -> None:
     inputs = set(cut.inputs)
     tensors = {name for position in cut.nodes for name in scope.writes[position]}
     constants = set(cut.constants)
-    annotations = [
-        a for a in getattr(source, "quantization_annotation", ()) if a.tensor_name in tensors | constants | inputs
-    ]
+    annotated = tensors | constants | inputs
+    annotations = [a for a in getattr(source, "quantization_annotation", ()) if a.tensor_name in annotated]
     for annotation in annotations:
         constants.update(entry.value for entry in annotation.quant_parameter_tensor_names)
     constants -= inputs
@@ -421,12 +416,8 @@ def _copy_belongings(scope: Scope, graph: GraphProto, cut: Cut) -> None:
             pending -= holder.constants
         holder = holder.parent
     graph.quantization_annotation.extend(annotations)
-    outside = inputs | set(cut.outputs)
-    graph.value_info.extend(
-        info
-        for info in source.value_info
-        if info.name not in outside and (info.name in tensors or info.name in constants)
-    )
+    inner = (tensors | constants) - inputs - set(cut.outputs)
+    graph.value_info.extend([info for info in source.value_info if info.name in inner])
 
 
 def _order_inputs(scope: Scope, graph: GraphProto, cut: Cut) -> None:
@@ -474,10 +465,10 @@ def _domains(nodes: Iterable[NodeProto]) -> set[str]:
     pending: list[Iterable[NodeProto]] = [nodes]
     while pending:
         for node in pending.pop():
-            found.add(_plain(node.domain))
+            found.add(node.domain)
             if node.attribute:
                 pending.extend(body.node for _, body in node_bodies(node))
-    return found
+    return {_plain(domain) for domain in found}
 
 
 def frontier(scope: Scope, positions: Collection[int]) -> tuple[list[str], list[str]]:

@@ -331,12 +331,6 @@ class Draft:
         self._replace_reads(scope, names)
         self.touch()
 
-    def replace_reads(self, scope: Scope, names: Mapping[str, str]) -> int:
-        """Makes the readers of tensors read others, many at once, as ``replace_uses`` does for one."""
-        changed = self._replace_reads(scope, names)
-        self.touch()
-        return changed
-
     def _replace_reads(self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None) -> int:
         changed = 0
         pending: list[tuple[Scope, Mapping[str, str], Iterable[int]]] = [

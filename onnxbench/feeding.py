@@ -1,20 +1,25 @@
 """Inputs for a model from the words a user types: files, folders, scripts, shapes, ranges, a seed.
 
-Words become sets of inputs here, one set after the other; ``onnxbench.captures`` reads and draws.
+Words become sets of inputs here, one set after the other; ``onnxbench.datafiles`` reads, ``onnxbench.drawing`` draws.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxbench.captures import Feeds, Port, check_feeds, input_ports, load, load_value, random_feeds
-from onnxbench.errors import FeedsError, NotFoundError, UsageError, did_you_mean
+from onnxbench.captures import Feeds, Port, check_feeds, input_ports, require_shape
+from onnxbench.datafiles import load, load_value
+from onnxbench.drawing import random_feeds
+from onnxbench.errors import ExecutionError, FeedsError, NotFoundError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, Scope
 from onnxbench.specs import TensorSpec, parse_data_files, parse_dims, parse_ranges, parse_tensor_specs
-from onnxbench.tensortype import dtype_name
+from onnxbench.tensortype import Dim, dtype_name, format_shape
 
 if TYPE_CHECKING:
     from onnxbench.model import Model
@@ -29,7 +34,7 @@ class FeedOptions:
     """What a user says about the inputs of a model, as typed.
 
     Attributes:
-        sources: Data: ``f.npz``, ``x:f.npy``, a folder, ``script.py:func`` (see ``onnxbench.captures.load``).
+        sources: Data: ``f.npz``, ``x:f.npy``, a folder, ``script.py:func`` (see ``onnxbench.datafiles.load``).
         shapes: Shapes for drawn or raw inputs (see ``onnxbench.specs``).
         dims: Sizes of symbolic dimensions: ``batch=4``.
         ranges: Ranges for drawn values: ``[0,1]``, ``x:[2,50]``.
@@ -86,12 +91,19 @@ def feed_sets(
     ranges = parse_ranges(said.ranges, names, what="--val-range")
     dims = parse_dims(said.dims)
     _check_dims(dims, ports)
+    for port in ports:
+        if port.name in shapes:
+            require_shape(port, shapes[port.name])
+            _require_dims(port, shapes[port.name], dims, "--shape")
     given = _given(said, ports, shapes)
     drawing = given is None or said.fill
+    if said.ranges and not drawing:
+        raise UsageError("--val-range is for inputs that are drawn, and all come from the data")
     limits = index_limits(model, index) if drawing else {}
     sets: Iterator[Feeds] = iter([{}] * (said.iterations or 1)) if given is None else given
     for iteration, values in enumerate(sets):
         choices: tuple[str, ...] = ()
+        _require_as_told(values, ports, shapes, dims)
         if drawing:
             drawn = random_feeds(
                 ports, shapes=shapes, dims=dims, ranges=ranges, limits=limits, given=values, seed=said.seed,
@@ -99,6 +111,51 @@ def feed_sets(
             )  # fmt: skip
             values, choices = values | drawn.feeds, drawn.choices
         yield FeedSet(check_feeds(values, ports, cast=said.cast), choices)
+
+
+def first_set(model: Model, options: FeedOptions | None = None) -> FeedSet:
+    """Returns one set of inputs for a model: the first that the data holds, or drawn values.
+
+    Raises:
+        FeedsError: They do not fit the model, or cannot be drawn.
+        NotFoundError: There is no such file.
+    """
+    first = next(feed_sets(model, options), None)
+    if first is None:
+        raise FeedsError("the data holds no set of inputs")
+    return first
+
+
+def refuse_to_overwrite(model: Model, words: Sequence[str], *targets: str | os.PathLike[str] | None) -> None:
+    """Raises UsageError when a file to be written is one that is read, or is to be written twice.
+
+    Args:
+        model: The model that is read.
+        words: Further files that are read, as typed: ``f.npz``, ``x:f.npy``.
+        targets: The files to be written.
+    """
+    read = {Path(word).resolve() for word in words} | {model.origin} | set(model.sources)
+    read |= {Path(word.partition(sign)[2]).resolve() for word in words for sign in ":=" if sign in word}
+    seen: set[Path] = set()
+    for target in targets:
+        if target is None:
+            continue
+        place = Path(target).resolve()
+        if place in read or place in seen:
+            raise UsageError(f"{target} is {'to be written twice' if place in seen else 'an input'}; name another file")
+        seen.add(place)
+
+
+@contextmanager
+def choices_explained(choices: Sequence[str]) -> Iterator[None]:
+    """Makes a failure while running on drawn inputs say what was drawn."""
+    try:
+        yield
+    except ExecutionError as error:
+        if choices:
+            error.details = (*error.details, "The inputs were drawn, and this was chosen:", *choices)
+            error.hint = error.hint or "If that does not suit the model, say otherwise: --shape, --dim, --val-range."
+        raise
 
 
 def _shape_specs(words: Sequence[str], names: set[str], ports: Sequence[Port]) -> list[TensorSpec]:
@@ -124,9 +181,33 @@ def _check_dims(dims: Mapping[str, int], ports: Sequence[Port]) -> None:
             )
 
 
-def _given(
-    said: FeedOptions, ports: Sequence[Port], shapes: Mapping[str, Sequence[int | str | None]]
-) -> Iterator[Feeds] | None:
+def _require_dims(port: Port, shape: Sequence[Dim], dims: Mapping[str, int], source: str) -> None:
+    for axis, (size, symbol) in enumerate(zip(shape, port.shape or (), strict=False)):
+        if isinstance(size, int) and isinstance(symbol, str) and dims.get(symbol, size) != size:
+            raise FeedsError(
+                f"dimension {axis} ({symbol}) of input {port.name!r} is {size} by {source}, and {dims[symbol]} by --dim"
+            )
+
+
+def _require_as_told(
+    values: Feeds, ports: Sequence[Port], shapes: Mapping[str, Sequence[Dim]], dims: Mapping[str, int]
+) -> None:
+    """Raises FeedsError when data has other sizes than the user says."""
+    for port in ports:
+        shape = getattr(values.get(port.name), "shape", None)
+        if shape is None:
+            continue
+        told = shapes.get(port.name, shape)
+        if len(told) != len(shape) or any(isinstance(a, int) and a != b for a, b in zip(told, shape, strict=True)):
+            raise FeedsError(
+                f"input {port.name!r} has the shape {format_shape(shape)} in the data, and {format_shape(told)} by "
+                "--shape",
+                hint="--shape is for inputs that are drawn, and for raw bytes.",
+            )
+        _require_dims(port, shape, dims, "the data")
+
+
+def _given(said: FeedOptions, ports: Sequence[Port], shapes: Mapping[str, Sequence[Dim]]) -> Iterator[Feeds] | None:
     """Returns the sets that the data holds, or None when no data is given."""
     if not said.sources:
         return None
@@ -145,7 +226,16 @@ def _given(
         sets = ({**values, **single} for values in chain.from_iterable(_load(source, ports) for source in whole))
     else:
         sets = iter([single])
-    return islice(sets, said.iterations) if said.iterations else sets
+    return _first_sets(sets, said.iterations) if said.iterations else sets
+
+
+def _first_sets(sets: Iterator[Feeds], count: int) -> Iterator[Feeds]:
+    found = 0
+    for values in islice(sets, count):
+        found += 1
+        yield values
+    if found < count:
+        raise FeedsError(f"{count} sets of inputs are asked for (--iterations), and the data holds {found}")
 
 
 def _load(source: str, ports: Sequence[Port]) -> Iterator[Feeds]:

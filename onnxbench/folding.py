@@ -130,6 +130,7 @@ class _Folder:
         draft = self._draft
         self._types = _types_without_statements(draft.model)
         self._known = {}
+        self._find_types_in_functions()
         plans = self._plans()
         if not plans:
             return False
@@ -195,6 +196,24 @@ class _Folder:
             found.append(position)
             made.update(scope.writes[position])
         return found, shapes
+
+    def _find_types_in_functions(self) -> None:
+        """Finds the types of what nodes of functions make of constants: inference tells nothing of functions."""
+        for scope in self._draft.index.scopes:
+            if not root_of(scope).is_function:
+                continue
+            made: set[str] = set()
+            positions = []
+            for position in topological_order(scope) or range(len(scope.nodes)):
+                reads = scope.reads[position]
+                known = bool(reads) and all(name in made or self._is_constant(scope, name) for name in reads)
+                if known and self._may_fold(scope, position):
+                    positions.append(position)
+                    made.update(scope.writes[position])
+            if positions:
+                problem = self._problem(_Plan(scope, positions, []), positions)
+                told = inferred(self._draft.model.with_small_weights(problem))
+                self._types[scope.path] = {info.name: info.type for info in told.graph.value_info}
 
     def _may_fold(self, scope: Scope, position: int) -> bool:
         node, key = scope.nodes[position], self._key(scope, position)

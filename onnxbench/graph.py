@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from onnxbench.errors import ModelError
 
 if TYPE_CHECKING:
-    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
+    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto
 
 _BODY_NAMES = {"then_branch": "then", "else_branch": "else"}
 _GRAPH, _GRAPHS = 5, 10  # AttributeProto types
@@ -69,6 +69,7 @@ class Scope:
     bodies: dict[int, list[Scope]] = field(default_factory=dict)
     _labels: list[str] | None = None
     _consumers: dict[str, list[int]] | None = None
+    _stated: dict[str, ValueInfoProto] | None = None
     _order: list[int] | None = None
     _ordered: bool = False
 
@@ -86,6 +87,20 @@ class Scope:
                     elif users[-1] != position:
                         users.append(position)
         return self._consumers
+
+    @property
+    def stated(self) -> dict[str, ValueInfoProto]:
+        """Tensor name to what the graph says of it as inner tensor, output or input; made when it is first asked for.
+
+        Where it says several things, the input goes before the output and this before the inner tensor, but one with a
+        type goes before one without.
+        """
+        if self._stated is None:
+            self._stated = {info.name: info for info in self.graph.value_info}
+            for info in () if self.is_function else (*self.graph.output, *self.graph.input):
+                if info.HasField("type") or info.name not in self._stated:
+                    self._stated[info.name] = info
+        return self._stated
 
     @property
     def is_function(self) -> bool:
@@ -283,14 +298,12 @@ def _index_nodes(scope: Scope) -> None:
     scope.producers = {name: position for position, names in enumerate(scope.writes) for name in names}
     labels: list[str] | None = None
     for position, node in enumerate(nodes):
-        for attribute in node.attribute:
-            if attribute.type in (_GRAPH, _GRAPHS):
-                labels = labels or scope.labels()
-                scope.bodies[position] = [
-                    Scope(_body_path(scope.path, labels[position], name), body, scope, position, name, scope.depth + 1)
-                    for name, body in node_bodies(node)
-                ]
-                break
+        if node.attribute and (bodies := node_bodies(node)):
+            labels = labels or scope.labels()
+            scope.bodies[position] = [
+                Scope(_body_path(scope.path, labels[position], name), body, scope, position, name, scope.depth + 1)
+                for name, body in bodies
+            ]
 
 
 def _body_path(path: str, label: str, body_name: str) -> str:

@@ -9,6 +9,7 @@ are bridges to symbolic inference or to a runtime that types operators of its ow
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from onnxbench import weights
@@ -38,7 +39,7 @@ def inferred(proto: ModelProto, *, thorough: bool = True) -> ModelProto:
     """
     from onnx import shape_inference
 
-    data = slim(proto).SerializeToString()
+    data = slim(proto)
     for propagate in (True, False) if thorough and not has_long_vector(proto) else (False,):
         try:
             result = shape_inference.infer_shapes(data, data_prop=propagate)
@@ -64,15 +65,18 @@ def _is_long(size: Dim) -> bool:
     return isinstance(size, int) and size > _LONGEST_SHAPE
 
 
-def slim(proto: ModelProto, *, place: str = "elsewhere") -> ModelProto:
-    """Returns a copy of a model for tools in C++ that look at it whole: without what they only carry around.
+def slim(proto: ModelProto, *, place: str = "elsewhere") -> bytes:
+    """Returns a model as bytes for tools in C++ that look at it whole: without what they only carry around.
 
     The metadata of nodes and value infos goes (exporters write up to a kilobyte per node, and every pass over the
     model would copy it several times), and tensors that lie outside the structure all lie in the file ``place``.
     """
-    copy = type(proto)()
-    copy.CopyFrom(proto)
-    if copy.ByteSize() > _PLAIN_NODE * (len(copy.graph.node) + len(copy.graph.value_info)):
+    data: bytes = proto.SerializeToString()
+    heavy = len(data) > _PLAIN_NODE * (len(proto.graph.node) + len(proto.graph.value_info))
+    if not heavy and weights.OUTSIDE_MARK not in data:
+        return data
+    copy = type(proto).FromString(data)
+    if heavy:
         for node in copy.graph.node:
             node.ClearField("metadata_props")
             node.ClearField("doc_string")
@@ -82,7 +86,7 @@ def slim(proto: ModelProto, *, place: str = "elsewhere") -> ModelProto:
         if tensor.data_location == 1:
             del tensor.external_data[:]
             tensor.external_data.add(key="location", value=place)
-    return copy
+    return bytes(copy.SerializeToString())
 
 
 def inferred_types(proto: ModelProto, names: Iterable[str]) -> dict[str, TypeProto]:
@@ -93,7 +97,7 @@ def inferred_types(proto: ModelProto, names: Iterable[str]) -> dict[str, TypePro
         names: The tensors of interest; others cost one look at their name.
     """
     wanted = set(names)
-    infos = (*proto.graph.value_info, *proto.graph.output)
+    infos = chain(proto.graph.value_info, proto.graph.output)
     return {info.name: without_made_up_dims(info.type) for info in infos if info.name in wanted}
 
 
@@ -130,11 +134,9 @@ class TypeFinder:
         self._model = model
         self._index = index
         self._sources = sources
-        self._known: dict[Scope, dict[str, TypeProto]] = {}
-        self._inferred: ModelProto | None = None
-        self._ready: ModelProto | None = (
-            None  # what a quick inference was made of, while the thorough one was not needed
-        )
+        self._known: dict[Scope, _Known] = {}
+        self._ready: ModelProto | None = None  # the model, fit for inference
+        self._inferred: ModelProto | None = None  # with the types that a thorough inference adds
         self._inferred_index: GraphIndex | None = None
         self._moved: dict[Scope, dict[int, int]] = {}
         self._verified: set[str] = set()
@@ -156,11 +158,12 @@ class TypeFinder:
         return {**found, **self._find_here(scope, wanted)}
 
     def _find_here(self, scope: Scope, wanted: list[str]) -> dict[str, TypeProto]:
-        known = self._stated(scope)
-        stored = [name for name in wanted if name in scope.constants and name not in known]
+        known = self._known_in(scope)
+        stored = [name for name in wanted if name in scope.constants and known.get(name) is None]
         if stored:
             declared = declared_types(scope, constants=stored)
-            known.update((name, declared[name]) for name in stored)
+            for name in stored:
+                known[name] = declared[name]
         if any(not _has_shape(known.get(name)) for name in wanted):
             self._infer(scope, known, wanted)
         for source in self._sources if scope is self._index.main else ():
@@ -170,7 +173,8 @@ class TypeFinder:
             for name, found in source(self._model, missing).items():
                 if is_complete(found) and (_has_shape(found) or not is_complete(known.get(name))):
                     known[name] = found
-        return {name: _without_negative_dims(known[name]) for name in wanted if is_complete(known.get(name))}
+        types = {name: known.get(name) for name in wanted}
+        return {name: _without_negative_dims(value) for name, value in types.items() if value and is_complete(value)}
 
     def verify(self, names: Iterable[str]) -> None:
         """Compares what the main graph states of these tensors with what their operators make, and corrects it.
@@ -179,32 +183,31 @@ class TypeFinder:
         would make the piece refuse the very tensors that it is for. Only the operators between a tensor and the
         nearest ones with a stated type are looked at, so this costs as much as the boundary is wide.
         """
-        scope, known = self._index.main, self._stated(self._index.main)
+        scope, known = self._index.main, self._known_in(self._index.main)
         settled = self._verified | self._from_operators
-        made = [n for n in names if n not in settled and n in scope.producers and is_complete(known.get(n))]
+        stated = {n: known.get(n) for n in names if n not in settled and n in scope.producers}
+        made = {name: value for name, value in stated.items() if value is not None and is_complete(value)}
         self._verified.update(made)
         if not made:
             return
-        found = inferred_types(inferred(self._upstream(made, known)), made)
-        wrong = [name for name in made if name in found and not agree(known[name], found[name])]
+        found = inferred_types(inferred(self._upstream(list(made), known)), made)
+        wrong = [name for name, value in made.items() if name in found and not agree(value, found[name])]
         if not wrong:
             return
         right = inferred_types(inferred(bare(self._model.with_small_weights(self._tidied()))), wrong)
-        known.update((name, right.get(name, found[name])) for name in wrong)
+        for name in wrong:
+            known[name] = right.get(name, found[name])
 
-    def _stated(self, scope: Scope) -> dict[str, TypeProto]:
-        known = self._known.get(scope)
-        if known is None:
-            known = self._known[scope] = declared_types(scope, constants=())
-        return known
+    def _known_in(self, scope: Scope) -> _Known:
+        return self._known.setdefault(scope, _Known(scope))
 
-    def _upstream(self, names: Sequence[str], known: dict[str, TypeProto]) -> ModelProto:
+    def _upstream(self, names: Sequence[str], known: _Known) -> ModelProto:
         """Returns a model of the nodes that make ``names`` from the nearest tensors whose type is stated."""
         from onnx import ModelProto
 
         scope = self._index.main
         nodes: set[int] = set()
-        stops: dict[str, None] = {}
+        stops: dict[str, TypeProto] = {}
         constants: set[str] = set()
         pending = [scope.producers[name] for name in names]
         while pending:
@@ -217,8 +220,8 @@ class TypeFinder:
                     constants.add(name)
                 elif name in scope.producers and not _has_shape(known.get(name)):
                     pending.append(scope.producers[name])
-                elif name in known:
-                    stops[name] = None
+                elif (value := known.get(name)) is not None:
+                    stops[name] = value
         made = {name for position in nodes for name in scope.writes[position]}
         source = self._index.proto
         proto = ModelProto(ir_version=source.ir_version, opset_import=source.opset_import)
@@ -227,7 +230,7 @@ class TypeFinder:
         graph = proto.graph
         graph.name = "upstream"
         graph.input.extend(
-            make_value_info(name, _without_negative_dims(known[name])) for name in stops if name not in made
+            make_value_info(name, _without_negative_dims(value)) for name, value in stops.items() if name not in made
         )
         graph.initializer.extend(t for t in source.graph.initializer if t.name in constants)
         graph.sparse_initializer.extend(t for t in source.graph.sparse_initializer if t.values.name in constants)
@@ -253,30 +256,38 @@ class TypeFinder:
             self._moved[scopes[number]] = {position: at for at, position in enumerate(order)}
         return proto
 
-    def _infer(self, scope: Scope, known: dict[str, TypeProto], wanted: list[str]) -> None:
+    def _infer(self, scope: Scope, known: _Known, wanted: list[str]) -> None:
         """Adds what inference tells about a graph to what is known of it; a fuller shape replaces none at all."""
-        if self._inferred is None:
-            ready = _without_contradictions(self._model.with_small_weights(self._tidied()))
-            self._inferred = inferred(ready, thorough=False)
-            quick = inferred_types(self._inferred, wanted)
-            if scope is not self._index.main or not all(
-                _is_static(quick.get(name, known.get(name))) for name in wanted
-            ):
-                self._inferred = inferred(ready)
+        main = scope is self._index.main
+        types: dict[str, TypeProto] | None = None
+        if self._ready is None:
+            self._ready = _without_contradictions(self._model.with_small_weights(self._tidied()))
+            if main:
+                quick = inferred_types(inferred(self._until(wanted), thorough=False), wanted)
+                if all(_is_static(quick.get(name, known.get(name))) for name in wanted):
+                    types = quick
+        if types is None:
+            self._inferred = self._inferred or inferred(self._ready)
+            if main:
+                types = inferred_types(self._inferred, wanted)
             else:
-                self._ready = ready
-        elif self._ready is not None:
-            self._inferred, self._ready = inferred(self._ready), None
-            self._inferred_index = None
-        if scope is self._index.main:
-            types = inferred_types(self._inferred, wanted)
-        else:
-            types = {name: without_made_up_dims(value) for name, value in declared_types(self._twin(scope)).items()}
+                types = {n: without_made_up_dims(value) for n, value in declared_types(self._twin(scope)).items()}
         for name, found in types.items():
             if not is_complete(known.get(name)) or (not _has_shape(known.get(name)) and _has_shape(found)):
                 known[name] = found
-                if scope is self._index.main:
+                if main:
                     self._from_operators.add(name)
+
+    def _until(self, wanted: Sequence[str]) -> ModelProto:
+        """Returns the model without the nodes behind those that make these tensors of the main graph."""
+        assert self._ready is not None
+        moved = self._moved.get(self._index.main, {})
+        positions = [self._index.main.producers[name] for name in wanted if name in self._index.main.producers]
+        last = max((moved.get(position, position) for position in positions), default=-1)
+        proto = type(self._ready)()
+        proto.CopyFrom(self._ready)
+        del proto.graph.node[last + 1 :]
+        return proto
 
     def _twin(self, scope: Scope) -> Scope:
         """Returns the graph of the inferred model that a graph of the model became."""
@@ -296,6 +307,24 @@ class TypeFinder:
             twin = twin.bodies[owner][scope.bodies[body.owner].index(body)]
             scope = body
         return twin
+
+
+class _Known:
+    """Types of one graph's tensors by name: what the graph states, until something better is found."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._found: dict[str, TypeProto] = {}
+
+    def get(self, name: str) -> TypeProto | None:
+        """Returns what is known of a tensor; stored ones state nothing here."""
+        if name in self._found:
+            return self._found[name]
+        info = self._scope.stated.get(name)
+        return info.type if info is not None and info.HasField("type") else None
+
+    def __setitem__(self, name: str, value: TypeProto) -> None:
+        self._found[name] = value
 
 
 def _without_negative_dims(value: TypeProto) -> TypeProto:

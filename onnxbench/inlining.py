@@ -8,13 +8,14 @@ It also gives two names to a body's initializer that is the body's output: such 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.errors import UnsupportedError
 from onnxbench.graph import node_bodies, sort_nodes
 from onnxbench.model import Model
+from onnxbench.provenance import take_scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 _TAG = "onnxbench.inlined_from"
+_NAME_TAG = "onnxbench.inlined_name"
 _WAS_INITIALIZER = "initializer"
 _STAND_IN = "__onnxbench_inlined_"
 
@@ -94,20 +96,22 @@ def inline_calls(proto: ModelProto, calls: Iterable[NodeProto]) -> ModelProto:
     _make_constants_of_outputs(proto)
     functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
     before = _called(proto)
-    stand_ins: dict[tuple[str, str, str], str] = {}
-    for node in calls:  # the inliner chooses by function: these calls get a function of their own
+    stand_ins: list[tuple[str, str]] = []
+    for node in calls:  # the inliner chooses by function: each call gets one of its own
         key = (node.domain, node.op_type, node.overload)
-        if key not in stand_ins:
-            stand_ins[key] = f"{node.op_type}{_STAND_IN}{len(stand_ins)}"
-        node.op_type = stand_ins[key]
-        node.ClearField("overload")
-    for key, name in stand_ins.items():
         clone = proto.functions.add()
         clone.CopyFrom(functions[key])
-        clone.name = name
+        clone.name = f"{node.op_type}{_STAND_IN}{len(stand_ins)}"
         clone.ClearField("overload")
+        stand_ins.append((clone.domain, clone.name))
+        for inner in (*clone.node, *_nodes_below(clone.node)):
+            take_scope(inner, node)
+            if inner.name:
+                inner.metadata_props.add(key=_NAME_TAG, value=inner.name)
+        node.op_type = clone.name
+        node.ClearField("overload")
     try:
-        done = inliner.inline_selected_functions(proto, [(key[0], name) for key, name in stand_ins.items()])
+        done = inliner.inline_selected_functions(proto, stand_ins)
     except Exception as error:  # C++ errors of several types
         raise UnsupportedError(f"onnx cannot inline these calls: {error}") from None
     left = [f for f in done.functions if _STAND_IN in f.name]
@@ -119,8 +123,48 @@ def inline_calls(proto: ModelProto, calls: Iterable[NodeProto]) -> ModelProto:
             hint="Inline all functions at once (without a selector): then onnx converts their operators.",
         )
     _make_outputs_of_constants(done)
+    _give_names_back(done)
     remove_uncalled(done, before)
     return done
+
+
+def _give_names_back(proto: ModelProto) -> None:
+    """Gives inlined nodes the names that they had, where these are free; the inliner numbers all of them."""
+    for root in (proto.graph, *proto.functions):
+        nodes = [*root.node, *_nodes_below(root.node)]
+        taken = Counter(node.name for node in nodes)
+        for node in nodes:
+            name = _take_tag(node, _NAME_TAG)
+            if name is not None and not taken[name]:
+                taken[name] += 1
+                node.name = name
+
+
+def inline_everything(model: Model) -> ModelProto:
+    """Returns a structure without local functions, level by level, so that nodes tell of the module that they are in.
+
+    Where a function's operators are of another opset than the model's, onnx converts them, and numbers all names.
+
+    Raises:
+        UnsupportedError: As for ``inline_functions``.
+    """
+    proto = type(model.proto)()
+    proto.CopyFrom(model.proto)
+    sort_nodes(proto)
+    _adopt_opsets(proto)
+    versions = {_plain(o.domain): o.version for o in proto.opset_import}
+    imports = [o for function in proto.functions for o in function.opset_import]
+    if any(versions.get(_plain(o.domain), o.version) != o.version for o in imports):
+        return inline_functions(model)[0].proto
+    for _ in range(len(proto.functions)):
+        keys = {(f.domain, f.name, f.overload) for f in proto.functions}
+        nodes = [*proto.graph.node, *_nodes_below(proto.graph.node)]
+        calls = [node for node in nodes if (node.domain, node.op_type, node.overload) in keys]
+        if not calls:
+            break
+        proto = inline_calls(proto, calls)
+    del proto.functions[:]
+    return proto
 
 
 def remove_uncalled(proto: ModelProto, among: Collection[tuple[str, str, str]]) -> list[str]:
@@ -247,9 +291,9 @@ def _nodes_below(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
             pending.extend(body.node)
 
 
-def _take_tag(node: NodeProto) -> str | None:
+def _take_tag(node: NodeProto, key: str = _TAG) -> str | None:
     for position, entry in enumerate(node.metadata_props):
-        if entry.key == _TAG:
+        if entry.key == key:
             value: str = entry.value
             del node.metadata_props[position]
             return value

@@ -24,16 +24,18 @@ from onnxbench.errors import (
     CutError,
     ExecutionError,
     FeedsError,
+    NotFoundError,
+    OutputError,
     UnsupportedError,
     UsageError,
 )
-from onnxbench.feeding import FeedOptions, feed_sets
+from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.inlining import inline_functions
 from onnxbench.model import Model, load
 from onnxbench.specs import TensorSpec, parse_tensor_specs
-from onnxbench.tensortype import dtype_name, make_type, tensor_shape
+from onnxbench.tensortype import Dim, dtype_name, format_shape, format_type, make_type, tensor_shape
 from onnxbench.writer import Saved, SaveOptions, save
 
 if TYPE_CHECKING:
@@ -57,8 +59,8 @@ def extract(
 
     Args:
         source: A model or a model file.
-        inputs: Where the piece starts: selectors, or ``name:shape:dtype`` to state another type. A selector of nodes
-            means the tensors that enter them. None: the model's own inputs.
+        inputs: Where the piece starts: selectors, or ``name:shape:dtype`` to state what the model leaves open. A
+            selector of nodes means the tensors that enter them. None: the model's own inputs.
         outputs: Where it ends. A selector of nodes means the tensors that leave them. None: the model's own outputs
             (those that depend on ``inputs``).
         nodes: Instead of inputs and outputs: exactly these nodes, with whatever enters and leaves them.
@@ -149,7 +151,7 @@ def type_sources(feeds: Mapping[str, Value] | None = None) -> list[TypeSource]:
 
     def observed(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
         try:
-            values = feeds if feeds is not None else first_feeds(model)
+            values = feeds if feeds is not None else first_set(model).feeds
             found = backends.run_with_outputs(model, values, list(names), optimization="none")
         except (ExecutionError, FeedsError, UnsupportedError):
             return {}  # drawn values need not fit the model; what is unknown stays so, and is reported
@@ -182,6 +184,8 @@ def record(
 ) -> Feeds:
     """Returns the real values at a piece's inputs and outputs, computed by running the whole model.
 
+    The outputs of a lifted body are what it computes by itself from its recorded inputs.
+
     Args:
         source: The whole model.
         piece: A piece of it.
@@ -190,18 +194,55 @@ def record(
 
     Raises:
         ExecutionError: The run failed.
-        UnsupportedError: A boundary tensor lies inside a body.
+        UnsupportedError: An input of a lifted body or function is no tensor of the main graph.
     """
     model, _ = open_model(source, allow_outside=allow_outside, inline=False)
     index = GraphIndex(model.proto)
-    names = [boundary.name for boundary in (*piece.inputs, *(() if piece.cut.scope else piece.outputs))]
-    inner = [name for name in names if not index.main.defines(name)]
-    if inner:
+    inputs = [boundary.name for boundary in piece.inputs]
+    if not piece.cut.scope:
+        names = [*inputs, *(boundary.name for boundary in piece.outputs)]
+        return backends.run_with_outputs(model, dict(feeds), names, optimization="none")
+    _require_recordable(index.scope_paths[piece.cut.scope], inputs)
+    values = backends.run_with_outputs(model, dict(feeds), inputs, optimization="none") if inputs else {}
+    session = backends.open_session(piece.model, options=backends.Options("none"))
+    return values | session.run(values)
+
+
+def _require_recordable(scope: Scope, inputs: Sequence[str]) -> None:
+    """Raises UnsupportedError unless all these inputs of a body are tensors of the main graph: then they have values.
+
+    The names alone do not tell: a function may call an input of its own as some tensor of the main graph is called.
+    """
+    if scope.is_function:
         raise UnsupportedError(
-            f"{inner[0]!r} lies inside {piece.cut.scope or 'a body'} and has no value of its own in a run of the model",
-            hint="Only a body whose inputs are tensors of the main graph can be recorded.",
+            f"the inputs of {scope.path} have other values at each call of that function, so they cannot be recorded",
+            hint="Record around one call: --inline-functions, with --inputs and --outputs.",
         )
-    return backends.run_with_outputs(model, dict(feeds), names, optimization="none")
+    for name in inputs:
+        holder = scope
+        while holder.parent is not None and not holder.defines(name):
+            holder = holder.parent
+        if holder.path:
+            owner = holder.parent.label(holder.owner) if holder is scope and holder.parent else ""
+            why = f"has another value in each run of {owner}" if owner else f"has no value outside {holder.path}"
+            raise UnsupportedError(
+                f"input {name!r} of {scope.path} {why}, so it cannot be recorded",
+                hint="Only a body whose inputs are all tensors of the main graph can be recorded.",
+            )
+
+
+def _branch_notes(model: Model, piece: Piece, feeds: Mapping[str, Value]) -> tuple[str, ...]:
+    """Returns a note where a lifted branch is not the one that the model takes on these inputs."""
+    index = GraphIndex(model.proto)
+    scope = index.scope_paths[piece.cut.scope]
+    node = index.main.nodes[scope.owner] if scope.parent is index.main else None
+    if node is None or node.op_type != "If" or node.domain not in ("", "ai.onnx"):
+        return ()
+    (condition,) = backends.run_with_outputs(model, dict(feeds), [node.input[0]], optimization="none").values()
+    taken = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
+    if taken == scope.body_name:
+        return ()
+    return (f"on these inputs the model does not take {scope.path}; the recorded outputs are what it would compute",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +254,14 @@ class Extracted:
         saved: The written files; None for a dry run.
         feeds: The file with the recorded values of the piece's inputs, or None.
         expected: The file with those of its outputs, or None.
+        choices: What was decided about drawn inputs of the whole model without being told.
     """
 
     piece: Piece
     saved: Saved | None
     feeds: Path | None = None
     expected: Path | None = None
+    choices: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -264,26 +307,48 @@ def extract_file(
         BenchError: As for ``extract``, ``record`` and ``onnxbench.writer.save``.
     """
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    values = first_feeds(model, feeds) if tells_more(feeds) or save_feeds is not None else None
+    feeds_path, expected_path = _value_files(model, feeds, save_feeds, out)
+    first = first_set(model, feeds) if tells_more(feeds) or save_feeds is not None else FeedSet({})
+    values = first.feeds or None
     piece = extract(
         model, inputs, outputs, nodes=nodes, body=body, auto_inputs=auto_inputs, keep_unused=keep_unused,
         inline=inline, feeds=values,
     )  # fmt: skip
     if out is None:
-        return Extracted(piece, None)
+        return Extracted(piece, None, choices=first.choices)
     recorded = None
-    if save_feeds is not None and values is not None:
-        recorded = record(inline_functions(model)[0] if inline else model, piece, values)
+    if save_feeds is not None:
+        whole = inline_functions(model)[0] if inline else model
+        with choices_explained(first.choices):
+            recorded = record(whole, piece, first.feeds)
+            if piece.cut.scope:
+                piece = replace(piece, notes=(*piece.notes, *_branch_notes(whole, piece, first.feeds)))
     saved = save(piece.model, out, options=options)
-    if recorded is None or save_feeds is None:
-        return Extracted(piece, saved)
-    feeds_path = Path(save_feeds)
-    expected_path = feeds_path.with_name(f"{feeds_path.stem}_outputs.npz")
+    if recorded is None:
+        return Extracted(piece, saved, choices=first.choices)
     captures.save(feeds_path, {b.name: recorded[b.name] for b in piece.inputs})
-    ends = {b.name: recorded[b.name] for b in piece.outputs if b.name in recorded}
-    if ends:
-        captures.save(expected_path, ends)
-    return Extracted(piece, saved, feeds_path, expected_path if ends else None)
+    captures.save(expected_path, {b.name: recorded[b.name] for b in piece.outputs})
+    return Extracted(piece, saved, feeds_path, expected_path, first.choices)
+
+
+def _value_files(
+    model: Model,
+    feeds: FeedOptions | None,
+    save_feeds: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str] | None,
+) -> tuple[Path, Path]:
+    """Returns the files for the values at a piece's inputs and outputs, after a look whether they can be written."""
+    inputs = Path(save_feeds or "")
+    outputs = inputs.with_name(f"{inputs.stem}_outputs.npz") if inputs.name else inputs
+    if save_feeds is not None:
+        if inputs.suffix.lower() != ".npz":
+            raise UsageError(f"{os.fspath(save_feeds)!r}: values are saved as .npz", hint="Name it so: values.npz")
+        if not inputs.parent.is_dir():
+            raise OutputError(f"there is no folder {inputs.parent}", hint="Make it first.")
+        if inputs.is_dir() or outputs.is_dir():
+            raise OutputError(f"{inputs if inputs.is_dir() else outputs} is a folder")
+        refuse_to_overwrite(model, feeds.sources if feeds else (), inputs, outputs, out)
+    return inputs, outputs
 
 
 def expose_file(
@@ -299,27 +364,15 @@ def expose_file(
 ) -> Extracted:
     """Writes a model with further outputs (see ``expose``); ``out`` None writes nothing."""
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    values = first_feeds(model, feeds) if tells_more(feeds) else None
-    piece = expose(model, outputs, exclude=exclude, inline=inline, feeds=values)
-    return Extracted(piece, None if out is None else save(piece.model, out, options=options))
+    first = first_set(model, feeds) if tells_more(feeds) else FeedSet({})
+    piece = expose(model, outputs, exclude=exclude, inline=inline, feeds=first.feeds or None)
+    saved = None if out is None else save(piece.model, out, options=options)
+    return Extracted(piece, saved, choices=first.choices)
 
 
 def tells_more(feeds: FeedOptions | None) -> bool:
     """Tells whether the user said something of the inputs, so that a run of the model is worth its time."""
     return feeds is not None and bool(feeds.sources or feeds.shapes or feeds.dims)
-
-
-def first_feeds(model: Model, options: FeedOptions | None = None) -> Feeds:
-    """Returns one set of inputs for a model: the first that the data holds, or drawn values.
-
-    Raises:
-        FeedsError: They do not fit the model, or cannot be drawn.
-        NotFoundError: There is no such file.
-    """
-    first = next(feed_sets(model, options), None)
-    if first is None:
-        raise FeedsError("the data holds no set of inputs")
-    return first.feeds
 
 
 def open_model(
@@ -385,6 +438,14 @@ def _typed_word(index: GraphIndex, word: str) -> TensorSpec | None:
                 return None
     try:
         specs = parse_tensor_specs([word], set(index.main.tensor_names()), what="tensor")
+    except UsageError:  # the tensor is there, and what follows is no type: x:[0-9] may still be a pattern
+        try:
+            select.select(index, word)
+        except NotFoundError:
+            pass
+        else:
+            return None
+        raise
     except BenchError:
         return None
     return specs[0] if len(specs) == 1 else None
@@ -430,12 +491,17 @@ def _outputs_behind(scope: Scope, starts: Sequence[str]) -> list[str]:
 
 
 def complete_types(types: dict[str, TypeProto], finder: TypeFinder, scope: Scope) -> None:
-    """Fills in what a stated type leaves open (``x:auto:float16``, ``x:[1,3]``) from what is known.
+    """Fills in what a stated type leaves open (``x:auto:float16``, ``x:[1,3]``, ``x:[?,3]``) from what is known.
+
+    A size may be stated where the model leaves one open. Where it has a fixed size, a piece computes with that one, so
+    another size, or a symbol, would be a promise that the piece does not keep.
 
     Raises:
-        UsageError: The tensor is known to have another element type.
+        UsageError: The tensor is known to have another element type or shape.
         UnsupportedError: Its element type is neither stated nor known.
     """
+    if types:
+        finder.verify(types)
     known = finder.find(scope, types) if types else {}
     for name, value in types.items():
         tensor = value.tensor_type
@@ -445,6 +511,8 @@ def complete_types(types: dict[str, TypeProto], finder: TypeFinder, scope: Scope
                     f"the element type of {name!r} is not known", hint=f"Give it: '{name}:auto:float32'."
                 )
             continue
+        if known[name].WhichOneof("value") != "tensor_type":
+            raise UsageError(f"{name!r} is {format_type(known[name])}; shapes and types are stated of tensors only")
         real = known[name].tensor_type
         if tensor.elem_type and tensor.elem_type != real.elem_type:
             raise UsageError(
@@ -452,9 +520,22 @@ def complete_types(types: dict[str, TypeProto], finder: TypeFinder, scope: Scope
                 hint="A cut converts nothing; a type is stated only where the model leaves it unknown.",
             )
         tensor.elem_type = real.elem_type
-        if not _has_shape(value) and _has_shape(known[name]):
+        stated, fixed = tensor_shape(value), tensor_shape(known[name])
+        if fixed is not None and stated is None:
             tensor.shape.CopyFrom(real.shape)
+        elif fixed is not None and stated is not None:
+            _require_same_shape(name, stated, fixed)
+            for dim, size in zip(tensor.shape.dim, fixed, strict=True):
+                if isinstance(size, int):
+                    dim.dim_value = size
 
 
-def _has_shape(value: TypeProto) -> bool:
-    return tensor_shape(value) is not None
+def _require_same_shape(name: str, stated: Sequence[Dim], known: Sequence[Dim]) -> None:
+    """Raises UsageError when a stated shape cannot be that of a tensor."""
+    shapes = f"{name!r} is stated to be {format_shape(stated)}, and in the model it is {format_shape(known)}"
+    hint = "A cut keeps the sizes that the model fixes; a size is stated only where the model leaves one open."
+    if len(stated) != len(known):
+        raise UsageError(f"{shapes}: another number of dimensions", hint=hint)
+    for axis, (mine, theirs) in enumerate(zip(stated, known, strict=True)):
+        if isinstance(theirs, int) and mine is not None and mine != theirs:
+            raise UsageError(f"{shapes}: dimension {axis} is {theirs}, not {mine}", hint=hint)

@@ -280,6 +280,38 @@ def call_metadata(
     return made
 
 
+def take_scope(node: NodeProto, call: NodeProto) -> None:
+    """Makes a node of a function that several modules share tell of the module whose call it comes from.
+
+    Its TorchScript-style name is relative to the module there, and its metadata tells of the first of these modules.
+    A node that tells of neither, or of other classes than the call does, stays as it is.
+
+    Args:
+        node: A node of the function; it is changed.
+        call: The call of the function.
+    """
+    spelled, own = _spelled_path(call), _spelled_path(node)
+    if spelled and own is not None and node.name and not f"{own}/".startswith(f"{spelled}/"):
+        node.name = spelled + node.name
+    said, told = ({e.key: e for e in each.metadata_props if isinstance(e.value, str)} for each in (node, call))
+    if not all(key in each for key in (NAME_SCOPES, CLASS_HIERARCHY) for each in (said, told)):
+        return
+    scopes, wanted = _literal_list(said[NAME_SCOPES].value), _literal_list(told[NAME_SCOPES].value)[:-1]
+    classes, known = _literal_list(said[CLASS_HIERARCHY].value), _literal_list(told[CLASS_HIERARCHY].value)[:-1]
+    depth = len(wanted)
+    if not depth or len(scopes) <= depth or classes[: len(known)] != known or scopes[:depth] == wanted:
+        return
+    before, after = scopes[depth - 1], wanted[-1]
+    moved = [after + each[len(before) :] if each.startswith(f"{before}.") else each for each in scopes[depth:]]
+    said[NAME_SCOPES].value = repr([*wanted, *moved])
+    if NAMESPACE in said:
+        parts = said[NAMESPACE].value.split("/")
+        for number, scope in enumerate([*wanted, *moved][: len(parts)]):
+            _, colon, rest = parts[number].partition(": ")
+            parts[number] = f"{scope}{colon}{rest}"
+        said[NAMESPACE].value = "/".join(parts)
+
+
 def _common(lists: Collection[list[str]]) -> list[str]:
     """Returns the longest list that all of these begin with."""
     if not lists:

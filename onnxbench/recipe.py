@@ -513,7 +513,9 @@ def json_schema() -> dict[str, Any]:
         mapping = {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
         forms: list[dict[str, Any]] = [mapping]
         if kind.spelling:
-            forms.append({"type": "string", "description": kind.spelling})
+            forms.append({"type": ["string", "number", "boolean"], "description": kind.spelling})
+        if fields:
+            forms.append({"type": "array", "description": next(iter(fields))})
         if not required:
             forms.append({"type": "null"})
         steps.append(

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxbench import backends, select
-from onnxbench.captures import Capture, CaptureWriter, Port, Value, check_feeds, input_ports, load
+from onnxbench.captures import Capture, CaptureWriter, Port, Value, check_feeds, input_ports
 from onnxbench.cut import require_main
+from onnxbench.datafiles import load
 from onnxbench.drift import BITWISE, DriftReport, Gathered, TensorDrift, TensorStats, Tolerance, compare_values
 from onnxbench.errors import (
     ExecutionError,
@@ -30,7 +31,7 @@ from onnxbench.errors import (
     UsageError,
     did_you_mean,
 )
-from onnxbench.feeding import FeedOptions, FeedSet, feed_sets
+from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, feed_sets, refuse_to_overwrite
 from onnxbench.graph import GraphIndex
 from onnxbench.model import Model
 from onnxbench.model import load as load_model
@@ -86,7 +87,8 @@ class RunResult:
         latency: The latency table, if one was asked for.
         drift: The comparison with expected values, if there were any.
         nonfinite: Where NaN or infinite values come from, if there are any.
-        searched: Whether the whole graph was searched for them.
+        searched: Whether the whole graph was searched for them, as asked.
+        validated: Whether the outputs had to be finite.
         saved: Files that were written.
         values: The outputs of each set, if they were to be kept.
     """
@@ -105,18 +107,26 @@ class RunResult:
     drift: DriftReport | None
     nonfinite: NonFinite | None
     searched: bool
+    validated: bool
     saved: tuple[Path, ...]
     values: tuple[dict[str, Value], ...] = ()
 
     @property
+    def nonfinite_outputs(self) -> tuple[str, ...]:
+        """The outputs (or tensors asked for) that hold NaN or infinite values."""
+        return tuple(stats.name for stats in self.outputs if not stats.finite)
+
+    @property
     def passed(self) -> bool:
         """Whether nothing that was asked about is wrong: no drift, and no NaN where they were looked for."""
-        return (self.drift is None or self.drift.passed) and not (self.searched and self.nonfinite is not None)
+        found = (self.searched and self.nonfinite is not None) or (self.validated and bool(self.nonfinite_outputs))
+        return not found and (self.drift is None or self.drift.passed)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the result as plain values, without the tensors."""
         names = [name for name in self.__slots__ if name != "values"]
-        return {"passed": self.passed} | {name: getattr(self, name) for name in names}
+        judged = {"passed": self.passed, "nonfinite_outputs": self.nonfinite_outputs}
+        return judged | {name: getattr(self, name) for name in names}
 
 
 def run(
@@ -131,6 +141,7 @@ def run(
     rtol: Sequence[str] | float = (),
     bitwise: bool = False,
     find_nan: bool | None = None,
+    validate: bool = False,
     bench: int = 0,
     warmup: int = 5,
     save: str | os.PathLike[str] | None = None,
@@ -156,6 +167,7 @@ def run(
         rtol: Relative tolerance, likewise.
         bitwise: Every bit must agree.
         find_nan: Search the whole graph for the first NaN or infinity. None: only if an output has one.
+        validate: The run fails if an output (or tensor asked for) has a NaN or infinity, whatever the tolerances.
         bench: Time this many runs of the model with its own outputs on the first set of inputs.
         warmup: Runs before the timed ones.
         save: Save the values: a ``.npz`` file, or for several sets a folder, with a file each.
@@ -169,15 +181,18 @@ def run(
         NotFoundError: A selector matches nothing, or there is no such file.
         ExecutionError: The run failed.
         OutputError: A file could not be written.
+        UsageError: Something would be ignored: a tolerance without expected values, threads of the reference evaluator.
     """
+    _refuse_ignored(expect, atol, rtol, bitwise, backend, options)
     model = source if isinstance(source, Model) else load_model(source, allow_outside=allow_outside)
     index = GraphIndex(model.proto)
     chosen, notes = _settled(options or backends.Options("auto"), index, timed=bool(bench))
+    tolerances = _Tolerances(index, atol, rtol, bitwise=bitwise)
     expected = _Expected(model, expect) if expect else None
     names = _with_expected(index, _chosen_names(index, outputs), expected)
-    tolerances = _Tolerances(index, atol, rtol, bitwise=bitwise)
     sets = _Sets(_feed_sets(model, feeds, index))
-    _refuse_to_overwrite(model, feeds, expect, save, save_inputs, chosen.profile)
+    words = [*(feeds.sources if isinstance(feeds, FeedOptions) else ()), *(expect if isinstance(expect, list) else ())]
+    refuse_to_overwrite(model, words, save, save_inputs, chosen.profile)
     runner = _Runner(model, names, backend, chosen, max_bytes)
     with (
         _Files(save, several=sets.several) as values_out,
@@ -215,9 +230,32 @@ def run(
         drift=None if expected is None else DriftReport(tuple(watch.drifts), tuple(watch.missing)),
         nonfinite=nonfinite,
         searched=bool(find_nan),
+        validated=validate,
         saved=(*values_out.written, *inputs_out.written),
         values=tuple(watch.values),
     )
+
+
+def _refuse_ignored(
+    expect: Sequence[str] | Mapping[str, Value],
+    atol: Sequence[str] | float,
+    rtol: Sequence[str] | float,
+    bitwise: bool,
+    backend: str,
+    options: backends.Options | None,
+) -> None:
+    """Raises UsageError for what would be ignored without a word."""
+    tolerances = [word for word, given in (("atol", atol != ()), ("rtol", rtol != ())) if given]
+    if bitwise and tolerances:
+        raise UsageError(f"bitwise and {tolerances[0]} contradict each other")
+    if not expect and (bitwise or tolerances):
+        raise UsageError(f"{'bitwise' if bitwise else tolerances[0]} means nothing without expected values")
+    if options is None or backends.backend(backend).name != "reference":
+        return
+    plain = backends.Options()
+    for name in ("providers", "threads", "libraries", "profile"):
+        if getattr(options, name) != getattr(plain, name):
+            raise UsageError(f"the reference evaluator has no {name}; they are for the backend ort")
 
 
 def _settled(options: backends.Options, index: GraphIndex, *, timed: bool) -> tuple[backends.Options, tuple[str, ...]]:
@@ -331,13 +369,8 @@ class _Watch:
 
 def _explained(stream: Iterator[tuple[str, Value]], feed_set: FeedSet) -> Iterator[tuple[str, Value]]:
     """Passes a stream on; a failure while running on drawn inputs says what was drawn."""
-    try:
+    with choices_explained(feed_set.choices):
         yield from stream
-    except ExecutionError as error:
-        if feed_set.choices:
-            error.details = (*error.details, "The inputs were drawn, and this was chosen:", *feed_set.choices)
-            error.hint = error.hint or "If that does not suit the model, say otherwise: --shape, --dim, --val-range."
-        raise
 
 
 # ---------------------------------------------------------------- what to look at, and on what
@@ -520,21 +553,6 @@ class _Files:
         finally:
             if self._staging is not None:
                 shutil.rmtree(self._staging, ignore_errors=True)
-
-
-def _refuse_to_overwrite(model: Model, feeds: object, expect: object, *targets: str | os.PathLike[str] | None) -> None:
-    """Raises when a file to be written is one that is read."""
-    words = [*(feeds.sources if isinstance(feeds, FeedOptions) else ()), *(expect if isinstance(expect, list) else ())]
-    read = {Path(word).resolve() for word in words} | {model.origin} | set(model.sources)
-    read |= {Path(word.partition(sign)[2]).resolve() for word in words for sign in ":=" if sign in word}
-    seen: set[Path] = set()
-    for target in targets:
-        if target is None:
-            continue
-        place = Path(target).resolve()
-        if place in read or place in seen:
-            raise UsageError(f"{target} is {'to be written twice' if place in seen else 'an input'}; name another file")
-        seen.add(place)
 
 
 def _bench(

@@ -48,7 +48,7 @@ def find_schema(domain: str, op_type: str, version: int) -> OpSchema | None:
 
     try:
         return defs.get_schema(op_type, version, plain_domain(domain))
-    except defs.SchemaError:
+    except (defs.SchemaError, TypeError):  # no such operator, or a version of more than 31 bits
         return None
 
 

@@ -159,7 +159,7 @@ def parse_dims(texts: Sequence[str]) -> dict[str, int]:
             symbol, sign, number = part.rpartition("=") if "=" in part else part.rpartition(":")
             if not (sign and symbol.strip() and number.strip().isascii() and number.strip().isdigit()):
                 raise UsageError(f"{part!r} does not give a dimension a size", hint="Write it as batch=4.")
-            if sizes.setdefault(symbol.strip(), int(number)) != int(number):
+            if sizes.setdefault(symbol.strip(), _size(number.strip())) != _size(number.strip()):
                 raise UsageError(f"dimension {symbol.strip()!r} is given two sizes")
     return sizes
 
@@ -356,12 +356,19 @@ def _dims(pieces: Sequence[str]) -> tuple[Dim, ...] | None:
         if dim in _UNKNOWN_DIMS:
             dims.append(None)
         elif dim.isascii() and dim.isdigit():
-            dims.append(int(dim))
+            dims.append(_size(dim))
         elif not dim or dim[0] in "-+." or _is_number(dim) or any(char in dim for char in "[]"):
             return None
         else:
             dims.append(dim)
     return tuple(dims)
+
+
+def _size(text: str) -> int:
+    """Returns a size; protobuf holds no more than 63 bits of it."""
+    if len(text) > 19 or int(text) > (1 << 63) - 1:
+        raise UsageError(f"{text[:40]} is too large for the size of a dimension")
+    return int(text)
 
 
 def _is_dim(text: str) -> bool:

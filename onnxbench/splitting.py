@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +16,16 @@ from onnxbench import select
 from onnxbench.captures import Value
 from onnxbench.cut import Boundary, Piece, assemble, require_main
 from onnxbench.errors import OutputError, UsageError
-from onnxbench.feeding import FeedOptions
+from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set
 from onnxbench.graph import GraphIndex
 from onnxbench.inference import TypeFinder
 from onnxbench.model import Model
 from onnxbench.partition import Partition, split_at, split_parts, split_scopes, split_weights
-from onnxbench.pieces import first_feeds, open_model, tells_more, type_sources
+from onnxbench.pieces import open_model, tells_more, type_sources
 from onnxbench.proof import Proof
 from onnxbench.proof import prove as prove_split
 from onnxbench.specs import parse_size
+from onnxbench.staging import staging_folder
 from onnxbench.version import SCHEMA_VERSION
 from onnxbench.weights import tensor_bytes, tensors
 from onnxbench.writer import SaveOptions, save
@@ -65,6 +64,7 @@ class Split:
         shared_nodes: Constant nodes that more than one piece has a copy of.
         dead_nodes: Nodes that lead to no output and are in no piece.
         notes: What a user should know.
+        choices: What was decided about drawn inputs of the whole model without being told.
     """
 
     manifest: Path
@@ -72,6 +72,7 @@ class Split:
     shared_nodes: int
     dead_nodes: int
     notes: tuple[str, ...]
+    choices: tuple[str, ...] = ()
 
 
 def partition(
@@ -180,13 +181,17 @@ def split_file(
         BenchError: As for ``split`` and ``onnxbench.proof.prove``.
     """
     model, _ = open_model(source, allow_outside=allow_outside, inline=inline)
-    values = first_feeds(model, feeds) if prove or tells_more(feeds) else None
+    first = first_set(model, feeds) if prove or tells_more(feeds) else FeedSet({})
     limit = parse_size(max_weights) if isinstance(max_weights, str) else max_weights
     done = split(
         model, folder, at=at, parts=parts, max_weights=limit, by_scopes=by_scopes,
-        feeds=values if tells_more(feeds) else None, options=options,
+        feeds=first.feeds if tells_more(feeds) else None, options=options,
     )  # fmt: skip
-    return done, prove_split(done.manifest, model, values) if prove and values is not None else None
+    done = replace(done, choices=first.choices)
+    if not prove:
+        return done, None
+    with choices_explained(first.choices):
+        return done, prove_split(done.manifest, model, first.feeds)
 
 
 def _file_name(base: str, number: int, name: str, count: int) -> str:
@@ -211,30 +216,25 @@ def _write_split(
     if not folder.parent.is_dir():
         raise OutputError(f"there is no folder {folder.parent}", hint="Make it first.")
     _refuse_sources(model, folder, [file for file, _, _ in made])
+    manifest = yaml.safe_dump(_manifest(model, index, plan, made), sort_keys=False, allow_unicode=True)
     try:
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}.", suffix=".part", dir=folder.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder.parent}: {error.strerror}") from None
-    try:
-        home = replace(options, home=folder)
-        saved = [save(piece.model, staging / file, options=home) for file, _, piece in made]
-        manifest = _manifest(model, index, plan, made)
-        (staging / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        folder.mkdir(exist_ok=True)
-        stale = _files_of(folder / MANIFEST)
-        for written in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST):
-            os.replace(written, folder / written.name)
-            stale.discard(written.name)
-        for name in stale:  # pieces of an earlier split that the new manifest does not know
-            (folder / name).unlink(missing_ok=True)
+        with staging_folder(folder) as staging:
+            home = replace(options, home=folder)
+            saved = [save(piece.model, staging / file, options=home) for file, _, piece in made]
+            (staging / MANIFEST).write_text(manifest, encoding="utf-8")
+            folder.mkdir(exist_ok=True)
+            stale = _files_of(folder / MANIFEST)
+            for written in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST):
+                os.replace(written, folder / written.name)
+                stale.discard(written.name)
+            for name in stale:  # pieces of an earlier split that the new manifest does not know
+                (folder / name).unlink(missing_ok=True)
     except BaseException as error:
         if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         if isinstance(error, OSError):
             raise OutputError(f"cannot write {folder}: {error.strerror or error}") from None
         raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     pieces = tuple(
         WrittenPiece(folder / file, name, len(piece.cut.nodes), weight, piece.inputs, piece.outputs)
         for (file, name, piece), weight in zip(made, (_weight_bytes(piece) for _, _, piece in made), strict=True)

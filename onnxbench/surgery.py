@@ -25,11 +25,11 @@ from onnxbench.conformity import Located, find_flaws
 from onnxbench.draft import Change, Draft
 from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
 from onnxbench.errors import BenchError, ExecutionError, GuardError, ModelError, NotFoundError, RefusedResultError
-from onnxbench.feeding import FeedOptions
+from onnxbench.feeding import FeedOptions, FeedSet, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, sort_nodes, topological_order
 from onnxbench.model import Model, load
 from onnxbench.operations import Operation
-from onnxbench.pieces import first_feeds, type_sources
+from onnxbench.pieces import type_sources
 from onnxbench.recipe import Recipe, Step, load_recipe
 from onnxbench.reversal import save_patch, undo
 from onnxbench.validity import find_complaints, make_valid
@@ -86,6 +86,7 @@ class Edited:
         steps: What each step did.
         digest: The digest of the recipe.
         repairs: What had to be mended, of the model as it was or of the result.
+        choices: What was decided about drawn inputs without being told.
         saving: How a step wants the model to be saved; None if none says so.
     """
 
@@ -93,6 +94,7 @@ class Edited:
     steps: tuple[DoneStep, ...]
     digest: str
     repairs: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     saving: SaveOptions | None = None
 
     @property
@@ -107,7 +109,13 @@ class Edited:
 
     def to_json(self) -> dict[str, Any]:
         """The edit as JSON values."""
-        return {"digest": self.digest, "passed": self.passed, "steps": self.steps, "repairs": self.repairs}
+        return {
+            "digest": self.digest,
+            "passed": self.passed,
+            "steps": self.steps,
+            "repairs": self.repairs,
+            "choices": self.choices,
+        }
 
 
 Approve = Callable[[Step, Sequence[Change]], bool]
@@ -287,7 +295,9 @@ class _Edit:
                 known.value = f"{known.value} {digest}"
         if not self._checked:
             self._repairs += make_valid(proto, complete=draft.model.with_small_weights)
-        return Edited(draft.model, tuple(self._done), digest, tuple(dict.fromkeys(self._repairs)), draft.saving)
+        choices = self._verifier.choices if self._verifier is not None else ()
+        repairs = tuple(dict.fromkeys(self._repairs))
+        return Edited(draft.model, tuple(self._done), digest, repairs, choices, draft.saving)
 
 
 def _refusal(model: Model, complaints: Sequence[str]) -> RefusedResultError:
@@ -354,7 +364,9 @@ class _Verifier:
         self._origin = model
         self._setup = backends.Options("none", libraries=tuple(libraries))
         self._options = said if isinstance(said, FeedOptions) else FeedOptions()
-        self._given: dict[str, Value] = dict(said if isinstance(said, Mapping) else first_feeds(model, self._options))
+        first = FeedSet(dict(said)) if isinstance(said, Mapping) else first_set(model, self._options)
+        self._given: dict[str, Value] = dict(first.feeds)
+        self.choices = first.choices
         self.begin()
 
     def begin(self) -> None:
@@ -463,7 +475,7 @@ def _fitting(
     resized = [port.name for port in ports if port.name in found and not _fits(port, found[port.name])]
     missing = [port.name for port in ports if port.required and port.name not in found]
     if resized or missing:
-        drawn = first_feeds(model, FeedOptions(ranges=options.ranges, seed=options.seed) if options else None)
+        drawn = first_set(model, FeedOptions(ranges=options.ranges, seed=options.seed) if options else None).feeds
         found.update((name, drawn[name]) for name in (drawn if resized else missing))
     if missing and notes is not None:
         notes.append(f"new inputs got drawn values: {', '.join(map(repr, missing))}")
@@ -544,6 +556,7 @@ def edit_file(
     """
     whole = _as_recipe(recipe, variables)
     model = load(source, allow_outside=allow_outside)
+    refuse_to_overwrite(model, (), out, save_recipe, save_undo)
     edited = edit(
         model, whole, verify=verify, approve=approve, libraries=libraries, stamp=stamp, allow_outside=allow_outside
     )  # fmt: skip

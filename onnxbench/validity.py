@@ -83,16 +83,19 @@ def checker_complaints(proto: ModelProto) -> list[str]:
 
     with tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
         standin = Path(folder) / "model.onnx"
-        checked = slim(proto, place=standin.name)
-        rankless = [info for info in (*checked.graph.input, *checked.graph.output) if _is_rankless(info)]
-        in_two_steps = bool(rankless) or len(checked.graph.sparse_initializer) > 0
+        structure = slim(proto, place=standin.name)
+        rankless = any(map(_is_rankless, (*proto.graph.input, *proto.graph.output)))
+        in_two_steps = rankless or len(proto.graph.sparse_initializer) > 0
         inference = type(proto)()
         if in_two_steps:
+            checked = type(proto).FromString(structure)
             inference.CopyFrom(checked)
             _make_sparse_inputs(inference.graph)
-            for info in rankless:
-                info.type.tensor_type.shape.SetInParent()
-        standin.write_bytes(checked.SerializeToString())
+            for info in (*checked.graph.input, *checked.graph.output):
+                if _is_rankless(info):
+                    info.type.tensor_type.shape.SetInParent()
+            structure = checked.SerializeToString()
+        standin.write_bytes(structure)
         try:
             onnx.checker.check_model(os.fspath(standin), full_check=not in_two_steps)
             if in_two_steps:
@@ -158,12 +161,16 @@ def _opset_complaints(proto: ModelProto) -> Iterable[str]:
 
 
 def _graph_output_complaints(graph: GraphProto) -> Iterable[str]:
-    defined = {name for node in graph.node for name in node.output}
-    defined.update(info.name for info in graph.input)
-    defined.update(tensor.name for tensor in graph.initializer)
-    defined.update(tensor.values.name for tensor in graph.sparse_initializer)
+    missing = {info.name for info in graph.output}
+    missing.difference_update(info.name for info in graph.input)
+    missing.difference_update(tensor.name for tensor in graph.initializer)
+    missing.difference_update(tensor.values.name for tensor in graph.sparse_initializer)
+    for node in reversed(graph.node):  # what makes an output is mostly near the end
+        if not missing:
+            return
+        missing.difference_update(node.output)
     for info in graph.output:
-        if info.name not in defined:
+        if info.name in missing:
             yield f"graph output {info.name!r} is made by no node"
 
 
@@ -194,8 +201,8 @@ def _node_complaints(
     names: list[str] = []
     while pending:
         for node in pending.pop():
-            names += node.output
-            for attribute in node.attribute:
+            names += node.output[:]
+            for attribute in node.attribute or ():
                 kind = attribute.type
                 if attribute.ref_attr_name and attribute.ref_attr_name not in given:
                     yield (

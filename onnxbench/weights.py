@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 OUTSIDE_MARK = b"\x70\x01"
 """Field 14 of a TensorProto, ``data_location``, with the value 1: these bytes are wherever a tensor lies outside."""
-COPY_BLOCK = 64 << 20
+COPY_BLOCK = 16 << 20
 DATA_FIELDS = (
     "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "raw_data", "external_data",
     "data_location",
@@ -200,7 +201,8 @@ def resolve(
 def copy_range(source: ByteRange, out: BinaryIO, advance: Callable[[int], None] = lambda amount: None) -> None:
     """Copies a byte range to the current position of ``out`` without holding more than a block of it.
 
-    The kernel copies where it can (``copy_file_range``), so that the bytes do not pass through Python.
+    The kernel copies where it can (``copy_file_range``), so that the bytes do not pass through Python. Whoever writes
+    weights flushes them to the disk afterwards; each block starts on its way there while the next one is copied.
 
     Args:
         source: What to copy.
@@ -211,6 +213,7 @@ def copy_range(source: ByteRange, out: BinaryIO, advance: Callable[[int], None] 
         ExternalDataError: The file holds fewer bytes than the range.
     """
     out.flush()
+    start = out.tell()
     with open(source.file, "rb", buffering=0) as file:
         done = 0
         try:
@@ -219,6 +222,7 @@ def copy_range(source: ByteRange, out: BinaryIO, advance: Callable[[int], None] 
                 copied = os.copy_file_range(file.fileno(), out.fileno(), count, source.offset + done)
                 if copied == 0:
                     break
+                _start_flush(out, start + done, copied)
                 done += copied
                 advance(copied)
         except (AttributeError, OSError) as error:
@@ -226,14 +230,25 @@ def copy_range(source: ByteRange, out: BinaryIO, advance: Callable[[int], None] 
                 raise
         file.seek(source.offset + done)
         while done < source.length:
-            block = file.read(min(COPY_BLOCK >> 3, source.length - done))
+            block = file.read(min(COPY_BLOCK >> 1, source.length - done))
             if not block:
                 raise ExternalDataError(f"{source.file} ended {source.length - done:,} bytes too early while copying")
             out.write(block)
+            _start_flush(out, start + done, len(block))
             done += len(block)
             advance(len(block))
     out.flush()
     out.seek(0, os.SEEK_END)
+
+
+def _start_flush(out: BinaryIO, offset: int, length: int) -> None:
+    """Lets the kernel begin to write new bytes to the disk: Linux does so when told that nobody needs them soon.
+
+    Bytes that are not on the disk yet stay in the page cache all the same. What this does not do, a later flush does.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):
+            os.posix_fadvise(out.fileno(), offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def read_bytes(source: ByteRange) -> bytes:

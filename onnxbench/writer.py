@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from onnxbench.errors import BenchError, OutputError, UnsupportedError, UsageErr
 from onnxbench.graph import GraphIndex
 from onnxbench.model import SMALL_WEIGHT, TEXT_FORMATS, Model
 from onnxbench.progress import track
+from onnxbench.staging import BEFORE, staging_folder
 from onnxbench.validity import make_valid
 from onnxbench.wire import STUB_EXPLICIT, Splice, splice
 
@@ -115,6 +115,10 @@ def save(
     proto.CopyFrom(model.proto)
     repairs = [] if is_valid else make_valid(proto, complete=model.with_small_weights)
     text = TEXT_FORMATS.get(Path(path).suffix.lower())
+    if options.share_weights and (options.external or options.per_tensor or options.location):
+        raise UsageError("weights are either shared with the input or written to external files, not both")
+    if options.per_tensor and options.location:
+        raise UsageError("weights go to one external file or to one per tensor, not both")
     if text and (options.external or options.share_weights):
         raise UsageError(f"{target.name} is a text form, which holds its weights itself")
     blobs, inline = ([], _outside(model, proto)) if text else _lay_out(model, proto, target, options)
@@ -164,7 +168,7 @@ def _publish(staging: Path, folder: Path, names: list[str]) -> None:
     if len(names) == 1:
         os.replace(staging / names[0], folder / names[0])
         return
-    before = staging / "before"
+    before = staging / BEFORE
     before.mkdir()
     try:
         for name in reversed(names):
@@ -284,7 +288,7 @@ class _Layout:
 
 def _outside(model: Model, proto: ModelProto) -> list[tuple[TensorProto, weights.ByteRange]]:
     found = []
-    for tensor in weights.tensors(proto) if weights.any_outside(proto) else ():
+    for tensor in weights.tensors(proto) if model.has_outside else ():
         if weights.is_outside(tensor):
             where = model.byte_range(tensor)
             assert where is not None
@@ -482,11 +486,8 @@ def _staging(target: Path) -> Iterator[Path]:
     """Gives a hidden folder beside the target, gone afterwards whatever happens."""
     if not target.parent.is_dir():
         raise OutputError(f"there is no folder {target.parent}", hint="Make it first.")
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent))
-    try:
+    with staging_folder(target) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush(out: BinaryIO) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -444,11 +447,48 @@ def test_tables_fit_a_terminal_and_are_whole_in_a_pipe(corpus, capsys, monkeypat
     assert shown.count("\n") >= piped.count("\n"), "no row is lost, and only prose is wrapped"
 
 
-def test_a_narrow_terminal_keeps_every_row(capsys, monkeypatch):
-    monkeypatch.setattr(_tables, "terminal_width", lambda: 60)
-    code, out, _ = run(capsys, "inspect", named("names_special").path, "--tensors")
-    assert code == 0
-    assert len(out.splitlines()) == 2 + len(list(GraphIndex(load(named("names_special").path).proto).tensors()))
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("view", ["--nodes", "--tensors", "--attrs"])
+def test_a_narrow_terminal_shows_every_name_whole(capsys, monkeypatch, width, view):
+    """Rows become blocks; put together again, their lines hold all that the table in a pipe holds."""
+    for name in ("names_special", "pytorch_dynamo_metadata", "residual", "nested_bodies"):
+        path = named(name).path
+        monkeypatch.setattr(_tables, "terminal_width", lambda: None)
+        code, piped, _ = run(capsys, "inspect", path, view)
+        assert code == 0
+        monkeypatch.setattr(_tables, "terminal_width", lambda: width)
+        code, shown, _ = run(capsys, "inspect", path, view)
+        assert code == 0
+        assert max(map(_tables._width, shown.splitlines())) <= width
+        assert "…" not in shown
+        whole = "".join(shown.split())
+        for line in piped.splitlines()[2:]:
+            for cell in re.split(r"  +", line):
+                assert "".join(cell.split()) in whole, cell
+
+
+def test_a_real_terminal_of_80_columns(tmp_path):
+    """Runs the command on a pseudo-terminal, as a person would."""
+    import pty
+
+    model = onnx.load(str(named("residual").path))
+    long = "tower_of_blocks/" * 4 + "the_end"
+    model.graph.node[0].name = long
+    onnx.save(model, tmp_path / "m.onnx")
+    leader, follower = pty.openpty()
+    words = [sys.executable, "-m", "onnxbench", "inspect", "m.onnx", "--nodes"]
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, cwd=tmp_path, stdout=follower, env=environment) as process:
+        os.close(follower)
+        shown = b""
+        with suppress(OSError):  # how Linux says that the other end is closed
+            while block := os.read(leader, 1 << 16):
+                shown += block
+    os.close(leader)
+    lines = shown.decode().splitlines()
+    assert process.returncode == 0
+    assert lines[0] == long
+    assert max(map(len, lines)) <= 80
 
 
 def test_control_characters_do_not_reach_the_terminal(capsys):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from engines import bits, ort_session, run_session
 from onnx import TensorProto, helper
 
 from onnxbench.cli import app
@@ -21,6 +22,7 @@ from onnxbench.cli._boundary import bounded
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "fixtures" / "models"
 WHOLE = MODELS / "whole_model.onnx"
+DYNAMIC = MODELS / "dynamic_batch.onnx"
 MANIFEST = json.loads((ROOT / "fixtures" / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
 EXIT_CODES = {"not-a-model": {2, 4, 5}, "invalid-graph": {4, 5, 8, 13}, "external-data": {6}}
 # Noticed only when the bytes are read (a checksum), or mended (a missing IR version).
@@ -108,6 +110,17 @@ def test_a_redundant_input_is_reported_and_dropped(run):
         (("extract", WHOLE, "out.onnx", "--outputs", "op:Konv"), 4, "'Conv'"),
         (("extract", WHOLE, "out.onnx", "--outputs", "(28"), 2, "')'"),
         (("extract", WHOLE, "out.onnx"), 2, "--outputs"),
+        (("extract", WHOLE, "out.onnx", "--inputs", "input.1:[1,3,10,10]:float32"), 2, "[1, 3, 10, 10], and in the "),
+        (("extract", WHOLE, "out.onnx", "--inputs", "input.1:[1,3,10,10]"), 2, "it is [1, 3, 20, 20]: dimension 2 is"),
+        (("extract", WHOLE, "out.onnx", "--inputs", "24:[N,3,12,12]", "27"), 2, "dimension 0 is 1, not N"),
+        (("extract", WHOLE, "out.onnx", "--outputs", "28:[1,3,10]"), 2, "another number of dimensions"),
+        (("expose", WHOLE, "out.onnx", "--outputs", "28:[1,3,10,11]"), 2, "dimension 3 is 10, not 11"),
+        (
+            ("extract", MODELS / "sequence_io.onnx", "out.onnx", "--inputs", "seq:[2]", "extra"),
+            2,
+            "sequence(float32[2])",
+        ),
+        (("run", WHOLE, "--shape", "[1,3,10,10]"), 10, "fixes dimension 2 at 20"),
         (("extract", WHOLE, WHOLE, "--outputs", "28"), 2, "never changed"),
         (("extract", WHOLE, "no/such/out.onnx", "--outputs", "28"), 7, "no folder"),
         (("extract", "no_such.onnx", "out.onnx", "--outputs", "28"), 4, "no file"),
@@ -121,6 +134,18 @@ def test_a_redundant_input_is_reported_and_dropped(run):
         (("expose", MODELS / "if_basic.onnx", "out.onnx", "--outputs", "if/then/t"), 13, "--lift if/then"),
         (("run", WHOLE, "--feeds", "no_such.npz"), 4, "no_such.npz"),
         (("check", ROOT / "fixtures"), 2, "folder"),
+        (("extract", DYNAMIC, "out.onnx", "--inputs", "image:[99999999999999999999,1,16,2]"), 2, "too large"),
+        (("extract", DYNAMIC, "out.onnx", "--inputs", "image:[-5,1,16,2]"), 2, "'[-5,1,16,2]' is neither a shape nor"),
+        (("extract", WHOLE, "out.onnx", "--outputs", "28", "--save-feeds", "f.txt"), 2, "saved as .npz"),
+        (("extract", WHOLE, "out.onnx", "--outputs", "28", "--save-feeds", "no/f.npz"), 7, "no folder no"),
+        (("extract", WHOLE, "f.npz", "--outputs", "28", "--save-feeds", "f.npz"), 2, "written twice"),
+        (("extract", WHOLE, "out.onnx", "--outputs", "28", "--save-feeds", WHOLE), 2, "saved as .npz"),
+        (("extract", WHOLE, "out.onnx", "--outputs", "28", "--external-data", ""), 2, "names no file"),
+        (("check", WHOLE, "-o", WHOLE), 2, "is an input; name another file"),
+        (("run", DYNAMIC, "--dim", "batch=99999999999999999999"), 2, "too large for the size of a dimension"),
+        (("run", DYNAMIC, "--dim", "batch=999999999"), 10, "not enough memory for input 'image'"),
+        (("run", DYNAMIC, "--shape", "image:[9223372036854775807,1,16,4]"), 10, "not enough memory"),
+        (("run", WHOLE, "--threads", "99999999999"), 2, "threads are too many"),
         (("explain", "OB000"), 4, "OB"),
         (("nonsense",), 2, "nonsense"),
     ],
@@ -160,7 +185,7 @@ def test_split_writes_the_four_submodels_of_the_tutorial_and_proves_them(run):
 
 def test_a_piece_that_is_not_the_model_fails_the_proof(run):
     from onnxbench import load
-    from onnxbench.pieces import first_feeds
+    from onnxbench.feeding import first_set
     from onnxbench.proof import prove
 
     assert run("split", WHOLE, "pieces", "--at", "23")[0] == 0
@@ -170,7 +195,7 @@ def test_a_piece_that_is_not_the_model_fails_the_proof(run):
     piece.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, piece.graph.initializer[0].name))
     onnx.save(piece, "pieces/whole_model_2.onnx")
     model = load(WHOLE)
-    proof = prove("pieces/manifest.yaml", model, first_feeds(model))
+    proof = prove("pieces/manifest.yaml", model, first_set(model).feeds)
     assert not proof.holds
     assert [tensor.name for tensor in proof.tensors if not tensor.exact] == ["31"]
 
@@ -224,3 +249,238 @@ def test_output_that_cannot_be_written_is_one_message():
         )
     assert done.returncode == 7
     assert "Traceback" not in done.stderr
+
+
+def test_what_was_drawn_is_said_where_a_command_runs_the_model(run):
+    model = MODELS / "dynamic_batch.onnx"
+    drawn = ["image: dimension 0 (batch) = 1", "image: dimension 3 (width) = 224"]
+    for words in (
+        ("run", model),
+        ("split", model, "pieces", "--parts", 2, "--prove"),
+        ("extract", model, "out.onnx", "--node", "op:Conv", "--save-feeds", "f.npz"),
+        ("expose", model, "seen.onnx", "--outputs", "op:Conv", "--seed", 3, "--dim", "batch=1"),
+    ):
+        said = drawn[1:] if "--dim" in words else drawn
+        code, _, err = run(*words)
+        assert (code, [line for line in err.splitlines() if "chosen" in line]) == (
+            0,
+            [f"onnxbench: chosen: {choice}" for choice in said],
+        )
+        assert "chosen" not in run(*words, "--quiet")[2]
+        result = json.loads(run(*words, "--json")[1])["result"]
+        assert result.get("split", result)["choices"] == said
+
+
+def test_a_run_that_fails_on_drawn_inputs_says_what_was_drawn(run):
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x, int64[K] s) => (float[A,B] z)'
+    onnx.save(onnx.parser.parse_model(text + " { a = Neg(x) y = Reshape(a, s) z = Abs(y) }"), "m.onnx")
+    for words in (
+        ("split", "m.onnx", "pieces", "--at", "a", "--prove"),
+        ("extract", "m.onnx", "out.onnx", "--inputs", "y", "--outputs", "z", "--save-feeds", "f.npz"),
+    ):
+        code, _, err = run(*words)
+        assert code == 9
+        assert "  x: dimension 0 (N) = 1\n" in err
+        assert "--val-range" in err
+
+
+def test_a_stated_shape_fills_what_the_model_leaves_open_and_keeps_what_it_fixes(run):
+    words = ("extract", MODELS / "dynamic_batch.onnx", "out.onnx", "--outputs", "output:*", "--inputs")
+    assert run(*words, "image:[4,?,16,w]")[0] == 0
+    graph = onnx.load("out.onnx").graph
+    assert [dim.dim_value or dim.dim_param for dim in graph.input[0].type.tensor_type.shape.dim] == [4, 1, 16, "w"]
+    wrong = MODELS / "value_info_wrong_shape.onnx"  # what its nodes make counts, not what it says of it
+    assert run("extract", wrong, "out.onnx", "--inputs", "b:[3]", "a")[0] == 0
+    assert run("extract", wrong, "out.onnx", "--inputs", "b:[4]", "a")[0] == 2
+
+
+@pytest.mark.parametrize("branch", ["then", "else"])
+def test_a_lifted_branch_is_saved_with_its_inputs_and_outputs(run, branch):
+    feeds = {"cond": np.array(branch == "then"), "x": np.array([-1, 0.5, 2], np.float32)}
+    np.savez("whole.npz", **feeds)
+    words = ("extract", MODELS / "if_basic.onnx", "out.onnx", "--lift", f"if/{branch}", "--save-feeds", "f.npz")
+    code, _, err = run(*words, "--feeds", "whole.npz")
+    assert (code, err) == (0, "")
+    assert run("run", "out.onnx", "--feeds", "f.npz", "--expect", "f_outputs.npz", "--bitwise")[0] == 0
+    (whole,) = run_session(ort_session(MODELS / "if_basic.onnx"), feeds, ["y"]).values()
+    assert bits(dict(np.load("f_outputs.npz"))["result"])[1:] == whole[1:]
+    feeds["cond"] = np.array(branch != "then")
+    np.savez("whole.npz", **feeds)
+    assert f"does not take if/{branch}" in run(*words, "--feeds", "whole.npz")[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("loop_count", "loop/body", "input 'i' of loop/body has another value in each run of loop"),
+        ("function_value_info", "local::Scale", "other values at each call of that function"),
+        ("nested_bodies", "outer_if/then/loop/body/inner_if/else", "has no value outside outer_if/then/loop/body"),
+    ],
+)
+def test_a_body_that_cannot_be_recorded_says_why(run, name, body, said):
+    words = ("extract", MODELS / f"{name}.onnx", "out.onnx", "--lift", body)
+    code, _, err = run(*words, "--save-feeds", "f.npz")
+    assert code == 13
+    assert said in err
+    assert not any(Path.cwd().iterdir())
+    assert run(*words)[0] == 0
+
+
+def test_an_input_of_a_function_is_not_the_tensor_of_the_same_name(run):
+    text = """<ir_version: 9, opset_import: ["": 17, "local": 1]>
+        g (float[2] x) => (float[2] y) { h = Neg(x) y = local.Twice(h) }
+        <domain: "local", opset_import: ["": 17]> Twice (x) => (r) <float[2] x, float[2] r> { r = Add(x, x) }"""
+    onnx.save(onnx.parser.parse_model(text), "m.onnx")
+    assert run("extract", "m.onnx", "out.onnx", "--lift", "local::Twice")[0] == 0
+    assert run("extract", "m.onnx", "out.onnx", "--lift", "local::Twice", "--save-feeds", "f.npz")[0] == 13
+    assert not Path("f.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", WHOLE, "--bitwise"), "--bitwise means nothing without --expect"),
+        (("run", WHOLE, "--abs", "1e-3"), "--atol means nothing without --expect"),
+        (("run", WHOLE, "--rtol", "1e-3"), "--rtol means nothing without --expect"),
+        (("run", WHOLE, "--expect", "y.npz", "--bitwise", "--atol", "1"), "bitwise and atol contradict each other"),
+        (("run", WHOLE, "--warmup", "5"), "--warmup means nothing without --bench"),
+        (("run", WHOLE, "--fill"), "--fill means nothing without --feeds"),
+        (("run", WHOLE, "--cast"), "--cast means nothing without --feeds"),
+        (("run", WHOLE, "--backend", "reference", "--threads", "2"), "the reference evaluator has no threads"),
+        (("run", WHOLE, "--backend", "reference", "--profile", "p.json"), "the reference evaluator has no profile"),
+        (("extract", WHOLE, "o.onnx", "--node", "Conv_3", "--auto-inputs"), "--auto-inputs means nothing without"),
+        (("extract", WHOLE, "o.onnx", "--outputs", "28", "--keep-unused"), "--keep-unused means nothing without"),
+        (("extract", WHOLE, "o.onnx", "--outputs", "28", "--val-range", "0,1"), "without --save-feeds or --shape or"),
+        (("expose", WHOLE, "o.onnx", "--outputs", "28", "--val-range", "0,1"), "without --shape or --dim"),
+        (("split", WHOLE, "o", "--parts", "2", "--val-range", "0,1"), "without --prove or --shape or --dim"),
+        (
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--external-data-size-threshold", "1M"),
+            "--external-data-size-threshold means nothing without --save-external-data or --external-per-tensor",
+        ),
+        (
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--share-weights", "--external-data", "auto"),
+            "either shared with the input or written to external files",
+        ),
+        (
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--external-per-tensor", "--external-data", "w.bin"),
+            "one external file or to one per tensor",
+        ),
+        (("check", WHOLE, "--custom-ops", "lib.so"), "--custom-ops means nothing without --ort"),
+        (("check", WHOLE, "--format", "sarif", "--json"), "--json and --format sarif contradict"),
+        (("inspect", WHOLE, "--sort", "name"), "--sort means nothing without --weights"),
+        (("inspect", WHOLE, "--depth", "1"), "--depth means nothing without --scopes"),
+        (("inspect", WHOLE, "--top", "1"), "--top means nothing without SELECTOR"),
+        (("find", WHOLE, "28", "--names", "--count"), "--names and --count"),
+        (("find", WHOLE, "28", "--long", "--names"), "--long is for tables, not for --names"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(run, words, said):
+    code, _, err = run(*words)
+    assert (code, said in err) == (2, True), err
+    assert not any(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (("run", WHOLE, "--iters", "2"), ("run", WHOLE, "--iterations", "2")),
+        (("run", WHOLE, "--test-input-shape=1,3,20,20"), ("run", WHOLE, "--shape", "1,3,20,20")),
+        (("run", WHOLE, "--execution-providers", "cpu"), ("run", WHOLE, "--provider", "cpu")),
+        (("run", WHOLE, "--graph-optimization-level", "basic"), ("run", WHOLE, "--optimization-level", "basic")),
+        (("run", WHOLE, "--loadInputs=input.1:x.bin"), ("run", WHOLE, "--feeds", "input.1:x.bin")),
+        (("run", WHOLE, "--data-loader-script", "d.py:load_data"), ("run", WHOLE, "--feeds", "d.py")),
+        (
+            ("run", WHOLE, "--load-results", "y.npz", "--abs-tol", "1"),
+            ("run", WHOLE, "--expect", "y.npz", "--abs", "1"),
+        ),
+        (
+            ("extract", WHOLE, "o.onnx", "--input_op_names", "25", "27", "--output_op_names", "28"),
+            ("extract", WHOLE, "o.onnx", "--inputs", "25", "27", "--outputs", "28"),
+        ),
+        (
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--save-as-external-data"),
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--save-external-data", "auto"),
+        ),
+        (
+            ("extract", WHOLE, "o.onnx", "--save-external-data", "--outputs", "28"),
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--external-data"),
+        ),
+        (
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--no-save-all-tensors-to-one-file"),
+            ("extract", WHOLE, "o.onnx", "--outputs", "28", "--external-per-tensor"),
+        ),
+    ],
+)
+def test_second_names_mean_the_same(run, typed, meant):
+    np.ones((1, 3, 20, 20), np.float32).tofile("x.bin")
+    Path("d.py").write_text("import numpy as np\nload_data = lambda: {'input.1': np.ones((1, 3, 20, 20), 'f4')}\n")
+    np.savez("y.npz", **{"31": np.zeros((1, 3, 4, 4), np.float32)})
+    results = []
+    for words in (typed, meant):
+        results.append((run(*words), sorted((path.name, path.stat().st_size) for path in Path.cwd().iterdir())))
+        for path in {*Path.cwd().iterdir()} - {Path.cwd() / name for name in ("x.bin", "d.py", "y.npz")}:
+            path.unlink()
+    assert results[0] == results[1]
+    assert results[0][0][0] in (0, 1), results[0]
+
+
+def test_every_second_name_is_an_option_of_some_command():
+    import typer
+
+    from onnxbench.cli._command import SECOND_NAMES
+
+    group = typer.main.get_command(app)
+    options = {name for command in group.commands.values() for param in command.params for name in param.opts}
+    for name, first in SECOND_NAMES.items():
+        assert first[0] in options
+        assert name not in options
+
+
+def test_an_input_of_the_run_is_not_overwritten_by_recorded_values(run):
+    np.savez("x.npz", **{"input.1": np.ones((1, 3, 20, 20), np.float32)})
+    before = Path("x.npz").read_bytes()
+    words = ("extract", WHOLE, "out.onnx", "--outputs", "28", "--feeds", "x.npz", "--save-feeds", "x.npz")
+    assert run(*words)[0] == 2
+    assert Path("x.npz").read_bytes() == before
+    assert not Path("out.onnx").exists()
+
+
+@pytest.mark.parametrize("version", [999_999_999_999_999, -(1 << 62)])
+def test_opset_versions_that_no_tool_can_hold(run, version):
+    model = onnx.load(MODELS / "residual.onnx")
+    model.opset_import[0].version = version
+    onnx.save(model, "m.onnx")
+    assert run("check", "m.onnx")[0] == 1
+    assert run("inspect", "m.onnx", "--nodes")[0] == 0
+    code, _, err = run("extract", "m.onnx", "o.onnx", "--outputs", "output:*")
+    assert (code, str(version) in err) == (8, True)
+    Path("m.txt").write_text(f'<opset_import: ["": {abs(version)}]> g (float[4] x) => (y) {{ y = Relu(x) }}')
+    assert run("build", "m.txt", "o.onnx")[0] == 11
+
+
+@pytest.mark.parametrize("words", [("inspect", "--nodes"), ("show",), ("check",), ("run",), ("find", "28")])
+def test_streams_that_are_closed_are_no_trouble(tmp_path, words):
+    command = [sys.executable, "-m", "onnxbench", words[0], str(WHOLE), *words[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for closing in (">&-", ">&- 2>&-", "<&-", "2>&- >/dev/null"):
+        line = f'"$@" {closing}'
+        done = subprocess.run(
+            ["sh", "-c", line, "sh", *command], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert (done.returncode, "Traceback" in done.stderr, "bug" in done.stderr) == (0, False, False), done.stderr
+    read, write = os.pipe()
+    os.close(read)  # as ``| head`` leaves it
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
+@pytest.mark.parametrize("option", ["--save-undo", "--save-recipe"])
+def test_edit_writes_its_other_files_over_nothing_that_is_read(run, option):
+    before = WHOLE.read_bytes()
+    words = ("edit", WHOLE, "out.onnx", "--set-op", "Add_7=Sub", option)
+    for target, said in ((WHOLE, "is an input"), ("out.onnx", "is to be written twice")):
+        code, _, err = run(*words, target)
+        assert (code, said in err) == (2, True), err
+    assert WHOLE.read_bytes() == before
+    assert not any(Path.cwd().iterdir())

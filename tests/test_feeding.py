@@ -117,3 +117,44 @@ def test_indices_stay_within_the_table_they_index(nodes, limit):
     assert index_limits(made) == ({} if limit is None else {"ids": limit})
     (one,) = feed_sets(made, FeedOptions(dims=["N=400"]))
     assert one.feeds["ids"].max() == (9 if limit is None else limit - 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"shapes": ["x:[2,4]"]}, r"given the shape \[2, 4\], but the model fixes dimension 1 at 3: \[N, 3\]"),
+        ({"shapes": ["x:[2,K]"]}, r"given the shape \[2, K\], but the model fixes dimension 1 at 3: \[N, 3\]"),
+        ({"shapes": ["x:[2]"]}, r"given the shape \[2\], but the model wants 2 dimensions: \[N, 3\]"),
+        ({"shapes": ["x:[2,3]"], "dims": ["N=4"]}, r"dimension 0 \(N\) of input 'x' is 2 by --shape, and 4 by --dim"),
+        ({"sources": "x", "shapes": ["x:[5,3]"]}, r"has the shape \[2, 3\] in the data, and \[5, 3\] by --shape"),
+        ({"sources": "x", "shapes": ["n:[1]"], "dims": ["N=4"]}, r"'n' is 1 by --shape, and 4 by --dim"),
+        ({"sources": "x", "dims": ["N=4"]}, r"dimension 0 \(N\) of input 'x' is 2 by the data, and 4 by --dim"),
+    ],
+)
+def test_shapes_that_contradict_the_model_the_data_or_each_other(tmp_path, said, message):
+    np.savez(tmp_path / "x.npz", x=X)
+    given = [str(tmp_path / "x.npz")] if said.pop("sources", None) else []
+    with pytest.raises(FeedsError, match=message):
+        sets(*given, **said, fill=True)
+
+
+def test_the_shape_of_the_elements_of_a_sequence():
+    made = from_proto(
+        parser.parse_model(
+            '<ir_version: 8, opset_import: ["": 17]> g (seq(float[N,3]) s) => (float[A,B] z) '
+            "{ z = ConcatFromSequence <axis = 0> (s) }"
+        )
+    )
+    (one,) = feed_sets(made, FeedOptions(shapes=["s:[2,3]"]))
+    assert [item.shape for item in one.feeds["s"]] == [(2, 3), (2, 3)]
+    for shape in ("[]", "[2,4]", "[1,2,3]"):
+        with pytest.raises(FeedsError, match="input 's' is given the shape"):
+            list(feed_sets(made, FeedOptions(shapes=[f"s:{shape}"])))
+
+
+def test_what_would_be_ignored_beside_data_is_refused(tmp_path):
+    np.savez(tmp_path / "all.npz", x=X, n=np.array([7, 8]))
+    with pytest.raises(UsageError, match="--val-range is for inputs that are drawn"):
+        sets(str(tmp_path / "all.npz"), ranges=["[0,1]"])
+    with pytest.raises(FeedsError, match=r"3 sets of inputs are asked for .* and the data holds 1"):
+        sets(str(tmp_path / "all.npz"), iterations=3)

@@ -564,3 +564,32 @@ def test_no_mangled_text_ends_in_anything_but_a_spec_error(data):
 
 def test_every_real_model_is_in_the_table():
     assert {entry.name for entry in fetch.entries()} >= set(CORPUS)
+
+
+@pytest.mark.parametrize("name", ["metadata_everywhere", "metadata_levels", "pytorch_dynamo_metadata"])
+def test_metadata_can_be_left_out_and_only_that_is(name):
+    model = load(named(name).path)
+    notes: list[str] = []
+    text = modeltext.show(model, weights="inline", metadata=False, notes=notes)
+    bare = type(model.proto)()
+    bare.CopyFrom(modeltext.parse(modeltext.show(model, weights="inline")).proto)
+    stack, dropped = [bare], 0
+    while stack:
+        message = stack.pop()
+        for field in ("doc_string", "metadata_props"):
+            if field in message.DESCRIPTOR.fields_by_name:
+                held = getattr(message, field)
+                dropped += (held != "") if field == "doc_string" else len(held)
+                message.ClearField(field)
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                stack.extend(value if hasattr(value, "add") else [value])
+    assert modeltext.parse(text).proto == bare
+    assert "metadata_props" not in text
+    assert dropped > 1
+    assert notes[-1:] == [
+        f"{dropped:,} entries of metadata and doc strings left out as asked: this text does not build the same model"
+    ]
+    notes.clear()
+    assert modeltext.show(load(named("if_basic").path), metadata=False, notes=notes)
+    assert notes == []

@@ -24,11 +24,13 @@ from onnxbench.operations import (
     MergeEqual,
     NameNodes,
     Operation,
+    Outline,
     RemoveDead,
     SetOpset,
     Sort,
 )
 from onnxbench.surgery import edit
+from onnxbench.writer import save
 
 RUNNABLE = cases(lambda case: case.valid == "yes" and case.engine is not None and not case.is_external)
 HARMLESS: list[Operation] = [
@@ -47,6 +49,21 @@ def test_nothing_of_what_is_computed_changes(case, operation):
     model = load(case.path)
     done = edit(model, [operation], stamp=False).model
     assert _run(case, done.proto) == _run(case, case.whole())
+
+
+EXTERNAL = cases(lambda case: case.valid == "yes" and case.engine == "ort" and case.is_external)
+
+
+@EXTERNAL
+@pytest.mark.parametrize(
+    "operation",
+    [FoldConstants(), MergeEqual(), RemoveDead(), Outline(at="op:*", name="All")],
+    ids=lambda each: each.word,
+)
+def test_weights_outside_of_the_structure_come_along(case, operation, tmp_path):
+    done = edit(load(case.path), [operation], stamp=False).model
+    save(done, tmp_path / "out.onnx")
+    assert run_ort(tmp_path / "out.onnx", case.feeds()) == run_ort(case.whole(), case.feeds())
 
 
 @RUNNABLE

@@ -152,6 +152,27 @@ def test_calls_of_torchscript_modules_stay_in_their_scope(corpus):
         assert (ref.node.name, ref.node.op_type) == (f"/attn_layers.{number}/Layer", "Layer")
 
 
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("tashkeel_seq2seq", Outline(scope="attn_layers.*", name="Layer")),
+        ("attacut_sc", Outline(scope="model.linear*", name="Linear")),
+    ],
+)
+def test_inlined_again_nodes_tell_of_their_modules_as_before(corpus, name, step):
+    path, _ = corpus(name)
+    model = load(path)
+    done = edit(model, [step, InlineFunctions()], stamp=False).model
+    origins = [select.origins(GraphIndex(each.proto)) for each in (model, done)]
+    told = [
+        sorted((node.op_type, str(known.of(node).scope), known.of(node).classes) for node in each.proto.graph.node)
+        for known, each in zip(origins, (model, done), strict=True)
+    ]
+    assert told[0] == told[1]
+    if name == "tashkeel_seq2seq":
+        assert {node.name for node in done.proto.graph.node} == {node.name for node in model.proto.graph.node}
+
+
 def test_weights_are_not_read(tmp_path):
     case = next(case for case in all_cases() if "external_one_file" in case.name)
     model = load(case.path)

@@ -15,11 +15,12 @@ from engines import run_ort
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from strategies import models
 
 from onnxbench import patterns
 from onnxbench.draft import Draft
 from onnxbench.errors import RefusedResultError, SpecError, UnsupportedError
-from onnxbench.graph import NodeRef
+from onnxbench.graph import NodeRef, sort_nodes
 from onnxbench.model import Model, from_proto
 from onnxbench.modeltext import parse, read_functions, show
 from onnxbench.patterns import Facts, Rule, Search, find_matches
@@ -318,6 +319,16 @@ def test_matches_do_not_overlap_and_the_first_come_first():
     assert [m.removed for m in find_matches(rule, Facts(Draft.of(model_of(text))), limit=1)] == [[0, 1]]
 
 
+def test_outputs_of_split_are_counted():
+    pattern = "p (x) => (y, z) { y, z = Split <axis = 0, num_outputs = @n> (x) }"
+    text = '<ir_version: 9, opset_import: ["" : 18]> g (float[6] x) => (float[?] a, float[?] b) { %s = Split <axis = 0, num_outputs = %d> (x) }'
+    assert count(text % ("a, b", 2), pattern) == 1
+    assert count(text % ("a, b, c", 3), pattern) == 0
+    mask = "g (float[4] x) => (float[4] y) { y, m = Dropout (x) }"
+    assert count(mask, "p (x) => (y) { y = Dropout (x) }") == 1
+    assert count(mask.replace("(float[4] y)", "(float[4] y, bool[4] m)"), "p (x) => (y) { y = Dropout (x) }") == 0
+
+
 # -- conditions --------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +376,28 @@ def test_conditions(condition, holds):
 def test_expressions_can_do_nothing_else(condition, said):
     with pytest.raises(SpecError, match=said.replace("(", r"\(")):
         rule_of(RELU_ADD.replace("(a, b)", "(x, b)", 1).replace("Add (a, b)", "Add (x, b)"), where=[condition])
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("a == b", "same(a, b)"),
+        (f"{'-' * 1500}1 == 1", "nested too deep"),
+        ("value(a)[7] == 1", "is no constant"),
+        ("[1][3] == 1", "out of range"),
+    ],
+)
+def test_conditions_that_cannot_be_evaluated_are_a_reason_not_to_match(condition, said):
+    text = "g (float[4] x, float[4] b) => (float[4] y) { s = Add (x, b) y = Relu (s) }"
+    assert said in why(text, rule_of(RELU_ADD, where=[condition]), "y")
+
+
+def test_integer_constants_of_every_width():
+    pattern = "p (x) => (y) { two = Constant <value_int = 2> () y = Mul (x, two) }"
+    for word in ("int8", "uint8", "int32", "uint64", "int64"):
+        text = f"g ({word}[4] x) => ({word}[4] y) <{word} c = {{2}}> {{ y = Mul (x, c) }}"
+        assert count(text, pattern) == 1, word
+        assert count(text.replace("{2}", "{3}"), pattern) == 0, word
 
 
 @pytest.mark.parametrize(
@@ -555,6 +588,28 @@ def test_rules_that_make_no_sense_are_refused(pattern, replacement, said):
         rule_of(pattern, replacement)
 
 
+def test_constants_go_into_the_body_that_reads_them_whatever_it_is_called_then():
+    """Bodies are known by the position of their owner, which moves from pass to pass."""
+    rule = rule_of(
+        "p (x) => (y) { a = Neg (x) y = Neg (a) }",
+        "r (x) => (y) { three = Constant <value_float = 3.0> () y = Mul (x, three) }",
+    )
+    branch = "If (k) <then_branch = t () => (float[4] {0}) {{ a{0} = Neg ({1}) b{0} = Neg (a{0}) c{0} = Neg (b{0}) d{0} = Neg (c{0}) {0} = Abs (d{0}) }}, else_branch = e () => (float[4] {0}e) {{ {0}e = Neg ({1}) }}>"
+    text = f"""g (bool k, float[4] x) => (float[4] y) {{ m = Neg (x) n = Neg (m)
+      p = {branch.format("q", "n")} y = {branch.format("r", "p")} }}"""
+    draft = Draft.of(model_of(text))
+    patterns.rewrite(draft, rule)
+    validate(draft.model.proto)
+    again = rule_of(
+        "p (x, c) => (y) { y = Mul (x, c) }",
+        "r (x) => (y) { three = Constant <value_float = 3.0> () a = Neg (x) b = Neg (a) y = Div (b, three) }",
+    )
+    patterns.rewrite(draft, again)
+    patterns.rewrite(draft, rule)
+    validate(draft.model.proto)
+    run_ort(draft.model.proto, {"k": np.array(True), "x": np.ones(4, np.float32)})
+
+
 # -- explanations ------------------------------------------------------------------------------------------------
 
 GELU = next(rule for name, rule in patterns.shipped_rules().items() if name == "gelu_erf")
@@ -715,6 +770,23 @@ def test_a_replacement_by_the_same_nodes_changes_no_bit(seed, size, steps):
     validate(draft.model.proto)
     feeds = {f"x{n}": np.random.RandomState(seed % 1000 + n).randint(-3, 4, 2).astype(np.float32) for n in range(2)}
     assert run_ort(draft.model.proto, feeds) == run_ort(proto, feeds)
+
+
+@given(models())
+def test_every_node_may_be_replaced_by_itself(model):
+    """Bodies, functions, captures, empty inputs, several outputs: whatever a node is, it comes out as it was."""
+    rule = rule_of(
+        'p ("all...") => (y) { y = "*" <_op = @op, _rest = @rest> ("all...") }',
+        'r ("all...") => (y) { y = Same <_op = @op, _rest = @rest> ("all...") }',
+        where=["op(y) != 'TopK'"],  # which has two outputs, always
+    )
+    draft = Draft.of(from_proto(model.proto))
+    count = len(find_matches(rule, Facts(draft)))
+    if count:
+        assert patterns.rewrite(draft, rule, most=count) == count
+    draft.refresh_types()
+    sort_nodes(draft.model.proto)
+    assert run_ort(draft.model.proto, model.feeds) == run_ort(model.proto, model.feeds)
 
 
 def test_a_pattern_with_too_many_ways_is_refused_and_not_endless():

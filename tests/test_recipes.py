@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import onnxbench
 from onnxbench.graph import GraphIndex
 from onnxbench.model import load
 from onnxbench.operations import Delete
-from onnxbench.recipe import json_schema, load_recipe
+from onnxbench.recipe import load_recipe
 from onnxbench.select import tensors
 from onnxbench.surgery import STAMP, edit, edit_file, undo_file
 

@@ -302,7 +302,10 @@ def test_find_nan(command):
     code, out, _ = command(MODELS / "makes_nan.onnx")
     assert code == 0
     assert "first: node log" in out
-    assert "node log" not in command(MODELS / "makes_nan.onnx", "--no-find-nan")[1]
+    code, out, err = command(MODELS / "makes_nan.onnx", "--no-find-nan")
+    assert (code, "node log" in out) == (0, False)
+    assert "warning: NaN or Inf in y (6" in err
+    assert " NaN, 0 Inf of 6); --find-nan shows the first node that makes any" in err
     code, out, _ = command(MODELS / "whole_model_small.onnx", "--find-nan")
     assert code == 0
     assert "no NaN and no Inf in any tensor" in out
@@ -326,7 +329,7 @@ def test_latency_table(command, file):
         (["--provider", "npu"], 12, "no execution provider 'npu'"),
         (["--optimization-level", "fast"], 2, "no optimization level"),
         (["--max-memory", "lots"], 2, "is not a size"),
-        (["--atol", "x"], 2, "is not a tolerance"),
+        (["--expect", "y.npz", "--atol", "x"], 2, "is not a tolerance"),
         (["--save", "nowhere/y.npz"], 7, "nowhere/y.npz cannot be written"),
         (["--save", "y.json"], 2, "saved as .npz"),
         (["--custom-ops", "lib.so"], 2, "no custom operator library lib.so"),
@@ -338,3 +341,17 @@ def test_errors(command, file, tmp_path, words, code, message):
     assert message in err
     assert out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_validate_fails_on_outputs_that_are_not_finite_whatever_the_tolerances(command, tmp_path):
+    bad = MODELS / "makes_nan.onnx"
+    code, out, _ = command(bad, "--validate")
+    assert (code, out.splitlines()[-1]) == (1, "FAILED: NaN or Inf in 1 of 2 tensors")
+    result = json.loads(command(bad, "--validate", "--no-find-nan", "--json")[1])["result"]
+    assert (result["passed"], result["validated"], result["nonfinite_outputs"]) == (False, True, ["y"])
+    assert command(bad, "--save", tmp_path / "y.npz")[0] == 0
+    same = ("--expect", tmp_path / "y.npz", "--atol", "1e9")
+    assert command(bad, *same, "--validate")[0] == 1
+    code, out, err = command(MODELS / "whole_model_small.onnx", "--validate", "--outputs", "*")
+    assert (code, "warning" in err) == (0, False)
+    assert out.splitlines()[-1].startswith("PASSED: no NaN and no Inf in ")

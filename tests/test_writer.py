@@ -592,3 +592,43 @@ def test_ctrl_c_at_any_moment_leaves_the_old_or_the_new_model(tmp_path: Path) ->
             return
         time.sleep(0.01)
     pytest.fail("the save never came to its end")
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_path):
+    """Kills a save in the middle; the next one to the same target clears up, but not behind a process that lives."""
+    script = (
+        "import sys, time; from pathlib import Path; from onnxbench.staging import staging_folder\n"
+        "with staging_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'w.data').write_bytes(b'half'); print('there', flush=True); time.sleep(600)"
+    )
+    words = [sys.executable, "-c", script, tmp_path / "m.onnx"]
+    started = [subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    killed = started[0]
+    try:
+        for process in started:
+            assert process.stdout.readline() == "there\n"
+        killed.kill()
+        killed.wait()
+        assert len(list(tmp_path.glob(".m.onnx.*.part"))) == 2
+        model = load(named("whole_model").path)
+        save(model, tmp_path / "m.onnx")
+        assert len(list(tmp_path.glob(".m.onnx.*.part"))) == 2, "they are too young to be judged"
+        last_copy = tmp_path / ".m.onnx.aaaaaaaa.part"
+        (last_copy / "before").mkdir(parents=True)
+        others = [tmp_path / name for name in (".n.onnx.aaaaaaaa.part", ".m.onnx.mine.part", ".m.onnx.aaaaaaaa")]
+        for other in others:
+            other.mkdir()
+        for folder in tmp_path.glob(".*"):
+            os.utime(folder, (1, 1))
+        save(model, tmp_path / "m.onnx")
+        left = set(tmp_path.glob(".*"))
+        assert left > {last_copy, *others}
+        (in_use,) = left - {last_copy, *others}
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    assert (in_use / "w.data").exists()
+    os.utime(in_use, (1, 1))
+    save(model, tmp_path / "m.onnx")
+    assert not in_use.exists()

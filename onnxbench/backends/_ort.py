@@ -45,6 +45,7 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
+_MOST_THREADS = 1024
 _TYPE_WORDS = {"float": "float32", "double": "float64"}
 
 
@@ -163,6 +164,8 @@ class OrtSession:
 
 def _settings(runtime: Any, options: Options, folder: str | None, traces: Path | None) -> Any:
     settings = runtime.SessionOptions()
+    if options.threads > _MOST_THREADS:
+        raise UsageError(f"{options.threads:,} threads are too many", hint=f"At most {_MOST_THREADS:,}.")
     level = _LEVELS.get(options.optimization)
     if level is None:
         raise UsageError(f"{options.optimization!r} is no optimization level", hint=f"Levels: {', '.join(_LEVELS)}.")

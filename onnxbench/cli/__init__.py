@@ -50,8 +50,8 @@ def _root(
 
 # Command name -> module of onnxbench.cli that holds a function of the same name (with "_" for "-").
 COMMANDS = (
-    "inspect", "find", "extract", "expose", "split", "merge", "edit", "rewrite", "build", "show", "check",
-    "explain", "run", "doctor",
+    "inspect", "find", "extract", "expose", "split", "merge", "edit", "rewrite", "build", "show", "check", "explain",
+    "run", "diff", "doctor",
 )  # fmt: skip
 _CLASSES = {"edit": EditCommand}
 
@@ -62,12 +62,20 @@ for _name in COMMANDS:
     )
 
 
+def _open_closed_streams() -> None:
+    """Opens standard streams that are closed (``>&-``), so that no other file takes their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we live
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits the process with its status.
 
     Args:
         arguments: What stands after the program's name; ``sys.argv[1:]`` by default.
     """
+    _open_closed_streams()
     # Short-lived processes over large graphs make many small objects and almost no cycles.
     gc.set_threshold(200_000, 50, 50)
     os.environ.setdefault("PYTHONUTF8", "1")

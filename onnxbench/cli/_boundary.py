@@ -44,20 +44,21 @@ def bounded(app: Callable[..., Any], argv: list[str]) -> int:
 
 
 def _status(call: Callable[[], Any]) -> int:
-    """Returns the status a click-style app ends with; Ctrl-C, which it turns into an exit, keeps its own."""
+    """Returns the status a click-style app ends with; Ctrl-C and a closed pipe, which it turns into exits, stay so."""
     try:
         call()
     except SystemExit as end:
-        if end.__context__ is not None and _was_interrupted(end):
-            raise KeyboardInterrupt from None
+        for kind in (KeyboardInterrupt, BrokenPipeError):
+            if _came_of(end, kind):
+                raise kind from None
         return end.code if isinstance(end.code, int) else 1 if end.code else 0
     return 0
 
 
-def _was_interrupted(error: BaseException) -> bool:
+def _came_of(error: BaseException, kind: type[BaseException]) -> bool:
     chain: BaseException | None = error
     while chain is not None:
-        if isinstance(chain, KeyboardInterrupt):
+        if isinstance(chain, kind):
             return True
         chain = chain.__context__
     return False

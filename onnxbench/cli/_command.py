@@ -7,25 +7,107 @@ takes every word up to the next option. Where positional arguments would then be
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from typer.core import TyperArgument, TyperCommand, TyperOption
+
+from onnxbench.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., None])
 
 TYPED: ContextVar[tuple[str, ...]] = ContextVar("onnxbench_typed", default=())
 """The words behind the command's name, list options spread, as they were last parsed."""
 
 
+SECOND_NAMES: dict[str, tuple[str, ...]] = {
+    "--iters": ("--iterations",),
+    "--load-results": ("--load-outputs",),
+    "--abs-tol": ("--atol",),
+    "--rel-tol": ("--rtol",),
+    "--execution-providers": ("--provider",),
+    "--graph-optimization-level": ("--optimization-level",),
+    "--data-loader-script": ("--feeds",),
+    "--loadInputs": ("--feeds",),
+    "--input-data-path": ("--feeds",),
+    "--test-input-shape": ("--shape",),
+    "--custom-lib": ("--custom-ops",),
+    "--input_op_names": ("--inputs",),
+    "--output_op_names": ("--outputs",),
+    "--save-as-external-data": ("--save-external-data", "auto"),
+    "--no-save-all-tensors-to-one-file": ("--external-per-tensor",),
+    "--output-file": ("--output",),
+}
+"""What users of Polygraphy, trtexec, onnxsim, onnxslim and sne4onnx type, where a command has that option.
+
+They are not in a command's ``--help``, which shows what is best typed, but in docs/cli.md.
+"""
+_VALUE_OPTIONAL = {"--save-external-data": "auto", "--external-data": "auto"}
+
+
+def means_nothing_without(**companions: str | tuple[str, ...]) -> Callable[[F], F]:
+    """Returns a decorator for a command: options (by parameter) that are refused if none of their companions is typed.
+
+    An option that is ignored without a word looks like one that was heeded.
+    """
+
+    def decorate(command: F) -> F:
+        wanted = {name: (by,) if isinstance(by, str) else by for name, by in companions.items()}
+        command.__dict__["companions"] = wanted
+        return command
+
+    return decorate
+
+
 class BenchCommand(TyperCommand):
-    """A typer command with argparse-style list options."""
+    """A typer command with argparse-style list options, and options that need others."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Spreads list options into repeated ones, then parses as usual."""
         if not args and self.no_args_is_help:
             return super().parse_args(ctx, args)
-        words = self._spread(args)
+        words = self._spread(self._in_first_names(args))
         TYPED.set(tuple(words))
-        return super().parse_args(ctx, words)
+        rest = super().parse_args(ctx, words)
+        self._require_companions(ctx)
+        return rest
+
+    def _in_first_names(self, args: list[str]) -> list[str]:
+        """Puts second names of this command's options into the first ones, and gives values that may be left out."""
+        options = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        words: list[str] = []
+        for at, word in enumerate(args):
+            if word == "--":
+                return [*words, *args[at:]]
+            name, sign, value = word.partition("=")
+            first = SECOND_NAMES.get(name, ()) if name not in options else ()
+            if first and first[0] in options:
+                words += [f"{first[0]}{sign}{value}", *first[1:]]
+                continue
+            words.append(word)
+            if word in _VALUE_OPTIONAL and word in options and (args[at + 1 : at + 2] or ["-"])[0].startswith("-"):
+                words.append(_VALUE_OPTIONAL[word])
+        return words
+
+    def _require_companions(self, ctx: Any) -> None:
+        """Raises UsageError for an option that was typed without one of those it is for."""
+        given = {
+            param.name
+            for param in self.params
+            if param.name and getattr(ctx.get_parameter_source(param.name), "name", "") == "COMMANDLINE"
+        }
+        for option, companions in getattr(self.callback, "companions", {}).items():
+            if option in given and given.isdisjoint(companions):
+                names = [self._typed_name(name) for name in companions[:4]]
+                names += ["the like"] if len(companions) > len(names) else []
+                raise UsageError(f"{self._typed_name(option)} means nothing without {' or '.join(names)}")
+
+    def _typed_name(self, parameter: str) -> str:
+        found = next(param for param in self.params if param.name == parameter)
+        if isinstance(found, TyperOption):
+            return next(name for name in found.opts if name.startswith("--"))
+        return str(found.metavar).strip("[].")
 
     def _spread(self, args: list[str]) -> list[str]:
         options = {

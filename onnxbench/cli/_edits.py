@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.cli._command import TYPED, BenchCommand
-from onnxbench.cli._render import note, print_json
+from onnxbench.cli._render import chosen, note, print_json
 from onnxbench.cli._tables import plain
 from onnxbench.errors import UsageError
 
@@ -137,7 +137,7 @@ def print_edited(done: EditedFile, *, dry_run: bool, as_json: bool, quiet: bool,
     if as_json:
         print_json(command, done)
         return
-    note(*edited.repairs, quiet=quiet)
+    note(*edited.repairs, *chosen(edited.choices), quiet=quiet)
     for number, step in enumerate(edited.steps, 1):
         for line in _step_lines(number, step):
             print(line)

@@ -24,7 +24,7 @@ ExternalData = Annotated[
         "--save-external-data",
         "--external-data",
         metavar="FILE",
-        help="Write weights to this file beside the model ('auto': a name made from the model's).",
+        help="Write weights to this file beside the model ('auto', or nothing: a name made from the model's).",
         show_default=False,
     ),
 ]
@@ -90,9 +90,12 @@ def feed_options(
 
 def save_options(external: str | None, per_tensor: bool, threshold: str, share: bool) -> SaveOptions:
     """Returns how weights are stored, as these options say."""
+    from onnxbench.errors import UsageError
     from onnxbench.specs import parse_size
     from onnxbench.writer import SaveOptions
 
+    if external == "":
+        raise UsageError("--save-external-data names no file", hint="Leave the name out to have one made.")
     return SaveOptions(
         external=True if external or per_tensor else None,
         location=None if external in (None, "auto") else external,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxbench.cli._command import TYPED
-from onnxbench.cli._render import format_bytes, note, print_json
+from onnxbench.cli._render import chosen, format_bytes, note, print_json
 from onnxbench.cli._tables import Column, print_table
 from onnxbench.errors import CutError, UsageError
 from onnxbench.model import TEXT_FORMATS
@@ -95,13 +95,13 @@ def count(number: int, what: str) -> str:
 
 def print_extracted(command: str, done: Extracted, *, as_json: bool, quiet: bool) -> None:
     """Prints what was cut and written."""
-    note(*done.notes, quiet=quiet)
+    note(*done.notes, *chosen(done.choices), quiet=quiet)
     if as_json:
         print_json(
             command,
             {
                 "cut": done.piece.cut, "inputs": done.piece.inputs, "outputs": done.piece.outputs, "notes": done.notes,
-                "saved": done.saved, "feeds": done.feeds, "expected": done.expected,
+                "choices": done.choices, "saved": done.saved, "feeds": done.feeds, "expected": done.expected,
             },
         )  # fmt: skip
         return
@@ -134,7 +134,7 @@ def _print_boundary(inputs: tuple[Boundary, ...], outputs: tuple[Boundary, ...])
 
 def print_split(done: Split, proof: Proof | None, *, as_json: bool, quiet: bool) -> None:
     """Prints the pieces, their wiring, and the proof if one was made."""
-    note(*done.notes, quiet=quiet)
+    note(*done.notes, *chosen(done.choices), quiet=quiet)
     if as_json:
         print_json("split", {"split": done, "proof": proof})
         return
@@ -162,7 +162,7 @@ def _difference(drift: TensorDrift) -> str:
 def print_merged(done: MergeResult, *, as_json: bool, quiet: bool) -> None:
     """Prints what was connected, renamed, shared and written, and the proof."""
     merged = done.merged
-    note(*done.notes, quiet=quiet)
+    note(*done.notes, *chosen(done.choices), quiet=quiet)
     if done.unproven:
         note(f"not proven: {done.unproven}", quiet=quiet)
     if as_json:
@@ -170,7 +170,14 @@ def print_merged(done: MergeResult, *, as_json: bool, quiet: bool) -> None:
         said = {name: getattr(merged, name) for name in fields}
         print_json(
             "merge",
-            {**said, "notes": done.notes, "saved": done.saved, "proof": done.proof, "unproven": done.unproven or None},
+            {
+                **said,
+                "notes": done.notes,
+                "choices": done.choices,
+                "saved": done.saved,
+                "proof": done.proof,
+                "unproven": done.unproven or None,
+            },
         )
         return
     print_table(

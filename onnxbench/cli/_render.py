@@ -75,6 +75,11 @@ def note(*lines: str, quiet: bool = False) -> None:
             print(f"onnxbench: {line}", file=sys.stderr)
 
 
+def chosen(choices: Iterable[str]) -> Iterable[str]:
+    """Returns notes on what was decided about drawn inputs."""
+    return (f"chosen: {choice}" for choice in choices)
+
+
 def console(*, stderr: bool = False) -> Console:
     """Returns a rich console; piped output is not wrapped to 80 columns."""
     from rich.console import Console

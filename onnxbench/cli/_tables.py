@@ -1,7 +1,8 @@
 """Plain text tables and fields: one line per row, however long the names; linear, so that 100,000 rows are no trouble.
 
 On a terminal a table fits its width: columns of names are shortened in the middle, the widest first, and keep more of
-the end, where paths differ. In a pipe or file every name is whole, and a very long cell shifts its own row rather
+the end, where paths differ. Where too little would be left of them, each row becomes a block of a few lines in which
+every name is whole. In a pipe or file every name is whole, and a very long cell shifts its own row rather
 than all of them. Characters that would break a line or steer a terminal are shown escaped. (rich's tables wrap in
 pipes, and take 20 s for 100,000 rows.)
 """
@@ -12,13 +13,16 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 NBSP = "\N{NO-BREAK SPACE}"
 _GAP = "  "
 _NARROWEST = 10
+_READABLE = {"name": 24, "list": 32}
+"""Fewer characters of a longer cell say too little."""
+_LONGEST = 400
 _WIDEST_PIPED = 64
 _WIDEST_WHOLE = 40
 _PROSE = 110
@@ -59,6 +63,10 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
         widths = [min(size, max(_WIDEST_PIPED, len(column.name))) for size, column in zip(natural, shown, strict=True)]
     else:
         widths = _fit(natural, shown, room - len(_GAP) * (len(shown) - 1))
+        least = [min(size, _READABLE.get(column.kind, 0)) for size, column in zip(natural, shown, strict=True)]
+        if any(width < size for width, size in zip(widths, least, strict=True)):
+            sys.stdout.write("\n".join(_blocks(shown, texts, room)) + "\n")
+            return
         texts = [
             [cell if _width(cell) <= width else _SHORTENERS[column.kind](cell, width) for cell in cells]
             for cells, width, column in zip(texts, widths, shown, strict=True)
@@ -68,6 +76,57 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
     bold, end = _style(1)
     rule = _GAP.join(("─" if _is_unicode() else "-") * size for size in widths)
     sys.stdout.write("\n".join([f"{bold}{head}{end}", rule, *lines]) + "\n")
+
+
+def _blocks(columns: Sequence[Column], texts: Sequence[Sequence[str]], room: int) -> Iterator[str]:
+    """Yields each row as a block: its first cell, then short cells side by side, then names below each other."""
+    short = [number for number, column in enumerate(columns) if number and column.kind in ("whole", "number")]
+    long = [number for number in range(1, len(columns)) if number not in short]
+    labels = max((_width(columns[number].name) for number in long), default=0) + len(_GAP)
+    bold, end = _style(1)
+    dim, _ = _style(2)
+    for row in zip(*(cells[1:] for cells in texts), strict=True):
+        for line in _folded(row[0], room):
+            yield f"{bold}{line}{end}"
+        line, left = "", 0
+        for number in short:
+            if not row[number]:
+                continue
+            name, cell = columns[number].name, shorten(row[number], room - _NARROWEST)
+            size = len(_GAP) + _width(name) + 1 + _width(cell)
+            if size > left and line:
+                yield line
+                line = ""
+            left = (left if line else room) - size
+            line += f"{_GAP}{dim}{name}{end} {cell}"
+        if line:
+            yield line
+        for number in long:
+            label = columns[number].name.ljust(labels)
+            for part in _folded(row[number], room - len(_GAP) - labels) if row[number] else ():
+                yield f"{_GAP}{dim}{label}{end}{part}"
+                label = " " * labels
+
+
+def _folded(text: str, room: int) -> list[str]:
+    """Returns a text in lines of at most ``room`` columns, broken between the items of a list where possible."""
+    text, room = shorten(text, _LONGEST), max(room, _NARROWEST)
+    lines: list[str] = []
+    line = ""
+    for number, item in enumerate(text.split(", ")):
+        word = f", {item}" if number else item
+        if _width(line) + _width(word) + 1 <= room or not line:
+            line += word
+        else:
+            lines.append(f"{line},")
+            line = item
+        while _width(line) > room:
+            at = room
+            while _width(line[:at]) > room:  # wide characters
+                at -= 1
+            lines.append(line[:at])
+            line = line[at:]
+    return [*lines, line]
 
 
 def print_heading(text: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from onnxbench.modelspec import Built
 
 
+@means_nothing_without(external_threshold=("external_data", "per_tensor"))
 def build(
     spec: Annotated[
         str, typer.Argument(metavar="SPEC", help="ONNX text, or YAML by its ending; - is stdin.", show_default=False)

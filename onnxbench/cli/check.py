@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _PER_RULE = 10
 _FORMATS = ("text", "json", "sarif", "github")
 
 
+@means_nothing_without(custom_ops="ort")
 def check(
     model: ModelArgument,
     select: Annotated[
@@ -88,12 +90,15 @@ def check(
       onnxbench check model.onnx --json
     """
     from onnxbench import lint
+    from onnxbench.feeding import refuse_to_overwrite
     from onnxbench.model import load
 
-    form = _known_format("json" if as_json else form)
+    form = _known_format(form, as_json=as_json)
     least, worst = lint.to_severity(severity), None if fail_on == "never" else lint.to_severity(fail_on)
+    loaded = load(model, allow_outside=allow_outside, require_weights=False)
+    refuse_to_overwrite(loaded, (), output)
     found = lint.check(
-        load(model, allow_outside=allow_outside, require_weights=False),
+        loaded,
         select=select or (), ignore=ignore or (), target=target, values=values,
         openers={"ONNX Runtime": _opener(custom_ops or [])} if ort else None,
     )  # fmt: skip
@@ -101,13 +106,15 @@ def check(
     raise typer.Exit(1 if found.fails(worst) else 0)
 
 
-def _known_format(form: str) -> str:
+def _known_format(form: str, *, as_json: bool) -> str:
     from onnxbench.errors import UsageError, did_you_mean
 
     if form not in _FORMATS:
         hint = did_you_mean(form, _FORMATS) or f"Formats: {', '.join(_FORMATS)}."
         raise UsageError(f"{form!r} is not a format", hint=hint)
-    return form
+    if as_json and form not in ("text", "json"):
+        raise UsageError(f"--json and --format {form} contradict each other")
+    return "json" if as_json else form
 
 
 def _opener(libraries: list[Path]) -> Opener:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxbench.cli import _edits
+from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
@@ -29,6 +30,9 @@ from onnxbench.cli._options import (
 )
 
 
+@means_nothing_without(
+    feeds="verify", shape="verify", dim="verify", val_range="verify", external_threshold=("external_data", "per_tensor")
+)
 def edit(
     model: ModelArgument,
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,

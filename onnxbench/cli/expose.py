@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxbench.cli import _pieces
+from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
@@ -29,6 +30,7 @@ from onnxbench.cli._options import (
 )
 
 
+@means_nothing_without(val_range=("shape", "dim"), external_threshold=("external_data", "per_tensor"))
 def expose(
     model: ModelArgument,
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,

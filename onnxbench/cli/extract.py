@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxbench.cli import _pieces
+from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
@@ -33,7 +34,8 @@ Inputs = Annotated[
     list[str] | None,
     typer.Option(
         *_INPUT_NAMES, metavar="SEL...",
-        help="Where the piece starts: selectors, or name:shape:dtype. Default: the model's own inputs.",
+        help="Where the piece starts: selectors, or name:shape:dtype (what the model leaves open). "
+        "Default: the model's own inputs.",
         show_default=False,
     ),
 ]  # fmt: skip
@@ -46,6 +48,12 @@ Outputs = Annotated[
 ]  # fmt: skip
 
 
+@means_nothing_without(
+    auto_inputs="inputs",
+    keep_unused="inputs",
+    val_range=("save_feeds", "shape", "dim"),
+    external_threshold=("external_data", "per_tensor"),
+)
 def extract(
     model: ModelArgument,
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,

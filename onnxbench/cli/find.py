@@ -93,6 +93,10 @@ def find(
 
     if tensors and nodes:
         raise UsageError("--tensors and --nodes cannot both be wanted", hint="Without either, both are shown.")
+    if names and count:
+        raise UsageError("--names and --count cannot both be wanted")
+    if long is not None and (names or count):
+        raise UsageError(f"{'--long' if long else '--short'} is for tables, not for --{'names' if names else 'count'}")
     only: Literal["nodes", "tensors"] | None = "nodes" if nodes else "tensors" if tensors else None
     loaded = load(model, allow_outside=allow_outside, require_weights=False)
     found = look_up(loaded, selectors, only=only, infer=infer, sources=type_sources(infer), names_only=names or count)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxbench.cli import _render
+from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 from onnxbench.cli._records import (
     MOST_LISTED,
@@ -33,6 +34,23 @@ _SPELLINGS = {
 }  # fmt: skip
 
 
+@means_nothing_without(
+    sort=("weights", "values", "show"),
+    depth=("scopes", "bodies", "show"),
+    top=(
+        "selectors",
+        "select",
+        "nodes",
+        "attributes",
+        "tensors",
+        "weights",
+        "values",
+        "scopes",
+        "functions",
+        "bodies",
+        "show",
+    ),
+)
 def inspect(
     model: ModelArgument,
     selectors: Annotated[
@@ -90,7 +108,8 @@ def inspect(
 
     Weights are not read, unless --values asks for statistics of them, so a model of any size is shown at once, also
     when its weights are missing. With selectors only what they match is shown, as tensors or nodes if no table is
-    named. Names are whole in pipes and files, and shortened in the middle to fit a terminal.
+    named. Names are whole in pipes and files, and shortened in the middle to fit a terminal; on a narrow one each row
+    becomes a few lines with whole names.
 
     \b
     Examples:

@@ -51,7 +51,9 @@ def rewrite(
     ] = None,
     most: Annotated[
         int | None,
-        typer.Option("--max", min=1, metavar="N", show_default=False, help="So many replacements per rule at most."),
+        typer.Option(
+            "--max", min=1, metavar="N", show_default=False, help="So many replacements at most, for each --rule."
+        ),
     ] = None,
     why: Annotated[
         str | None,

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
+from onnxbench.cli._command import means_nothing_without
+from onnxbench.cli._options import (
+    AllowOutside,
+    AsJson,
+    DimOption,
+    FeedsOption,
+    ModelArgument,
+    Quiet,
+    RangeOption,
+    Seed,
+    ShapeOption,
+)
 
 if TYPE_CHECKING:
     from onnxbench.drift import DriftReport, TensorDrift, TensorStats
@@ -15,49 +27,14 @@ if TYPE_CHECKING:
     from onnxbench.running import Latency, RunResult
 
 
+@means_nothing_without(atol="expect", rtol="expect", bitwise="expect", warmup="bench", fill="feeds", cast="feeds")
 def run(
     model: ModelArgument,
-    feeds: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--feeds",
-            "--load-inputs",
-            "--load-input-data",
-            metavar="DATA...",
-            show_default=False,
-            help="Inputs: .npz, .npy, .pb, Polygraphy .json, x:f.bin, a folder, or script.py:func (which is run).",
-        ),
-    ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--shape",
-            "--shapes",
-            "--input-shapes",
-            metavar="SPEC...",
-            show_default=False,
-            help="Shapes of drawn inputs: x:[1,3,224,224], x:1x3x224x224, 1,3,224,224.",
-        ),
-    ] = None,
-    dim: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--dim",
-            metavar="NAME=N...",
-            show_default=False,
-            help="Sizes of symbolic dimensions of drawn inputs.",
-        ),
-    ] = None,
-    val_range: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--val-range",
-            metavar="RANGE...",
-            show_default=False,
-            help="Ranges of drawn values: [0,1], x:[2,50].",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn values.")] = 0,
+    feeds: FeedsOption = None,
+    shape: ShapeOption = None,
+    dim: DimOption = None,
+    val_range: RangeOption = None,
+    seed: Seed = 0,
     iterations: Annotated[
         int | None,
         typer.Option(
@@ -143,6 +120,10 @@ def run(
             help="Search all nodes for the first NaN or Inf: exit code 1 (by default only if an output has one).",
         ),
     ] = None,
+    validate: Annotated[
+        bool,
+        typer.Option("--validate", help="Exit code 1 if an output, or a tensor asked for, holds NaN or Inf."),
+    ] = False,
     backend: Annotated[str, typer.Option("--backend", help="ort, or reference (onnx's evaluator).")] = "ort",
     provider: Annotated[
         list[str] | None,
@@ -188,7 +169,8 @@ def run(
     """Run a model: statistics of any tensor, drift from saved values, the first NaN, and latency.
 
     Without --feeds, inputs are drawn from a seed: the same seed gives the same values. What was decided about them is
-    said. --outputs looks at inner tensors without a change to the model.
+    said. --outputs looks at inner tensors without a change to the model. NaN and Inf in an output are told, and their
+    source is searched; the exit code is 1 for them with --validate or --find-nan.
 
     \b
     Examples:
@@ -196,6 +178,7 @@ def run(
       onnxbench run model.onnx --feeds x.npz --save y.npz
       onnxbench run model.onnx --shape x:[1,3,640,640] --outputs 'op:Conv' --optimization-level none
       onnxbench run model.onnx --feeds x.npz --expect y.npz --atol 1e-4 out:1e-2
+      onnxbench run model.onnx --validate --outputs '*'
       onnxbench run model.onnx --find-nan
       onnxbench run model.onnx --bench 100 --threads 1
     """
@@ -208,7 +191,7 @@ def run(
         options=backends.Options(
             optimization_level, tuple(provider or ("cpu",)), threads, tuple(custom_ops or ()), profile, verbose
         ),
-        find_nan=find_nan, bench=bench, warmup=warmup, save=save, save_inputs=save_inputs,
+        find_nan=find_nan, validate=validate, bench=bench, warmup=warmup, save=save, save_inputs=save_inputs,
         max_bytes=specs.parse_size(max_memory), keep_values=False, allow_outside=allow_outside,
     )  # fmt: skip
     _show(result, as_json=as_json, quiet=quiet)
@@ -216,9 +199,9 @@ def run(
 
 
 def _show(result: RunResult, *, as_json: bool, quiet: bool) -> None:
-    from onnxbench.cli._render import console, note, print_json
+    from onnxbench.cli._render import chosen, console, note, print_json
 
-    note(*result.notes, *(f"chosen: {choice}" for choice in result.choices), quiet=quiet)
+    note(*result.notes, *chosen(result.choices), *_warnings(result), quiet=quiet)
     if as_json:
         print_json("run", result)
         return
@@ -238,6 +221,30 @@ def _show(result: RunResult, *, as_json: bool, quiet: bool) -> None:
         print(f"wrote {path}")
     if result.drift is not None:
         _show_drift(result.drift)
+    if result.validated:
+        print(_validity(result))
+
+
+def _validity(result: RunResult) -> str:
+    from onnxbench.cli._pieces import count
+
+    if not result.nonfinite_outputs:
+        return f"PASSED: no NaN and no Inf in {count(len(result.outputs), 'tensor')}"
+    return f"FAILED: NaN or Inf in {len(result.nonfinite_outputs):,} of {count(len(result.outputs), 'tensor')}"
+
+
+def _warnings(result: RunResult) -> Iterator[str]:
+    """Yields one line on outputs with NaN or Inf, and how to find where these come from."""
+    from onnxbench.cli._records import listed
+
+    wrong = [
+        f"{entry.name} ({entry.nans:,} NaN, {entry.infs:,} Inf of {entry.elements:,})"
+        for entry in result.outputs
+        if not entry.finite
+    ]
+    if wrong:
+        how = "" if result.nonfinite else "; --find-nan shows the first node that makes any"
+        yield f"warning: NaN or Inf in {listed(wrong, most=4)}{how}"
 
 
 def _stats_table(title: str, stats: tuple[TensorStats, ...]) -> object:

@@ -33,6 +33,13 @@ def show(
     max_elements: Annotated[
         int, typer.Option("--max-elements", min=0, metavar="N", help="Print tensors of up to N elements in full.")
     ] = 16,
+    metadata: Annotated[
+        bool,
+        typer.Option(
+            "--metadata/--no-metadata",
+            help="Print metadata and doc strings. A text without them does not build the same model.",
+        ),
+    ] = True,
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -49,7 +56,7 @@ def show(
       onnxbench show model.onnx > model.txt && onnxbench build model.txt new.onnx --weights-from model.onnx
       onnxbench show model.onnx --weights inline | onnxbench build - copy.onnx
       onnxbench show model.onnx 'conv1*' --weights stats
-      onnxbench show model.onnx --node op:If
+      onnxbench show model.onnx --node op:If --no-metadata
       onnxbench show model.onnx --function local::Block
     """
     from onnxbench import modeltext
@@ -60,7 +67,7 @@ def show(
     notes: list[str] = []
     found = modeltext.lines(
         loaded, selectors or (), nodes=nodes or (), function=function, weights=mode, max_elements=max_elements,
-        notes=notes,
+        metadata=metadata, notes=notes,
     )  # fmt: skip
     if as_json:
         text = "".join(f"{line}\n" for line in found)

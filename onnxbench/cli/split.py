@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxbench.cli import _pieces
+from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
@@ -28,6 +29,7 @@ from onnxbench.cli._options import (
 )
 
 
+@means_nothing_without(val_range=("prove", "shape", "dim"), external_threshold=("external_data", "per_tensor"))
 def split(
     model: ModelArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder for the pieces.", show_default=False)],

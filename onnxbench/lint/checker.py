@@ -124,7 +124,8 @@ def _checker_context(proto: ModelProto, root: Scope) -> Any:
         versions["" if opset.domain == "ai.onnx" else opset.domain] = opset.version
     context = checker.C.CheckerContext()
     context.ir_version = min(proto.ir_version, IR_VERSION) or IR_VERSION
-    context.opset_imports = versions
+    most = (1 << 31) - 1  # the checker takes no more; no opset has such a version
+    context.opset_imports = {domain: max(-most, min(version, most)) for domain, version in versions.items()}
     return context
 
 

@@ -29,14 +29,13 @@ from onnxbench.errors import (
     RefusedResultError,
     UnsupportedError,
 )
-from onnxbench.feeding import FeedOptions
+from onnxbench.feeding import FeedOptions, FeedSet, first_set
 from onnxbench.graph import GraphIndex
 from onnxbench.merging._joining import Joiner, Merged, MergeOptions, Rename
 from onnxbench.merging._links import Link, Side, find_links
 from onnxbench.merging._naming import plain_domain
 from onnxbench.model import Model, load
 from onnxbench.opsets import convert_opset, same_operator, standard_opset
-from onnxbench.pieces import first_feeds
 from onnxbench.progress import track
 from onnxbench.proof import Proof, ProvenTensor, computes_in_fp16
 from onnxbench.tensortype import elem_type
@@ -251,12 +250,14 @@ class MergeResult:
         saved: The written files; None for a dry run, and where the proof failed.
         proof: The proof, or None if there is none.
         unproven: Why there is none; empty where it was not wanted.
+        choices: What was decided about drawn inputs without being told.
     """
 
     merged: Merged
     saved: Saved | None
     proof: Proof | None
     unproven: str = ""
+    choices: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -296,20 +297,22 @@ def merge_file(
     first = a if isinstance(a, Model) else load(a, allow_outside=allow_outside)
     second = b if isinstance(b, Model) else load(b, allow_outside=allow_outside)
     merged = merge(first, second, connections, options=options)
-    proof, unproven = None, ""
+    proof, unproven, drawn = None, "", FeedSet({})
     if proven is None and out is not None:
         unproven = _why_dear(merged.model)
         if not unproven:
             try:
-                proof = prove(merged, first, second, first_feeds(merged.model, feeds))
+                drawn = first_set(merged.model, feeds)
+                proof = prove(merged, first, second, drawn.feeds)
             except (ExecutionError, FeedsError, UnsupportedError) as error:
                 unproven = error.message
     elif proven:
-        proof = prove(merged, first, second, first_feeds(merged.model, feeds))
+        drawn = first_set(merged.model, feeds)
+        proof = prove(merged, first, second, drawn.feeds)
     saved = None
     if out is not None and (proof is None or proof.holds):
         saved = save(merged.model, out, options=save_options)
-    return MergeResult(merged, saved, proof, unproven)
+    return MergeResult(merged, saved, proof, unproven, drawn.choices)
 
 
 def _why_dear(model: Model) -> str:

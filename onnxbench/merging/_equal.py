@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
     from onnx import TensorProto
 
 _HEAD = 4096
-_BLOCK = 4 << 20
+_BLOCK = 1 << 20
 
 
-def equal_weights(a: Model, ours: Sequence[TensorProto], b: Model, theirs: Sequence[TensorProto]) -> dict[str, str]:
+def equal_weights(
+    a: Model, ours: Sequence[TensorProto], b: Model, theirs: Sequence[TensorProto], *, by_name: Collection[str] = ()
+) -> dict[str, str]:
     """Returns, by name, which weight of A each weight of B is equal to, if any.
 
-    Compared are element type and shape, then the first block, and only what agrees in both is read whole, once. A
+    Compared are element type and shape, then the first bytes, and only what agrees in both is read, in blocks, to the
+    first difference; where several weights of A come into question, each is read once, for its hash. A
     weight that may be a shape or axes is shared only under its own name, since two of them being equal means nothing.
     """
     by_kind: dict[tuple[Any, ...], list[TensorProto]] = defaultdict(list)
@@ -31,12 +35,18 @@ def equal_weights(a: Model, ours: Sequence[TensorProto], b: Model, theirs: Seque
     candidates: list[tuple[TensorProto, list[TensorProto]]] = []
     for tensor in theirs:
         twins = by_kind.get((tensor.data_type, tuple(tensor.dims)), [])
-        if weights.tensor_bytes(tensor) <= SMALL_WEIGHT:
+        if weights.tensor_bytes(tensor) <= SMALL_WEIGHT or tensor.name in by_name:
             twins = [twin for twin in twins if twin.name == tensor.name]
         if twins:
             candidates.append((tensor, twins))
     heads: dict[tuple[int, str], bytes] = {}
     wholes: dict[tuple[int, str], bytes] = {}
+
+    def digest(model: Model, number: int, tensor: TensorProto) -> bytes:
+        key = number, tensor.name
+        if key not in wholes:
+            wholes[key] = _digest(model, tensor)
+        return wholes[key]
 
     def head(model: Model, number: int, tensor: TensorProto) -> bytes:
         key = number, tensor.name
@@ -52,24 +62,22 @@ def equal_weights(a: Model, ours: Sequence[TensorProto], b: Model, theirs: Seque
         if found:
             likely.append((tensor, found))
     equal: dict[str, str] = {}
-    to_read = {
-        (number, one.name): (model, one)
-        for tensor, twins in likely
-        if b.byte_range(tensor) is None or a.byte_range(twins[0]) != b.byte_range(tensor)
-        for number, model, one in ((1, b, tensor), *((0, a, twin) for twin in twins))
-    }
-    total = sum(weights.tensor_bytes(tensor) for _, tensor in to_read.values())
+    total = sum(weights.tensor_bytes(tensor) for tensor, _ in likely)
     with track("comparing weights", total, "bytes") as advance:
-        for key, (model, tensor) in to_read.items():
-            wholes[key] = _digest(model, tensor, advance)
-    for tensor, twins in likely:
-        place = b.byte_range(tensor)
-        for twin in twins:
-            same = (place is not None and a.byte_range(twin) == place) or (
-                wholes[1, tensor.name] == wholes[0, twin.name]
-            )
-            if same and (twin.name == tensor.name or tensor.name not in equal):
-                equal[tensor.name] = twin.name
+        for tensor, twins in likely:
+            place = b.byte_range(tensor)
+            twins = sorted(twins, key=lambda twin: twin.name != tensor.name)
+            for twin in twins:
+                if place is not None and a.byte_range(twin) == place:
+                    same = True
+                elif len(twins) == 1:
+                    same = _same_data(a, twin, b, tensor)
+                else:
+                    same = digest(a, 0, twin) == digest(b, 1, tensor)
+                if same:
+                    equal[tensor.name] = twin.name
+                    break
+            advance(weights.tensor_bytes(tensor))
     return equal
 
 
@@ -80,22 +88,28 @@ def _head(model: Model, tensor: TensorProto) -> bytes:
     return weights.read_bytes(replace(where, length=min(_HEAD, where.length)))
 
 
-def _digest(model: Model, tensor: TensorProto, advance: Callable[[int], None] = lambda amount: None) -> bytes:
-    """Returns a hash of a tensor's bytes; what lies outside is read in blocks."""
+def _same_data(a: Model, one: TensorProto, b: Model, other: TensorProto) -> bool:
+    return all(x == y for x, y in zip_longest(_blocks(a, one), _blocks(b, other)))
+
+
+def _digest(model: Model, tensor: TensorProto) -> bytes:
+    """Returns a hash of a tensor's bytes."""
     made = hashlib.blake2b(digest_size=32)
+    for block in _blocks(model, tensor):
+        made.update(block)
+    return made.digest()
+
+
+def _blocks(model: Model, tensor: TensorProto) -> Iterator[memoryview | bytes]:
+    """Yields the bytes of a tensor in blocks of one size, the last one shorter; what lies outside is read."""
     where = model.byte_range(tensor)
     if where is None:
-        data = _plain_bytes(tensor)
-        made.update(data)
-        advance(len(data))
-        return made.digest()
-    done = 0
-    while done < where.length:
-        block = replace(where, offset=where.offset + done, length=min(_BLOCK, where.length - done))
-        made.update(weights.read_bytes(block))
-        done += block.length
-        advance(block.length)
-    return made.digest()
+        data = memoryview(_plain_bytes(tensor))
+        for at in range(0, len(data), _BLOCK):
+            yield data[at : at + _BLOCK]
+        return
+    for at in range(0, where.length, _BLOCK):
+        yield weights.read_bytes(replace(where, offset=where.offset + at, length=min(_BLOCK, where.length - at)))
 
 
 def _plain_bytes(tensor: TensorProto) -> bytes:
@@ -109,9 +123,9 @@ def _plain_bytes(tensor: TensorProto) -> bytes:
     return bytes(numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data)
 
 
-def same_messages(a: Model, ours: Sequence[Any], b: Model, theirs: Sequence[Any]) -> bool:
-    """Tells whether messages say the same, weights by their values and not by where they lie."""
-    return [_settled(a, one) for one in ours] == [_settled(b, one) for one in theirs]
+def same_messages(a: Model, one: Any, b: Model, other: Any) -> bool:
+    """Tells whether two messages say the same, weights by their values and not by where they lie."""
+    return _settled(a, one) == _settled(b, other)
 
 
 def _settled(model: Model, message: Any) -> bytes:

@@ -15,7 +15,7 @@ from onnxbench.errors import (
     NotFoundError,
     did_you_mean,
 )
-from onnxbench.graph import GraphIndex
+from onnxbench.graph import GraphIndex, topological_order
 from onnxbench.merging._equal import equal_weights, same_messages
 from onnxbench.merging._links import Link, misfit
 from onnxbench.merging._naming import FunctionKey, Part, function_key, plain_domain, rename, symbols_of
@@ -111,6 +111,8 @@ class Joiner:
         self._folder = a.folder
         self._shared: dict[str, str] = {}
         self._shared_bytes = 0
+        self._shared_weights = 0
+        self._shared_nodes: set[int] = set()
         self._taken: set[str] = set()
         self._fresh: dict[str, str] = {}
         self._notes: list[str] = list(notes)
@@ -146,7 +148,7 @@ class Joiner:
             inputs=shown(info.name for info in proto.graph.input if info.name not in backed),
             outputs=shown(info.name for info in proto.graph.output),
             renames=renames,
-            shared_weights=len(self._shared),
+            shared_weights=self._shared_weights,
             shared_bytes=self._shared_bytes,
             notes=tuple(self._notes),
             names_a=names_a,
@@ -158,29 +160,37 @@ class Joiner:
     def _share(self) -> None:
         """Finds weights and constants of B that A has too; a weight of at most 1 KiB only if it is called the same."""
         a, b = self._a, self._b
-        linked = {link.input for link in self._links}
         fixed_a = set(a.index.main.inputs)
-        fixed_b = {*b.index.main.inputs, *b.index.main.outputs, *linked}
+        fixed_b = {*b.index.main.inputs, *(link.input for link in self._links)}
+        ends = set(b.index.main.outputs)  # which keep their names
+        if self._options.prefix_a or self._options.prefix_b:
+            fixed_b |= ends
         ours = [tensor for tensor in a.proto.graph.initializer if tensor.name not in fixed_a]
         theirs = [tensor for tensor in b.proto.graph.initializer if tensor.name not in fixed_b]
-        self._shared = equal_weights(a.model, ours, b.model, theirs)
+        self._shared = equal_weights(a.model, ours, b.model, theirs, by_name=ends)
         sizes = {tensor.name: weights.tensor_bytes(tensor) for tensor in theirs}
+        self._shared_weights = len(self._shared)
         self._shared_bytes = sum(sizes[name] for name in self._shared)
         sparse = {tensor.values.name: tensor for tensor in a.proto.graph.sparse_initializer}
         for other in b.proto.graph.sparse_initializer:
             one = sparse.get(other.values.name)
-            if one is not None and other.values.name not in fixed_b and same_messages(a.model, [one], b.model, [other]):
+            if one is not None and other.values.name not in fixed_b and same_messages(a.model, one, b.model, other):
                 self._shared[other.values.name] = other.values.name
-        made = {
-            node.output[0]: node for node in a.proto.graph.node if node.op_type == "Constant" and len(node.output) == 1
-        }
-        outputs = {*a.index.main.outputs, *fixed_b}
-        for node in b.proto.graph.node:
-            if node.op_type != "Constant" or len(node.output) != 1 or node.output[0] in outputs:
-                continue
-            twin = made.get(node.output[0])
-            if twin is not None and same_messages(a.model, [twin], b.model, [node]):
-                self._shared[node.output[0]] = node.output[0]
+        self._share_nodes(fixed_b)
+
+    def _share_nodes(self, fixed: Collection[str]) -> None:
+        """Finds nodes of B that make of shared constants what an equal node of A makes: a split copies such nodes."""
+        a, b = self._a.index.main, self._b.index.main
+        order = topological_order(b)
+        for position in range(len(b.nodes)) if order is None else order:
+            node, made = b.nodes[position], b.writes[position]
+            if _plain_operator(node) and made and all(self._shared.get(name) == name for name in b.reads[position]):
+                place = a.producers.get(made[0], -1)
+                if place < 0 or a.writes[place] != made or not set(made).isdisjoint(fixed):
+                    continue
+                if same_messages(self._a.model, a.nodes[place], self._b.model, node):
+                    self._shared.update((name, name) for name in made)
+                    self._shared_nodes.add(position)
 
     # ---- names
 
@@ -201,7 +211,7 @@ class Joiner:
             elif new in ours:
                 b.tensors[name] = self._distinct(new)
         node_names = {a.nodes.get(name, name) for name in a.node_names()}
-        left = b.node_names(without=set(self._shared))
+        left = b.node_names(without=self._shared_nodes)
         taken = {*node_names, *(b.nodes.get(name, name) for name in left)}
         for name in left:
             new = b.nodes.get(name, name)
@@ -219,9 +229,7 @@ class Joiner:
         a, b = self._a, self._b
         ours = {function_key(function): function for function in a.proto.functions}
         theirs = {function_key(function): function for function in b.proto.functions}
-        other = {
-            key for key in theirs if key in ours and not same_messages(a.model, [ours[key]], b.model, [theirs[key]])
-        }
+        other = {key for key in theirs if key in ours and not same_messages(a.model, ours[key], b.model, theirs[key])}
         other |= {key for key in theirs if key not in ours and key in _calls(a.index.nodes(), ours)}
         callers: dict[FunctionKey, set[FunctionKey]] = defaultdict(set)
         for key, function in theirs.items():
@@ -419,22 +427,15 @@ class Joiner:
         for at in reversed(range(len(theirs.sparse_initializer))):
             if theirs.sparse_initializer[at].values.name in theirs_only:
                 del theirs.sparse_initializer[at]
-        constants = {name for name in shared if a.index.main.producers.get(self._first_name(name)) is not None}
-        if constants:
-            kept = [node for node in theirs.node if not (node.op_type == "Constant" and node.output[0] in constants)]
-            if len(kept) < len(theirs.node):
-                copies = [_copy(node) for node in kept]
-                del theirs.node[:]
-                theirs.node.extend(copies)
+        if self._shared_nodes:
+            copies = [_copy(node) for at, node in enumerate(theirs.node) if at not in self._shared_nodes]
+            del theirs.node[:]
+            theirs.node.extend(copies)
         annotated = {one.tensor_name for one in a.proto.graph.quantization_annotation}
         for at in reversed(range(len(theirs.quantization_annotation))):
             one = theirs.quantization_annotation[at]
             if one.tensor_name in theirs_only and one.tensor_name in annotated:
                 del theirs.quantization_annotation[at]
-
-    def _first_name(self, name: str) -> str:
-        prefix = self._options.prefix_a
-        return name.removeprefix(prefix) if prefix else name
 
     def _merge_words(self, proto: ModelProto, other: ModelProto) -> None:
         """Joins names, doc strings and metadata: A's stay, and what B says otherwise is kept under ``b.`` keys."""
@@ -498,6 +499,12 @@ def _anchored(model: Model) -> tuple[Model, GraphIndex]:
                 for key, value in said.items():
                     tensor.external_data.add(key=key, value=value)
     return model.derive(proto), GraphIndex(proto)
+
+
+def _plain_operator(node: NodeProto) -> bool:
+    """Tells whether a node makes the same of the same inputs, wherever it stands."""
+    draws = node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial", "Dropout")
+    return not plain_domain(node.domain) and not draws
 
 
 def _fingerprint(file: Path) -> tuple[int, int, int]:

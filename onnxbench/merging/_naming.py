@@ -47,14 +47,14 @@ class Part:
             name for scope in self.roots for name in (*scope.tensor_names(), *scope.outputs, *scope.captures)
         )
 
-    def node_names(self, *, without: Collection[str] = ()) -> dict[str, None]:
-        """Returns the names of nodes in their order, but for Constants of the main graph that make these tensors."""
+    def node_names(self, *, without: Collection[int] = ()) -> dict[str, None]:
+        """Returns the names of nodes in their order, but for these positions of the main graph."""
         main = self.index.main
         return dict.fromkeys(
             node.name
             for scope in self.roots
-            for node in scope.nodes
-            if node.name and not (scope is main and node.op_type == "Constant" and node.output[0] in without)
+            for position, node in enumerate(scope.nodes)
+            if node.name and not (scope is main and position in without)
         )
 
 

@@ -190,8 +190,7 @@ def _untyped(proto: ModelProto, marks: Marks, name: str) -> SpecError:
 
 def _infer(model: Model, names: list[str], marks: Marks, *, mendable: bool) -> dict[str, TypeProto]:
     """Returns the types of graph outputs; where types contradict each other, that is the error."""
-    bare = type(model.proto)()
-    bare.CopyFrom(slim(model.with_small_weights(model.proto)))
+    bare = type(model.proto).FromString(slim(model.with_small_weights(model.proto)))
     for info in bare.graph.output:
         if not is_complete(info.type):
             info.ClearField("type")

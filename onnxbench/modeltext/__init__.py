@@ -95,6 +95,7 @@ def show(
     function: str | None = None,
     weights: Weights = "elided",
     max_elements: int = 16,
+    metadata: bool = True,
     notes: list[str] | None = None,
 ) -> str:
     """Returns a model, or part of it, as text; the arguments are those of ``lines``."""
@@ -105,6 +106,7 @@ def show(
         function=function,
         weights=weights,
         max_elements=max_elements,
+        metadata=metadata,
         notes=notes,
     )
     return "".join(f"{line}\n" for line in found)
@@ -118,6 +120,7 @@ def lines(
     function: str | None = None,
     weights: Weights = "elided",
     max_elements: int = 16,
+    metadata: bool = True,
     notes: list[str] | None = None,
 ) -> Iterator[str]:
     """Yields the lines of a model as text, without line ends.
@@ -130,6 +133,7 @@ def lines(
         weights: What is printed of tensors with more than ``max_elements`` elements: ``elided`` leaves their values
             out, ``stats`` puts statistics of them into a comment, ``inline`` prints them.
         max_elements: Tensors of up to so many elements are printed in full.
+        metadata: Print doc strings and metadata_props, at all levels. Without them the text is not the whole model.
         notes: A list to which every sentence on what the text does not carry is appended.
 
     Raises:
@@ -137,7 +141,8 @@ def lines(
         ModelError: The model has names that are not text.
         ExternalDataError: Values that must be printed cannot be read.
     """
-    printer = Printer(model, weights, max_elements, notes if notes is not None else [])
+    told = notes if notes is not None else []
+    printer = Printer(model, weights, max_elements, told, metadata=metadata)
     if function is not None:
         if selectors or nodes:
             raise UsageError("selectors and a function cannot be combined", hint="Print them one after the other.")
@@ -151,6 +156,9 @@ def lines(
         yield from found
     except UnicodeDecodeError:
         raise ModelError("the model has names that are not UTF-8 text") from None
+    if printer.undescribed:
+        plural = "entries of metadata and doc strings" if printer.undescribed > 1 else "entry of metadata"
+        told.append(f"{printer.undescribed:,} {plural} left out as asked: this text does not build the same model")
 
 
 def weights_mode(text: str) -> Weights:

@@ -94,15 +94,20 @@ class _Values:
 class Printer:
     """Prints one model; see ``onnxbench.modeltext.lines``."""
 
-    def __init__(self, model: Model, mode: Weights, max_elements: int, notes: list[str]) -> None:
+    def __init__(
+        self, model: Model, mode: Weights, max_elements: int, notes: list[str], *, metadata: bool = True
+    ) -> None:
         self._model = model
         self._mode = mode
+        self._metadata = metadata
         self._max_elements = max_elements
         self._notes = notes
         self._names = _Names()
         self._ops: dict[tuple[str, str], str] = {}
         self._one_line = False
         self._left_out = self._left_out_bytes = 0
+        self.undescribed = 0
+        """How many doc strings and metadata entries were left out, as asked."""
 
     # -- the whole ----------------------------------------------------------------------------------------------
 
@@ -134,9 +139,9 @@ class Printer:
         entries += [[f"{key}: {literals.quote(getattr(proto, key))}"] for key in texts]
         if proto.HasField("model_version"):
             entries.append([f"model_version: {proto.model_version}"])
-        if proto.HasField("doc_string"):
+        if proto.HasField("doc_string") and self._is_shown(1):
             entries.append([f"doc_string: {literals.quote(proto.doc_string)}"])
-        if proto.metadata_props:
+        if proto.metadata_props and self._is_shown(len(proto.metadata_props)):
             pairs = [f"{literals.quote(p.key)}: {literals.quote(p.value)}" for p in proto.metadata_props]
             short = sum(map(len, pairs)) < _WIDE
             entries.append(
@@ -179,9 +184,9 @@ class Printer:
             entries.append(f"overload: {literals.quote(function.overload)}")
         entries.append(f"opset_import: {self._opsets(function)}")
         entries += _leftovers(function)
-        if function.HasField("doc_string"):
+        if function.HasField("doc_string") and self._is_shown(1):
             entries.append(f"doc_string: {literals.quote(function.doc_string)}")
-        if function.metadata_props:
+        if function.metadata_props and self._is_shown(len(function.metadata_props)):
             entries.append(f"metadata_props: {_pairs(function.metadata_props)}")
         yield "<"
         yield from _joined([f"   {entry}" for entry in entries])
@@ -538,13 +543,18 @@ class Printer:
     def _extras(self, message: Any) -> list[str]:
         """Returns what the line of a node, value, tensor, attribute or graph has no place for."""
         extras = []
-        if message.doc_string:
+        if message.doc_string and self._is_shown(1):
             extras.append(f"doc_string: {literals.quote(message.doc_string, one_line=True)}")
         pairs = getattr(message, "metadata_props", None)
-        if pairs:
+        if pairs and self._is_shown(len(pairs)):
             extras.append(f"metadata_props: {_pairs(pairs)}")
         extras += _leftovers(message)
         return extras
+
+    def _is_shown(self, count: int) -> bool:
+        """Tells whether metadata is printed; where it is not, that many entries are counted as left out."""
+        self.undescribed += 0 if self._metadata else count
+        return self._metadata
 
     def _tail(self, extras: list[str]) -> str:
         return f" @{{{', '.join(extras)}}}" if extras else ""

@@ -140,6 +140,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     SetOp, SetAttribute, DeleteAttribute, RenameNode, RenameNodes,
     Insert, AddNodes, Delete, Replace, Duplicate, Rewire, Redirect,
     RenameTensor, RenameTensors,
+    Rewrite,
     Outline, InlineFunctions, Move,
     Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
@@ -148,7 +149,6 @@ _CLASSES: tuple[type[Operation], ...] = (
     RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
     SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
     ShareEqualWeights, StripWeights, Externalize, InlineWeights,
-    Rewrite,
 )  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}

@@ -104,13 +104,13 @@ class InlineFunctions(Operation):
 
     def apply(self, draft: Draft) -> None:
         """Inlines them."""
-        from onnxbench.inlining import inline_calls, inline_functions
+        from onnxbench.inlining import inline_calls, inline_everything
 
         refs = self.find(draft)
         before = [f"{f.domain}::{f.name}" for f in draft.model.proto.functions]
         calls = [(ref.path, f"{ref.node.domain}::{ref.node.op_type}") for ref in refs]
         if self.at == "all":
-            done = inline_functions(draft.model)[0].proto
+            done = inline_everything(draft.model)
         else:
             done = inline_calls(draft.model.proto, [ref.node for ref in refs])
         if done is not draft.model.proto:

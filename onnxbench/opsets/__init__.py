@@ -52,6 +52,10 @@ __all__ = ["LOWEST", "convert_opset", "opset_number", "same_operator", "standard
 _MOST_NAMED = 12
 _PLAIN_ELEMENTS = {1, 2, 3, 6, 7, 9, 10, 11}
 """Element types of constants that the converter is given; it has no use for others, and does not take all."""
+_SAME_BROADCAST = 7
+"""The version since which no operator broadcasts by an attribute, so that what shapes it has does not matter for it."""
+_Place = tuple[Scope, int, int, int]
+"""A node: its graph, the number of that, its position, and the opset there."""
 LOWEST = 9
 """The version that models are brought down to at most; before, operators did not broadcast alike."""
 
@@ -150,7 +154,7 @@ class _Job:
 
 def _jobs(model: Model, index: GraphIndex, target: int) -> list[_Job]:
     """Returns the nodes that have to change; those that pose the same problem share it."""
-    found: list[tuple[Scope, int, int, int]] = []
+    found: list[_Place] = []
     unknown: dict[str, str] = {}
     function_keys = set(index.functions)
     versions: dict[int, int] = {}
@@ -172,8 +176,9 @@ def _jobs(model: Model, index: GraphIndex, target: int) -> list[_Job]:
             f"it is in opset {target} cannot be told",
             details=[f"node {label!r}" for label in list(unknown.values())[:_MOST_NAMED]],
         )
+    found = _unsettled(found, target)
     finder = TypeFinder(model, index)
-    by_scope: dict[int, list[tuple[Scope, int, int, int]]] = defaultdict(list)
+    by_scope: dict[int, list[_Place]] = defaultdict(list)
     for entry in found:
         by_scope[entry[1]].append(entry)
     problems: dict[tuple[Any, ...], Problem] = {}
@@ -181,17 +186,55 @@ def _jobs(model: Model, index: GraphIndex, target: int) -> list[_Job]:
     constants = _Constants(model)
     for entries in by_scope.values():
         scope = entries[0][0]
-        asked = dict.fromkeys(
-            name
-            for _, _, at, _ in entries
-            if scope.nodes[at].op_type not in SAME_UPWARD or target < entries[0][3]
-            for name in (*scope.nodes[at].input, *scope.nodes[at].output)
-            if name
-        )
+        nodes = [scope.nodes[at] for _, _, at, _ in entries]
+        asked = dict.fromkeys(name for node in nodes for name in (*node.input, *node.output) if name)
         types = finder.find(scope, asked)
         for _, number, position, source in entries:
             jobs.append(_job(constants, scope, number, position, source, types, problems))
     return jobs
+
+
+def _unsettled(found: list[_Place], target: int) -> list[_Place]:
+    """Leaves out the nodes that stay as they are whatever their types, which on the way up are most.
+
+    Nodes are told apart by operator, attributes and which inputs they have, so the converter sees one of each kind;
+    types, which take a look at the whole model, are found only for the rest.
+    """
+    kinds: dict[Any, Problem | None] = {}
+    keys: list[Any] = []
+    for scope, _, position, source in found:
+        node = scope.nodes[position]
+        key: Any = None
+        if target > source >= _SAME_BROADCAST and node.op_type in SAME_UPWARD and source >= SAME_UPWARD[node.op_type]:
+            key = source, node.op_type
+            kinds[key] = None
+        elif target > source >= _SAME_BROADCAST:
+            names = {name: at for at, name in reversed(list(enumerate(node.input)))}
+            attributes = [attribute.SerializeToString(deterministic=True) for attribute in node.attribute]
+            shape = tuple(names[name] if name else -1 for name in node.input), tuple(map(bool, node.output))
+            key = source, node.op_type, shape, *attributes
+            if key not in kinds:
+                kinds[key] = _plain_problem(node)[0]
+        keys.append(key)
+    originals = {key: _copied(problem.main) for key, problem in kinds.items() if problem is not None}
+    for source in {key[0] for key in originals}:
+        asked = [problem for key, problem in kinds.items() if key[0] == source and problem is not None]
+        bring_up(asked, source, target)
+    settled = {key for key, problem in kinds.items() if problem is None or _is_same(problem, originals[key], target)}
+    return [entry for entry, key in zip(found, keys, strict=True) if key not in settled]
+
+
+def _copied(node: NodeProto) -> NodeProto:
+    copy = type(node)()
+    copy.CopyFrom(node)
+    return copy
+
+
+def _is_same(problem: Problem, original: NodeProto, target: int) -> bool:
+    """Tells whether a node came out of the conversion as it was."""
+    if problem.failure or problem.by_caller or len(problem.nodes) != 1:
+        return False
+    return same_node(original, problem.nodes[0], schema_of(original.op_type, target))
 
 
 def _version_in(proto: ModelProto, scope: Scope, versions: Mapping[int, int]) -> int:
@@ -209,9 +252,32 @@ def _job(
     small: _Constants, scope: Scope, number: int, position: int, source: int, types: Mapping[str, TypeProto],
     problems: dict[tuple[Any, ...], Problem],
 ) -> _Job:  # fmt: skip
+    node = scope.nodes[position]
+    problem, inner = _plain_problem(node)
+    (plain,), by_caller, bodies = problem.nodes, problem.by_caller, problem.bodies
+    known = {inner[name]: types[name] for name in inner if name in types}
+    constants = {
+        inner[name]: value
+        for name in dict.fromkeys(node.input)
+        if name and (value := small.find(scope, name)) is not None
+    }
+    key = (
+        source, plain.SerializeToString(deterministic=True), by_caller, bodies,
+        tuple((name, value.SerializeToString(deterministic=True)) for name, value in sorted(known.items())),
+        tuple((name, value.SerializeToString(deterministic=True)) for name, value in sorted(constants.items())),
+    )  # fmt: skip
+    if key not in problems:
+        for name, value in constants.items():
+            value.name = name
+        problems[key] = Problem([plain], known, constants, by_caller, bodies)
+    problem = problems[key]
+    return _Job(scope, number, position, source, {short: name for name, short in inner.items()}, problem)
+
+
+def _plain_problem(node: NodeProto) -> tuple[Problem, dict[str, str]]:
+    """Returns the problem that a node poses before anything is known of its tensors, and their names in it."""
     from onnx import NodeProto
 
-    node = scope.nodes[position]
     inner: dict[str, str] = {}
     for letter, names in (("i", node.input), ("o", node.output)):
         for at, name in enumerate(names):
@@ -230,23 +296,7 @@ def _job(
             plain.attribute.append(attribute)
         else:
             plain.attribute.add(name=attribute.name, type=attribute.type)  # weights stay where they are
-    known = {inner[name]: types[name] for name in inner if name in types}
-    constants = {
-        inner[name]: value
-        for name in dict.fromkeys(node.input)
-        if name and (value := small.find(scope, name)) is not None
-    }
-    key = (
-        source, plain.SerializeToString(deterministic=True), tuple(by_caller), bodies,
-        tuple((name, value.SerializeToString(deterministic=True)) for name, value in sorted(known.items())),
-        tuple((name, value.SerializeToString(deterministic=True)) for name, value in sorted(constants.items())),
-    )  # fmt: skip
-    problem = problems.get(key)
-    if problem is None:
-        for name, value in constants.items():
-            value.name = name
-        problem = problems[key] = Problem([plain], known, constants, tuple(by_caller), bodies)
-    return _Job(scope, number, position, source, {short: name for name, short in inner.items()}, problem)
+    return Problem([plain], {}, {}, tuple(by_caller), bodies), inner
 
 
 class _Constants:

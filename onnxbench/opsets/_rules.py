@@ -150,7 +150,9 @@ def bring_down(problems: Sequence[Problem], source: int, target: int) -> None:
         if candidate is not None and not _is_settled(candidate, source):
             nodes, failure = next(brought_up)
             schema = schema_of(node.op_type, source)
-            if failure or len(nodes) != 1 or not same_node(nodes[0], candidate, schema):
+            same = not failure and len(nodes) == 1
+            same = same and any(same_node(nodes[0], one, schema) for one in (candidate, node))
+            if not same:
                 candidate, why = None, why or f"it changed its meaning in opset {source}"
         if candidate is not None:
             replacements[id(problem)][at] = [_named(candidate, node.name)]
@@ -286,7 +288,7 @@ def _fit_values(node: NodeProto, problem: Problem, target: int) -> str:
 
 def _count_from_the_front(node: NodeProto, problem: Problem, shape: tuple[Dim, ...] | None) -> str:
     """Counts the axes of a node from the front, as opset 10 wants it; returns why that cannot be done, or nothing."""
-    if node.op_type == "Unsqueeze":
+    if node.op_type in ("Unsqueeze", "OneHot", "ConcatFromSequence"):  # their axes are those of what they make
         made = problem.types.get(node.output[0])
         shape = tensor_shape(made) if made is not None else None
     for attribute in node.attribute:
@@ -296,10 +298,11 @@ def _count_from_the_front(node: NodeProto, problem: Problem, shape: tuple[Dim, .
             continue
         if shape is None or attribute.name not in ("axis", "axes"):
             return "opset 10 counts axes from the front, and how many there are is not known"
-        attribute.i = attribute.i + len(shape) if attribute.i < 0 else attribute.i
-        counted = [axis + len(shape) if axis < 0 else axis for axis in attribute.ints]
-        del attribute.ints[:]
-        attribute.ints.extend(counted)
+        if attribute.i < 0:
+            attribute.i += len(shape)
+        for at, axis in enumerate(attribute.ints):
+            if axis < 0:
+                attribute.ints[at] = axis + len(shape)
     return ""
 
 

@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     from onnx import AttributeProto
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Named:
     """A captured tensor in an expression; only functions take it."""
 
     name: str
     tensors: tuple[str, ...]
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError(f"{self.name!r} is a tensor: write value({self.name}), or same(a, b)")
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Symbol:

@@ -24,6 +24,7 @@ from onnxbench.patterns._matcher import (
     node_words,
     operator_difference,
     origin_words,
+    output_difference,
     read_names,
 )
 from onnxbench.patterns._pattern import Pattern, Step, Value, permutations_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _MOST_ANCHORS = 64
 _MOST_FITS = 4000
 _MOST_LOOKS = 20_000
+_NEAR = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Explanation:
         steps: How many nodes it has.
         difference: The first difference; None if it matches.
         aligned: Which nodes of the model were taken for which of the pattern.
+        differences: How many differences a node by node look at that anchor finds.
     """
 
     rule: str
@@ -59,6 +62,7 @@ class Explanation:
     steps: int
     difference: Difference | None
     aligned: tuple[tuple[str, str], ...] = ()
+    differences: int = 0
 
     def sentences(self) -> list[str]:
         """The explanation, a line each."""
@@ -104,8 +108,8 @@ def explain(rule: Rule, facts: Facts, ref: NodeRef) -> Explanation:
     return Explanation(rule.name, words, None, False, 0, steps, difference)
 
 
-def _rank(found: Explanation) -> tuple[float, int]:
-    return found.fitting / max(found.steps, 1), found.fitting
+def _rank(found: Explanation) -> tuple[float, int, int]:
+    return found.fitting / max(found.steps, 1), -found.differences, found.fitting
 
 
 def near_misses(rule: Rule, facts: Facts, *, limit: int = 5) -> list[Explanation]:
@@ -113,30 +117,40 @@ def near_misses(rule: Rule, facts: Facts, *, limit: int = 5) -> list[Explanation
 
     In a very large graph only its beginning is looked at.
     """
-    ranked: list[tuple[float, int, Pattern, Scope, int]] = []
+    ranked: list[tuple[float, int, Scope, int]] = []
     budget = [_MOST_LOOKS]
     for scope in facts.index.scopes:
         for position, node in enumerate(scope.nodes):
             if budget[0] < 0:
                 break
-            best: tuple[float, Pattern] | None = None
-            for pattern in rule.patterns:
-                if len(pattern.steps) < 2 or not pattern.anchor.accepts(node.domain, node.op_type):
-                    continue
-                fitting, _ = _fit(pattern, facts, scope, position, budget)
-                share = fitting / len(pattern.steps)
-                if fitting >= 2 and share >= 0.5 and (best is None or share > best[0]):
-                    best = share, pattern
-            if best is not None:
-                ranked.append((-best[0], len(ranked), best[1], scope, position))
+            shares = [
+                share
+                for pattern in rule.patterns
+                if pattern.anchor.accepts(node.domain, node.op_type)
+                and (share := _share(pattern, facts, scope, position, budget)) >= _NEAR
+            ]
+            if shares:
+                ranked.append((-max(shares), len(ranked), scope, position))
     found: list[Explanation] = []
-    for _, _, pattern, scope, position in sorted(ranked, key=lambda each: each[:2]):
-        explanation = explain_anchor(rule, pattern, facts, scope, position)
-        if not explanation.matches:
-            found.append(explanation)
+    for _, _, scope, position in sorted(ranked, key=lambda each: each[:2]):
+        each = [
+            explain_anchor(rule, pattern, facts, scope, position)
+            for pattern in rule.patterns
+            if pattern.anchor.accepts(scope.nodes[position].domain, scope.nodes[position].op_type)
+        ]
+        if not any(explanation.matches for explanation in each):
+            found.append(max(each, key=_rank))
         if len(found) == limit:
             break
     return sorted(found, key=_rank, reverse=True)
+
+
+def _share(pattern: Pattern, facts: Facts, scope: Scope, position: int, budget: list[int]) -> float:
+    """Returns how much of a pattern fits at an anchor; of one or two nodes, an operator alone is half."""
+    fitting, _ = _fit(pattern, facts, scope, position, budget)
+    if len(pattern.steps) <= 2:
+        return max(fitting / len(pattern.steps), _NEAR)
+    return fitting / len(pattern.steps) if fitting > 1 else 0
 
 
 def explain_anchor(
@@ -160,13 +174,14 @@ def explain_anchor(
     difference = attempt.difference  # nodes may all fit, each for itself, and not together
     if attempt.score > steps:  # all nodes fit, and the match as a whole does not
         fitting = steps
-    elif differences:
-        difference = differences[0]
+    else:
+        fitting = min(fitting, steps - 1)
+        difference = differences[0] if differences else difference
     if difference is None:
         difference = Difference("", "", "the node is in no match that ends there")
     nodes = {step.number: step for step in pattern.steps}
     aligned = tuple((nodes[number].label, node_words(scope, at)) for number, at in attempt.nodes.items())
-    return Explanation(rule.name, words or where, where, False, min(fitting, steps), steps, difference, aligned)
+    return Explanation(rule.name, words or where, where, False, fitting, steps, difference, aligned, len(differences))
 
 
 def _alignments(pattern: Pattern, facts: Facts, ref: NodeRef) -> Iterator[tuple[int, Step]]:
@@ -224,6 +239,7 @@ def _fit(
         if wrong is None:
             captured = capture_attributes(step, facts, scope, node)
             wrong = captured if isinstance(captured, str) else count_difference(step, names)
+            wrong = wrong or output_difference(step, facts, scope, node)
         own = (Difference(step.label, where, wrong),) if wrong is not None else ()
         best: tuple[frozenset[int], tuple[Difference, ...]] | None = None
         for order in permutations_of(step, names) if left[0] > 0 else [tuple(names)]:

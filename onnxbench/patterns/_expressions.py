@@ -122,6 +122,8 @@ class Expression:
             return _evaluate(self._tree, names, functions)
         except (TypeError, ValueError, IndexError, ArithmeticError, KeyError) as error:
             raise WrongError(str(error)) from None
+        except RecursionError:
+            raise WrongError("it is nested too deep") from None
 
     def parts(self, names: Callable[[str], Any], functions: Functions) -> list[tuple[str, Any]]:
         """Returns the calls and names in it with their values, for explaining that it does not hold."""

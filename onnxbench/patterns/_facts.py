@@ -6,10 +6,9 @@ read and no type inferred for these.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import TYPE_CHECKING, Any
 
-from onnxbench import weights
 from onnxbench.draft import home_of
 from onnxbench.graph import TensorRef
 from onnxbench.patterns._expressions import UnknownError
@@ -97,6 +96,14 @@ class Facts:
             self._defaults[key] = found
         return found
 
+    def has_fixed_outputs(self, scope: Scope, node: NodeProto) -> bool:
+        """Tells whether what a node's outputs are does not depend on how many it has."""
+        if self.index.function_of(node) is not None:
+            return False  # ONNX Runtime refuses a call with fewer outputs than the function has
+        version = self.opset(scope, node.domain)
+        schema = find_schema(node.domain, node.op_type, version) if version else None
+        return schema is not None and schema.outputs[-1].option.name != "Variadic"  # type: ignore[attr-defined]
+
     # -- constants ----------------------------------------------------------------------------------------------
 
     def stored(self, scope: Scope, name: str) -> TensorProto | None:
@@ -171,10 +178,9 @@ class Facts:
                 "is an initializer that callers may override" if self.is_overridable(scope, name) else "is no constant"
             )
             raise UnknownError(f"{name!r} {why}")
-        size = weights.tensor_bytes(tensor) if tensor.data_location == 1 else 0
-        array = None if size > MOST_ELEMENTS * 8 else self.array(tensor)
-        if array is None or array.size > MOST_ELEMENTS:
+        if math.prod(tensor.dims) > MOST_ELEMENTS:
             raise UnknownError(f"{name!r} has more than {MOST_ELEMENTS:,} elements")
+        array = self.array(tensor)
         if array.dtype.kind not in "biufOSU":  # bfloat16 and the small floats
             import numpy as np
 
@@ -342,8 +348,3 @@ def _tensor_of(attribute: AttributeProto) -> TensorProto | None:
         return None
     element, dims, values = made
     return helper.make_tensor("", element, dims, values)
-
-
-def same_shape_value(first: Sequence[Size], second: Sequence[Size]) -> bool:
-    """Tells whether two shapes as values are known to be the same."""
-    return len(first) == len(second) and all(a == b for a, b in zip(first, second, strict=True))

@@ -290,6 +290,10 @@ class Search:
             self._fail(step, position, wrong)
             return None
         names = read_names(node)
+        wrong = output_difference(step, self._facts, self._scope, node)
+        if wrong is not None:
+            self._fail(step, position, wrong)
+            return None
         captured = capture_attributes(step, self._facts, self._scope, node)
         if isinstance(captured, str):
             self._fail(step, position, captured)
@@ -498,6 +502,10 @@ class Search:
         return None
 
 
+OVERLOAD = ":overload"
+"""Behind the name of a captured operator: the name of its overload, of a call of a local function."""
+
+
 # -- comparing nodes and constants -------------------------------------------------------------------------------
 
 _BROADCASTING = frozenset({
@@ -539,6 +547,18 @@ def count_difference(step: Step, names: Sequence[str]) -> str | None:
     return None
 
 
+def output_difference(step: Step, facts: Facts, scope: Scope, node: NodeProto) -> str | None:
+    """Returns why the outputs of a node do not fit a step by their number, or None.
+
+    More than the pattern names are fine where they are optional, but not of Split and the like, whose outputs depend on
+    how many there are, nor of an operator that nothing is known of.
+    """
+    count = len(node.output)
+    if count <= len(step.outputs) or facts.has_fixed_outputs(scope, node):
+        return None
+    return f"it has {count} outputs, and the pattern names {len(step.outputs)}"
+
+
 def capture_attributes(step: Step, facts: Facts, scope: Scope, node: NodeProto) -> dict[str, Any] | str:
     """Returns what a step captures of a node's attributes, or why they do not fit."""
     given = {attribute.name: attribute for attribute in node.attribute}
@@ -578,6 +598,7 @@ def capture_attributes(step: Step, facts: Facts, scope: Scope, node: NodeProto) 
                 return f"attribute {name!r} is {said}, and the pattern does not mention it"
     if step.operator_name is not None:
         captured[step.operator_name] = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        captured[step.operator_name + OVERLOAD] = node.overload
     return captured
 
 
@@ -660,8 +681,11 @@ def _holds(value: Value, has: Any, tensor: TensorProto) -> bool:
 
     wanted = value.constant
     assert wanted is not None
-    if tensor.data_type not in _FLOATS:
+    if tensor.data_type == tensor.STRING:
         return bool(np.array_equal(wanted, has))
+    if tensor.data_type not in _FLOATS:
+        whole = np.uint64 if tensor.data_type == tensor.UINT64 else np.int64
+        return bool(np.array_equal(wanted.astype(whole), has.astype(whole)))
     a, b = wanted.astype(np.float64), has.astype(np.float64)
     tolerance = value.tolerance if value.tolerance is not None else 4 * _EPSILON[tensor.data_type]
     with np.errstate(invalid="ignore", over="ignore"):

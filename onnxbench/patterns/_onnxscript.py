@@ -219,7 +219,7 @@ class _Pass:
         stored = {id(value): value for value in delta.new_initializers}
         for key, value in stored.items():
             tensor = self._ir.serde.serialize_tensor(value.const_value)
-            named[key] = self._replacer.store(swap, tensor, value.name or f"{outputs[0]}_constant")
+            named[key] = value.name = self._replacer.store(swap, tensor, value.name or f"{outputs[0]}_constant")
         common = Common.of(swap)
         for new in delta.new_nodes:
             if any(attribute.type.value in (5, 10) for attribute in new.attributes.values()):
@@ -227,19 +227,20 @@ class _Pass:
             for value in new.outputs:
                 if id(value) not in named:
                     named[id(value)] = self._replacer.fresh(scope, value.name or f"{outputs[0]}_{new.op_type}")
+                value.name = named[id(value)]
+            new.name = self._replacer.fresh_node(scope, common.name_for(new.op_type))
             node = self._ir.serde.serialize_node(new)
             reads = ["" if v is None else named.get(id(v), v.name) for v in new.inputs]
             del node.input[:], node.output[:]
             node.input.extend(reads)
             node.output.extend(named[id(value)] for value in new.outputs)
             del node.metadata_props[:]
-            node.name = self._replacer.fresh_node(scope, common.name_for(new.op_type))
             common.describe(node, name)
             swap.nodes.append(node)
             domain = plain_domain(new.domain)
             self.opsets.setdefault(domain, new.version)
         versions = {plain_domain(node.domain): self._draft.opset(scope, node.domain) for node in swap.nodes}
-        swap.has_types = all(
+        swap.is_retyped = all(
             find_schema(n.domain, n.op_type, versions[plain_domain(n.domain)] or 1) for n in swap.nodes
         )
         return swap

@@ -23,7 +23,7 @@ from onnxbench.graph import Scope
 from onnxbench.modelspec import fill_attribute
 from onnxbench.patterns._conditions import Bindings
 from onnxbench.patterns._expressions import UnknownError, WrongError
-from onnxbench.patterns._matcher import Match
+from onnxbench.patterns._matcher import OVERLOAD, Match
 from onnxbench.patterns._pattern import plain_name
 from onnxbench.patterns._rules import Rule
 from onnxbench.provenance import CLASS_HIERARCHY, NAME_SCOPES, STACK_TRACE
@@ -38,6 +38,7 @@ RULE_KEY = "onnxbench.rewrite"
 
 _HELPERS = ("_rest", "_op", "_like")
 _OPSET_OF_CONSTANTS = 18
+_FUNCTIONS_SINCE = 8  # IR version
 _INITIALIZERS_ALONE_SINCE = 4  # IR version; before it, every initializer was also an input
 
 
@@ -53,7 +54,8 @@ class Swap:
         outputs: What the old nodes made that others read.
         nodes: The new nodes.
         passed: Outputs that are tensors which exist already, by the name of the output.
-        has_types: Whether onnx can infer the types of what the new nodes make.
+        is_retyped: Whether types are found anew. A rule that at most rounds otherwise makes what was made, so what is
+            stated of it stays; where that is not true after all, the checks after the step refuse the result.
     """
 
     rule: str
@@ -63,7 +65,7 @@ class Swap:
     outputs: list[str]
     nodes: list[NodeProto] = field(default_factory=list)
     passed: dict[str, str] = field(default_factory=dict)
-    has_types: bool = False
+    is_retyped: bool = False
 
 
 @dataclass(slots=True)
@@ -107,13 +109,15 @@ class Replacer:
                 self._swap_in(scope, by_scope[id(scope)], lost, passed, retyped)
         draft.touch()
         for path, renamed in passed.items():
-            draft.replace_reads(draft.index.scope_paths[path], _followed(renamed))
+            draft.replace_all_uses(draft.index.scope_paths[path], _followed(renamed))
         _sweep(draft, lost)
         for path, names in retyped.items():
             home = draft.index.scope_paths.get(path)
             if home is not None:
                 draft.retype(home, [name for name in names if name in home.producers])
         self.count += len(swaps)
+        self._node_names.clear()  # a body is known by its path, and that may be another one's now
+        self._shared = {key: name for key, name in self._shared.items() if not key[0]}
 
     # -- before -------------------------------------------------------------------------------------------------
 
@@ -154,6 +158,9 @@ class Replacer:
                 )
             return
         proto.functions.append(made)
+        if proto.ir_version < _FUNCTIONS_SINCE:
+            before, proto.ir_version = proto.ir_version, _FUNCTIONS_SINCE
+            self.draft.record("model", "", "IR version", before=str(before), after=str(proto.ir_version))
         self.draft.record("function", f"{made.domain}::{made.name}", "added", after=f"{len(made.node)} nodes")
 
     # -- one graph ----------------------------------------------------------------------------------------------
@@ -178,7 +185,7 @@ class Replacer:
             if swap.passed:
                 passed.setdefault(scope.path, {}).update(swap.passed)
                 gone += swap.passed
-            if swap.has_types:
+            if swap.is_retyped:
                 retyped.setdefault(scope.path, []).extend(name for name in swap.outputs if name not in swap.passed)
         self.draft.splice(scope, inserted, removed)
         self.draft.forget(scope, gone)
@@ -221,7 +228,7 @@ class Replacer:
             new.name = self.fresh_node(scope, common.name_for(new.op_type))
             common.describe(new, rule.name)
             made.nodes.append(new)
-        made.has_types = all(_has_types(match, node) for node in made.nodes)
+        made.is_retyped = rule.effect == "numerics" and all(_has_types(match, node) for node in made.nodes)
         return made
 
     def hand_on(self, made: Swap, output: str, tensor: Any) -> None:
@@ -287,6 +294,7 @@ class Replacer:
         elif name == "_op":
             domain, _, op_type = str(captured).rpartition("::")
             new.domain, new.op_type = domain, op_type
+            new.overload = bindings.attributes[reference + OVERLOAD]
         elif captured is not None and not isinstance(captured, (str, tuple)):
             added = new.attribute.add()
             added.CopyFrom(captured)
