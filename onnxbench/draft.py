@@ -420,9 +420,7 @@ class Draft:
 
     # -- types --------------------------------------------------------------------------------------------------
 
-    def retype(
-        self, scope: Scope, names: Iterable[str], *, strictly: bool = False, same_rank: bool = False
-    ) -> None:
+    def retype(self, scope: Scope, names: Iterable[str], *, strictly: bool = False, same_rank: bool = False) -> None:
         """Says that the types of these tensors, and of all that depends on them, may have changed.
 
         ``refresh_types`` then finds them anew. An operation says so after its last change to the nodes, for ``scope``

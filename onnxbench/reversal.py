@@ -58,11 +58,7 @@ def save_patch(path: str | os.PathLike[str], before: Model, after: Model) -> Pat
         "after": fingerprint(after.proto),
         "shell": blob.add(_shell(before.proto).SerializeToString(deterministic=True)),
         "lists": {},
-        "explicit": [
-            number
-            for number, tensor in enumerate(weights.tensors(before.proto))
-            if _says_inline(tensor)
-        ],
+        "explicit": [number for number, tensor in enumerate(weights.tensors(before.proto)) if _says_inline(tensor)],
     }
     lists = dict(_lists(after.proto))
     for name, items in _lists(before.proto):

@@ -38,6 +38,8 @@ from onnxbench.writer import Saved, SaveOptions, save, write_whole
 if TYPE_CHECKING:
     from onnx import ModelProto, OperatorSetIdProto
 
+    from onnxbench.backends import Session
+
 STAMP = "onnxbench.recipe"
 """The metadata key under which an edited model names the recipes that made it."""
 _SHOWN = 6
@@ -383,12 +385,18 @@ class _Verifier:
         """
         if self._outputs is not None:
             return
+        hint = None
         try:
-            self._outputs = self._run(self._model, self._feeds)
+            session = self._open(self._model)
+            if not self._options.sources:
+                hint = "Its inputs were drawn; --shape and --val-range say how, and --feeds FILE gives others."
+            try:
+                self._outputs = session.run(self._feeds)
+            finally:
+                session.close()
         except ExecutionError as error:
             error.message = f"the model does not run as it is, so no step can be verified: {error.message}"
-            if not self._options.sources and error.hint is None:
-                error.hint = "Its inputs were drawn; --shape and --val-range say how, and --feeds FILE gives others."
+            error.hint = error.hint or hint
             raise
 
     def judge(self, draft: Draft, step: Step) -> tuple[DriftReport | None, bool, list[str]]:
@@ -423,8 +431,11 @@ class _Verifier:
         passed = drift.passed or not judged
         return (drift if shared else None), passed and (not gone or step.effect == "interface"), notes
 
+    def _open(self, model: Model) -> Session:
+        return backends.open_session(_without_marks(model), options=self._setup)
+
     def _run(self, model: Model, feeds: Mapping[str, Value]) -> dict[str, Value]:
-        session = backends.open_session(_without_marks(model), options=self._setup)
+        session = self._open(model)
         try:
             return session.run(feeds)
         finally:

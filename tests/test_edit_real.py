@@ -19,19 +19,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cases import Case, all_cases
 from corpus import fetch
 from engines import ort_session
 
 import onnxbench
 from onnxbench import reversal
 from onnxbench.draft import Draft
-from onnxbench.errors import BenchError
 from onnxbench.graph import GraphIndex, NodeRef, Scope
 from onnxbench.model import Model, load
 from onnxbench.operations import OPERATIONS
 from onnxbench.recipe import Step, parse_recipe
-from onnxbench.surgery import Edited, edit, edit_file, undo_file
+from onnxbench.surgery import Edited, edit_file, undo_file
 from onnxbench.tensortype import elem_type
 
 REAL = (
@@ -63,7 +61,9 @@ class Subject:
     def main(self) -> Scope:
         return self.index.main
 
-    def node(self, *ops: str, main: bool = False, where: Callable[[NodeRef], bool] = lambda ref: True) -> NodeRef | None:
+    def node(
+        self, *ops: str, main: bool = False, where: Callable[[NodeRef], bool] = lambda ref: True
+    ) -> NodeRef | None:
         """Returns a node of one of these operators (any, if none is named)."""
         found = [
             ref
@@ -390,7 +390,8 @@ TABLE: dict[str, tuple[Callable[[Subject], Steps | None], set[str]]] = {
     ),
     "set_metadata": (always("set_metadata", key="k", value="v"), {"metadata_props"}),
     "delete_metadata": (
-        lambda s: [{"set_metadata": "a=1"}, {"set_metadata": "b=2"}, {"delete_metadata": "a"}], {"metadata_props"},
+        lambda s: [{"set_metadata": "a=1"}, {"set_metadata": "b=2"}, {"delete_metadata": "a"}],
+        {"metadata_props"},
     ),
     "set_doc": (always("set_doc", text="what a test says"), set()),
     "set_producer": (always("set_producer", producer="a test", version="1"), set()),

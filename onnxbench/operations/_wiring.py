@@ -99,10 +99,8 @@ class Insert(Operation):
         for path in sorted(by_scope, key=lambda each: -each.count("/")):  # inner first, for outer changes move them
             reading = {position for where, position in wanted if where == path} if readers is not None else None
             scope = draft.index.scope_paths[path]
-            constants.append({
-                name: draft.fresh(scope, name) if any(name in earlier.values() for earlier in constants) else name
-                for name in self.constants
-            })  # fmt: skip
+            earlier = {name for each in constants for name in each.values()}
+            constants.append({name: _aside(draft, scope, name) if name in earlier else name for name in self.constants})
             self._insert(draft, scope, by_scope[path], reading, constants[-1])
 
     def _insert(
@@ -512,6 +510,13 @@ class Redirect(TensorOperation):
             draft.record("tensor", ref.path, f"{changed} readers", before=ref.name, after=new.name)
             fresh = draft.index.scope_paths[ref.scope.path]
             draft.retype(fresh, [made for p in readers for made in fresh.writes[p]])
+
+
+def _aside(draft: Draft, scope: Scope, name: str) -> str:
+    """Returns a free name made of a taken one."""
+    found = draft.fresh(scope, name)
+    draft.taken(scope).discard(found)
+    return found
 
 
 def _quoted(name: str) -> str:
