@@ -126,7 +126,9 @@ def undo(after: Model, patch: str | os.PathLike[str]) -> Model:
             tensor.external_data.add(key=STUB_EXPLICIT, value="1")
     if fingerprint(proto) != head["before"]:
         raise SpecError(f"{path} is damaged: what it makes is not the model before the edit")
-    return after.derive(proto)
+    model = after.derive(proto)
+    model.look_again()  # the edited model may have no weights outside, and this one those of the patch
+    return model
 
 
 def fingerprint(proto: ModelProto) -> str:

@@ -23,7 +23,16 @@ from onnxbench.cli._boundary import bounded
 from onnxbench.errors import BenchError, GuardError, RefusedResultError
 from onnxbench.graph import GraphIndex
 from onnxbench.model import from_proto, load
-from onnxbench.operations import Delete, Insert, RenameNode, RenameTensor, RenameTensors, SetAttribute, SetOp
+from onnxbench.operations import (
+    Delete,
+    Externalize,
+    Insert,
+    RenameNode,
+    RenameTensor,
+    RenameTensors,
+    SetAttribute,
+    SetOp,
+)
 from onnxbench.recipe import Step
 from onnxbench.surgery import STAMP, edit, edit_file, undo_file
 
@@ -190,6 +199,9 @@ def test_mistakes_in_a_recipe_are_told_with_their_line(run, tmp_path):
         (["--set-op", "node:nope=Sub"], 4, "nope"),
         (["--undo", "nowhere.undo"], 4, "nowhere.undo"),
         (["--rename-tensor", "c="], 8, "name"),
+        (["--step", "set_op: add"], 11, "set_op: AT=TO"),
+        (["--strip-weights", "all"], 2, "{at: ...}"),
+        (["--remove-input", "nope"], 4, "nope"),
     ],
 )
 def test_wrong_input_is_one_message_and_no_file(run, tmp_path, words, code, said):
@@ -294,6 +306,51 @@ def test_a_nan_is_no_agreement():
     model = parse('<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) { a = Abs (x) y = Neg (a) }')
     done = edit(model, [Step(SetOp("op:Neg", "Log"), atol=1e9)], verify={"x": np.array([0, 1], np.float32)})
     assert not done.passed  # -inf where -0.0 was, whatever the tolerance
+
+
+def test_a_mark_passes_on_what_it_is_given_and_other_custom_operators_need_their_library(run, tmp_path):
+    code, out, _ = run("edit", LINEAR, "out.onnx", "--insert", "c=onnxbench::Mark", "--verify")
+    assert code == 0
+    assert "equal bit for bit" in out
+    assert [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node] == ["Mul", "Mark", "Add"]
+    code, _, err = run("edit", LINEAR, "other.onnx", "--insert", "c=acme::Magic", "--verify")
+    assert code == 9
+    assert "--custom-ops" in err
+    code, _, err = run("edit", LINEAR, "other.onnx", "--set-op", "op:Add=Sub", "--verify", "--custom-ops", "no.so")
+    assert code == 2
+    assert "no.so" in err
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_a_model_that_does_not_run_on_its_inputs_is_told_before_any_step(run, tmp_path):
+    from onnxbench.modeltext import parse
+
+    model = parse(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[n] x) => (float[2, 2] y) <int64[2] s = {2, 2}>'
+        "{ a = Abs (x) y = Reshape (a, s) }"
+    )
+    onnxbench.save(model, tmp_path / "m.onnx")
+    code, _, err = run("edit", "m.onnx", "out.onnx", "--set-op", "op:Abs=Neg", "--verify", "--dim", "n=3")
+    assert code == 9
+    assert "does not run as it is" in err
+    assert "step 1" not in err
+    assert "--shape" in err
+    assert run("edit", "m.onnx", "out.onnx", "--set-op", "op:Abs=Neg", "--verify", "--dim", "n=4")[0] == 0
+
+
+def test_undoing_an_edit_that_moved_the_weights_out_restores_every_byte(tmp_path):
+    weight = onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    weight.data_location = TensorProto.DEFAULT  # said in so many words, which a tensor outside cannot
+    infos = [helper.make_tensor_value_info(name, 1, [1, 64]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", infos[:1], infos[1:], [weight])
+    onnx.save(helper.make_model(graph, ir_version=9), tmp_path / "m.onnx")
+    edit_file(
+        tmp_path / "m.onnx", tmp_path / "out.onnx", [Externalize(), RenameTensor("w", "v")], save_undo=tmp_path / "u"
+    )
+    assert (tmp_path / "out.onnx.data").exists()
+    undo_file(tmp_path / "out.onnx", tmp_path / "again.onnx", tmp_path / "u")
+    onnxbench.save(load(tmp_path / "m.onnx"), tmp_path / "plain.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
 
 
 # -- asking ---------------------------------------------------------------------------------------------------------

@@ -322,7 +322,7 @@ def _state(draft: Draft, found: Trace, carrying: Mapping[str, int], to: str) -> 
         for path in bodies:
             scope = index[path]
             if scope.is_function:
-                draft.forget(scope, list(scope.tensor_names()))
+                _forget_sizes(scope.graph.value_info)
             else:
                 _forget_sizes(scope.graph.input)
                 draft.retype(scope, list(scope.tensor_names()), strictly=True, same_rank=True)
