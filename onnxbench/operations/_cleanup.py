@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxbench import pruning
 from onnxbench.draft import root_of, tree_of
-from onnxbench.errors import UsageError, did_you_mean
+from onnxbench.errors import NotFoundError, UsageError, did_you_mean
 from onnxbench.graph import TensorRef, sort_nodes, topological_order
 from onnxbench.operations._base import Effect, NodeOperation, Operation, plural
 from onnxbench.specs import parse_size
@@ -285,7 +285,14 @@ class TakeBranches(NodeOperation):
         """Returns those whose condition is constant."""
         from onnxbench.branching import taken_branch
 
-        return [ref for ref in draft.nodes(self.at) if taken_branch(draft, ref) is not None]
+        refs = draft.nodes(self.at)
+        found = [ref for ref in refs if taken_branch(draft, ref) is not None]
+        if not found:
+            raise NotFoundError(
+                f"none of the nodes {self.at!r} is an If whose condition is constant",
+                hint="remove_input with a value, and fold_constants, make conditions constant.",
+            )
+        return found
 
     def apply(self, draft: Draft) -> None:
         """Replaces them."""

@@ -51,10 +51,23 @@ class SetOp(NodeOperation):
             node.ClearField("overload")
             draft.record("node", ref.path, "op_type", before=before, after=operator_name(domain, op_type))
             draft.import_domain(ref.scope, domain)
+            self._require_attributes(draft, ref)
             if self.drop_attributes:
                 self._drop_attributes(draft, ref)
             draft.retype(ref.scope, ref.scope.writes[ref.position])
         draft.touch()
+
+    def _require_attributes(self, draft: Draft, ref: NodeRef) -> None:
+        schema = schema_of(draft, ref)
+        given = {attribute.name for attribute in ref.node.attribute}
+        missing = [name for name, each in schema.attributes.items() if each.required] if schema is not None else []
+        missing = [name for name in missing if name not in given]
+        if missing:
+            said = ", ".join(f"{name}: ..." for name in missing)
+            raise RefusedResultError(
+                f"{self.to} needs {' and '.join(map(repr, missing))}, which {ref.path!r} does not have",
+                hint=f"replace: {{at: ..., op: {self.to}, attributes: {{{said}}}}} gives them.",
+            )
 
     def _drop_attributes(self, draft: Draft, ref: NodeRef) -> None:
         schema = schema_of(draft, ref)
