@@ -522,7 +522,7 @@ def json_schema() -> dict[str, Any]:
             {
                 "type": "object",
                 "description": (kind.__doc__ or "").strip().splitlines()[0],
-                "properties": {word: {"anyOf": forms}, **_STEP_SCHEMA},
+                "properties": {word: {"anyOf": forms}, **{key: {"$ref": f"#/$defs/{key}"} for key in _STEP_SCHEMA}},
                 "required": [word],
                 "additionalProperties": False,
             }
@@ -542,28 +542,31 @@ def json_schema() -> dict[str, Any]:
             "description": {"type": "string"},
             "variables": {"type": "object"},
             "include": paths,
-            "steps": listed,
+            "steps": {"$ref": "#/$defs/steps"},
         },
         "additionalProperties": False,
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "onnxbench edit recipe",
-        "anyOf": [whole, listed],
+        "$defs": {"variable": {"type": "string", "pattern": r"\$\{[^}]+\}"}, **_STEP_SCHEMA, "steps": listed},
+        "anyOf": [whole, {"$ref": "#/$defs/steps"}],
     }
 
 
+_VARIABLE_SCHEMA: dict[str, Any] = {"$ref": "#/$defs/variable"}
 _STEP_SCHEMA: dict[str, Any] = {
     "name": {"type": "string"},
     "expect": {
         "anyOf": [
             {"type": "integer", "minimum": 0},
             {"type": "string", "pattern": r"^(all|optional|any|(>=|<=|==?|>|<)?\s*\d+)$"},
+            _VARIABLE_SCHEMA,
         ]
     },
-    "changes": {"enum": list(_EFFECTS)},
-    "atol": {"type": "number", "minimum": 0},
-    "rtol": {"type": "number", "minimum": 0},
+    "changes": {"anyOf": [{"enum": list(_EFFECTS)}, _VARIABLE_SCHEMA]},
+    "atol": {"anyOf": [{"type": "number", "minimum": 0}, _VARIABLE_SCHEMA]},
+    "rtol": {"anyOf": [{"type": "number", "minimum": 0}, _VARIABLE_SCHEMA]},
 }
 
 
@@ -574,14 +577,18 @@ def _schema_of(hint: Any) -> dict[str, Any]:
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [_schema_of(each) for each in arguments]}
     if origin is Literal:
-        return {"enum": list(arguments)}
+        return {"anyOf": [{"enum": list(arguments)}, _VARIABLE_SCHEMA]}
     if origin in (list, tuple):
         inner = _schema_of(arguments[0])
         return {"anyOf": [{"type": "array", "items": inner}, inner]}
     if origin is dict:
-        return {"type": "object", "additionalProperties": _schema_of(arguments[1])}
-    kinds = {bool: "boolean", int: "integer", float: "number", type(None): "null"}
-    return {"type": kinds[hint]} if hint in kinds else {"type": ["string", "integer", "number", "boolean"]}
+        return {"anyOf": [{"type": "object", "additionalProperties": _schema_of(arguments[1])}, _VARIABLE_SCHEMA]}
+    if hint is type(None):
+        return {"type": "null"}
+    kinds = {bool: "boolean", int: "integer", float: "number"}
+    if hint in kinds:
+        return {"anyOf": [{"type": kinds[hint]}, _VARIABLE_SCHEMA]}
+    return {"type": ["string", "integer", "number", "boolean"]}
 
 
 def field_docs(kind: type[Operation]) -> dict[str, str]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
+import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -16,14 +20,17 @@ from corpus import fetch
 from engines import ort_session
 
 import onnxbench
+from onnxbench.cli import app
+from onnxbench.cli._boundary import bounded
 from onnxbench.graph import GraphIndex
 from onnxbench.model import load
 from onnxbench.operations import Delete
-from onnxbench.recipe import load_recipe
+from onnxbench.recipe import json_schema, load_recipe
 from onnxbench.select import tensors
 from onnxbench.surgery import STAMP, edit, edit_file, undo_file
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "recipes"
+README = FOLDER / "README.md"
 INDEX: dict[str, dict[str, Any]] = yaml.safe_load((FOLDER / "index.yaml").read_text(encoding="utf-8"))
 
 pytestmark = pytest.mark.corpus
@@ -71,7 +78,7 @@ def test_a_recipe_on_its_model(corpus, name, tmp_path):
     if most == 0:
         assert all(drift.bitwise_equal for drift in judged)
     elif math.isfinite(most):
-        assert 0 < max(drift.worst.max_abs for drift in judged if drift.worst is not None) <= most
+        assert max(drift.worst.max_abs for drift in judged if drift.worst is not None) <= most
     else:
         assert any(not drift.bitwise_equal for drift in judged)
 
@@ -104,6 +111,59 @@ def test_a_recipe_on_its_model(corpus, name, tmp_path):
         assert list(ran.new) == list(ran.old)
         for output, value in ran.old.items():
             np.testing.assert_allclose(ran.new[output], value, rtol=0, atol=most)
+
+
+def test_every_recipe_is_in_the_index_and_in_the_table():
+    assert sorted(INDEX) == sorted(file.name for file in FOLDER.glob("*.yaml") if file.name != "index.yaml")
+    rows = re.findall(r"^\| \[(\S+)\]\(\1\) \| (.+?) \| (.+?) \| (.+?) \|$", README.read_text(encoding="utf-8"), re.M)
+    assert rows == [(name, said["model"], said["does"], said["says"]) for name, said in INDEX.items()]
+    known = {entry.name: entry for entry in fetch.entries()}
+    for name, said in INDEX.items():
+        head = (FOLDER / name).read_text(encoding="utf-8").split("version: 1")[0]
+        assert re.match(r"# For: .+\n(# .+\n)*?# Model: " + said["model"], head), name
+        assert f"-r {name}" in head
+        assert known[said["model"]].source == "pip"
+
+
+def test_the_schema_for_editors_accepts_the_recipes():
+    validator = jsonschema.Draft202012Validator(json_schema())
+    for file in (*FOLDER.glob("*.yaml"), *FOLDER.glob("parts/*.yaml")):
+        if file.name != "index.yaml":
+            validator.validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def shown_commands() -> list[tuple[list[str], list[str]]]:
+    """Returns the commands of the README, with the lines that they print; ``...`` stands for some."""
+    blocks = re.findall(r"```console\n\$ onnxbench (.+?)\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    return [(shlex.split(words), lines.splitlines()) for words, lines in blocks]
+
+
+@pytest.mark.parametrize(("words", "lines"), shown_commands(), ids=[words[1] for words, _ in shown_commands()])
+def test_the_readme_shows_what_a_command_prints(corpus, words, lines, tmp_path, monkeypatch, capsys):
+    path, _ = corpus(words[1].removesuffix(".onnx"))
+    shutil.copytree(FOLDER, tmp_path / "recipes")
+    (tmp_path / "recipes" / words[1]).symlink_to(path)
+    monkeypatch.chdir(tmp_path / "recipes")
+    code = bounded(app, words)
+    shown = capsys.readouterr()
+    assert code == ("NOT ALLOWED" in shown.out)
+    printed = iter([without_amounts(line) for line in shown.out.splitlines()])
+    skipping = False
+    for line in lines:
+        if line == "...":
+            skipping = True
+        elif line.startswith("onnxbench: "):
+            assert line in shown.err
+        else:
+            found = next((each for each in printed if each == without_amounts(line) or not skipping), None)
+            assert found == without_amounts(line)
+            skipping = False
+    assert skipping or next(printed, None) is None
+
+
+def without_amounts(line: str) -> str:
+    """Returns a line without how much results differ, in which processors may."""
+    return re.sub(r"max abs \S+", "max abs", line)
 
 
 # -- what each recipe promises beyond that ----------------------------------------------------------------------
