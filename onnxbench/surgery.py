@@ -33,10 +33,9 @@ from onnxbench.pieces import type_sources
 from onnxbench.recipe import Recipe, Step, load_recipe
 from onnxbench.reversal import save_patch, undo
 from onnxbench.validity import find_complaints, make_valid
+from onnxbench.version import STAMP
 from onnxbench.writer import Saved, SaveOptions, save, write_whole
 
-STAMP = "onnxbench.recipe"
-"""The metadata key under which an edited model names the recipes that made it."""
 _SHOWN = 6
 
 

@@ -25,7 +25,7 @@ from onnxbench.graph import GraphIndex
 from onnxbench.model import from_proto, load
 from onnxbench.operations import Delete, Insert, RenameNode, RenameTensor, RenameTensors, SetAttribute, SetOp
 from onnxbench.recipe import Step
-from onnxbench.surgery import STAMP, edit, edit_file, undo_file
+from onnxbench.surgery import edit, edit_file, undo_file
 
 LINEAR = named("linear_func").path
 

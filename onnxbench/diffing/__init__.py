@@ -36,6 +36,8 @@ def diff(
 ) -> DiffReport:
     """Returns what differs between two models, which stay as they are.
 
+    The stamp that ``edit`` leaves in a model's metadata (``onnxbench.recipe``) is told in the notes and is no change.
+
     Weights are read only where both sides have the same type and are not the same bytes of one file; then in blocks,
     small ones first. With no tolerance, every bit of a value counts.
 
@@ -63,8 +65,9 @@ def diff(
     )
     names = [str(model.origin.name) if model.origin is not None else "" for model in (first, second)]
     told = [name or which for name, which in zip(names, ("the first model", "the second model"), strict=True)]
-    found = Comparison(first, second, ignored=ignored, allowed=allowed, names=told).run()
-    return DiffReport(tuple(found), names[0], names[1], ignored)
+    comparison = Comparison(first, second, ignored=ignored, allowed=allowed, names=told)
+    found = comparison.run()
+    return DiffReport(tuple(found), names[0], names[1], ignored, tuple(comparison.notes))
 
 
 def _tolerance(atol: float, rtol: float) -> Tolerance:
