@@ -120,7 +120,8 @@ def _change_lines(change: Change) -> Iterator[str]:
     start, end = _style(change.sign)
     what = change.what if change.what not in ("node", "weight", "input", "output") or change.sign == "~" else ""
     if change.kind == "name":
-        head = f"{change.what} {_value(change.before)} => {_value(change.after)}"
+        before, after = (change.before, change.after) if change.count > 1 else (_name(change.before), _name(change.after))
+        head = f"{change.what}{':' if change.count > 1 else ''} {before} => {after}"
     else:
         noun = {"node": "node", "weight": "weight", "input": "input", "output": "output"}.get(change.kind, "")
         owner = f"{change.where} ({change.op})" if change.op and change.kind != "node" else change.where
@@ -131,9 +132,13 @@ def _change_lines(change: Change) -> Iterator[str]:
     if change.note:
         yield f"       {plain(change.note)}"
     for before, after in change.pairs[:_EXAMPLES]:
-        yield f"       {plain(f'{before} => {after}')}"
+        yield f"       {plain(f'{_name(before)} => {_name(after)}')}"
     if len(change.pairs) > _EXAMPLES:
         yield f"       ... (--json has all {len(change.pairs):,})"
+
+
+def _name(name: str) -> str:
+    return _value(name) if name else "(no name)"
 
 
 def _values(change: Change) -> str:
