@@ -25,7 +25,7 @@ from onnxbench.conformity import Located, find_flaws
 from onnxbench.draft import Change, Draft
 from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
 from onnxbench.errors import BenchError, ExecutionError, GuardError, ModelError, NotFoundError, RefusedResultError
-from onnxbench.feeding import FeedOptions, FeedSet, first_set, refuse_to_overwrite
+from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, sort_nodes, topological_order
 from onnxbench.model import Model, load
 from onnxbench.operations import Operation
@@ -370,7 +370,8 @@ class _Verifier:
         notes: list[str] = []
         moved = {self._renamed.get(first, first): now for first, now in draft.renamed.items()}
         if self._outputs is None:
-            self._outputs = _run(self._model, self._feeds)
+            with choices_explained(self.choices):
+                self._outputs = _run(self._model, self._feeds)
         feeds = {moved.get(name, name): value for name, value in self._feeds.items()}
         feeds, drawn = _fitting(draft.model, feeds, self._options, notes)
         if drawn:  # other sizes than before: the model before the step sees them, too, if it takes them

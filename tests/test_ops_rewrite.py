@@ -667,5 +667,23 @@ def test_the_command(tmp_path):
     assert "matches nowhere" in nothing.stderr
     assert not (tmp_path / "n.onnx").exists()
     assert bench("m.onnx", "n.onnx", cwd=tmp_path).returncode == 2
+    for ignored in (
+        ("n.onnx", "--feeds", "gone.npz"), ("--count", "--verify"), ("--why", "y", "--dry-run"), ("--why", "y", "--count"),
+    ):  # fmt: skip
+        refused = bench("m.onnx", "--rule", "gelu_erf_ms", *ignored, cwd=tmp_path)
+        assert refused.returncode == 2, ignored
+        assert refused.stderr.startswith("onnxbench: error: ")
+    assert not (tmp_path / "n.onnx").exists()
+    plain = bench("m.onnx", "p.onnx", "--rule", "gelu_erf_ms", "--no-stamp", cwd=tmp_path)
+    assert "changes; wrote p.onnx" in plain.stdout
+    assert not onnx.load(tmp_path / "p.onnx").metadata_props
+    early = bench("m.onnx", "--rule", "gelu_erf", "--count", cwd=tmp_path)
+    assert "gelu_erf: 1 match" in early.stdout
+    assert "puts in operators of ai.onnx 20, and the model imports 13. Raise the opset first" in early.stdout
+    early = bench("m.onnx", "--rule", "gelu_erf", "--count", "--json", cwd=tmp_path)
+    assert json.loads(early.stdout)["result"]["rules"][0]["refusal"]
+    lost = bench("m.onnx", "--rule", "gelu_erf", "--why", "nope", cwd=tmp_path)
+    assert lost.returncode == 4
+    assert "'nope' matches no node and no tensor of the model" in lost.stderr
     dry = bench("m.onnx", "--rule", "gelu_erf_ms", "--dry-run", cwd=tmp_path)
     assert "nothing was written" in dry.stdout

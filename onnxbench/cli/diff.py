@@ -120,7 +120,9 @@ def _change_lines(change: Change) -> Iterator[str]:
     start, end = _style(change.sign)
     what = change.what if change.what not in ("node", "weight", "input", "output") or change.sign == "~" else ""
     if change.kind == "name":
-        before, after = (change.before, change.after) if change.count > 1 else (_name(change.before), _name(change.after))
+        before, after = (
+            (change.before, change.after) if change.count > 1 else (_name(change.before), _name(change.after))
+        )
         head = f"{change.what}{':' if change.count > 1 else ''} {before} => {after}"
     else:
         noun = {"node": "node", "weight": "weight", "input": "input", "output": "output"}.get(change.kind, "")
