@@ -753,7 +753,8 @@ def test_the_stamp_of_an_edit_is_told_and_not_counted(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["result"]["notes"] == [told]
     assert run(before, after, "--stat") == 1
     shown = capsys.readouterr()
-    assert told in shown.err and STAMP not in shown.out
+    assert told in shown.err
+    assert STAMP not in shown.out
     assert run(before, after, "--quiet") == 1
     assert capsys.readouterr().err == ""
 

@@ -536,6 +536,31 @@ def test_a_mistake_in_a_rule_file_is_told_with_its_line(tmp_path):
         patterns.find_rules("bad.yaml", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "said", "hint"),
+    [
+        ("y = Rellu (x)", "y = Abs (x)", "the pattern has 'Rellu'", "Relu"),
+        ("y = Relu (x)", "y = Sigmoyd (x)", "the replacement has 'Sigmoyd'", "Sigmoid"),
+        ("y = HardSigmoid <alpa = 0.2> (x)", "y = Abs (x)", "has an attribute 'alpa'", "alpha"),
+        ("y = HardSigmoid <alpa = @a> (x)", "y = Abs (x)", "has an attribute 'alpa'", "alpha"),
+        ('y = "Elu|LeakyRelu" <beta = 0.2> (x)', "y = Abs (x)", "has an attribute 'beta'", "alpha"),
+    ],
+)
+def test_what_no_version_of_onnx_has_is_refused_at_once(pattern, replacement, said, hint):
+    with pytest.raises(SpecError, match=said) as error:
+        Rewrite(pattern=f"p (x) => (y) {{ {pattern} }}", replacement=f"p (x) => (y) {{ {replacement} }}").rules(None)
+    assert hint in error.value.hint
+
+
+def test_operators_that_onnx_does_not_know_are_none_of_its_business():
+    own = 'p (x) => (y) { a = my.Op <what = 1> (x) b = "*" <free = @f> (a) y = "*".Gelu <approximate = "tanh"> (b) }'
+    Rewrite(pattern=own, replacement="p (x) => (y) { y = my.Other <f = @f> (x) }").rules(None)
+    Rewrite(
+        pattern="p (x) => (y) { y = Upsample <width_scale = 2.0> (x) }",
+        replacement=own.partition("{")[0] + "{ y = Abs (x) }",
+    ).rules(None)
+
+
 def test_inline_rules_of_a_recipe():
     model = model_of(RELU_ADD, 17, constants="float w = {1}")
     step = Rewrite(
