@@ -534,6 +534,22 @@ def test_a_mistake_in_a_rule_file_is_told_with_its_line(tmp_path):
     (tmp_path / "bad.yaml").write_text(YAML.replace("where:", "wheer:"))
     with pytest.raises(SpecError, match="'wheer' is no key"):
         patterns.find_rules("bad.yaml", tmp_path)
+    rule = """pattern: |
+  p (x) => (y) { y = LeakyRelu <alpha = @alpha> (x) }
+replacement: |
+  p (x) => (y) { y = Elu <alpha = @alfa> (x) }
+where:
+  - rank(x) == 2
+"""
+    (tmp_path / "bad.yaml").write_text(rule)
+    with pytest.raises(SpecError, match=r"bad\.yaml:3:14: .*@alfa, which the pattern does not have"):
+        patterns.find_rules("bad.yaml", tmp_path)
+    (tmp_path / "bad.yaml").write_text(rule.replace("alfa", "alpha").replace("rank(x)", "rnk(x)"))
+    with pytest.raises(SpecError, match=r"bad\.yaml:6:5: 'rnk\(x\) == 2': there is no function 'rnk'"):
+        patterns.find_rules("bad.yaml", tmp_path)
+    (tmp_path / "bad.yaml").write_text(rule.replace("alfa", "alpha").replace("rank(x)", "rank(z)"))
+    with pytest.raises(SpecError, match=r"bad\.yaml:6:5: .*reads 'z'"):
+        patterns.find_rules("bad.yaml", tmp_path)
 
 
 @pytest.mark.parametrize(

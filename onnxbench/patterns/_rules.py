@@ -154,7 +154,10 @@ def _require_sound(rule: Rule) -> None:
                 for attribute in node.attribute:
                     if attribute.ref_attr_name and attribute.ref_attr_name not in usable:
                         near = did_you_mean(attribute.ref_attr_name, usable)
-                        raise SpecError(f"{what}: there is no @{attribute.ref_attr_name} in the pattern", hint=near)
+                        raise SpecError(
+                            f"{what}: the replacement has @{attribute.ref_attr_name}, which the pattern does not have",
+                            hint=near,
+                        )
     _require_order(rule, taken)
     for name in rule.let:
         if name in rule.let[name].names:
@@ -340,7 +343,11 @@ def _from_item(name: str, item: Item) -> Rule:
             effect=effect.require_text("effect") if effect is not None else "rounding",
         )
     except SpecError as error:
-        raise item.error(error.message, hint=error.hint) from None
+        said = [*conditions, *(value for _, _, value in (let.pairs() if let else ()))]
+        blamed = next((each for each in said if f"'{each.text}'" in error.message), None)
+        if blamed is None and "replacement" in error.message:
+            blamed = replacement
+        raise (blamed or item).error(error.message, hint=error.hint) from None
 
 
 def _functions(item: Item) -> list[FunctionProto]:
