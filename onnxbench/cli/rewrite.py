@@ -12,6 +12,7 @@ from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
+    CustomOps,
     DimOption,
     DryRun,
     ExternalData,
@@ -77,6 +78,7 @@ def rewrite(
     short_o: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT", help="The same as OUT.", show_default=False)
     ] = None,
+    custom_ops: CustomOps = None,
     feeds: FeedsOption = None,
     shape: ShapeOption = None,
     dim: DimOption = None,
@@ -125,7 +127,8 @@ def rewrite(
     wanted = feed_options(feeds, shape, dim, val_range, seed)
     done = surgery.edit_file(
         _rewrites.required(model), target, steps, verify=wanted if verify else False, stamp=not no_stamp,
-        allow_outside=allow_outside, options=save_options(external_data, per_tensor, external_threshold, share_weights),
+        options=save_options(external_data, per_tensor, external_threshold, share_weights), libraries=custom_ops or (),
+        allow_outside=allow_outside,
     )  # fmt: skip
     _edits.print_edited(done, dry_run=dry_run, as_json=as_json, quiet=quiet, command="rewrite")
     raise typer.Exit(0 if done.edited.passed else 1)

@@ -7,8 +7,25 @@ the reference page follow from its fields and docstring.
 
 from __future__ import annotations
 
-from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
-from onnxbench.operations._cleanup import DedupeNames, FoldConstants, MergeEqual, NameNodes, RemoveDead, Simplify, Sort
+from onnxbench.operations._base import (
+    Effect,
+    NodeOperation,
+    Operation,
+    TensorOperation,
+    field_form,
+    spelled_fields,
+    spelled_form,
+)
+from onnxbench.operations._cleanup import (
+    DedupeNames,
+    FoldConstants,
+    MergeEqual,
+    NameNodes,
+    RemoveDead,
+    Simplify,
+    Sort,
+    TakeBranches,
+)
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
     AddInput,
@@ -109,11 +126,14 @@ __all__ = [
     "Simplify",
     "Sort",
     "StripWeights",
+    "TakeBranches",
     "TensorOperation",
     "ToConstant",
     "ToInitializer",
     "TransposeWeight",
+    "field_form",
     "spelled_fields",
+    "spelled_form",
 ]
 
 _CLASSES: tuple[type[Operation], ...] = (
@@ -122,7 +142,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     RenameTensor, RenameTensors,
     Rewrite,
     Outline, InlineFunctions, Move,
-    Simplify, FoldConstants, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
+    Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
     SetModelVersion, SetDomain, SetGraphName,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,

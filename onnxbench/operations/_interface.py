@@ -214,7 +214,7 @@ class RemoveInput(Operation):
     """
 
     word: ClassVar[str] = "remove_input"
-    spelling: ClassVar[str] = "{at}={value}"
+    spelling: ClassVar[str] = "{at}[={value}]"
     effect: ClassVar[Effect] = "interface"
 
     at: str

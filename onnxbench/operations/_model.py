@@ -371,7 +371,7 @@ class SetProducer(Operation):
     """
 
     word: ClassVar[str] = "set_producer"
-    spelling: ClassVar[str] = "{producer}={version}"
+    spelling: ClassVar[str] = "{producer}[={version}]"
     keeps_types: ClassVar[bool] = True
 
     producer: str
