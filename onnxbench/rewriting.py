@@ -9,11 +9,11 @@ from typing import Any
 
 from onnxbench import patterns
 from onnxbench.draft import Draft
-from onnxbench.errors import UnsupportedError
+from onnxbench.errors import RefusedResultError, UnsupportedError
 from onnxbench.graph import NodeRef
 from onnxbench.model import Model
 from onnxbench.operations import Rewrite
-from onnxbench.patterns import Explanation, Facts
+from onnxbench.patterns import Explanation, Facts, Match, Rule
 from onnxbench.pieces import type_sources
 from onnxbench.schemas import plain_domain
 
@@ -47,11 +47,13 @@ class RuleMatches:
         rule: The rule.
         nodes: The nodes that make the first output of each match.
         near: Where it nearly matches, if it matches nowhere: best first.
+        refusal: Why it cannot be applied where it matches; empty if nothing speaks against it.
     """
 
     rule: str
     nodes: tuple[str, ...]
     near: tuple[Explanation, ...] = ()
+    refusal: str = ""
 
 
 def list_rules(references: Sequence[str] = ()) -> list[ListedRule]:
@@ -82,8 +84,19 @@ def find_rule_matches(model: Model, operations: Sequence[Rewrite], *, folder: Pa
         for rule in operation.rules(draft):
             matches = patterns.find_matches(rule, facts, among=among, limit=operation.max)
             near = () if matches else tuple(patterns.near_misses(rule, facts))
-            found.append(RuleMatches(rule.name, tuple(_path(NodeRef(m.scope, m.anchor)) for m in matches), near))
+            paths = tuple(_path(NodeRef(match.scope, match.anchor)) for match in matches)
+            found.append(RuleMatches(rule.name, paths, near, _refusal(draft, rule, matches)))
     return found
+
+
+def _refusal(draft: Draft, rule: Rule, matches: Sequence[Match]) -> str:
+    """Returns why a rule is refused in one of the graphs in which it matches: it needs a later opset."""
+    for scope in dict.fromkeys(match.scope for match in matches):
+        try:
+            patterns.require_opsets(draft, rule, scope)
+        except RefusedResultError as error:
+            return f"{error.message}. {error.hint or ''}".strip()
+    return ""
 
 
 def explain_nodes(

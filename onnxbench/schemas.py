@@ -53,6 +53,18 @@ def find_schema(domain: str, op_type: str, version: int) -> OpSchema | None:
 
 
 @cache
+def standard_operators() -> dict[str, frozenset[str]]:
+    """Returns the operators of ai.onnx of all versions, each with all attributes that any version of it has."""
+    from onnx import defs
+
+    found: dict[str, set[str]] = {}
+    for schema in defs.get_all_schemas_with_history():
+        if not schema.domain:
+            found.setdefault(schema.name, set()).update(schema.attributes)
+    return {name: frozenset(attributes) for name, attributes in found.items()}
+
+
+@cache
 def known_domains() -> frozenset[str]:
     """Returns the domains whose operators onnx knows."""
     from onnx import defs

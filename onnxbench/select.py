@@ -36,6 +36,8 @@ from onnxbench.tensortype import dtype_name, dtype_number, elem_type
 PREFIXES = ("node", "op", "scope", "mark", "input", "output", "weight", "dtype")
 _FUNCTIONS = ("upstream", "downstream", "between")
 _DEEPEST = 100
+_PLAIN = re.compile(r"[^&|!()@,\s]+")
+"""A name or a glob, and nothing put together."""
 MARK_DOMAINS = ("onnxbench", "mmdeploy", "mmcv")
 
 
@@ -130,7 +132,12 @@ def nodes(index: GraphIndex, selectors: Sequence[str], *, what: str = "selector"
     found: set[NodeRef] = set()
     for selector in selectors:
         named = nodes_named(index, selector)
-        refs = frozenset(named) if named else select(index, selector).as_nodes()
+        try:
+            refs = frozenset(named) if named else select(index, selector).as_nodes()
+        except NotFoundError:
+            if selector.partition(":")[0] in PREFIXES or not _PLAIN.fullmatch(selector):
+                raise
+            raise _no_node(index, selector) from None
         if not refs:
             raise NotFoundError(f"{what} {selector!r} names tensors that no node makes (inputs or initializers)")
         found |= refs
@@ -204,6 +211,19 @@ def _nothing(index: GraphIndex, selector: str) -> NotFoundError:
         hint = f"There is a node of that name: write 'node:{plain}'."
     hint = hint or "'onnxbench inspect MODEL --tensors' lists its tensors."
     return NotFoundError(f"{selector!r} matches no tensor of the model", hint=hint)
+
+
+def _no_node(index: GraphIndex, name: str) -> NotFoundError:
+    try:
+        select(index, f"node:{name}")
+        hint = f"There are nodes of that name: write 'node:{name}'."
+    except NotFoundError:
+        near = nearest(name, (ref.path for ref in index.nodes()))
+        hint = f"Did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
+    return NotFoundError(
+        f"{name!r} matches no node and no tensor of the model",
+        hint=hint or "'onnxbench inspect MODEL --nodes' lists its nodes.",
+    )
 
 
 def origins(index: GraphIndex) -> Origins:

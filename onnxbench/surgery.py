@@ -25,7 +25,7 @@ from onnxbench.conformity import Located, find_flaws
 from onnxbench.draft import Change, Draft
 from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
 from onnxbench.errors import BenchError, ExecutionError, GuardError, ModelError, NotFoundError, RefusedResultError
-from onnxbench.feeding import FeedOptions, FeedSet, first_set, refuse_to_overwrite
+from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, sort_nodes, topological_order
 from onnxbench.model import Model, load
 from onnxbench.operations import Operation
@@ -33,6 +33,7 @@ from onnxbench.pieces import type_sources
 from onnxbench.recipe import Recipe, Step, load_recipe
 from onnxbench.reversal import save_patch, undo
 from onnxbench.validity import find_complaints, make_valid
+from onnxbench.version import STAMP
 from onnxbench.writer import Saved, SaveOptions, save, write_whole
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
     from onnxbench.backends import Session
 
-STAMP = "onnxbench.recipe"
-"""The metadata key under which an edited model names the recipes that made it."""
 _SHOWN = 6
 
 
@@ -391,7 +390,8 @@ class _Verifier:
             if not self._options.sources:
                 hint = "Its inputs were drawn; --shape and --val-range say how, and --feeds FILE gives others."
             try:
-                self._outputs = session.run(self._feeds)
+                with choices_explained(self.choices):
+                    self._outputs = session.run(self._feeds)
             finally:
                 session.close()
         except ExecutionError as error:

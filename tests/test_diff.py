@@ -26,6 +26,9 @@ from onnxbench.cli import main
 from onnxbench.diffing import Change, DiffReport, diff
 from onnxbench.errors import ExternalDataError, ModelError, NotFoundError, UsageError
 from onnxbench.model import Model, from_proto, load
+from onnxbench.operations import SetAttribute
+from onnxbench.surgery import edit_file
+from onnxbench.version import STAMP
 
 BASE = """
 <ir_version: 8, opset_import: ["" : 17, "local" : 1]>
@@ -726,6 +729,34 @@ def test_the_command_says_how_many_it_leaves_out(tmp_path, capsys):
     assert "... and 26 metadata more (--limit 0 shows all)" in text
     assert run(tmp_path / "a.onnx", tmp_path / "b.onnx", "--limit", 0) == 1
     assert capsys.readouterr().out.count("metadata k") == 30
+
+
+def test_the_stamp_of_an_edit_is_told_and_not_counted(tmp_path, capsys):
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    onnx.save(base(), before)
+    done = edit_file(before, after, [SetAttribute("node:leaky", "alpha", 0.5)])
+    report = diff(before, after)
+    assert (only(report).kind, only(report).where, only(report).after) == ("attribute", "leaky", 0.5)
+    told = f"metadata {STAMP} is not counted: none -> {done.edited.digest}"
+    assert report.notes == (told,)
+
+    stamped = onnx.load(before)
+    stamped.metadata_props.add(key=STAMP, value="sha256:1")
+    onnx.save(stamped, tmp_path / "stamped.onnx")
+    assert diff(before, tmp_path / "stamped.onnx").equal
+    assert diff(before, tmp_path / "stamped.onnx", ignore=["metadata"]).notes == ()
+    stamped.graph.metadata_props.add(key=STAMP, value="sha256:1")  # no stamp: an edit leaves none in a graph
+    onnx.save(stamped, tmp_path / "stamped.onnx")
+    assert only(diff(before, tmp_path / "stamped.onnx")).kind == "metadata"
+
+    assert run(before, after, "--json") == 1
+    assert json.loads(capsys.readouterr().out)["result"]["notes"] == [told]
+    assert run(before, after, "--stat") == 1
+    shown = capsys.readouterr()
+    assert told in shown.err
+    assert STAMP not in shown.out
+    assert run(before, after, "--quiet") == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_wrong_input(pair, tmp_path, capsys):

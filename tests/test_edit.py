@@ -34,7 +34,8 @@ from onnxbench.operations import (
     SetOp,
 )
 from onnxbench.recipe import Step
-from onnxbench.surgery import STAMP, edit, edit_file, undo_file
+from onnxbench.surgery import edit, edit_file, undo_file
+from onnxbench.version import STAMP
 
 LINEAR = named("linear_func").path
 
@@ -446,3 +447,14 @@ def test_bare_operations_and_steps_are_a_recipe_too():
     assert len(edit(LINEAR, [Step(SetOp("op:*", "Sub"), expect="all")]).changes) == 2
     assert edit(from_proto(load(LINEAR).proto), []).changes == ()
     assert len(all_cases()) > 100
+
+
+def test_drawn_inputs_that_do_not_suit_the_model_are_told():
+    from onnxbench.modeltext import parse
+
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[4, 4] y)
+    <int64[2] s = {4, 4}> { r = Reshape (x, s) y = Neg (r) }"""
+    with pytest.raises(BenchError) as error:
+        edit(parse(text), [SetOp("op:Neg", "Abs")], verify=True)
+    assert "The inputs were drawn, and this was chosen:" in error.value.details
+    assert "--shape" in (error.value.hint or "")

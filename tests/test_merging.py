@@ -780,6 +780,21 @@ def test_what_cannot_be_run_is_merged_and_said_not_to_be_proven(tmp_path: Path) 
     assert not (tmp_path / "p.onnx").exists()
 
 
+def test_whoever_says_what_the_inputs_are_gets_a_proof(tmp_path: Path) -> None:
+    custom = from_proto(onnx.parser.parse_model(f"{FUNCTIONS} {A_F}"))
+    b = _text("b (float[3] z) => (float[3] w) { w = Neg (z) }")
+    given = FeedOptions(ranges=["[0,1]"])
+    with pytest.raises(BenchError) as error:
+        merge_file(custom, b, tmp_path / "o.onnx", feeds=given)
+    assert not (tmp_path / "o.onnx").exists()
+    assert error.value.exit_code != 2
+    with pytest.raises(UsageError, match="no proof is wanted"):
+        merge_file(_text(RELU), _text(NEG), tmp_path / "o.onnx", feeds=given, proven=False)
+    dry = merge_file(_text(RELU), _text(NEG), None, feeds=FeedOptions(dims=["N=4"]))
+    assert dry.proof is not None
+    assert dry.proof.holds
+
+
 def test_inputs_are_not_overwritten_and_the_same_gives_the_same_bytes(tmp_path: Path) -> None:
     save(_text(RELU), tmp_path / "a.onnx")
     save(_text(NEG), tmp_path / "b.onnx")

@@ -534,6 +534,47 @@ def test_a_mistake_in_a_rule_file_is_told_with_its_line(tmp_path):
     (tmp_path / "bad.yaml").write_text(YAML.replace("where:", "wheer:"))
     with pytest.raises(SpecError, match="'wheer' is no key"):
         patterns.find_rules("bad.yaml", tmp_path)
+    rule = """pattern: |
+  p (x) => (y) { y = LeakyRelu <alpha = @alpha> (x) }
+replacement: |
+  p (x) => (y) { y = Elu <alpha = @alfa> (x) }
+where:
+  - rank(x) == 2
+"""
+    (tmp_path / "bad.yaml").write_text(rule)
+    with pytest.raises(SpecError, match=r"bad\.yaml:3:14: .*@alfa, which the pattern does not have"):
+        patterns.find_rules("bad.yaml", tmp_path)
+    (tmp_path / "bad.yaml").write_text(rule.replace("alfa", "alpha").replace("rank(x)", "rnk(x)"))
+    with pytest.raises(SpecError, match=r"bad\.yaml:6:5: 'rnk\(x\) == 2': there is no function 'rnk'"):
+        patterns.find_rules("bad.yaml", tmp_path)
+    (tmp_path / "bad.yaml").write_text(rule.replace("alfa", "alpha").replace("rank(x)", "rank(z)"))
+    with pytest.raises(SpecError, match=r"bad\.yaml:6:5: .*reads 'z'"):
+        patterns.find_rules("bad.yaml", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "said", "hint"),
+    [
+        ("y = Rellu (x)", "y = Abs (x)", "the pattern has 'Rellu'", "Relu"),
+        ("y = Relu (x)", "y = Sigmoyd (x)", "the replacement has 'Sigmoyd'", "Sigmoid"),
+        ("y = HardSigmoid <alpa = 0.2> (x)", "y = Abs (x)", "has an attribute 'alpa'", "alpha"),
+        ("y = HardSigmoid <alpa = @a> (x)", "y = Abs (x)", "has an attribute 'alpa'", "alpha"),
+        ('y = "Elu|LeakyRelu" <beta = 0.2> (x)', "y = Abs (x)", "has an attribute 'beta'", "alpha"),
+    ],
+)
+def test_what_no_version_of_onnx_has_is_refused_at_once(pattern, replacement, said, hint):
+    with pytest.raises(SpecError, match=said) as error:
+        Rewrite(pattern=f"p (x) => (y) {{ {pattern} }}", replacement=f"p (x) => (y) {{ {replacement} }}").rules(None)
+    assert hint in error.value.hint
+
+
+def test_operators_that_onnx_does_not_know_are_none_of_its_business():
+    own = 'p (x) => (y) { a = my.Op <what = 1> (x) b = "*" <free = @f> (a) y = "*".Gelu <approximate = "tanh"> (b) }'
+    Rewrite(pattern=own, replacement="p (x) => (y) { y = my.Other <f = @f> (x) }").rules(None)
+    Rewrite(
+        pattern="p (x) => (y) { y = Upsample <width_scale = 2.0> (x) }",
+        replacement=own.partition("{")[0] + "{ y = Abs (x) }",
+    ).rules(None)
 
 
 def test_inline_rules_of_a_recipe():
@@ -667,5 +708,23 @@ def test_the_command(tmp_path):
     assert "matches nowhere" in nothing.stderr
     assert not (tmp_path / "n.onnx").exists()
     assert bench("m.onnx", "n.onnx", cwd=tmp_path).returncode == 2
+    for ignored in (
+        ("n.onnx", "--feeds", "gone.npz"), ("--count", "--verify"), ("--why", "y", "--dry-run"), ("--why", "y", "--count"),
+    ):  # fmt: skip
+        refused = bench("m.onnx", "--rule", "gelu_erf_ms", *ignored, cwd=tmp_path)
+        assert refused.returncode == 2, ignored
+        assert refused.stderr.startswith("onnxbench: error: ")
+    assert not (tmp_path / "n.onnx").exists()
+    plain = bench("m.onnx", "p.onnx", "--rule", "gelu_erf_ms", "--no-stamp", cwd=tmp_path)
+    assert "changes; wrote p.onnx" in plain.stdout
+    assert not onnx.load(tmp_path / "p.onnx").metadata_props
+    early = bench("m.onnx", "--rule", "gelu_erf", "--count", cwd=tmp_path)
+    assert "gelu_erf: 1 match" in early.stdout
+    assert "puts in operators of ai.onnx 20, and the model imports 13. Raise the opset first" in early.stdout
+    early = bench("m.onnx", "--rule", "gelu_erf", "--count", "--json", cwd=tmp_path)
+    assert json.loads(early.stdout)["result"]["rules"][0]["refusal"]
+    lost = bench("m.onnx", "--rule", "gelu_erf", "--why", "nope", cwd=tmp_path)
+    assert lost.returncode == 4
+    assert "'nope' matches no node and no tensor of the model" in lost.stderr
     dry = bench("m.onnx", "--rule", "gelu_erf_ms", "--dry-run", cwd=tmp_path)
     assert "nothing was written" in dry.stdout

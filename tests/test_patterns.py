@@ -573,7 +573,7 @@ def test_an_opset_that_is_too_old_is_refused():
         ("p (x) => (y) { y = Relu (x) }", "r (z) => (y) { y = Neg (z) }", "which the pattern does not have"),
         ("p (x) => (y) { y = Relu (x) }", "r (x) => (y) { y = Neg (z) }", "reads 'z'"),
         ("p (x) => (y) { y = Relu (x) }", "r (x) => (y, z) { y = Neg (x) z = Neg (x) }", "1 outputs"),
-        ("p (x) => (y) { y = Relu (x) }", "r (x) => (y) { y = Elu <alpha = @a> (x) }", "no @a"),
+        ("p (x) => (y) { y = Relu (x) }", "r (x) => (y) { y = Elu <alpha = @a> (x) }", "has @a, which"),
         (
             "p (x, z) => (y, w) { y = Relu (x) w = Neg (z) }",
             "r (x) => (y, w) { y = Neg (x) w = Neg (x) }",

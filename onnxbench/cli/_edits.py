@@ -142,12 +142,13 @@ def print_edited(done: EditedFile, *, dry_run: bool, as_json: bool, quiet: bool,
         for line in _step_lines(number, step):
             print(line)
         note(*step.notes, quiet=quiet)
+    changes = f"{len(edited.changes):,} change{'' if len(edited.changes) == 1 else 's'}"
     if dry_run:
-        print(f"{len(edited.changes)} changes; nothing was written (--dry-run)")
+        print(f"{changes}; nothing was written (--dry-run)")
     elif done.saved is None:
         print("nothing was written: a step changes more than it may")
     else:
-        print(f"{len(edited.changes)} changes; wrote {done.saved.path}")
+        print(f"{changes}; wrote {done.saved.path}")
     for path in filter(None, (done.recipe, done.undo)):
         print(f"wrote {path}")
 

@@ -74,7 +74,7 @@ def look(model: Path | None, steps: Sequence[Rewrite], why: str | None, *, allow
             {
                 "rules": [
                     {"rule": each.rule, "count": len(each.nodes), "nodes": each.nodes,
-                     "near": [rewriting.to_json(near) for near in each.near]}
+                     "near": [rewriting.to_json(near) for near in each.near], "refusal": each.refusal or None}
                     for each in counted
                 ]
             },
@@ -82,6 +82,8 @@ def look(model: Path | None, steps: Sequence[Rewrite], why: str | None, *, allow
         return
     for each in counted:
         print(f"{plain(each.rule)}: {len(each.nodes)} match{'' if len(each.nodes) == 1 else 'es'}")
+        if each.refusal:
+            print(f"  {plain(each.refusal)}")
         for path in each.nodes[:_SHOWN]:
             print(f"  {plain(path)}")
         if len(each.nodes) > _SHOWN:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnxbench.cli._options import AllowOutside, AsJson
+from onnxbench.cli._options import AllowOutside, AsJson, Quiet
 
 if TYPE_CHECKING:
     from onnxbench.diffing import Change, DiffReport
@@ -43,6 +43,7 @@ def diff(
     ] = _LISTED,
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show what differs between two models: nodes, wiring, weights, types, names, metadata; exit code 1 if any does.
 
@@ -50,7 +51,8 @@ def diff(
     otherwise hide nothing: a rename is one change (=>), an inserted node is one (+), the input that reads it another
     (~). Weights are read in blocks, and not at all where both models refer to the same bytes. Kinds of changes: node,
     op, attribute, default (an attribute that only states its default), wiring, input, output, type, value-info, weight,
-    quantization, name, function, metadata, doc, opset, ir-version, producer, training, configuration, unknown.
+    quantization, name, function, metadata, doc, opset, ir-version, producer, training, configuration, unknown. The
+    stamp of an edit (metadata onnxbench.recipe) is only told in a note.
 
     \b
     Examples:
@@ -63,12 +65,12 @@ def diff(
     from onnxbench import diffing
 
     report = diffing.diff(a, b, ignore=ignore or (), atol=atol, rtol=rtol, allow_outside=allow_outside)
-    _show(report, str(a), str(b), stat=stat, limit=limit, as_json=as_json)
+    _show(report, str(a), str(b), stat=stat, limit=limit, as_json=as_json, quiet=quiet)
     raise typer.Exit(0 if report.equal else 1)
 
 
-def _show(report: DiffReport, a: str, b: str, *, stat: bool, limit: int, as_json: bool) -> None:
-    from onnxbench.cli._render import print_json
+def _show(report: DiffReport, a: str, b: str, *, stat: bool, limit: int, as_json: bool, quiet: bool) -> None:
+    from onnxbench.cli._render import note, print_json
 
     if as_json:
         result = report.to_json()
@@ -76,6 +78,7 @@ def _show(report: DiffReport, a: str, b: str, *, stat: bool, limit: int, as_json
             del result["changes"]
         print_json("diff", result)
         return
+    note(*report.notes, quiet=quiet)
     if stat:
         for kind, count in report.counts.items():
             print(f"{count:>9,}  {kind}")
@@ -117,7 +120,10 @@ def _change_lines(change: Change) -> Iterator[str]:
     start, end = _style(change.sign)
     what = change.what if change.what not in ("node", "weight", "input", "output") or change.sign == "~" else ""
     if change.kind == "name":
-        head = f"{change.what} {_value(change.before)} => {_value(change.after)}"
+        before, after = (
+            (change.before, change.after) if change.count > 1 else (_name(change.before), _name(change.after))
+        )
+        head = f"{change.what}{':' if change.count > 1 else ''} {before} => {after}"
     else:
         noun = {"node": "node", "weight": "weight", "input": "input", "output": "output"}.get(change.kind, "")
         owner = f"{change.where} ({change.op})" if change.op and change.kind != "node" else change.where
@@ -128,9 +134,13 @@ def _change_lines(change: Change) -> Iterator[str]:
     if change.note:
         yield f"       {plain(change.note)}"
     for before, after in change.pairs[:_EXAMPLES]:
-        yield f"       {plain(f'{before} => {after}')}"
+        yield f"       {plain(f'{_name(before)} => {_name(after)}')}"
     if len(change.pairs) > _EXAMPLES:
         yield f"       ... (--json has all {len(change.pairs):,})"
+
+
+def _name(name: str) -> str:
+    return _value(name) if name else "(no name)"
 
 
 def _values(change: Change) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxbench.cli import _pieces
+from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
@@ -27,6 +28,7 @@ from onnxbench.cli._options import (
 )
 
 
+@means_nothing_without(external_threshold=("external_data", "per_tensor"))
 def merge(
     a: Annotated[Path, typer.Argument(metavar="A", help="The model whose outputs are connected.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="The model whose inputs they feed.", show_default=False)],
@@ -99,7 +101,8 @@ def merge(
     all outputs must be equal bit for bit with graph optimizations off. (float16 rounds at the cut, and operators of
     a raised opset may round otherwise; that is told.) If they are not, nothing is written and the exit code is 1. By
     default this is done if the weights have at most 256 MB and the graph 20,000 nodes, for three models are loaded
-    twice each, and if A and B run on drawn inputs; a note says if it was not.
+    twice each, and if A and B run on drawn inputs; a note says if it was not. Whoever says what the inputs are
+    (--feeds, --shape, --dim, --val-range) gets a proof or an error.
 
     \b
     Examples:

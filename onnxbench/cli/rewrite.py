@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxbench.cli import _edits, _rewrites
+from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
@@ -26,8 +27,12 @@ from onnxbench.cli._options import (
     feed_options,
     save_options,
 )
+from onnxbench.errors import UsageError
 
 
+@means_nothing_without(
+    feeds="verify", shape="verify", dim="verify", val_range="verify", external_threshold=("external_data", "per_tensor")
+)
 def rewrite(
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="The model file; not with --list.", show_default=False)
@@ -67,6 +72,9 @@ def rewrite(
         bool,
         typer.Option("--verify", "--validate", help="Run the model before and after each rule, and judge the drift."),
     ] = False,
+    no_stamp: Annotated[
+        bool, typer.Option("--no-stamp", help="Do not name the recipe's digest in the model's metadata.")
+    ] = False,
     short_o: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT", help="The same as OUT.", show_default=False)
     ] = None,
@@ -100,6 +108,12 @@ def rewrite(
       onnxbench rewrite model.onnx out.onnx --rule rules.yaml:silu --at scope:backbone --max 3
       onnxbench rewrite model.onnx --rule my_rules.py:fuse --dry-run
     """
+    looks = [name for name, said in (("--list", list_rules), ("--why", why is not None), ("--count", count)) if said]
+    acts = [name for name, said in (("--verify", verify), ("--dry-run", dry_run), ("-o", short_o is not None)) if said]
+    if len(looks) > 1:
+        raise UsageError(f"{looks[0]} and {looks[1]} are two questions; ask one at a time")
+    if looks and acts:
+        raise UsageError(f"{looks[0]} only looks, and {acts[0]} would be ignored")
     if list_rules:
         _rewrites.print_rules(rule or (), as_json=as_json)
         return
@@ -112,8 +126,9 @@ def rewrite(
     target = _edits.one_target(out, short_o, dry_run=dry_run)
     wanted = feed_options(feeds, shape, dim, val_range, seed)
     done = surgery.edit_file(
-        _rewrites.required(model), target, steps, verify=wanted if verify else False, allow_outside=allow_outside,
+        _rewrites.required(model), target, steps, verify=wanted if verify else False, stamp=not no_stamp,
         options=save_options(external_data, per_tensor, external_threshold, share_weights), libraries=custom_ops or (),
+        allow_outside=allow_outside,
     )  # fmt: skip
     _edits.print_edited(done, dry_run=dry_run, as_json=as_json, quiet=quiet, command="rewrite")
     raise typer.Exit(0 if done.edited.passed else 1)

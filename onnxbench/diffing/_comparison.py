@@ -7,7 +7,7 @@ Values are compared last, small ones first, when everything that needs no readin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
@@ -19,6 +19,7 @@ from onnxbench.errors import ModelError
 from onnxbench.graph import GraphIndex, Scope
 from onnxbench.records import attribute_value, tensor_text
 from onnxbench.tensortype import format_type
+from onnxbench.version import STAMP
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto, TypeProto
@@ -35,7 +36,7 @@ class Comparison:
     """Collects the differences of two models.
 
     Attributes:
-        found: The changes with where they belong in the report.
+        notes: What differs and is no change.
     """
 
     def __init__(self, a: Model, b: Model, *, ignored: Iterable[str], allowed: Tolerance, names: Sequence[str]) -> None:
@@ -49,6 +50,7 @@ class Comparison:
         self._numbers = {scope: number for number, scope in enumerate(self._index_a.scopes, start=1)}
         self._has_unknown = _has_unknown(a) or _has_unknown(b)
         self._found: list[tuple[tuple[int, ...], Change]] = []
+        self.notes: list[str] = []
         self._values: list[tuple[int, int, Callable[[], None]]] = []
 
     def _make_sides(
@@ -132,15 +134,22 @@ class Comparison:
         if before != after:
             self.add(place, Change(kind, where, what, before or None, after or None, graph=graph))
 
-    def compare_metadata(self, place: tuple[int, ...], a: Any, b: Any, where: str, graph: str) -> None:
-        """Compares the metadata of two messages, entry by entry."""
+    def compare_metadata(
+        self, place: tuple[int, ...], a: Any, b: Any, where: str, graph: str, told: Collection[str] = ()
+    ) -> None:
+        """Compares the metadata of two messages, entry by entry; those under keys that are ``told`` are only noted."""
         if not len(a.metadata_props) and not len(b.metadata_props):
             return
         before, after = ({entry.key: entry.value for entry in message.metadata_props} for message in (a, b))
         for key in dict.fromkeys((*before, *after)):
             one, other = before.get(key), after.get(key)
-            if one != other:
+            if one == other:
+                continue
+            if key not in told:
                 self.add(place, Change("metadata", where, f"metadata {key}", one, other, graph=graph))
+            elif self.looks_at("metadata"):
+                words = (value or "none" for value in (one, other))
+                self.notes.append(f"metadata {key} is not counted: {' -> '.join(words)}")
 
     def compare_unknown(self, place: tuple[int, ...], a: Any, b: Any, where: str, graph: str) -> None:
         """Compares the fields of two messages that this version of onnx does not know."""
@@ -188,7 +197,7 @@ class Comparison:
         if a.model_version != b.model_version:
             self.add(place, Change("producer", "", "model version", a.model_version, b.model_version))
         self.compare_texts(place, "doc", "doc string", *_docs(a, b))
-        self.compare_metadata(place, a, b, "", "")
+        self.compare_metadata(place, a, b, "", "", told=(STAMP,))
         self.compare_unknown(place, a, b, "", "")
         for kind, before, after in (
             ("training", a.training_info, b.training_info),

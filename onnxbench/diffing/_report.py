@@ -96,12 +96,14 @@ class DiffReport:
         a: What the first model is called: its file name, or ``""``.
         b: What the second model is called.
         ignored: Kinds that were not looked at.
+        notes: What differs and is no change: the stamp of an edit.
     """
 
     changes: tuple[Change, ...]
     a: str = ""
     b: str = ""
     ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -133,6 +135,7 @@ class DiffReport:
             "ignored": self.ignored,
             "summary": self.summary,
             "counts": self.counts,
+            "notes": self.notes,
             "changes": [change.to_json() for change in self.changes],
         }
 

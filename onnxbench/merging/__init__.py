@@ -28,14 +28,16 @@ from onnxbench.errors import (
     FeedsError,
     RefusedResultError,
     UnsupportedError,
+    UsageError,
 )
-from onnxbench.feeding import FeedOptions, FeedSet, first_set
+from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set
 from onnxbench.graph import GraphIndex
 from onnxbench.merging._joining import Joiner, Merged, MergeOptions, Rename
 from onnxbench.merging._links import Link, Side, find_links
 from onnxbench.merging._naming import plain_domain
 from onnxbench.model import Model, load
 from onnxbench.opsets import convert_opset, same_operator, standard_opset
+from onnxbench.pieces import tells_more
 from onnxbench.progress import track
 from onnxbench.proof import Proof, ProvenTensor, computes_in_fp16
 from onnxbench.tensortype import elem_type
@@ -285,15 +287,20 @@ def merge_file(
         out: The file to write, or None to write nothing.
         connections: As for ``merge``.
         options: As for ``merge``.
-        proven: Whether the proof is wanted. None: where it is cheap, which is up to ``PROVEN_WEIGHTS`` and
-            ``PROVEN_NODES``, and if A and B run on these inputs.
+        proven: Whether the proof is wanted. None: if something is said of the inputs; else where it is cheap, which
+            is up to ``PROVEN_WEIGHTS`` and ``PROVEN_NODES``, and if A and B run on drawn inputs.
         feeds: What is said of the inputs of the merged model.
         save_options: How weights are stored.
         allow_outside: As for ``merge``.
 
     Raises:
+        UsageError: Something is said of the inputs, and no proof is wanted.
         BenchError: As for ``merge``, ``prove`` and ``onnxbench.writer.save``.
     """
+    if feeds is not None and (tells_more(feeds) or feeds.ranges):
+        if proven is False:
+            raise UsageError("the inputs that are given are for the proof, and no proof is wanted")
+        proven = True
     first = a if isinstance(a, Model) else load(a, allow_outside=allow_outside)
     second = b if isinstance(b, Model) else load(b, allow_outside=allow_outside)
     merged = merge(first, second, connections, options=options)
@@ -306,9 +313,12 @@ def merge_file(
                 proof = prove(merged, first, second, drawn.feeds)
             except (ExecutionError, FeedsError, UnsupportedError) as error:
                 unproven = error.message
+                if drawn.choices:
+                    unproven += " (the inputs were drawn; --shape, --dim and --val-range say which suit the models)"
     elif proven:
         drawn = first_set(merged.model, feeds)
-        proof = prove(merged, first, second, drawn.feeds)
+        with choices_explained(drawn.choices):
+            proof = prove(merged, first, second, drawn.feeds)
     saved = None
     if out is not None and (proof is None or proof.holds):
         saved = save(merged.model, out, options=save_options)

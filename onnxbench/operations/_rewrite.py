@@ -64,7 +64,7 @@ class Rewrite(Operation):
         facts = patterns.Facts(draft)
         near = [line for rule in self.rules(draft) for line in patterns.shared_words(patterns.near_misses(rule, facts))]
         names = ", ".join(rule.name for rule in self.rules(draft))
-        hint = "These come near it; onnxbench rewrite --why NODE looks at one node."
+        hint = "These come near it; onnxbench rewrite MODEL --rule RULE --why NODE looks at one node."
         hint = hint if near else "Nothing in the model comes near it."
         raise NotFoundError(f"rule {names} matches nowhere{where}", details=near[:_SHOWN], hint=hint)
 

@@ -418,7 +418,10 @@ def require_opsets(draft: Draft, rule: Rule, scope: Scope) -> None:
             raise RefusedResultError(
                 f"rule {rule.name!r} puts in operators of {domain or 'ai.onnx'} {opset.version}, and {where} imports "
                 f"{has}",
-                hint="Raise the opset first, or use a rule whose replacement is older.",
+                hint=None
+                if domain
+                else f"Raise the opset first (onnxbench edit IN OUT --set-opset {opset.version}), or use a rule whose "
+                "replacement is older.",
             )
 
 

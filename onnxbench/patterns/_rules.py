@@ -28,6 +28,7 @@ from onnxbench.modeltext import read_functions
 from onnxbench.patterns._conditions import FUNCTIONS
 from onnxbench.patterns._expressions import Expression
 from onnxbench.patterns._pattern import Pattern, compile_pattern, plain_name
+from onnxbench.schemas import plain_domain, standard_operators
 
 if TYPE_CHECKING:
     from onnx import FunctionProto
@@ -122,6 +123,7 @@ def make_rule(
 
 def _require_sound(rule: Rule) -> None:
     """Raises SpecError if the parts of a rule do not fit together."""
+    _require_operators(rule)
     what = f"rule {rule.name!r}"
     made = set(rule.constants.output) if rule.constants is not None else set()
     taken = {plain_name(name) for name in rule.replacement.input}
@@ -152,12 +154,43 @@ def _require_sound(rule: Rule) -> None:
                 for attribute in node.attribute:
                     if attribute.ref_attr_name and attribute.ref_attr_name not in usable:
                         near = did_you_mean(attribute.ref_attr_name, usable)
-                        raise SpecError(f"{what}: there is no @{attribute.ref_attr_name} in the pattern", hint=near)
+                        raise SpecError(
+                            f"{what}: the replacement has @{attribute.ref_attr_name}, which the pattern does not have",
+                            hint=near,
+                        )
     _require_order(rule, taken)
     for name in rule.let:
         if name in rule.let[name].names:
             raise SpecError(f"{what}: {name!r} is calculated from itself")
     _require_no_circle(rule)
+
+
+def _require_operators(rule: Rule) -> None:
+    """Raises SpecError for an operator or an attribute that no version of ai.onnx has: such a pattern never matches."""
+    known = standard_operators()
+    what = f"rule {rule.name!r}"
+    steps = [step for pattern in rule.patterns for step in pattern.steps]
+    written = [("the pattern", op_type) for step in steps for domain, op_type in step.operators if not domain]
+    written += [
+        ("the replacement", node.op_type)
+        for node in rule.replacement.node
+        if not plain_domain(node.domain) and all(attribute.name != "_op" for attribute in node.attribute)
+    ]
+    for part, op_type in written:
+        if op_type != "*" and op_type not in known:
+            raise SpecError(
+                f"{what}: {part} has {op_type!r}, and no version of ai.onnx has such an operator",
+                hint=did_you_mean(op_type, known) or "An operator of another domain is written DOMAIN.NAME.",
+            )
+    for step in steps:
+        names = [known.get(op_type) for domain, op_type in step.operators if not domain]
+        if not names or None in names or len(names) < len(step.operators):
+            continue
+        has = frozenset().union(*(each or () for each in names))
+        for name in (*step.attributes, *step.captures):
+            if name not in has:
+                hint = did_you_mean(name, has) or f"It has: {', '.join(sorted(has)) or 'none'}."
+                raise SpecError(f"{what}: no version of {step.spelled} has an attribute {name!r}", hint=hint)
 
 
 def _require_order(rule: Rule, taken: set[str]) -> None:
@@ -310,7 +343,11 @@ def _from_item(name: str, item: Item) -> Rule:
             effect=effect.require_text("effect") if effect is not None else "rounding",
         )
     except SpecError as error:
-        raise item.error(error.message, hint=error.hint) from None
+        said = [*conditions, *(value for _, _, value in (let.pairs() if let else ()))]
+        blamed = next((each for each in said if f"'{each.text}'" in error.message), None)
+        if blamed is None and "replacement" in error.message:
+            blamed = replacement
+        raise (blamed or item).error(error.message, hint=error.hint) from None
 
 
 def _functions(item: Item) -> list[FunctionProto]:
