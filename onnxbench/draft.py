@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench import select
-from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
+from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError, UsageError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_up_dims
 from onnxbench.model import Model
@@ -173,10 +173,12 @@ class Draft:
 
     def nodes(self, selector: str) -> list[NodeRef]:
         """Returns the nodes that a selector stands for (see ``onnxbench.select``)."""
+        _require_selector(selector, "op:*")
         return select.nodes(self.index, [selector])
 
     def tensors(self, selector: str) -> list[TensorRef]:
         """Returns the tensors that a selector stands for."""
+        _require_selector(selector, "*")
         return select.tensors(self.index, [selector])
 
     def tensor(self, selector: str) -> TensorRef:
@@ -317,6 +319,24 @@ class Draft:
             readers: Positions of the nodes of ``scope`` that change (with their bodies); None: all.
         """
         changed = self._replace_reads(scope, names, readers=readers)
+        self.touch()
+        return changed
+
+    def replace_uses_by(self, readers: Iterable[NodeRef], scope: Scope, names: Mapping[str, str]) -> int:
+        """Makes certain nodes read other tensors, with their bodies, and returns how many nodes changed.
+
+        Args:
+            readers: The nodes: of ``scope``, or of bodies within.
+            scope: The graph that has the tensors.
+            names: What is read then, by what is read now.
+        """
+        changed = 0
+        by_scope: dict[Scope, list[int]] = {}
+        for reader in readers:
+            by_scope.setdefault(reader.scope, []).append(reader.position)
+        for inner, positions in by_scope.items():
+            wanted = {old: new for old, new in names.items() if home_of(inner, old) is scope}
+            changed += self._replace_reads(inner, wanted, readers=positions) if wanted else 0
         self.touch()
         return changed
 
@@ -515,6 +535,12 @@ class _Said:
     info: ValueInfoProto
     before: TypeProto
     is_output: bool
+
+
+def _require_selector(selector: str, everything: str) -> None:
+    """Raises UsageError if a selector is empty, as one of a variable without a value is."""
+    if not selector.strip():
+        raise UsageError("the selector is empty", hint=f"{everything!r} stands for all.")
 
 
 def root_of(scope: Scope) -> Scope:

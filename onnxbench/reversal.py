@@ -118,7 +118,9 @@ def undo(after: Model, patch: str | os.PathLike[str]) -> Model:
                 _restore(item, run["weights"], pool, path.resolve(), start)
     if fingerprint(proto) != head["before"]:
         raise SpecError(f"{path} is damaged: what it makes is not the model before the edit")
-    return after.derive(proto)
+    before = after.derive(proto)
+    before.look_again()  # the patch may hold weights, though the edited model had none outside of its structure
+    return before
 
 
 def fingerprint(proto: ModelProto) -> str:

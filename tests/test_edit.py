@@ -26,6 +26,7 @@ from onnxbench.model import from_proto, load
 from onnxbench.operations import Delete, Insert, RenameNode, RenameTensor, RenameTensors, SetAttribute, SetOp
 from onnxbench.recipe import Step
 from onnxbench.surgery import STAMP, edit, edit_file, undo_file
+from onnxbench.writer import SaveOptions
 
 LINEAR = named("linear_func").path
 
@@ -389,3 +390,62 @@ def test_bare_operations_and_steps_are_a_recipe_too():
     assert len(edit(LINEAR, [Step(SetOp("op:*", "Sub"), expect="all")]).changes) == 2
     assert edit(from_proto(load(LINEAR).proto), []).changes == ()
     assert len(all_cases()) > 100
+
+
+# -- files beside the model -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--save-recipe", "--save-undo"])
+def test_no_model_is_written_where_what_belongs_to_it_cannot_be(run, tmp_path, flag):
+    (tmp_path / "folder").mkdir()
+    for target in ("nowhere/file", "folder"):
+        code, _, err = run("edit", LINEAR, "out.onnx", "--set-op", "op:Add=Sub", flag, target)
+        assert code == 7
+        assert target.partition("/")[0] in err
+        assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+
+
+def test_nothing_else_is_written_where_the_model_cannot_be(run, tmp_path):
+    (tmp_path / "out.onnx").mkdir()
+    words = ["--set-op", "op:Add=Sub", "--save-recipe", "r.yaml", "--save-undo", "r.undo"]
+    assert run("edit", LINEAR, "out.onnx", *words)[0] == 7
+    assert [each.name for each in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_a_step_that_was_declined_is_not_in_the_saved_recipe(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\ny\n"))
+    words = ["--set-op", "op:Add=Sub", "--set-doc", "kept", "--interactive", "--save-recipe", "r.yaml"]
+    assert run("edit", LINEAR, "a.onnx", *words)[0] == 0
+    assert "set_op" not in (tmp_path / "r.yaml").read_text()
+    assert run("edit", LINEAR, "b.onnx", "-r", "r.yaml")[0] == 0
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_weights_that_only_the_patch_has_come_back(run, tmp_path):
+    """The edited model has no weight outside of its structure; what the patch holds must be written all the same."""
+    rows = np.arange(4096, dtype=np.float32).reshape(64, 64)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64])],
+        [onnx.numpy_helper.from_array(rows, "w")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnxbench.save(from_proto(proto), tmp_path / "plain.onnx", options=SaveOptions(external=True))
+    (tmp_path / "other").mkdir()
+    words = ["--replace", "{at: op:MatMul, op: Relu, inputs: [x]}", "--save-undo", "other/back.undo"]
+    assert run("edit", "plain.onnx", "other/a.onnx", *words)[0] == 0
+    assert not list((tmp_path / "other").glob("*.data"))
+    code, out, _ = run("edit", "other/a.onnx", "other/b.onnx", "--undo", "other/back.undo", "--dry-run")
+    assert (code, "nothing was written" in out, (tmp_path / "other/b.onnx").exists()) == (0, True, False)
+    assert run("edit", "other/a.onnx", "other/b.onnx", "--undo", "other/back.undo")[0] == 0
+    again = onnx.load(tmp_path / "other" / "b.onnx")
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(again.graph.initializer[0]), rows)
+
+
+def test_undo_takes_no_flag_about_steps(run):
+    assert run("edit", LINEAR, "a.onnx", "--set-op", "op:Add=Sub", "--save-undo", "a.undo")[0] == 0
+    code, _, err = run("edit", "a.onnx", "b.onnx", "--undo", "a.undo", "--verify", "--no-stamp")
+    assert code == 2
+    assert "takes no --verify and no --no-stamp" in err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,19 +114,26 @@ def ask() -> Callable[[Step, Sequence[Change]], bool]:
     return approve
 
 
+def refuse_with_undo(flags: Iterable[str]) -> None:
+    """Raises UsageError if flags were given that are about the steps of an edit."""
+    given = " and no ".join(flags)
+    if given:
+        raise UsageError(f"--undo goes back, and takes no {given}", hint="Edit the result by a second command.")
+
+
 def undo(
-    model: Path, out: Path | None, patch: Path, options: SaveOptions, *, allow_outside: bool, as_json: bool
+    model: Path, target: Path | None, patch: Path, options: SaveOptions, *, allow_outside: bool, as_json: bool
 ) -> None:
-    """Undoes an edit and prints what was written."""
+    """Undoes an edit and prints what was written, if there is a file to write."""
     from onnxbench import surgery
 
     if typed_steps(None):
-        raise UsageError("--undo goes back, and takes no steps")
-    target = one_target(out, None, dry_run=False)
-    assert target is not None
+        raise UsageError("--undo goes back, and takes no steps", hint="Edit the result by a second command.")
     saved = surgery.undo_file(model, target, patch, options=options, allow_outside=allow_outside)
     if as_json:
         print_json("edit", {"saved": saved, "undone": patch})
+    elif saved is None:
+        print(f"{patch} leads back from {model}; nothing was written (--dry-run)")
     else:
         print(f"undone; wrote {saved.path}")
 
@@ -142,12 +149,13 @@ def print_edited(done: EditedFile, *, dry_run: bool, as_json: bool, quiet: bool,
         for line in _step_lines(number, step):
             print(line)
         note(*step.notes, quiet=quiet)
+    count = f"{len(edited.changes):,} change{'s' if len(edited.changes) != 1 else ''}"
     if dry_run:
-        print(f"{len(edited.changes)} changes; nothing was written (--dry-run)")
+        print(f"{count}; nothing was written (--dry-run)")
     elif done.saved is None:
         print("nothing was written: a step changes more than it may")
     else:
-        print(f"{len(edited.changes)} changes; wrote {done.saved.path}")
+        print(f"{count}; wrote {done.saved.path}")
     for path in filter(None, (done.recipe, done.undo)):
         print(f"wrote {path}")
 

@@ -92,14 +92,17 @@ class Insert(Operation):
             raise UsageError(f"{len(refs)} nodes would have one name", hint="Leave out name and to.")
         for ref in refs:
             by_scope.setdefault(ref.scope.path, []).append(ref)
-        readers = draft.nodes(self.readers) if self.readers is not None else None
-        wanted = {(ref.scope.path, ref.position) for ref in readers or ()}
+        if self.readers is not None and len(by_scope) > 1:
+            raise UnsupportedError(
+                f"with 'readers', a step inserts into one graph, and these are in {len(by_scope)}",
+                hint="Write a step for each.",
+            )
         for path in sorted(by_scope, key=lambda each: -each.count("/")):  # inner first, for outer changes move them
-            reading = {position for where, position in wanted if where == path} if readers is not None else None
-            self._insert(draft, draft.index.scope_paths[path], by_scope[path], reading)
+            readers = draft.nodes(self.readers) if self.readers is not None else None
+            self._insert(draft, draft.index.scope_paths[path], by_scope[path], readers)
 
     def _insert(
-        self, draft: Draft, scope: Scope, refs: Sequence[TensorRef | NodeRef], readers: set[int] | None
+        self, draft: Draft, scope: Scope, refs: Sequence[TensorRef | NodeRef], readers: Sequence[NodeRef] | None
     ) -> None:
         """Inserts all nodes of one graph."""
         _require_known(scope, [name for name in self.inputs if name != _EDGE], self.constants)
@@ -113,7 +116,7 @@ class Insert(Operation):
                 edge = _nth(
                     scope, ref.position, self.output if self.before is None else self.input, self.before is not None
                 )
-            if readers is not None and not any(edge in scope.reads[position] for position in readers):
+            if readers is not None and not any(_reads(reader, scope, [edge]) for reader in readers):
                 raise NotFoundError(f"none of the nodes {self.readers!r} reads {edge!r}")
             hands_out = readers is None and self.before is None and edge in scope.outputs
             source, made = self._ends(draft, scope, edge, hands_out=hands_out)
@@ -128,7 +131,10 @@ class Insert(Operation):
             draft.record("node", _in(scope, new[-1].name), "inserted", after=f"{self.op} on {_in(scope, edge)}")
         for position, made in slots:
             scope.nodes[position].input[self.input] = made
-        draft.replace_uses(scope, names, readers=readers)
+        if readers is None:
+            draft.replace_uses(scope, names)
+        else:
+            draft.replace_uses_by(readers, scope, names)
         draft.splice(scope, inserted)
         draft.retype(scope, [name for nodes in inserted.values() for node in nodes for name in node.output])
 
@@ -392,7 +398,8 @@ class Duplicate(NodeOperation):
             scope, node = ref.scope, ref.node
             copy = type(node)()
             copy.CopyFrom(node)
-            copy.name = self.name or (draft.fresh_node(scope, f"{node.name}_copy") if node.name else "")
+            if self.name or node.name:
+                copy.name = self.name or draft.fresh_node(scope, f"{node.name}_copy")
             names = {}
             for number, made in enumerate(node.output):
                 if made:
@@ -401,12 +408,14 @@ class Duplicate(NodeOperation):
                         require_free(draft, scope, given)
                     names[made] = copy.output[number] = given or draft.fresh(scope, f"{made}_copy")
             wanted = draft.nodes(self.readers) if self.readers is not None else []
-            readers = {each.position for each in wanted if each.scope is scope}
-            unread = [each.path for each in wanted if not names.keys() & set(each.scope.reads[each.position])]
+            unread = [each.path for each in wanted if not _reads(each, scope, names)]
             if unread:
-                raise RefusedResultError(f"node {unread[0]!r} does not read what {ref.path!r} makes")
+                raise RefusedResultError(
+                    f"node {unread[0]!r} does not read what {ref.path!r} makes",
+                    hint=f"onnxbench find MODEL {_quoted(next(iter(names), ref.path))} lists the nodes that do.",
+                )
             _copy_infos(scope, names)
-            draft.replace_uses(scope, names, readers=readers)
+            draft.replace_uses_by(wanted, scope, names)
             draft.splice(scope, {ref.position + 1: [copy]})
             draft.record("node", ref.path, "duplicated", after=copy.name or next(iter(names.values()), ""))
 
@@ -477,17 +486,36 @@ class Redirect(TensorOperation):
             new = draft.tensor(self.to)
             if home_of(ref.scope, new.name) is not new.scope:
                 raise RefusedResultError(f"readers of {ref.path!r} cannot see {new.path!r}")
-            wanted = draft.nodes(self.readers) if self.readers is not None else None
-            readers = {each.position for each in wanted if each.scope is ref.scope} if wanted is not None else None
-            if readers is None:
+            readers = [NodeRef(ref.scope, position) for position in ref.scope.consumers.get(ref.name, ())]
+            if self.readers is not None:
+                readers = draft.nodes(self.readers)
+                strange = [each.path for each in readers if not _reads(each, ref.scope, [ref.name])]
+                if strange:
+                    raise RefusedResultError(
+                        f"node {strange[0]!r} does not read {ref.path!r}",
+                        hint=f"onnxbench find MODEL {_quoted(ref.path)} lists the nodes that do.",
+                    )
+            elif readers:
                 upstream = select.select(draft.index, f"upstream({_quoted(new.path)})").as_nodes()
-                readers = {p for p in ref.scope.consumers.get(ref.name, ()) if NodeRef(ref.scope, p) not in upstream}
-            changed = draft.replace_uses(ref.scope, {ref.name: new.name}, readers=readers)
-            if not changed:
-                raise NotFoundError(f"nothing that may change reads {ref.path!r}")
-            draft.record("tensor", ref.path, f"{changed} readers", before=ref.name, after=new.name)
-            fresh = draft.index.scope_paths[ref.scope.path]
-            draft.retype(fresh, [made for p in readers for made in fresh.writes[p]])
+                readers = [each for each in readers if each not in upstream]
+                if not readers:
+                    raise RefusedResultError(
+                        f"all that reads {ref.path!r} is needed to compute {new.path!r}, so this would be a cycle",
+                    )
+            if not readers:
+                raise NotFoundError(f"no node reads {ref.path!r}")
+            if any(home_of(each.scope, new.name) is not new.scope for each in readers):
+                raise RefusedResultError(f"not all readers see {new.path!r}: a body has a tensor of this name, too")
+            changed = draft.replace_uses_by(readers, ref.scope, {ref.name: new.name})
+            draft.record("tensor", ref.path, f"{changed} reader{'s' * (changed != 1)}", before=ref.name, after=new.name)
+            for reader in readers:
+                draft.retype(reader.scope, reader.scope.writes[reader.position])
+
+
+def _reads(reader: NodeRef, scope: Scope, names: Iterable[str]) -> bool:
+    """Tells whether a node, of a graph or of a body within, reads one of the graph's tensors."""
+    read = reader.scope.reads[reader.position]
+    return any(name in read and home_of(reader.scope, name) is scope for name in names)
 
 
 def _quoted(name: str) -> str:
