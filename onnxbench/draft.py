@@ -54,7 +54,7 @@ class Change:
         """The change in one line."""
         subject = f"{self.kind} {self.where}" if self.where else self.kind
         if self.before is not None and self.after is not None:
-            return f"{subject}: {self.what} {self.before} -> {self.after}"
+            return f"{subject}: {self.what} {self.before or repr('')} -> {self.after or repr('')}"
         said = self.after if self.after is not None else self.before
         return f"{subject}: {self.what}{f' ({said})' if said else ''}"
 

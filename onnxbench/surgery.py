@@ -25,7 +25,7 @@ from onnxbench.conformity import Located, find_flaws
 from onnxbench.draft import Change, Draft
 from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
 from onnxbench.errors import BenchError, ExecutionError, GuardError, ModelError, NotFoundError, RefusedResultError
-from onnxbench.feeding import FeedOptions, FeedSet, first_set, refuse_to_overwrite
+from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, sort_nodes, topological_order
 from onnxbench.model import Model, load
 from onnxbench.operations import Operation
@@ -278,6 +278,7 @@ class _Edit:
 
     def _verified(self, number: int, done: DoneStep) -> DoneStep:
         assert self._verifier is not None
+        self._verifier.run_before()
         with _located(number, done.step):
             drift, passed, notes = self._verifier.judge(self._draft, done.step)
         return replace(done, drift=drift, passed=passed, notes=(*done.notes, *notes))
@@ -372,21 +373,36 @@ class _Verifier:
         self._feeds, self._renamed = dict(self._given), dict[str, str]()
         self._outputs: dict[str, Value] | None = None
 
+    def run_before(self) -> dict[str, Value]:
+        """Returns the outputs of the model before the step.
+
+        Raises:
+            ExecutionError: It does not run.
+        """
+        if self._outputs is None:
+            try:
+                with choices_explained(self.choices):
+                    self._outputs = _run(self._model, self._feeds)
+            except ExecutionError as error:
+                error.message = f"the model does not run as it is, before any step: {error.message}"
+                error.hint = error.hint or "Give inputs that suit it: --feeds, --shape, --val-range."
+                raise
+        return self._outputs
+
     def judge(self, draft: Draft, step: Step) -> tuple[DriftReport | None, bool, list[str]]:
         """Returns how the outputs differ from those before the step, and whether they may."""
         notes: list[str] = []
         moved = {self._renamed.get(first, first): now for first, now in draft.renamed.items()}
-        if self._outputs is None:
-            self._outputs = _run(self._model, self._feeds)
+        outputs = self.run_before()
         feeds = {moved.get(name, name): value for name, value in self._feeds.items()}
         feeds, drawn = _fitting(draft.model, feeds, self._options, notes)
         if drawn:  # other sizes than before: the model before the step sees them, too, if it takes them
             back = {now: then for then, now in moved.items()}
             old, redrawn = _fitting(self._model, {back.get(name, name): value for name, value in feeds.items()})
-            self._outputs = {} if redrawn else _run(self._model, old)
+            outputs = {} if redrawn else _run(self._model, old)
             if redrawn:
                 notes.append("there is nothing to compare with: the model before the step takes no such inputs")
-        before = {moved.get(name, name): value for name, value in self._outputs.items()}
+        before = {moved.get(name, name): value for name, value in outputs.items()}
         try:
             now = _run(draft.model, feeds)
         except ExecutionError as error:

@@ -449,3 +449,69 @@ def test_undo_takes_no_flag_about_steps(run):
     code, _, err = run("edit", "a.onnx", "b.onnx", "--undo", "a.undo", "--verify", "--no-stamp")
     assert code == 2
     assert "takes no --verify and no --no-stamp" in err
+
+
+# -- what a newcomer meets ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "code", "said"),
+    [
+        ("- set_op: {at: op:Add, to: Sub}\n  expects: 1", [], 11, "Did you mean 'expect'?"),
+        ("- set_op: {at: op:Add, to: Sub}\n  atol: -1", [], 11, "atol must be a number from 0 up"),
+        ("- set_op: {at: op:Add, to: Sub}\n  rtol: .nan", [], 11, "rtol must be a number from 0 up"),
+        ("- set_op", [], 11, "set_op needs 'at' and 'to'"),
+        ("- set_op: ${what}=Sub", [], 11, "--var what=..."),
+        ("- set_op: ${what}=Sub", ["--var", "what=op:Add", "--var", "wat=1"], 2, "Did you mean 'what'?"),
+        ("variables: {a: 'op:${b}', b: Add}\nsteps: ['set_op: ${a}=Sub']", [], 11, "no variable 'b'"),
+    ],
+)
+def test_a_mistake_in_a_recipe_names_what_helps(run, tmp_path, recipe, words, code, said):
+    (tmp_path / "r.yaml").write_text(recipe)
+    found, _, err = run("edit", LINEAR, "out.onnx", "-r", "r.yaml", *words)
+    assert (found, said in err, (tmp_path / "out.onnx").exists()) == (code, True, False), err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("- set_op: ${what}=Sub", ["--var", "what=op:Add"]),
+        ("variables: {b: Add, a: 'op:${b}'}\nsteps:\n- set_op: ${a}=Sub", []),
+        ("variables: {b: Mul, a: 'op:${b}'}\nsteps:\n- set_op: ${a}=Sub", ["--var", "b=Add"]),
+    ],
+)
+def test_variables_may_be_given_only_and_use_each_other(run, tmp_path, recipe, words):
+    (tmp_path / "r.yaml").write_text(recipe)
+    code, out, _ = run("edit", LINEAR, "out.onnx", "-r", "r.yaml", *words)
+    assert (code, "op_type Add -> Sub" in out) == (0, True)
+
+
+def test_the_end_of_a_short_form_may_be_left_out(run):
+    assert run("edit", LINEAR, "a.onnx", "--set-producer", "me")[0] == 0
+    assert run("edit", LINEAR, "b.onnx", "--duplicate", "op:Add")[0] == 0
+    code, _, err = run("edit", LINEAR, "c.onnx", "--set-metadata", "k")
+    assert (code, "{key: ..., value: ...}" in err) == (2, True)
+
+
+def test_what_changes_nothing_is_no_change(run):
+    assert "0 changes" in run("edit", LINEAR, "a.onnx", "--set-domain", "")[1]
+    assert run("edit", LINEAR, "b.onnx", "--rename-node", "op:Add=n", "--rename-node", "op:Add=n")[1].count("->") == 1
+
+
+def test_an_output_of_a_coarser_type_is_judged_by_that_type(run):
+    code, out, _ = run("edit", LINEAR, "a.onnx", "--retype-output", "output=bfloat16", "--verify")
+    assert code == 0
+    assert "differs" in out
+    code, out, err = run("edit", LINEAR, "b.onnx", "--retype-output", "output=int8", "--verify")
+    assert (code, "NOT ALLOWED" in out, "atol:" in err) == (1, True, True)
+
+
+def test_a_model_that_does_not_run_is_not_the_fault_of_a_step(run, tmp_path):
+    head = '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[M] y)'
+    text = f"{head} <int64[1] s = {{7}}> {{ y = Reshape (x, s) }}"
+    (tmp_path / "m.txt").write_text(text)
+    assert run("build", "m.txt", "m.onnx")[0] == 0
+    code, _, err = run("edit", "m.onnx", "out.onnx", "--set-doc", "x", "--verify")
+    assert code == 9
+    assert "does not run as it is, before any step" in err
+    assert "--shape" in err

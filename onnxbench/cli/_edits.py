@@ -15,6 +15,7 @@ from onnxbench.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxbench.draft import Change
+    from onnxbench.drift import DriftReport
     from onnxbench.recipe import Recipe, Step
     from onnxbench.surgery import DoneStep, EditedFile
     from onnxbench.writer import SaveOptions
@@ -36,12 +37,12 @@ class EditCommand(BenchCommand):
 
 def _operation_options(general: Any) -> Iterator[Any]:
     """Yields an option like ``--step`` for each operation; what it is given is looked up in ``TYPED``, in order."""
-    from onnxbench.operations import OPERATIONS
+    from onnxbench.operations import OPERATIONS, spelling_words
 
     for word, operation in OPERATIONS.items():
         option = copy(general)
         option.name, option.opts, option.expose_value = f"operation_{word}", [f"--{word.replace('_', '-')}"], False
-        option.metavar = operation.spelling.replace("{", "").replace("}", "").upper() or "{...}"
+        option.metavar = spelling_words(operation) or "{...}"
         option.help = (operation.__doc__ or "").strip().splitlines()[0]
         yield option
 
@@ -154,6 +155,7 @@ def print_edited(done: EditedFile, *, dry_run: bool, as_json: bool, quiet: bool,
         print(f"{count}; nothing was written (--dry-run)")
     elif done.saved is None:
         print("nothing was written: a step changes more than it may")
+        note("atol: or rtol: of the step allow a difference, changes: numerics allows any", quiet=quiet)
     else:
         print(f"{count}; wrote {done.saved.path}")
     for path in filter(None, (done.recipe, done.undo)):
@@ -164,11 +166,19 @@ def _step_lines(number: int, step: DoneStep) -> list[str]:
     matched = "" if step.matched is None else f", {step.matched} matched"
     head = f"step {number}: {plain(step.step.title())}{matched}"
     if step.drift is not None:
-        worst = step.drift.worst
-        amount = f", max abs {worst.max_abs:g} in {worst.name}" if worst is not None and worst.max_abs else ""
         judged = "ok" if step.passed else "NOT ALLOWED"
-        head += f"; verified: {'equal bit for bit' if step.drift.bitwise_equal else f'differs{amount}'} ({judged})"
+        head += f"; verified: {_drift_words(step.drift)} ({judged})"
     return [head, *(f"  {line}" for line in _lines(step.changes))]
+
+
+def _drift_words(drift: DriftReport) -> str:
+    if drift.bitwise_equal:
+        return "equal bit for bit"
+    worst = max(drift.tensors, key=lambda each: each.max_abs or 0.0)
+    if worst.max_abs:
+        return f"differs, max abs {worst.max_abs:g} in {plain(worst.name)}"
+    failing = next((each for each in drift.tensors if not each.passed), None)
+    return "the values are equal" if failing is None else f"{plain(failing.name)}: {plain(failing.reason)}"
 
 
 def _lines(changes: Sequence[Change]) -> list[str]:

@@ -7,7 +7,14 @@ the reference page follow from its fields and docstring.
 
 from __future__ import annotations
 
-from onnxbench.operations._base import Effect, NodeOperation, Operation, TensorOperation, spelled_fields
+from onnxbench.operations._base import (
+    Effect,
+    NodeOperation,
+    Operation,
+    TensorOperation,
+    spelled_fields,
+    spelling_words,
+)
 from onnxbench.operations._cleanup import DedupeNames, FoldConstants, MergeEqual, NameNodes, RemoveDead, Simplify, Sort
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
@@ -114,6 +121,7 @@ __all__ = [
     "ToInitializer",
     "TransposeWeight",
     "spelled_fields",
+    "spelling_words",
 ]
 
 _CLASSES: tuple[type[Operation], ...] = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxbench.errors import UsageError
@@ -43,7 +43,8 @@ class Operation:
     Class attributes:
         word: What recipes call it (``set_op``) and, with dashes, on the command line (``--set-op``).
         spelling: How the command line spells it in short, fields in braces: ``{at}={to}``. A field that is no string
-            is read as a YAML value. Empty: only as a mapping, ``'{at: x, to: y}'``.
+            is read as a YAML value. What stands in brackets at the end may be left out: ``{at}[={name}]``. Empty: only
+            as a mapping, ``'{at: x, to: y}'``.
         expects: How many targets it wants unless the step says otherwise: ``1``, ``all`` (one or more), ``optional``
             (any number), or a comparison such as ``>=2``.
         effect: What it may change (see ``Effect``).
@@ -109,21 +110,31 @@ def spelled_fields(operation: type[Operation], text: str) -> dict[str, str]:
     Raises:
         UsageError: The text does not have that form.
     """
-    parts = re.split(r"\{(\w+)\}", operation.spelling)
+    head, _, tail = operation.spelling.partition("[")
+    for form in filter(None, (f"{head}{tail.removesuffix(']')}", head)):
+        match = re.fullmatch(_form_pattern(form), text, re.DOTALL)
+        if match is not None:
+            return match.groupdict()
+    flag = f"--{operation.word.replace('_', '-')}"
+    short = f"{flag} {spelling_words(operation)!r} or " if operation.spelling else ""
+    needed = [each.name for each in fields(operation) if each.default is MISSING and each.default_factory is MISSING]
+    mapping = ", ".join(f"{name}: ..." for name in needed or [each.name for each in fields(operation)][:1])
+    raise UsageError(f"{flag} {text!r} is not understood", hint=f"Write {short}{flag} '{{{mapping}}}', as in a recipe.")
+
+
+def spelling_words(operation: type[Operation]) -> str:
+    """Returns the short form of an operation as help texts show it: ``AT=TO``; empty if it has none."""
+    return operation.spelling.replace("{", "").replace("}", "").upper()
+
+
+def _form_pattern(form: str) -> str:
+    parts = re.split(r"\{(\w+)\}", form)
     pattern = re.escape(parts[0])
     for number in range(1, len(parts), 2):
         is_last = number + 2 == len(parts)
         word = ("[^:]*" if parts[number - 1] == ":" else ".*") if is_last else ".+?" if number == 1 else "[^:=]+"
         pattern += f"(?P<{parts[number]}>{word}){re.escape(parts[number + 1])}"
-    match = re.fullmatch(pattern, text, re.DOTALL) if operation.spelling else None
-    if match is None:
-        flag = f"--{operation.word.replace('_', '-')}"
-        form = operation.spelling.replace("{", "").replace("}", "").upper()
-        short = f"{flag} {form!r} or " if operation.spelling else ""
-        raise UsageError(
-            f"{flag} {text!r} is not understood", hint=f"Write {short}{flag} '{{at: ..., ...}}', as in a recipe."
-        )
-    return match.groupdict()
+    return pattern
 
 
 def parse_operator(text: str) -> tuple[str, str]:

@@ -142,7 +142,7 @@ class AddInput(Operation):
     """
 
     word: ClassVar[str] = "add_input"
-    spelling: ClassVar[str] = "{name}:{type}"
+    spelling: ClassVar[str] = "{name}[:{type}]"
     effect: ClassVar[Effect] = "interface"
 
     name: str
@@ -214,7 +214,7 @@ class RemoveInput(Operation):
     """
 
     word: ClassVar[str] = "remove_input"
-    spelling: ClassVar[str] = "{at}={value}"
+    spelling: ClassVar[str] = "{at}[={value}]"
     effect: ClassVar[Effect] = "interface"
 
     at: str

@@ -357,6 +357,8 @@ class SetDoc(Operation):
 
 def _set_field(draft: Draft, message: Any, field: str, value: Any, *, what: str = "") -> None:
     before = getattr(message, field)
+    if before == value:
+        return
     setattr(message, field, value)
     draft.record("model", "", what or field, before=str(before), after=str(value))
 
@@ -371,7 +373,7 @@ class SetProducer(Operation):
     """
 
     word: ClassVar[str] = "set_producer"
-    spelling: ClassVar[str] = "{producer}={version}"
+    spelling: ClassVar[str] = "{producer}[={version}]"
     keeps_types: ClassVar[bool] = True
 
     producer: str

@@ -551,7 +551,7 @@ class TransposeWeight(WeightOperation):
     """
 
     word: ClassVar[str] = "transpose_weight"
-    spelling: ClassVar[str] = "{at}={perm}"
+    spelling: ClassVar[str] = "{at}[={perm}]"
     expects: ClassVar[str] = "all"
     effect: ClassVar[Effect] = "rounding"
 

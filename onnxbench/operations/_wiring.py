@@ -386,7 +386,7 @@ class Duplicate(NodeOperation):
     """
 
     word: ClassVar[str] = "duplicate"
-    spelling: ClassVar[str] = "{at}={name}"
+    spelling: ClassVar[str] = "{at}[={name}]"
 
     readers: str | None = None
     name: str | None = None
