@@ -415,6 +415,8 @@ class Draft:
 
     def remove_initializers(self, scope: Scope, names: Collection[str]) -> None:
         """Removes initializers of a graph, with the inputs that they are defaults of, and what is said of them."""
+        if scope.is_function:  # which has none
+            return
         graph = scope.graph
         for repeated in (graph.initializer, graph.input, graph.value_info):
             for position in reversed(range(len(repeated))):
@@ -467,7 +469,9 @@ class Draft:
         scopes = self.index.scope_paths
         strictly = self._strictly
         seeds = [(scopes[path], name) for path, name in self._stale if path in scopes]
-        affected = _downstream(seeds, stops=lambda scope, name: not strictly and self._is_opaque(scope, name))
+        affected = _downstream(
+            seeds, stops=lambda scope, name: not strictly and self._is_opaque(scope, name), calls_of=self._calls_of
+        )
         self._stale.clear()
         self._strictly = False
         said: list[_Said] = []
@@ -478,6 +482,19 @@ class Draft:
             said += _withdraw(scope, names)
         self._restate(said, strictly)
         self._finder = None
+
+    def _calls_of(self, function: Scope) -> list[NodeRef]:
+        """Returns the nodes that call a local function."""
+
+        def find() -> dict[str, list[NodeRef]]:
+            calls: dict[str, list[NodeRef]] = {}
+            for ref in self.index.nodes():
+                called = self.index.function_of(ref.node)
+                if called is not None:
+                    calls.setdefault(called.path, []).append(ref)
+            return calls
+
+        return self.once(Draft._calls_of, find).get(function.path, [])
 
     def _is_opaque(self, scope: Scope, name: str) -> bool:
         """Tells whether a tensor is made by an operator whose types inference cannot know."""
@@ -517,6 +534,8 @@ class Draft:
                 info.type.CopyFrom(each.before)
                 if info.type.WhichOneof("value") == "tensor_type":
                     info.type.tensor_type.ClearField("shape")
+            if each.is_output:
+                _keep_rank(info.type, each.before)
             words = format_type(each.before), format_type(info.type)
             if each.is_output and is_main and words[0] != words[1]:
                 self.record("output", info.name, "type", before=words[0], after=words[1])
@@ -577,8 +596,15 @@ def rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
                 entry.value = names[entry.value]
 
 
-def _downstream(seeds: Iterable[tuple[Scope, str]], *, stops: Callable[[Scope, str], bool]) -> dict[Scope, set[str]]:
+def _downstream(
+    seeds: Iterable[tuple[Scope, str]],
+    *,
+    stops: Callable[[Scope, str], bool],
+    calls_of: Callable[[Scope], Iterable[NodeRef]],
+) -> dict[Scope, set[str]]:
     """Returns the tensors that depend on these, themselves included, by graph: in bodies, and behind their owners.
+
+    Behind a function's outputs lies what its calls make.
 
     Tensors at which ``stops`` says so are left out, and what lies behind them.
     """
@@ -597,6 +623,8 @@ def _downstream(seeds: Iterable[tuple[Scope, str]], *, stops: Callable[[Scope, s
                     pending.append((body, name))
                 else:
                     pending.extend((body, given) for given in body.inputs)
+        if scope.is_function and name in scope.outputs:
+            pending.extend((call.scope, made) for call in calls_of(scope) for made in call.scope.writes[call.position])
         if scope.parent is not None and name in scope.outputs:
             pending.extend((scope.parent, made) for made in scope.parent.writes[scope.owner])
     return reached
@@ -688,6 +716,14 @@ def _keep_sizes(now: TypeProto, before: TypeProto, earlier: TypeProto | None) ->
     for position, (size, stated) in enumerate(zip(new, old, strict=True)):
         if size is None and isinstance(stated, int) and (told is None or told[position] is None):
             now.tensor_type.shape.dim[position].CopyFrom(before.tensor_type.shape.dim[position])
+
+
+def _keep_rank(now: TypeProto, before: TypeProto) -> None:
+    """Opens all sizes of an output whose shape nothing tells: onnx's checker wants an output to have a shape."""
+    if tensor_shape(now) is None and tensor_shape(before) is not None and now.HasField("tensor_type"):
+        now.tensor_type.shape.CopyFrom(before.tensor_type.shape)
+        for dim in now.tensor_type.shape.dim:
+            dim.ClearField("value")
 
 
 def _keep_names(now: TypeProto, before: TypeProto) -> None:

@@ -13,7 +13,7 @@ from onnxbench.draft import home_of, require_free
 from onnxbench.errors import NotFoundError, RefusedResultError, SpecError, UnsupportedError, UsageError, did_you_mean
 from onnxbench.graph import NodeRef, TensorRef
 from onnxbench.modelspec import fill_attribute, make_tensor
-from onnxbench.modeltext import read
+from onnxbench.modeltext import read, read_functions
 from onnxbench.operations._base import (
     Effect,
     NodeOperation,
@@ -175,7 +175,7 @@ class AddNodes(Operation):
     def apply(self, draft: Draft) -> None:
         """Adds them behind the nodes that they read."""
         scope = _scope(draft, self.to)
-        body = _fragment(draft, f"nodes () => () {{ {self.text} }}")
+        body = _fragment(draft, f"nodes () => () {{\n{self.text}\n}}")
         for node in body.node:
             for name in node.output:
                 if name:
@@ -676,10 +676,11 @@ def _constant_nodes(draft: Draft, scope: Scope, constants: Mapping[str, Any]) ->
 def _fragment(draft: Draft, text: str) -> FunctionProto:
     """Returns a fragment of ONNX text, ``f (x) => (y) { y = Relu (x) }``, as a function."""
     imports = ", ".join(f'"{o.domain}": {o.version}' for o in draft.model.proto.opset_import)
-    whole = (
-        f'<ir_version: 10, opset_import: [{imports}]> g () => () {{ }} <domain: "fragment", opset_import: [{imports}]> '
+    head = (
+        f'<ir_version: 10, opset_import: [{imports}]> g () => () {{ }} <domain: "fragment", opset_import: [{imports}]>'
     )
-    model = read(whole + text, source="the fragment", folder=draft.folder, allow_outside=draft.allow_outside).model
+    read_functions(text, source="the fragment")  # its mistakes are told without what is put before it here
+    model = read(f"{head}\n{text}", source="the fragment", folder=draft.folder, allow_outside=draft.allow_outside).model
     functions = model.proto.functions
     if len(functions) != 1:
         raise SpecError(f"the fragment is {len(functions)} functions, and one is wanted", hint="f (x) => (y) { ... }")
