@@ -174,7 +174,17 @@ class Draft:
     def nodes(self, selector: str) -> list[NodeRef]:
         """Returns the nodes that a selector stands for (see ``onnxbench.select``)."""
         _require_selector(selector, "op:*")
-        return select.nodes(self.index, [selector])
+        try:
+            return select.nodes(self.index, [selector])
+        except NotFoundError as error:
+            if error.message.endswith("matches no tensor of the model"):
+                error.message = error.message.replace("no tensor", "no node and no tensor")
+                error.args = (error.message,)
+                if error.hint and "--tensors" in error.hint:
+                    error.hint = (
+                        "node:NAME, node:#3 and op:TYPE name nodes; 'onnxbench inspect MODEL --nodes' lists them."
+                    )
+            raise
 
     def tensors(self, selector: str) -> list[TensorRef]:
         """Returns the tensors that a selector stands for."""

@@ -13,6 +13,7 @@ only when a check fails, the original is looked at, mended if it can be, and the
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from typing import Any
 
 from onnxbench import backends
 from onnxbench.captures import Port, Value, input_ports
-from onnxbench.conformity import Located, find_flaws
+from onnxbench.conformity import Located, find_flaws, inside
 from onnxbench.draft import Change, Draft
 from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
 from onnxbench.errors import BenchError, ExecutionError, GuardError, ModelError, NotFoundError, RefusedResultError
@@ -214,6 +215,7 @@ class _Edit:
         self._checked = False
         self._draft = Draft.of(model, allow_outside=allow_outside, sources=type_sources())
         self._flaws: set[str] | None = None
+        self._own_twins: int | None = None
 
     def run(self, *, stamp: bool) -> Edited:
         if self._sort():
@@ -250,12 +252,25 @@ class _Edit:
         for flaw in find_flaws(draft.index, names_only=operation.keeps_types):
             if flaw.sentence() not in self._own_flaws():
                 raise RefusedResultError(flaw.sentence(), hint=flaw.hint)
+        self._refuse_twins()
         self._checked = False
         if not operation.keeps_types:
             complaints = find_complaints(draft.model.proto, complete=draft.model.with_small_weights)
             if complaints:
                 raise _refusal(draft.model, complaints)
             self._checked = True
+
+    def _refuse_twins(self) -> None:
+        """Raises RefusedResultError if more nodes than before the edit share a name with another one of their graph."""
+        twins = _twins(self._draft.index)
+        if twins and self._own_twins is None:
+            self._own_twins = sum(count - 1 for _, _, count in _twins(GraphIndex(self._origin.proto)))
+        if twins and sum(count - 1 for _, _, count in twins) > (self._own_twins or 0):
+            name, scope, count = twins[-1]
+            raise RefusedResultError(
+                f"{count} nodes{inside(scope)} would be called {name!r}, which ONNX Runtime does not accept",
+                hint="Choose another name.",
+            )
 
     def _sort(self) -> bool:
         """Sorts the nodes where they are out of order, and tells whether they were."""
@@ -299,6 +314,16 @@ class _Edit:
         choices = self._verifier.choices if self._verifier is not None else ()
         repairs = tuple(dict.fromkeys(self._repairs))
         return Edited(draft.model, tuple(self._done), recipe, repairs, choices, draft.saving)
+
+
+def _twins(index: GraphIndex) -> list[tuple[str, Scope, int]]:
+    """Returns the names that several nodes of one graph have, with the graph and how many they are."""
+    found = []
+    for scope in index.scopes:
+        names = [node.name for node in scope.nodes if node.name]
+        if len(set(names)) < len(names):
+            found += [(name, scope, count) for name, count in Counter(names).items() if count > 1]
+    return found
 
 
 def _refusal(model: Model, complaints: Sequence[str]) -> RefusedResultError:

@@ -396,6 +396,11 @@ class Duplicate(NodeOperation):
         """Copies it."""
         for ref in self.find(draft):
             scope, node = ref.scope, ref.node
+            if self.to is not None and len(self.to) > len(node.output):
+                raise UsageError(
+                    f"{len(self.to)} names are given, and node {ref.path!r} has {len(node.output)} outputs",
+                    hint=f"They are: {', '.join(node.output)}.",
+                )
             copy = type(node)()
             copy.CopyFrom(node)
             if self.name or node.name:
