@@ -127,12 +127,12 @@ def operations_page() -> str:
     """Returns the reference of the operations of ``edit``."""
     import dataclasses
 
-    from onnxbench.operations import OPERATIONS, spelling_words
+    from onnxbench.operations import OPERATIONS, spelled_form
     from onnxbench.recipe import field_docs
 
     parts = [EDIT_HEAD]
     for word, operation in OPERATIONS.items():
-        short = spelling_words(operation) or "'{...}'"
+        short = spelled_form(operation) or "'{...}'"
         said = field_docs(operation)
         flag = f"--{word.replace('_', '-')} {short}"
         parts += [f"## {word}", "", (operation.__doc__ or "").strip().splitlines()[0], ""]

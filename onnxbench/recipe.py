@@ -29,7 +29,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from onnxbench.documents import Item, from_python, from_yaml, plain_float, scalar_kind, to_integer
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
-from onnxbench.operations import OPERATIONS, Effect, Operation, spelled_fields
+from onnxbench.operations import OPERATIONS, Effect, Operation, field_form, spelled_fields, spelled_form
 
 VERSION = 1
 _STEP_KEYS = ("name", "expect", "changes", "atol", "rtol")
@@ -397,19 +397,18 @@ def _operation(kind: type[Operation], item: Item) -> Operation:
 
 def example(kind: type[Operation]) -> str:
     """Returns an operation with its fields, to show how it is written."""
-    optional = {each.name for each in dataclasses.fields(kind) if each.default is not dataclasses.MISSING}
-    named = [each.name for each in dataclasses.fields(kind) if each.name not in optional]
-    return f"- {kind.word}: {{{', '.join(f'{name}: ...' for name in named)}}}"
+    return f"- {kind.word}: {field_form(kind)}"
 
 
 def _spelled(kind: type[Operation], text: str, flag: str, *, at: Item | None = None) -> Item:
     """Returns the short spelling of an operation as an item of its fields; values that are no text are read as YAML."""
     try:
         found = spelled_fields(kind, text)
-    except UsageError as error:
+    except UsageError:
         if at is None:
             raise
-        raise at.error(error.message, hint=error.hint) from None
+        short = f"- {kind.word}: {spelled_form(kind)}, or " if kind.spelling else ""
+        raise at.error(f"{kind.word}: {text!r} is not understood", hint=f"Write {short}{example(kind)}") from None
     hints = get_type_hints(kind)
     document = at.document if at is not None else from_python(None, flag or kind.word).document
     item = Item(document, "map", line=at.line if at else 0, column=at.column if at else 0)

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from onnxbench import backends
+from onnxbench import backends, select
 from onnxbench.captures import Port, Value, input_ports
 from onnxbench.conformity import Located, find_flaws, inside
 from onnxbench.draft import Change, Draft
@@ -35,6 +35,9 @@ from onnxbench.recipe import Recipe, Step, load_recipe
 from onnxbench.reversal import save_patch, undo
 from onnxbench.validity import find_complaints, make_valid
 from onnxbench.writer import Saved, SaveOptions, held_back, save, write_whole
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, OperatorSetIdProto
 
 STAMP = "onnxbench.recipe"
 """The metadata key under which an edited model names the recipes that made it."""
@@ -132,6 +135,7 @@ def edit(
     variables: Mapping[str, Any] | None = None,
     verify: bool | FeedOptions | Mapping[str, Value] = False,
     approve: Approve | None = None,
+    libraries: Sequence[Path] = (),
     stamp: bool = True,
     allow_outside: bool = False,
 ) -> Edited:
@@ -144,6 +148,7 @@ def edit(
         verify: Run the model before and after each step and judge the drift: on drawn inputs (True), on what the
             options say, or on these values.
         approve: Decides of each step, after it was tried, whether it is kept.
+        libraries: Libraries with custom operators, for ``verify``; they are code. Marks need none.
         stamp: Name the recipe's digest in the model's metadata (``onnxbench.recipe``).
         allow_outside: Follow external data, and files that the recipe names, out of their folders.
 
@@ -156,7 +161,7 @@ def edit(
     """
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
     whole = _as_recipe(recipe, variables)
-    verifier = _Verifier(model, verify) if verify is not False else None
+    verifier = _Verifier(model, verify, libraries) if verify is not False else None
     try:
         return _Edit(model, whole, verifier, approve, allow_outside).run(stamp=stamp)
     except RefusedResultError as error:
@@ -293,7 +298,7 @@ class _Edit:
 
     def _verified(self, number: int, done: DoneStep) -> DoneStep:
         assert self._verifier is not None
-        self._verifier.run_before()
+        self._verifier.prepare()
         with _located(number, done.step):
             drift, passed, notes = self._verifier.judge(self._draft, done.step)
         return replace(done, drift=drift, passed=passed, notes=(*done.notes, *notes))
@@ -384,8 +389,11 @@ def _located(number: int, step: Step) -> Iterator[None]:
 class _Verifier:
     """Runs a model before and after each step, on the same inputs."""
 
-    def __init__(self, model: Model, said: bool | FeedOptions | Mapping[str, Value]) -> None:
+    def __init__(
+        self, model: Model, said: bool | FeedOptions | Mapping[str, Value], libraries: Sequence[Path] = ()
+    ) -> None:
         self._origin = model
+        self._setup = backends.Options("none", libraries=tuple(libraries))
         self._options = said if isinstance(said, FeedOptions) else FeedOptions()
         first = FeedSet(dict(said)) if isinstance(said, Mapping) else first_set(model, self._options)
         self._given: dict[str, Value] = dict(first.feeds)
@@ -398,38 +406,39 @@ class _Verifier:
         self._feeds, self._renamed = dict(self._given), dict[str, str]()
         self._outputs: dict[str, Value] | None = None
 
-    def run_before(self) -> dict[str, Value]:
-        """Returns the outputs of the model before the step.
+    def prepare(self) -> None:
+        """Runs the model as it is, if that was not done.
 
         Raises:
             ExecutionError: It does not run.
         """
-        if self._outputs is None:
-            try:
-                with choices_explained(self.choices):
-                    self._outputs = _run(self._model, self._feeds)
-            except ExecutionError as error:
-                error.message = f"the model does not run as it is, before any step: {error.message}"
-                error.hint = error.hint or "Give inputs that suit it: --feeds, --shape, --val-range."
-                raise
-        return self._outputs
+        if self._outputs is not None:
+            return
+        try:
+            with choices_explained(self.choices):
+                self._outputs = self._run(self._model, self._feeds)
+        except ExecutionError as error:
+            error.message = f"the model does not run as it is, so no step can be verified: {error.message}"
+            if not self._options.sources and error.hint is None:
+                error.hint = "Its inputs were drawn; --shape and --val-range say how, and --feeds FILE gives others."
+            raise
 
     def judge(self, draft: Draft, step: Step) -> tuple[DriftReport | None, bool, list[str]]:
         """Returns how the outputs differ from those before the step, and whether they may."""
         notes: list[str] = []
         moved = {self._renamed.get(first, first): now for first, now in draft.renamed.items()}
-        outputs = self.run_before()
+        assert self._outputs is not None
         feeds = {moved.get(name, name): value for name, value in self._feeds.items()}
         feeds, drawn = _fitting(draft.model, feeds, self._options, notes)
         if drawn:  # other sizes than before: the model before the step sees them, too, if it takes them
             back = {now: then for then, now in moved.items()}
             old, redrawn = _fitting(self._model, {back.get(name, name): value for name, value in feeds.items()})
-            outputs = {} if redrawn else _run(self._model, old)
+            self._outputs = {} if redrawn else self._run(self._model, old)
             if redrawn:
                 notes.append("there is nothing to compare with: the model before the step takes no such inputs")
-        before = {moved.get(name, name): value for name, value in outputs.items()}
+        before = {moved.get(name, name): value for name, value in self._outputs.items()}
         try:
-            now = _run(draft.model, feeds)
+            now = self._run(draft.model, feeds)
         except ExecutionError as error:
             error.message = f"the model runs before this step, and not after it: {error.message}"
             raise
@@ -446,6 +455,13 @@ class _Verifier:
         passed = drift.passed or not judged
         return (drift if shared else None), passed and (not gone or step.effect == "interface"), notes
 
+    def _run(self, model: Model, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        session = backends.open_session(_without_marks(model), options=self._setup)
+        try:
+            return session.run(feeds)
+        finally:
+            session.close()
+
 
 def _tolerance(step: Step) -> Tolerance | None:
     if step.atol is not None or step.rtol is not None:
@@ -453,12 +469,23 @@ def _tolerance(step: Step) -> Tolerance | None:
     return BITWISE if step.effect == "nothing" else None
 
 
-def _run(model: Model, feeds: Mapping[str, Value]) -> dict[str, Value]:
-    session = backends.open_session(model, options=backends.Options("none"))
-    try:
-        return session.run(feeds)
-    finally:
-        session.close()
+def _without_marks(model: Model) -> Model:
+    """Returns a model in which Identity stands for each Mark: it passes on what it is given, and no runtime has it."""
+    if not any(entry.domain in select.MARK_DOMAINS for entry in _imports(model.proto)):
+        return model
+    proto = type(model.proto)()
+    proto.CopyFrom(model.proto)
+    for ref in GraphIndex(proto).nodes():
+        if select.mark_point(ref) is not None:
+            ref.node.domain, ref.node.op_type = "", "Identity"
+            ref.node.ClearField("attribute")
+    return model.derive(proto)
+
+
+def _imports(proto: ModelProto) -> Iterator[OperatorSetIdProto]:
+    yield from proto.opset_import
+    for function in proto.functions:
+        yield from function.opset_import
 
 
 def _fitting(
@@ -533,6 +560,7 @@ def edit_file(
     variables: Mapping[str, Any] | None = None,
     verify: bool | FeedOptions | Mapping[str, Value] = False,
     approve: Approve | None = None,
+    libraries: Sequence[Path] = (),
     stamp: bool = True,
     save_recipe: str | os.PathLike[str] | None = None,
     save_undo: str | os.PathLike[str] | None = None,
@@ -548,6 +576,7 @@ def edit_file(
         variables: As for ``edit``.
         verify: As for ``edit``. Where a step fails it, nothing is written.
         approve: As for ``edit``.
+        libraries: As for ``edit``.
         stamp: As for ``edit``.
         save_recipe: Write the steps to this YAML file, variables and includes filled in.
         save_undo: Write the way back to this file (see ``onnxbench.reversal``).
@@ -561,7 +590,7 @@ def edit_file(
     model = load(source, allow_outside=allow_outside)
     refuse_to_overwrite(model, (), out, save_recipe, save_undo)
     edited = edit(
-        model, whole, verify=verify, approve=approve, stamp=stamp, allow_outside=allow_outside
+        model, whole, verify=verify, approve=approve, libraries=libraries, stamp=stamp, allow_outside=allow_outside
     )  # fmt: skip
     if out is None or not edited.passed:
         return EditedFile(edited, None)

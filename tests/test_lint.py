@@ -412,7 +412,8 @@ CASES: dict[str, tuple[Case, Case]] = {
 def limit(which: int) -> int:
     """Returns a limit of the installed ONNX Runtime: 1 opset, 2 ai.onnx.ml, 3 IR version."""
     limits = operators.runtime_limits()
-    assert limits is not None, "this version of ONNX Runtime is not in lint.operators.RUNTIME_LIMITS: measure it"
+    if limits is None:  # a release that is newer than this table must not make all tests fail
+        pytest.skip("this version of ONNX Runtime is not in lint.operators.RUNTIME_LIMITS: measure it")
     return limits[which]
 
 

@@ -37,12 +37,12 @@ class EditCommand(BenchCommand):
 
 def _operation_options(general: Any) -> Iterator[Any]:
     """Yields an option like ``--step`` for each operation; what it is given is looked up in ``TYPED``, in order."""
-    from onnxbench.operations import OPERATIONS, spelling_words
+    from onnxbench.operations import OPERATIONS, spelled_form
 
     for word, operation in OPERATIONS.items():
         option = copy(general)
         option.name, option.opts, option.expose_value = f"operation_{word}", [f"--{word.replace('_', '-')}"], False
-        option.metavar = spelling_words(operation) or "{...}"
+        option.metavar = spelled_form(operation) or "{...}"
         option.help = (operation.__doc__ or "").strip().splitlines()[0]
         yield option
 

@@ -49,6 +49,13 @@ FeedsOption = Annotated[
         help="Inputs: .npz, .npy, .pb, Polygraphy .json, x:f.bin, a folder, or script.py:func (which is run).",
     ),
 ]  # fmt: skip
+CustomOps = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--custom-ops", metavar="LIB...", show_default=False,
+        help="With --verify: libraries with custom operators (they are code).",
+    ),
+]  # fmt: skip
 ShapeOption = Annotated[
     list[str] | None,
     typer.Option(

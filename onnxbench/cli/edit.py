@@ -12,6 +12,7 @@ from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
+    CustomOps,
     DimOption,
     DryRun,
     ExternalData,
@@ -89,6 +90,7 @@ def edit(
     no_stamp: Annotated[
         bool, typer.Option("--no-stamp", help="Do not name the recipe's digest in the model's metadata.")
     ] = False,
+    custom_ops: CustomOps = None,
     feeds: FeedsOption = None,
     shape: ShapeOption = None,
     dim: DimOption = None,
@@ -136,7 +138,7 @@ def edit(
     done = surgery.edit_file(
         model, target, whole, verify=wanted if verify else False, stamp=not no_stamp, save_recipe=save_recipe,
         approve=_edits.ask() if interactive else None, allow_outside=allow_outside,
-        save_undo=save_undo, options=storing,
+        save_undo=save_undo, options=storing, libraries=custom_ops or (),
     )  # fmt: skip
     _edits.print_edited(done, dry_run=dry_run, as_json=as_json, quiet=quiet)
     raise typer.Exit(0 if done.edited.passed else 1)

@@ -11,6 +11,7 @@ from onnxbench.cli import _edits, _rewrites
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
+    CustomOps,
     DimOption,
     DryRun,
     ExternalData,
@@ -69,6 +70,7 @@ def rewrite(
     short_o: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT", help="The same as OUT.", show_default=False)
     ] = None,
+    custom_ops: CustomOps = None,
     feeds: FeedsOption = None,
     shape: ShapeOption = None,
     dim: DimOption = None,
@@ -111,7 +113,7 @@ def rewrite(
     wanted = feed_options(feeds, shape, dim, val_range, seed)
     done = surgery.edit_file(
         _rewrites.required(model), target, steps, verify=wanted if verify else False, allow_outside=allow_outside,
-        options=save_options(external_data, per_tensor, external_threshold, share_weights),
+        options=save_options(external_data, per_tensor, external_threshold, share_weights), libraries=custom_ops or (),
     )  # fmt: skip
     _edits.print_edited(done, dry_run=dry_run, as_json=as_json, quiet=quiet, command="rewrite")
     raise typer.Exit(0 if done.edited.passed else 1)

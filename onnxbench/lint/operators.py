@@ -256,6 +256,7 @@ RUNTIME_LIMITS: dict[tuple[int, int], tuple[int, int, int]] = {
     (1, 23): (23, 5, 11),
     (1, 24): (25, 5, 13),
     **dict.fromkeys(((1, minor) for minor in range(25, 32)), (26, 5, 13)),
+    (1, 32): (28, 5, 14),
 }
 """By the version of ONNX Runtime: the newest opset, the newest ai.onnx.ml opset, and the newest IR version that a model
 may state. Measured by loading models into each; tests/test_lint.py measures the installed one again."""

@@ -135,7 +135,12 @@ class Reader(Tokens):
             if not self.take(","):
                 break
         if self.kind != close:
-            raise self.error(f"expected ',' or {close!r} {where}, found {self.found()}")
+            hint = (
+                None
+                if self.kind in (*NAME_KINDS, "end")
+                else 'Names of other than letters, digits and _ are quoted: "a.b/c:0".'
+            )
+            raise self.error(f"expected ',' or {close!r} {where}, found {self.found()}", hint=hint)
         self.advance()
         return names
 

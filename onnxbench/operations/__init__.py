@@ -12,10 +12,20 @@ from onnxbench.operations._base import (
     NodeOperation,
     Operation,
     TensorOperation,
+    field_form,
     spelled_fields,
-    spelling_words,
+    spelled_form,
 )
-from onnxbench.operations._cleanup import DedupeNames, FoldConstants, MergeEqual, NameNodes, RemoveDead, Simplify, Sort
+from onnxbench.operations._cleanup import (
+    DedupeNames,
+    FoldConstants,
+    MergeEqual,
+    NameNodes,
+    RemoveDead,
+    Simplify,
+    Sort,
+    TakeBranches,
+)
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
     AddInput,
@@ -116,12 +126,14 @@ __all__ = [
     "Simplify",
     "Sort",
     "StripWeights",
+    "TakeBranches",
     "TensorOperation",
     "ToConstant",
     "ToInitializer",
     "TransposeWeight",
+    "field_form",
     "spelled_fields",
-    "spelling_words",
+    "spelled_form",
 ]
 
 _CLASSES: tuple[type[Operation], ...] = (
@@ -130,7 +142,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     RenameTensor, RenameTensors,
     Rewrite,
     Outline, InlineFunctions, Move,
-    Simplify, FoldConstants, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
+    Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
     SetModelVersion, SetDomain, SetGraphName,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,

@@ -43,8 +43,8 @@ class Operation:
     Class attributes:
         word: What recipes call it (``set_op``) and, with dashes, on the command line (``--set-op``).
         spelling: How the command line spells it in short, fields in braces: ``{at}={to}``. A field that is no string
-            is read as a YAML value. What stands in brackets at the end may be left out: ``{at}[={name}]``. Empty: only
-            as a mapping, ``'{at: x, to: y}'``.
+            is read as a YAML value; what stands in brackets may be left out. Empty: only as a mapping,
+            ``'{at: x, to: y}'``.
         expects: How many targets it wants unless the step says otherwise: ``1``, ``all`` (one or more), ``optional``
             (any number), or a comparison such as ``>=2``.
         effect: What it may change (see ``Effect``).
@@ -110,28 +110,37 @@ def spelled_fields(operation: type[Operation], text: str) -> dict[str, str]:
     Raises:
         UsageError: The text does not have that form.
     """
-    head, _, tail = operation.spelling.partition("[")
-    for form in filter(None, (f"{head}{tail.removesuffix(']')}", head)):
-        match = re.fullmatch(_form_pattern(form), text, re.DOTALL)
-        if match is not None:
-            return match.groupdict()
-    flag = f"--{operation.word.replace('_', '-')}"
-    short = f"{flag} {spelling_words(operation)!r} or " if operation.spelling else ""
-    needed = [each.name for each in fields(operation) if each.default is MISSING and each.default_factory is MISSING]
-    mapping = ", ".join(f"{name}: ..." for name in needed or [each.name for each in fields(operation)][:1])
-    raise UsageError(f"{flag} {text!r} is not understood", hint=f"Write {short}{flag} '{{{mapping}}}', as in a recipe.")
+    required, _, optional = operation.spelling.rstrip("]").partition("[")
+    pattern = _spelling_pattern(required, is_whole=not optional)
+    if optional:
+        pattern += f"(?:{_spelling_pattern(optional, is_whole=True)})?"
+    match = re.fullmatch(pattern, text, re.DOTALL) if operation.spelling else None
+    if match is None:
+        flag = f"--{operation.word.replace('_', '-')}"
+        form = spelled_form(operation)
+        short = f"{flag} {form!r} or " if form else ""
+        raise UsageError(
+            f"{flag} {text!r} is not understood", hint=f"Write {short}{flag} '{field_form(operation)}', as in a recipe."
+        )
+    return {name: value for name, value in match.groupdict().items() if value is not None}
 
 
-def spelling_words(operation: type[Operation]) -> str:
-    """Returns the short form of an operation as help texts show it: ``AT=TO``; empty if it has none."""
+def spelled_form(operation: type[Operation]) -> str:
+    """Returns the short form of an operation as it is shown: ``AT=TO``; empty if it has none."""
     return operation.spelling.replace("{", "").replace("}", "").upper()
 
 
-def _form_pattern(form: str) -> str:
-    parts = re.split(r"\{(\w+)\}", form)
+def field_form(operation: type[Operation]) -> str:
+    """Returns how the fields of an operation are written: ``{at: ..., to: ...}``, those that it needs."""
+    names = [each.name for each in fields(operation) if each.default is MISSING and each.default_factory is MISSING]
+    return f"{{{', '.join(f'{name}: ...' for name in names or [fields(operation)[0].name])}}}"
+
+
+def _spelling_pattern(spelling: str, *, is_whole: bool) -> str:
+    parts = re.split(r"\{(\w+)\}", spelling)
     pattern = re.escape(parts[0])
     for number in range(1, len(parts), 2):
-        is_last = number + 2 == len(parts)
+        is_last = is_whole and number + 2 == len(parts)
         word = ("[^:]*" if parts[number - 1] == ":" else ".*") if is_last else ".+?" if number == 1 else "[^:=]+"
         pattern += f"(?P<{parts[number]}>{word}){re.escape(parts[number + 1])}"
     return pattern

@@ -10,7 +10,7 @@ from onnxbench import pruning
 from onnxbench.draft import root_of, tree_of
 from onnxbench.errors import UsageError, did_you_mean
 from onnxbench.graph import TensorRef, sort_nodes, topological_order
-from onnxbench.operations._base import Effect, Operation, plural
+from onnxbench.operations._base import Effect, NodeOperation, Operation, plural
 from onnxbench.specs import parse_size
 
 if TYPE_CHECKING:
@@ -262,6 +262,39 @@ class FoldConstants(Operation):
                 f"{plural(done.left, 'more node')} of constants left, which would add {done.larger:,} bytes; "
                 "a larger max_bytes allows it"
             )
+
+
+@dataclass(frozen=True)
+class TakeBranches(NodeOperation):
+    """Replace If nodes whose condition is constant by the branch that is taken.
+
+    The others among the selected ones stay. ``fold_constants`` before it makes more conditions constant, and more
+    sizes can be told after it.
+
+    Attributes:
+        at: Selector of the nodes.
+    """
+
+    word: ClassVar[str] = "take_branches"
+    spelling: ClassVar[str] = "{at}"
+    expects: ClassVar[str] = "all"
+
+    at: str = "op:If"
+
+    def find(self, draft: Draft) -> list[NodeRef]:
+        """Returns those whose condition is constant."""
+        from onnxbench.branching import taken_branch
+
+        return [ref for ref in draft.nodes(self.at) if taken_branch(draft, ref) is not None]
+
+    def apply(self, draft: Draft) -> None:
+        """Replaces them."""
+        from onnxbench.branching import take_branches
+
+        refs = self.find(draft)
+        left = len(refs) - take_branches(draft, refs)
+        if left:
+            draft.notes.append(f"{plural(left, 'If')} of functions stay: their branches have large weights")
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,10 @@ from onnxbench.operations._base import (
     schema_of,
 )
 from onnxbench.schemas import attribute_type, find_schema
+from onnxbench.tensortype import is_complete, make_value_info
 
 if TYPE_CHECKING:
-    from onnx import FunctionProto, NodeProto
+    from onnx import FunctionProto, NodeProto, ValueInfoProto
 
     from onnxbench.draft import Draft
     from onnxbench.graph import Scope
@@ -97,18 +98,36 @@ class Insert(Operation):
                 f"with 'readers', a step inserts into one graph, and these are in {len(by_scope)}",
                 hint="Write a step for each.",
             )
+        readers = draft.nodes(self.readers) if self.readers is not None else None
+        constants: list[dict[str, str]] = []
         for path in sorted(by_scope, key=lambda each: -each.count("/")):  # inner first, for outer changes move them
-            readers = draft.nodes(self.readers) if self.readers is not None else None
-            self._insert(draft, draft.index.scope_paths[path], by_scope[path], readers)
+            scope = draft.index.scope_paths[path]
+            constants.append({
+                name: draft.fresh(scope, name) if any(name in earlier.values() for earlier in constants) else name
+                for name in self.constants
+            })  # fmt: skip
+            self._insert(draft, scope, by_scope[path], readers, constants[-1])
 
     def _insert(
-        self, draft: Draft, scope: Scope, refs: Sequence[TensorRef | NodeRef], readers: Sequence[NodeRef] | None
+        self,
+        draft: Draft,
+        scope: Scope,
+        refs: Sequence[TensorRef | NodeRef],
+        readers: Sequence[NodeRef] | None,
+        constants: Mapping[str, str],
     ) -> None:
-        """Inserts all nodes of one graph."""
+        """Inserts all nodes of one graph, which share the constants; ``constants`` says what these are called there."""
         _require_known(scope, [name for name in self.inputs if name != _EDGE], self.constants)
+        values = {constants[name]: value for name, value in self.constants.items()}
         inserted: dict[int, list[NodeProto]] = {}
+        shared = _constant_nodes(draft, scope, values)
+        if shared:
+            inserted[0] = shared
         names: dict[str, str] = {}
         slots: list[tuple[int, str]] = []
+        types: list[ValueInfoProto] = []
+        domain, op_type = parse_operator(self.op)
+        is_mark = op_type == "Mark" and domain in select.MARK_DOMAINS
         for ref in refs:
             if isinstance(ref, TensorRef):
                 edge = ref.name
@@ -121,16 +140,21 @@ class Insert(Operation):
             hands_out = readers is None and self.before is None and edge in scope.outputs
             source, made = self._ends(draft, scope, edge, hands_out=hands_out)
             at = scope.producers.get(edge, -1) + 1
-            inputs = [source if each == _EDGE else each for each in self.inputs or [_EDGE]]
-            new = _new_nodes(draft, scope, self.op, inputs, [made], self.attributes, self.constants, self.name)
+            inputs = [source if each == _EDGE else constants.get(each, each) for each in self.inputs or [_EDGE]]
+            new = _new_nodes(draft, scope, self.op, inputs, [made], self.attributes, name=self.name)
             inserted.setdefault(at, []).extend(new)
             if self.before is not None and isinstance(ref, NodeRef):
                 slots.append((ref.position, made))
             elif not hands_out:
                 names[edge] = made
+            if is_mark and not hands_out and not scope.is_function:  # inference does not know that it is the same
+                kind = draft.type_of(TensorRef(home_of(scope, edge) or scope, edge))
+                types += [make_value_info(made, kind)] if kind is not None and is_complete(kind) else []
             draft.record("node", _in(scope, new[-1].name), "inserted", after=f"{self.op} on {_in(scope, edge)}")
         for position, made in slots:
             scope.nodes[position].input[self.input] = made
+        if types:
+            scope.graph.value_info.extend(types)
         if readers is None:
             draft.replace_uses(scope, names)
         else:
