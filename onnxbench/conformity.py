@@ -315,8 +315,13 @@ class Located:
                 self._places.append((scope, position, words + inside(scope)))
 
     def explain(self, lines: Iterable[str]) -> Complaint:
-        """Returns what onnx says of the numbered copy as a complaint about the model."""
-        text = " ".join(line.strip() for line in lines if line.strip())
+        """Returns what onnx says of the numbered copy as a complaint about the model.
+
+        Inference goes on after an error, and what it says then, a line for each node, follows from the first.
+        """
+        said = [line.strip() for line in lines if line.strip()]
+        said = [line for line in said if "InferenceError]" in line and _NUMBERED in line][:1] or said
+        text = " ".join(said)
         numbers = [int(number) for number in re.findall(rf"{_NUMBERED}([0-9]+)", text)]
         text = re.sub(r"\[?(?:Shape|Type)InferenceError\]?\s*|Inference error\(s\):\s*", "", text)
         text = re.sub(rf"\(op_type:[^,()]*, node name: {_NUMBERED}[0-9]+\):?\s*", "", text)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench import select
-from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
+from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError, UsageError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_up_dims
 from onnxbench.model import Model
@@ -54,7 +54,7 @@ class Change:
         """The change in one line."""
         subject = f"{self.kind} {self.where}" if self.where else self.kind
         if self.before is not None and self.after is not None:
-            return f"{subject}: {self.what} {self.before} -> {self.after}"
+            return f"{subject}: {self.what} {self.before or repr('')} -> {self.after or repr('')}"
         said = self.after if self.after is not None else self.before
         return f"{subject}: {self.what}{f' ({said})' if said else ''}"
 
@@ -174,10 +174,22 @@ class Draft:
 
     def nodes(self, selector: str) -> list[NodeRef]:
         """Returns the nodes that a selector stands for (see ``onnxbench.select``)."""
-        return select.nodes(self.index, [selector])
+        _require_selector(selector, "op:*")
+        try:
+            return select.nodes(self.index, [selector])
+        except NotFoundError as error:
+            if error.message.endswith("matches no tensor of the model"):
+                error.message = error.message.replace("no tensor", "no node and no tensor")
+                error.args = (error.message,)
+                if error.hint and "--tensors" in error.hint:
+                    error.hint = (
+                        "node:NAME, node:#3 and op:TYPE name nodes; 'onnxbench inspect MODEL --nodes' lists them."
+                    )
+            raise
 
     def tensors(self, selector: str) -> list[TensorRef]:
         """Returns the tensors that a selector stands for."""
+        _require_selector(selector, "*")
         return select.tensors(self.index, [selector])
 
     def tensor(self, selector: str) -> TensorRef:
@@ -321,6 +333,24 @@ class Draft:
         self.touch()
         return changed
 
+    def replace_uses_by(self, readers: Iterable[NodeRef], scope: Scope, names: Mapping[str, str]) -> int:
+        """Makes certain nodes read other tensors, with their bodies, and returns how many nodes changed.
+
+        Args:
+            readers: The nodes: of ``scope``, or of bodies within.
+            scope: The graph that has the tensors.
+            names: What is read then, by what is read now.
+        """
+        changed = 0
+        by_scope: dict[Scope, list[int]] = {}
+        for reader in readers:
+            by_scope.setdefault(reader.scope, []).append(reader.position)
+        for inner, positions in by_scope.items():
+            wanted = {old: new for old, new in names.items() if home_of(inner, old) is scope}
+            changed += self._replace_reads(inner, wanted, readers=positions) if wanted else 0
+        self.touch()
+        return changed
+
     def replace_all_uses(self, scope: Scope, names: Mapping[str, str]) -> None:
         """Makes all readers of some tensors read others, in bodies too: ``replace_uses`` for many at once.
 
@@ -396,6 +426,8 @@ class Draft:
 
     def remove_initializers(self, scope: Scope, names: Collection[str]) -> None:
         """Removes initializers of a graph, with the inputs that they are defaults of, and what is said of them."""
+        if scope.is_function:  # which has none
+            return
         graph = scope.graph
         for repeated in (graph.initializer, graph.input, graph.value_info):
             for position in reversed(range(len(repeated))):
@@ -451,7 +483,9 @@ class Draft:
         scopes = self.index.scope_paths
         strictly, same_rank = self._strictly, self._same_rank
         seeds = [(scopes[path], name) for path, name in self._stale if path in scopes]
-        affected = _downstream(seeds, stops=lambda scope, name: not strictly and self._is_opaque(scope, name))
+        affected = _downstream(
+            seeds, stops=lambda scope, name: not strictly and self._is_opaque(scope, name), calls_of=self._calls_of
+        )
         self._stale.clear()
         self._strictly, self._same_rank = False, True
         said: list[_Said] = []
@@ -462,6 +496,19 @@ class Draft:
             said += _withdraw(scope, names)
         self._restate(said, strictly, same_rank)
         self._finder = None
+
+    def _calls_of(self, function: Scope) -> list[NodeRef]:
+        """Returns the nodes that call a local function."""
+
+        def find() -> dict[str, list[NodeRef]]:
+            calls: dict[str, list[NodeRef]] = {}
+            for ref in self.index.nodes():
+                called = self.index.function_of(ref.node)
+                if called is not None:
+                    calls.setdefault(called.path, []).append(ref)
+            return calls
+
+        return self.once(Draft._calls_of, find).get(function.path, [])
 
     def _is_opaque(self, scope: Scope, name: str) -> bool:
         """Tells whether a tensor is made by an operator whose types inference cannot know."""
@@ -505,6 +552,8 @@ class Draft:
                     info.type.tensor_type.ClearField("shape")
                     if same_rank:
                         _keep_rank(info.type, each.before, sizes=not strictly)
+            if each.is_output:
+                _open_shape(info.type, each.before)
             words = format_type(each.before), format_type(info.type)
             if each.is_output and is_main and words[0] != words[1]:
                 self.record("output", info.name, "type", before=words[0], after=words[1])
@@ -523,6 +572,12 @@ class _Said:
     info: ValueInfoProto
     before: TypeProto
     is_output: bool
+
+
+def _require_selector(selector: str, everything: str) -> None:
+    """Raises UsageError if a selector is empty, as one of a variable without a value is."""
+    if not selector.strip():
+        raise UsageError("the selector is empty", hint=f"{everything!r} stands for all.")
 
 
 def root_of(scope: Scope) -> Scope:
@@ -559,8 +614,15 @@ def rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
                 entry.value = names[entry.value]
 
 
-def _downstream(seeds: Iterable[tuple[Scope, str]], *, stops: Callable[[Scope, str], bool]) -> dict[Scope, set[str]]:
+def _downstream(
+    seeds: Iterable[tuple[Scope, str]],
+    *,
+    stops: Callable[[Scope, str], bool],
+    calls_of: Callable[[Scope], Iterable[NodeRef]],
+) -> dict[Scope, set[str]]:
     """Returns the tensors that depend on these, themselves included, by graph: in bodies, and behind their owners.
+
+    Behind a function's outputs lies what its calls make.
 
     Tensors at which ``stops`` says so are left out, and what lies behind them.
     """
@@ -579,6 +641,8 @@ def _downstream(seeds: Iterable[tuple[Scope, str]], *, stops: Callable[[Scope, s
                     pending.append((body, name))
                 else:
                     pending.extend((body, given) for given in body.inputs)
+        if scope.is_function and name in scope.outputs:
+            pending.extend((call.scope, made) for call in calls_of(scope) for made in call.scope.writes[call.position])
         if scope.parent is not None and name in scope.outputs:
             pending.extend((scope.parent, made) for made in scope.parent.writes[scope.owner])
     return reached
@@ -670,6 +734,14 @@ def _keep_sizes(now: TypeProto, before: TypeProto, earlier: TypeProto | None) ->
     for position, (size, stated) in enumerate(zip(new, old, strict=True)):
         if size is None and isinstance(stated, int) and (told is None or told[position] is None):
             now.tensor_type.shape.dim[position].CopyFrom(before.tensor_type.shape.dim[position])
+
+
+def _open_shape(now: TypeProto, before: TypeProto) -> None:
+    """Opens all sizes of an output whose shape nothing tells: onnx's checker wants an output to have a shape."""
+    if tensor_shape(now) is None and tensor_shape(before) is not None and now.HasField("tensor_type"):
+        now.tensor_type.shape.CopyFrom(before.tensor_type.shape)
+        for dim in now.tensor_type.shape.dim:
+            dim.ClearField("value")
 
 
 def _keep_names(now: TypeProto, before: TypeProto) -> None:

@@ -283,7 +283,7 @@ def compare(
     Args:
         expected: What should be: any element type, ``ml_dtypes`` and strings included.
         actual: What is.
-        tolerance: What is allowed; None: by the expected element type.
+        tolerance: What is allowed; None: by the expected element type, or the coarser of both if they may differ.
         name: The tensor's name, for the result.
         check_dtype: Whether another element type is a failure. Numbers are computed in either case.
     """
@@ -291,6 +291,9 @@ def compare(
 
     expected, actual = np.asarray(expected), np.asarray(actual)
     allowed = tolerance or default_tolerance(expected.dtype)
+    if tolerance is None and not check_dtype and actual.dtype.name in _DEFAULTS:
+        coarser = default_tolerance(actual.dtype)
+        allowed = Tolerance(max(allowed.atol, coarser.atol), max(allowed.rtol, coarser.rtol))
     heads = (_dtype_word(expected), _dtype_word(actual), tuple(expected.shape), tuple(actual.shape))
     if expected.shape != actual.shape:
         reason = f"the shape is {list(actual.shape)}, expected {list(expected.shape)}"

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import types
 import typing
@@ -33,6 +34,7 @@ from onnxbench.operations import OPERATIONS, Effect, Operation, field_form, spel
 VERSION = 1
 _STEP_KEYS = ("name", "expect", "changes", "atol", "rtol")
 _TOP_KEYS = ("version", "description", "variables", "include", "steps")
+_STEP_EXAMPLE = "- set_op: {at: op:Add, to: Sub}"
 _EFFECTS = get_args(Effect)
 _EXPECT = re.compile(r"(?P<word>all|optional|any)|(?P<sign>>=|<=|==?|>|<)?\s*(?P<count>\d+)")
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[^}]*)\}")
@@ -209,6 +211,7 @@ class _Reader:
     def __init__(self, variables: Mapping[str, Any]) -> None:
         self._given = variables
         self._unused = set(variables)
+        self._named: set[str] = set()
 
     def recipe(self, path: Path, around: tuple[Path, ...] = ()) -> Recipe:
         resolved = path.resolve()
@@ -246,18 +249,21 @@ class _Reader:
             steps += self._steps(self._filled(each, variables), folder, around)
         if len(around) <= 1 and self._unused:
             name = min(self._unused)
-            raise UsageError(f"the recipe has no variable {name!r}", hint=did_you_mean(name, variables))
+            hint = did_you_mean(name, self._named) or f"It has: {', '.join(sorted(self._named)) or 'none'}."
+            raise UsageError(f"the recipe has no variable {name!r}", hint=hint)
         description = root.get("description")
         said = description.require_text("the description") if description is not None else ""
         return Recipe(tuple(steps), said)
 
     def _variables(self, item: Item | None) -> dict[str, Item]:
-        found = {}
+        """Returns the values of variables: of one file, each of which may use those above it, and the given ones."""
+        found = {name: from_python(value, f"variable {name}") for name, value in self._given.items()}
         for name, _, value in item.require_map("the variables").pairs() if item is not None else ():
-            self._unused.discard(name)
-            found[name] = from_python(self._given[name], f"variable {name}") if name in self._given else value
-        for name, value in self._given.items():
-            found.setdefault(name, from_python(value, f"variable {name}"))
+            self._named.add(name)
+            if name in self._given:
+                self._unused.discard(name)
+            else:
+                found[name] = self._filled(value, found)
         return found
 
     @staticmethod
@@ -272,15 +278,23 @@ class _Reader:
             raise item.error(error.message, hint=error.hint) from None
 
     def _steps(self, item: Item, folder: Path, around: tuple[Path, ...]) -> Iterator[Step]:
-        item.require_map("a step")
+        if item.kind == "str" and item.text in OPERATIONS:  # an operation without fields
+            item = dataclasses.replace(item, kind="map", text="", entries={item.text: (item, _nothing(item))})
+        if item.kind != "map":
+            raise item.error(f"expected a step as a mapping, found {item.described()}", hint=_STEP_EXAMPLE)
         words = [key for key in item.entries if key not in _STEP_KEYS]
         if words == ["include"]:
             for each in self._list(item.entries["include"][1], "the files to include"):
                 yield from self._included(each, folder, around)
             return
+        known = [word for word in words if word in OPERATIONS or word == "include"]
+        strange = [word for word in words if word not in known]
+        if len(known) == 1 and strange:
+            hint = did_you_mean(strange[0], _STEP_KEYS) or f"Beside its operation a step has: {', '.join(_STEP_KEYS)}."
+            raise item.entries[strange[0]][0].error(f"{strange[0]!r} is no key of a step", hint=hint)
         if len(words) != 1:
             found = f"found {', '.join(words)}" if words else "found none"
-            raise item.error(f"a step is one operation; {found}", hint="- set_op: {at: op:Add, to: Sub}")
+            raise item.error(f"a step is one operation; {found}", hint=_STEP_EXAMPLE)
         (word,) = words
         if word not in OPERATIONS:
             hint = did_you_mean(word, [*OPERATIONS, "include"]) or f"Operations: {', '.join(OPERATIONS)}."
@@ -291,7 +305,7 @@ class _Reader:
 
     def step(self, word: str, item: Item, said: Mapping[str, Item], place: str) -> Step:
         """Returns a step of an operation, its fields, and what the step itself says."""
-        numbers = {key: said[key].require_float(key) for key in ("atol", "rtol") if key in said}
+        numbers = {key: _tolerance(said[key], key) for key in ("atol", "rtol") if key in said}
         changes = said["changes"].require_text("what the step changes") if "changes" in said else None
         if changes is not None and changes not in _EFFECTS:
             raise said["changes"].error(f"changes: {changes!r} is not known", hint=f"One of {', '.join(_EFFECTS)}.")
@@ -319,8 +333,13 @@ class _Reader:
         def value(match: re.Match[str]) -> Item:
             name = match["name"]
             if name not in variables:
-                hint = did_you_mean(name, variables) or "Name it under variables:, or write $${ for the characters."
+                hint = did_you_mean(name, variables) or (
+                    f"Give it with --var {name}=..., or name it under variables:, above what uses it. For the"
+                    " characters themselves write $${."
+                )
                 raise item.error(f"there is no variable {name!r}", hint=hint)
+            self._unused.discard(name)
+            self._named.add(name)
             return variables[name]
 
         whole = _VARIABLE.fullmatch(item.text)
@@ -332,6 +351,17 @@ class _Reader:
         )
         kind = item.kind if item.style else scalar_kind(text)
         return dataclasses.replace(item, text=text, kind=kind)
+
+
+def _nothing(item: Item) -> Item:
+    return Item(item.document, "null", line=item.line, column=item.column)
+
+
+def _tolerance(item: Item, key: str) -> float:
+    value = item.require_float(key)
+    if not 0 <= value < math.inf:
+        raise item.error(f"{key} must be a number from 0 up, and is {item.text}")
+    return value
 
 
 def _operation(kind: type[Operation], item: Item) -> Operation:

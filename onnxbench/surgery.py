@@ -13,6 +13,7 @@ only when a check fails, the original is looked at, mended if it can be, and the
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends, select
 from onnxbench.captures import Port, Value, input_ports
-from onnxbench.conformity import Located, find_flaws
+from onnxbench.conformity import Located, find_flaws, inside
 from onnxbench.draft import Change, Draft
 from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
 from onnxbench.errors import BenchError, ExecutionError, GuardError, ModelError, NotFoundError, RefusedResultError
@@ -34,7 +35,7 @@ from onnxbench.recipe import Recipe, Step, load_recipe
 from onnxbench.reversal import save_patch, undo
 from onnxbench.validity import find_complaints, make_valid
 from onnxbench.version import STAMP
-from onnxbench.writer import Saved, SaveOptions, save, write_whole
+from onnxbench.writer import Saved, SaveOptions, held_back, save, write_whole
 
 if TYPE_CHECKING:
     from onnx import ModelProto, OperatorSetIdProto
@@ -85,7 +86,7 @@ class Edited:
     Attributes:
         model: The edited model, valid; the given one is unchanged.
         steps: What each step did.
-        digest: The digest of the recipe.
+        recipe: The steps that were applied, as a recipe; those that ``approve`` left out are not in it.
         repairs: What had to be mended, of the model as it was or of the result.
         choices: What was decided about drawn inputs without being told.
         saving: How a step wants the model to be saved; None if none says so.
@@ -93,10 +94,15 @@ class Edited:
 
     model: Model = field(repr=False)
     steps: tuple[DoneStep, ...]
-    digest: str
+    recipe: Recipe
     repairs: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     saving: SaveOptions | None = None
+
+    @property
+    def digest(self) -> str:
+        """The digest of the recipe."""
+        return self.recipe.digest()
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -215,6 +221,7 @@ class _Edit:
         self._checked = False
         self._draft = Draft.of(model, allow_outside=allow_outside, sources=type_sources())
         self._flaws: set[str] | None = None
+        self._own_twins: int | None = None
 
     def run(self, *, stamp: bool) -> Edited:
         if self._sort():
@@ -251,12 +258,25 @@ class _Edit:
         for flaw in find_flaws(draft.index, names_only=operation.keeps_types):
             if flaw.sentence() not in self._own_flaws():
                 raise RefusedResultError(flaw.sentence(), hint=flaw.hint)
+        self._refuse_twins()
         self._checked = False
         if not operation.keeps_types:
             complaints = find_complaints(draft.model.proto, complete=draft.model.with_small_weights)
             if complaints:
                 raise _refusal(draft.model, complaints)
             self._checked = True
+
+    def _refuse_twins(self) -> None:
+        """Raises RefusedResultError if more nodes than before the edit share a name with another one of their graph."""
+        twins = _twins(self._draft.index)
+        if twins and self._own_twins is None:
+            self._own_twins = sum(count - 1 for _, _, count in _twins(GraphIndex(self._origin.proto)))
+        if twins and sum(count - 1 for _, _, count in twins) > (self._own_twins or 0):
+            name, scope, count = twins[-1]
+            raise RefusedResultError(
+                f"{count} nodes{inside(scope)} would be called {name!r}, which ONNX Runtime does not accept",
+                hint="Choose another name.",
+            )
 
     def _sort(self) -> bool:
         """Sorts the nodes where they are out of order, and tells whether they were."""
@@ -286,9 +306,10 @@ class _Edit:
 
     def _finish(self, *, stamp: bool) -> Edited:
         draft = self._draft
-        digest = self._recipe.digest()
+        recipe = replace(self._recipe, steps=tuple(done.step for done in self._done))
+        digest = recipe.digest() if stamp and draft.changes else ""
         proto = draft.model.proto
-        if stamp and draft.changes:
+        if digest:
             known = next((entry for entry in proto.metadata_props if entry.key == STAMP), None)
             if known is None:
                 proto.metadata_props.add(key=STAMP, value=digest)
@@ -298,7 +319,17 @@ class _Edit:
             self._repairs += make_valid(proto, complete=draft.model.with_small_weights)
         choices = self._verifier.choices if self._verifier is not None else ()
         repairs = tuple(dict.fromkeys(self._repairs))
-        return Edited(draft.model, tuple(self._done), digest, repairs, choices, draft.saving)
+        return Edited(draft.model, tuple(self._done), recipe, repairs, choices, draft.saving)
+
+
+def _twins(index: GraphIndex) -> list[tuple[str, Scope, int]]:
+    """Returns the names that several nodes of one graph have, with the graph and how many they are."""
+    found = []
+    for scope in index.scopes:
+        names = [node.name for node in scope.nodes if node.name]
+        if len(set(names)) < len(names):
+            found += [(name, scope, count) for name, count in Counter(names).items() if count > 1]
+    return found
 
 
 def _refusal(model: Model, complaints: Sequence[str]) -> RefusedResultError:
@@ -574,27 +605,29 @@ def edit_file(
     if out is None or not edited.passed:
         return EditedFile(edited, None)
     is_open = options is None or (options.external is None and not options.share_weights)
-    saved = save(edited.model, out, options=(edited.saving if is_open else None) or options, is_valid=True)
-    written = Path(save_recipe) if save_recipe is not None else None
-    if written is not None:
-        write_whole(written, (whole.to_yaml().encode(),))
-    patch = save_patch(save_undo, model, edited.model) if save_undo is not None else None
+    with held_back(save_recipe) as steps_file, held_back(save_undo) as patch_file:
+        if steps_file is not None:
+            write_whole(steps_file, (edited.recipe.to_yaml().encode(),))
+        if patch_file is not None:
+            save_patch(patch_file, model, edited.model)
+        saved = save(edited.model, out, options=(edited.saving if is_open else None) or options, is_valid=True)
+    written, patch = (Path(each) if each is not None else None for each in (save_recipe, save_undo))
     return EditedFile(edited, saved, written, patch)
 
 
 def undo_file(
     source: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
     patch: str | os.PathLike[str],
     *,
     options: SaveOptions | None = None,
     allow_outside: bool = False,
-) -> Saved:
+) -> Saved | None:
     """Writes the model before an edit, of the edited file and the patch that ``edit_file`` saved with it.
 
     Args:
         source: The edited model file, as it was written.
-        out: The file to write.
+        out: The file to write; None only looks whether the patch leads back, and returns None.
         patch: The patch.
         options: How weights are stored.
         allow_outside: Follow external data that leaves the model's folder.
@@ -602,4 +635,5 @@ def undo_file(
     Raises:
         BenchError: As ``onnxbench.reversal.undo`` and ``onnxbench.writer.save`` do; nothing was written then.
     """
-    return save(undo(load(source, allow_outside=allow_outside), patch), out, options=options)
+    before = undo(load(source, allow_outside=allow_outside), patch)
+    return save(before, out, options=options) if out is not None else None

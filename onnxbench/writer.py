@@ -163,6 +163,27 @@ def write_whole(target: Path, parts: Iterable[bytes | weights.ByteRange]) -> Non
         raise _cannot_write(error, target) from None
 
 
+@contextlib.contextmanager
+def held_back(path: str | os.PathLike[str] | None) -> Iterator[Path | None]:
+    """Gives a place for a file that is to appear only if all that the block does goes well; None for None.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    if path is None:
+        yield None
+        return
+    target = Path(path)
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{target} exists and is not a regular file")
+    try:
+        with _staging(target) as staging:
+            yield staging / target.name
+            os.replace(staging / target.name, target)
+    except OSError as error:
+        raise _cannot_write(error, target) from None
+
+
 def _publish(staging: Path, folder: Path, names: list[str]) -> None:
     """Moves files into a folder, all of them or none; the model, the last one, is never beside wrong weights."""
     if len(names) == 1:

@@ -36,6 +36,7 @@ from onnxbench.operations import (
 from onnxbench.recipe import Step
 from onnxbench.surgery import edit, edit_file, undo_file
 from onnxbench.version import STAMP
+from onnxbench.writer import SaveOptions
 
 LINEAR = named("linear_func").path
 
@@ -458,3 +459,128 @@ def test_drawn_inputs_that_do_not_suit_the_model_are_told():
         edit(parse(text), [SetOp("op:Neg", "Abs")], verify=True)
     assert "The inputs were drawn, and this was chosen:" in error.value.details
     assert "--shape" in (error.value.hint or "")
+
+
+# -- files beside the model -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--save-recipe", "--save-undo"])
+def test_no_model_is_written_where_what_belongs_to_it_cannot_be(run, tmp_path, flag):
+    (tmp_path / "folder").mkdir()
+    for target in ("nowhere/file", "folder"):
+        code, _, err = run("edit", LINEAR, "out.onnx", "--set-op", "op:Add=Sub", flag, target)
+        assert code == 7
+        assert target.partition("/")[0] in err
+        assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+
+
+def test_nothing_else_is_written_where_the_model_cannot_be(run, tmp_path):
+    (tmp_path / "out.onnx").mkdir()
+    words = ["--set-op", "op:Add=Sub", "--save-recipe", "r.yaml", "--save-undo", "r.undo"]
+    assert run("edit", LINEAR, "out.onnx", *words)[0] == 7
+    assert [each.name for each in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_a_step_that_was_declined_is_not_in_the_saved_recipe(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\ny\n"))
+    words = ["--set-op", "op:Add=Sub", "--set-doc", "kept", "--interactive", "--save-recipe", "r.yaml"]
+    assert run("edit", LINEAR, "a.onnx", *words)[0] == 0
+    assert "set_op" not in (tmp_path / "r.yaml").read_text()
+    assert run("edit", LINEAR, "b.onnx", "-r", "r.yaml")[0] == 0
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_weights_that_only_the_patch_has_come_back(run, tmp_path):
+    """The edited model has no weight outside of its structure; what the patch holds must be written all the same."""
+    rows = np.arange(4096, dtype=np.float32).reshape(64, 64)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64])],
+        [onnx.numpy_helper.from_array(rows, "w")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnxbench.save(from_proto(proto), tmp_path / "plain.onnx", options=SaveOptions(external=True))
+    (tmp_path / "other").mkdir()
+    words = ["--replace", "{at: op:MatMul, op: Relu, inputs: [x]}", "--save-undo", "other/back.undo"]
+    assert run("edit", "plain.onnx", "other/a.onnx", *words)[0] == 0
+    assert not list((tmp_path / "other").glob("*.data"))
+    code, out, _ = run("edit", "other/a.onnx", "other/b.onnx", "--undo", "other/back.undo", "--dry-run")
+    assert (code, "nothing was written" in out, (tmp_path / "other/b.onnx").exists()) == (0, True, False)
+    assert run("edit", "other/a.onnx", "other/b.onnx", "--undo", "other/back.undo")[0] == 0
+    again = onnx.load(tmp_path / "other" / "b.onnx")
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(again.graph.initializer[0]), rows)
+
+
+def test_undo_takes_no_flag_about_steps(run):
+    assert run("edit", LINEAR, "a.onnx", "--set-op", "op:Add=Sub", "--save-undo", "a.undo")[0] == 0
+    code, _, err = run("edit", "a.onnx", "b.onnx", "--undo", "a.undo", "--verify", "--no-stamp")
+    assert code == 2
+    assert "takes no --verify and no --no-stamp" in err
+
+
+# -- what a newcomer meets ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "code", "said"),
+    [
+        ("- set_op: {at: op:Add, to: Sub}\n  expects: 1", [], 11, "Did you mean 'expect'?"),
+        ("- set_op: {at: op:Add, to: Sub}\n  atol: -1", [], 11, "atol must be a number from 0 up"),
+        ("- set_op: {at: op:Add, to: Sub}\n  rtol: .nan", [], 11, "rtol must be a number from 0 up"),
+        ("- set_op", [], 11, "set_op needs 'at' and 'to'"),
+        ("- set_op: ${what}=Sub", [], 11, "--var what=..."),
+        ("- set_op: ${what}=Sub", ["--var", "what=op:Add", "--var", "wat=1"], 2, "Did you mean 'what'?"),
+        ("variables: {a: 'op:${b}', b: Add}\nsteps: ['set_op: ${a}=Sub']", [], 11, "no variable 'b'"),
+    ],
+)
+def test_a_mistake_in_a_recipe_names_what_helps(run, tmp_path, recipe, words, code, said):
+    (tmp_path / "r.yaml").write_text(recipe)
+    found, _, err = run("edit", LINEAR, "out.onnx", "-r", "r.yaml", *words)
+    assert (found, said in err, (tmp_path / "out.onnx").exists()) == (code, True, False), err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("- set_op: ${what}=Sub", ["--var", "what=op:Add"]),
+        ("variables: {b: Add, a: 'op:${b}'}\nsteps:\n- set_op: ${a}=Sub", []),
+        ("variables: {b: Mul, a: 'op:${b}'}\nsteps:\n- set_op: ${a}=Sub", ["--var", "b=Add"]),
+    ],
+)
+def test_variables_may_be_given_only_and_use_each_other(run, tmp_path, recipe, words):
+    (tmp_path / "r.yaml").write_text(recipe)
+    code, out, _ = run("edit", LINEAR, "out.onnx", "-r", "r.yaml", *words)
+    assert (code, "op_type Add -> Sub" in out) == (0, True)
+
+
+def test_the_end_of_a_short_form_may_be_left_out(run):
+    assert run("edit", LINEAR, "a.onnx", "--set-producer", "me")[0] == 0
+    assert run("edit", LINEAR, "b.onnx", "--duplicate", "op:Add")[0] == 0
+    code, _, err = run("edit", LINEAR, "c.onnx", "--set-metadata", "k")
+    assert (code, "{key: ..., value: ...}" in err) == (2, True)
+
+
+def test_what_changes_nothing_is_no_change(run):
+    assert "0 changes" in run("edit", LINEAR, "a.onnx", "--set-domain", "")[1]
+    assert run("edit", LINEAR, "b.onnx", "--rename-node", "op:Add=n", "--rename-node", "op:Add=n")[1].count("->") == 1
+
+
+def test_an_output_of_a_coarser_type_is_judged_by_that_type(run):
+    code, out, _ = run("edit", LINEAR, "a.onnx", "--retype-output", "output=bfloat16", "--verify")
+    assert code == 0
+    assert "differs" in out
+    code, out, err = run("edit", LINEAR, "b.onnx", "--retype-output", "output=int8", "--verify")
+    assert (code, "NOT ALLOWED" in out, "atol:" in err) == (1, True, True)
+
+
+def test_a_model_that_does_not_run_is_not_the_fault_of_a_step(run, tmp_path):
+    head = '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[M] y)'
+    text = f"{head} <int64[1] s = {{7}}> {{ y = Reshape (x, s) }}"
+    (tmp_path / "m.txt").write_text(text)
+    assert run("build", "m.txt", "m.onnx")[0] == 0
+    code, _, err = run("edit", "m.onnx", "out.onnx", "--set-doc", "x", "--verify")
+    assert code == 9
+    assert "does not run as it is" in err
+    assert "--shape" in err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from onnxbench.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxbench.draft import Change
+    from onnxbench.drift import DriftReport
     from onnxbench.recipe import Recipe, Step
     from onnxbench.surgery import DoneStep, EditedFile
     from onnxbench.writer import SaveOptions
@@ -114,19 +115,26 @@ def ask() -> Callable[[Step, Sequence[Change]], bool]:
     return approve
 
 
+def refuse_with_undo(flags: Iterable[str]) -> None:
+    """Raises UsageError if flags were given that are about the steps of an edit."""
+    given = " and no ".join(flags)
+    if given:
+        raise UsageError(f"--undo goes back, and takes no {given}", hint="Edit the result by a second command.")
+
+
 def undo(
-    model: Path, out: Path | None, patch: Path, options: SaveOptions, *, allow_outside: bool, as_json: bool
+    model: Path, target: Path | None, patch: Path, options: SaveOptions, *, allow_outside: bool, as_json: bool
 ) -> None:
-    """Undoes an edit and prints what was written."""
+    """Undoes an edit and prints what was written, if there is a file to write."""
     from onnxbench import surgery
 
     if typed_steps(None):
-        raise UsageError("--undo goes back, and takes no steps")
-    target = one_target(out, None, dry_run=False)
-    assert target is not None
+        raise UsageError("--undo goes back, and takes no steps", hint="Edit the result by a second command.")
     saved = surgery.undo_file(model, target, patch, options=options, allow_outside=allow_outside)
     if as_json:
         print_json("edit", {"saved": saved, "undone": patch})
+    elif saved is None:
+        print(f"{patch} leads back from {model}; nothing was written (--dry-run)")
     else:
         print(f"undone; wrote {saved.path}")
 
@@ -147,6 +155,7 @@ def print_edited(done: EditedFile, *, dry_run: bool, as_json: bool, quiet: bool,
         print(f"{changes}; nothing was written (--dry-run)")
     elif done.saved is None:
         print("nothing was written: a step changes more than it may")
+        note("atol: or rtol: of the step allow a difference, changes: numerics allows any", quiet=quiet)
     else:
         print(f"{changes}; wrote {done.saved.path}")
     for path in filter(None, (done.recipe, done.undo)):
@@ -157,11 +166,19 @@ def _step_lines(number: int, step: DoneStep) -> list[str]:
     matched = "" if step.matched is None else f", {step.matched} matched"
     head = f"step {number}: {plain(step.step.title())}{matched}"
     if step.drift is not None:
-        worst = step.drift.worst
-        amount = f", max abs {worst.max_abs:g} in {worst.name}" if worst is not None and worst.max_abs else ""
         judged = "ok" if step.passed else "NOT ALLOWED"
-        head += f"; verified: {'equal bit for bit' if step.drift.bitwise_equal else f'differs{amount}'} ({judged})"
+        head += f"; verified: {_drift_words(step.drift)} ({judged})"
     return [head, *(f"  {line}" for line in _lines(step.changes))]
+
+
+def _drift_words(drift: DriftReport) -> str:
+    if drift.bitwise_equal:
+        return "equal bit for bit"
+    worst = max(drift.tensors, key=lambda each: each.max_abs or 0.0)
+    if worst.max_abs:
+        return f"differs, max abs {worst.max_abs:g} in {plain(worst.name)}"
+    failing = next((each for each in drift.tensors if not each.passed), None)
+    return "the values are equal" if failing is None else f"{plain(failing.name)}: {plain(failing.reason)}"
 
 
 def _lines(changes: Sequence[Change]) -> list[str]:

@@ -124,7 +124,13 @@ def edit(
 
     storing = save_options(external_data, per_tensor, external_threshold, share_weights)
     if undo is not None:
-        _edits.undo(model, out or short_o, undo, storing, allow_outside=allow_outside, as_json=as_json)
+        idle = {
+            "--recipe": recipe, "--var": var, "--expect": expect, "--verify": verify, "--interactive": interactive,
+            "--save-recipe": save_recipe, "--save-undo": save_undo, "--no-stamp": no_stamp,
+        }  # fmt: skip
+        _edits.refuse_with_undo(flag for flag, said in idle.items() if said)
+        target = _edits.one_target(out, short_o, dry_run=dry_run)
+        _edits.undo(model, target, undo, storing, allow_outside=allow_outside, as_json=as_json)
         return
     whole = _edits.whole_recipe(recipe or (), var or (), expect)
     target = _edits.one_target(out, short_o, dry_run=dry_run)

@@ -41,6 +41,8 @@ _HINTS = {
 _SINGLES = {
     _INTS: _INT, _FLOATS: _FLOAT, _STRINGS: _STRING, _TENSORS: _TENSOR, _GRAPHS: _GRAPH, _TYPES: _TYPE,
 }  # fmt: skip
+_TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision", "precision"}
+"""Integer attributes of standard operators that say an element type."""
 _WRAPPERS = ("sequence", "seq", "optional", "map", "sparse", "sparse_tensor")
 _TYPE_TEXT = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(?:\[(.*)\]|\((.*)\))?\s*", re.DOTALL)
 _OPERATOR = re.compile(r"(?:([A-Za-z_][\w.-]*)(?:::|\.))?([A-Za-z_]\w*)")
@@ -386,7 +388,8 @@ class SpecReader:
     ) -> None:
         what = f"attribute {attribute.name!r}"
         if kind == _INT:
-            attribute.i = item.require_integer(what)
+            is_type = item.kind == "str" and attribute.name in _TYPE_ATTRIBUTES
+            attribute.i = _element_type(item) if is_type else item.require_integer(what)
         elif kind == _FLOAT:
             attribute.f = _float32(item, what)
         elif kind == _STRING:
@@ -431,6 +434,14 @@ def _line(item: Item | None, position: int) -> int:
     if item is None:
         return 0
     return item.items[position].line if item.kind == "list" else item.line
+
+
+def _element_type(item: Item) -> int:
+    """Returns the number of an element type that an attribute such as Cast's ``to`` names."""
+    try:
+        return dtype_number(item.text)
+    except UsageError as error:
+        raise item.error(error.message, hint=error.hint) from None
 
 
 def _float32(item: Item, what: str) -> float:

@@ -142,7 +142,7 @@ class AddInput(Operation):
     """
 
     word: ClassVar[str] = "add_input"
-    spelling: ClassVar[str] = "{name}:{type}"
+    spelling: ClassVar[str] = "{name}[:{type}]"
     effect: ClassVar[Effect] = "interface"
 
     name: str
@@ -632,7 +632,7 @@ class SetDim(Operation):
         """Fixes the dimension."""
         told = _parse_dim(draft, self.dim, "set_dim")
         text = str(told.value)
-        if not (text.isascii() and text.isdigit()):
+        if not (text.isascii() and text.isdigit() and int(text) < 1 << 63):
             raise UsageError(f"set_dim {self.dim!r}: {text!r} is no size", hint="Write batch=8 or x:0=8.")
         size = int(text)
         if told.info is None:

@@ -357,6 +357,8 @@ class SetDoc(Operation):
 
 def _set_field(draft: Draft, message: Any, field: str, value: Any, *, what: str = "") -> None:
     before = getattr(message, field)
+    if before == value:
+        return
     setattr(message, field, value)
     draft.record("model", "", what or field, before=str(before), after=str(value))
 

@@ -189,6 +189,8 @@ class RenameNode(NodeOperation):
         for ref in refs:
             if self.to and any(node.name == self.to for node in ref.scope.nodes if node is not ref.node):
                 raise RefusedResultError(f"there is a node {self.to!r} already", hint="Choose another name.")
+            if ref.node.name == self.to:
+                continue
             draft.record("node", ref.path, "renamed", before=ref.node.name, after=self.to)
             ref.node.name = self.to
         draft.touch()

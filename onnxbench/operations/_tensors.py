@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from onnxbench.documents import from_yaml
-from onnxbench.draft import root_of
+from onnxbench.draft import root_of, tree_of
 from onnxbench.errors import NotFoundError, RefusedResultError, SpecError, UsageError, did_you_mean
 from onnxbench.operations._base import Operation, TensorOperation
 
@@ -213,14 +213,62 @@ def _rename_all(draft: Draft, pairs: list[tuple[TensorRef, str]]) -> None:
     by_scope: dict[Scope, dict[str, str]] = {}
     for ref, new in pairs:
         by_scope.setdefault(ref.scope, {})[ref.name] = new
+    by_root: dict[Scope, dict[Scope, dict[str, str]]] = {}
     for scope, names in by_scope.items():
-        taken = draft.taken(scope)
-        leaving = {old for inner, others in by_scope.items() if root_of(inner) is root_of(scope) for old in others}
-        _require_free(names, taken - leaving)
+        by_root.setdefault(root_of(scope), {})[scope] = names
+    steps: list[dict[Scope, dict[str, str]]] = []
+    for root, tables in by_root.items():
+        leaving = {old for names in tables.values() for old in names}
+        for names in tables.values():
+            _require_free(names, draft.taken(root) - leaving)
+        if root.bodies:
+            _refuse_hiding(root, tables)
+        if len(tables) > 1 and any(new in leaving for names in tables.values() for new in names.values()):
+            steps += _through_other_names(draft, tables)
+        else:
+            steps.append(tables)
     for ref, new in pairs:
         draft.record("tensor", ref.path, "renamed", before=ref.name, after=new)
-    for scope, names in by_scope.items():
-        draft.rename(scope, names)
+    for tables in steps:
+        now = draft.index.scope_paths
+        for scope, names in [(now[scope.path], names) for scope, names in tables.items()]:
+            draft.rename(scope, names)
+
+
+def _through_other_names(draft: Draft, tables: Mapping[Scope, Mapping[str, str]]) -> list[dict[Scope, dict[str, str]]]:
+    """Returns a renaming within a graph and its bodies as two: to names that nothing has, and from these to the new.
+
+    Else a name that moves from a graph to a body would, between the one and the other, belong to both.
+    """
+    first: dict[Scope, dict[str, str]] = {}
+    second: dict[Scope, dict[str, str]] = {}
+    for scope, names in tables.items():
+        first[scope] = {old: draft.fresh(scope, f"{old}_renamed") for old in names}
+        second[scope] = {first[scope][old]: new for old, new in names.items()}
+    return [first, second]
+
+
+def _refuse_hiding(root: Scope, tables: Mapping[Scope, Mapping[str, str]]) -> None:
+    """Raises RefusedResultError if a tensor of a body would get the name of one around it, and so hide it.
+
+    Where both had one name before, they may have one again.
+    """
+    wanted = {new for names in tables.values() for new in names.values()}
+    before: dict[tuple[Scope, str], str] = {}
+    for scope in tree_of(root):
+        names = tables.get(scope, {})
+        before.update(((scope, new), old) for old in scope.tensor_names() if (new := names.get(old, old)) in wanted)
+    for (scope, new), old in before.items():
+        around = scope.parent
+        while around is not None:
+            hidden = before.get((around, new), old)
+            if hidden != old:
+                raise RefusedResultError(
+                    f"{around.path + '/' if around.path else ''}{hidden} and {scope.path}/{old} would both be called"
+                    f" {new!r}, and the one in the body would hide the other",
+                    hint="Give them different names, or narrow the rule by 'at'.",
+                )
+            around = around.parent
 
 
 def _require_free(names: Mapping[str, str], taken: set[str]) -> None:

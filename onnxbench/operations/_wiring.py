@@ -13,7 +13,7 @@ from onnxbench.draft import home_of, require_free
 from onnxbench.errors import NotFoundError, RefusedResultError, SpecError, UnsupportedError, UsageError, did_you_mean
 from onnxbench.graph import NodeRef, TensorRef
 from onnxbench.modelspec import fill_attribute, make_tensor
-from onnxbench.modeltext import read
+from onnxbench.modeltext import read, read_functions
 from onnxbench.operations._base import (
     Effect,
     NodeOperation,
@@ -93,22 +93,25 @@ class Insert(Operation):
             raise UsageError(f"{len(refs)} nodes would have one name", hint="Leave out name and to.")
         for ref in refs:
             by_scope.setdefault(ref.scope.path, []).append(ref)
+        if self.readers is not None and len(by_scope) > 1:
+            raise UnsupportedError(
+                f"with 'readers', a step inserts into one graph, and these are in {len(by_scope)}",
+                hint="Write a step for each.",
+            )
         readers = draft.nodes(self.readers) if self.readers is not None else None
-        wanted = {(ref.scope.path, ref.position) for ref in readers or ()}
         constants: list[dict[str, str]] = []
         for path in sorted(by_scope, key=lambda each: -each.count("/")):  # inner first, for outer changes move them
-            reading = {position for where, position in wanted if where == path} if readers is not None else None
             scope = draft.index.scope_paths[path]
             earlier = {name for each in constants for name in each.values()}
             constants.append({name: _aside(draft, scope, name) if name in earlier else name for name in self.constants})
-            self._insert(draft, scope, by_scope[path], reading, constants[-1])
+            self._insert(draft, scope, by_scope[path], readers, constants[-1])
 
     def _insert(
         self,
         draft: Draft,
         scope: Scope,
         refs: Sequence[TensorRef | NodeRef],
-        readers: set[int] | None,
+        readers: Sequence[NodeRef] | None,
         constants: Mapping[str, str],
     ) -> None:
         """Inserts all nodes of one graph, which share the constants; ``constants`` says what these are called there."""
@@ -130,7 +133,7 @@ class Insert(Operation):
                 edge = _nth(
                     scope, ref.position, self.output if self.before is None else self.input, self.before is not None
                 )
-            if readers is not None and not any(edge in scope.reads[position] for position in readers):
+            if readers is not None and not any(_reads(reader, scope, [edge]) for reader in readers):
                 raise NotFoundError(f"none of the nodes {self.readers!r} reads {edge!r}")
             hands_out = readers is None and self.before is None and edge in scope.outputs
             source, made = self._ends(draft, scope, edge, hands_out=hands_out)
@@ -150,7 +153,10 @@ class Insert(Operation):
             scope.nodes[position].input[self.input] = made
         if types:
             scope.graph.value_info.extend(types)
-        draft.replace_uses(scope, names, readers=readers)
+        if readers is None:
+            draft.replace_uses(scope, names)
+        else:
+            draft.replace_uses_by(readers, scope, names)
         draft.splice(scope, inserted)
         draft.retype(scope, [name for nodes in inserted.values() for node in nodes for name in node.output])
 
@@ -191,7 +197,7 @@ class AddNodes(Operation):
     def apply(self, draft: Draft) -> None:
         """Adds them behind the nodes that they read."""
         scope = _scope(draft, self.to)
-        body = _fragment(draft, f"nodes () => () {{ {self.text} }}")
+        body = _fragment(draft, f"nodes () => () {{\n{self.text}\n}}")
         for node in body.node:
             for name in node.output:
                 if name:
@@ -412,9 +418,15 @@ class Duplicate(NodeOperation):
         """Copies it."""
         for ref in self.find(draft):
             scope, node = ref.scope, ref.node
+            if self.to is not None and len(self.to) > len(node.output):
+                raise UsageError(
+                    f"{len(self.to)} names are given, and node {ref.path!r} has {len(node.output)} outputs",
+                    hint=f"They are: {', '.join(node.output)}.",
+                )
             copy = type(node)()
             copy.CopyFrom(node)
-            copy.name = self.name or (draft.fresh_node(scope, f"{node.name}_copy") if node.name else "")
+            if self.name or node.name:
+                copy.name = self.name or draft.fresh_node(scope, f"{node.name}_copy")
             names = {}
             for number, made in enumerate(node.output):
                 if made:
@@ -423,12 +435,14 @@ class Duplicate(NodeOperation):
                         require_free(draft, scope, given)
                     names[made] = copy.output[number] = given or draft.fresh(scope, f"{made}_copy")
             wanted = draft.nodes(self.readers) if self.readers is not None else []
-            readers = {each.position for each in wanted if each.scope is scope}
-            unread = [each.path for each in wanted if not names.keys() & set(each.scope.reads[each.position])]
+            unread = [each.path for each in wanted if not _reads(each, scope, names)]
             if unread:
-                raise RefusedResultError(f"node {unread[0]!r} does not read what {ref.path!r} makes")
+                raise RefusedResultError(
+                    f"node {unread[0]!r} does not read what {ref.path!r} makes",
+                    hint=f"onnxbench find MODEL {_quoted(next(iter(names), ref.path))} lists the nodes that do.",
+                )
             _copy_infos(scope, names)
-            draft.replace_uses(scope, names, readers=readers)
+            draft.replace_uses_by(wanted, scope, names)
             draft.splice(scope, {ref.position + 1: [copy]})
             draft.record("node", ref.path, "duplicated", after=copy.name or next(iter(names.values()), ""))
 
@@ -499,17 +513,36 @@ class Redirect(TensorOperation):
             new = draft.tensor(self.to)
             if home_of(ref.scope, new.name) is not new.scope:
                 raise RefusedResultError(f"readers of {ref.path!r} cannot see {new.path!r}")
-            wanted = draft.nodes(self.readers) if self.readers is not None else None
-            readers = {each.position for each in wanted if each.scope is ref.scope} if wanted is not None else None
-            if readers is None:
+            readers = [NodeRef(ref.scope, position) for position in ref.scope.consumers.get(ref.name, ())]
+            if self.readers is not None:
+                readers = draft.nodes(self.readers)
+                strange = [each.path for each in readers if not _reads(each, ref.scope, [ref.name])]
+                if strange:
+                    raise RefusedResultError(
+                        f"node {strange[0]!r} does not read {ref.path!r}",
+                        hint=f"onnxbench find MODEL {_quoted(ref.path)} lists the nodes that do.",
+                    )
+            elif readers:
                 upstream = select.select(draft.index, f"upstream({_quoted(new.path)})").as_nodes()
-                readers = {p for p in ref.scope.consumers.get(ref.name, ()) if NodeRef(ref.scope, p) not in upstream}
-            changed = draft.replace_uses(ref.scope, {ref.name: new.name}, readers=readers)
-            if not changed:
-                raise NotFoundError(f"nothing that may change reads {ref.path!r}")
-            draft.record("tensor", ref.path, f"{changed} readers", before=ref.name, after=new.name)
-            fresh = draft.index.scope_paths[ref.scope.path]
-            draft.retype(fresh, [made for p in readers for made in fresh.writes[p]])
+                readers = [each for each in readers if each not in upstream]
+                if not readers:
+                    raise RefusedResultError(
+                        f"all that reads {ref.path!r} is needed to compute {new.path!r}, so this would be a cycle",
+                    )
+            if not readers:
+                raise NotFoundError(f"no node reads {ref.path!r}")
+            if any(home_of(each.scope, new.name) is not new.scope for each in readers):
+                raise RefusedResultError(f"not all readers see {new.path!r}: a body has a tensor of this name, too")
+            changed = draft.replace_uses_by(readers, ref.scope, {ref.name: new.name})
+            draft.record("tensor", ref.path, f"{changed} reader{'s' * (changed != 1)}", before=ref.name, after=new.name)
+            for reader in readers:
+                draft.retype(reader.scope, reader.scope.writes[reader.position])
+
+
+def _reads(reader: NodeRef, scope: Scope, names: Iterable[str]) -> bool:
+    """Tells whether a node, of a graph or of a body within, reads one of the graph's tensors."""
+    read = reader.scope.reads[reader.position]
+    return any(name in read and home_of(reader.scope, name) is scope for name in names)
 
 
 def _aside(draft: Draft, scope: Scope, name: str) -> str:
@@ -677,10 +710,11 @@ def _constant_nodes(draft: Draft, scope: Scope, constants: Mapping[str, Any]) ->
 def _fragment(draft: Draft, text: str) -> FunctionProto:
     """Returns a fragment of ONNX text, ``f (x) => (y) { y = Relu (x) }``, as a function."""
     imports = ", ".join(f'"{o.domain}": {o.version}' for o in draft.model.proto.opset_import)
-    whole = (
-        f'<ir_version: 10, opset_import: [{imports}]> g () => () {{ }} <domain: "fragment", opset_import: [{imports}]> '
+    head = (
+        f'<ir_version: 10, opset_import: [{imports}]> g () => () {{ }} <domain: "fragment", opset_import: [{imports}]>'
     )
-    model = read(whole + text, source="the fragment", folder=draft.folder, allow_outside=draft.allow_outside).model
+    read_functions(text, source="the fragment")  # its mistakes are told without what is put before it here
+    model = read(f"{head}\n{text}", source="the fragment", folder=draft.folder, allow_outside=draft.allow_outside).model
     functions = model.proto.functions
     if len(functions) != 1:
         raise SpecError(f"the fragment is {len(functions)} functions, and one is wanted", hint="f (x) => (y) { ... }")
