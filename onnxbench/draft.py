@@ -351,16 +351,6 @@ class Draft:
         self.touch()
         return changed
 
-    def replace_all_uses(self, scope: Scope, names: Mapping[str, str]) -> None:
-        """Makes all readers of some tensors read others, in bodies too: ``replace_uses`` for many at once.
-
-        Args:
-            scope: The graph that sees all of them.
-            names: What is read then by what is read now.
-        """
-        self._replace_reads(scope, names)
-        self.touch()
-
     def _replace_reads(self, scope: Scope, names: Mapping[str, str], *, readers: Collection[int] | None = None) -> int:
         changed = 0
         pending: list[tuple[Scope, Mapping[str, str], Iterable[int]]] = [

@@ -171,7 +171,7 @@ def _can_be(scope: Scope, name: str, twin: _Kept, annotations: Mapping[int, Mapp
 
 def _replace_by_twins(draft: Draft, scope: Scope, renamed: dict[str, str]) -> None:
     graph = scope.graph
-    draft.replace_all_uses(scope, renamed)
+    draft.replace_uses(scope, renamed)
     for annotation in graph.quantization_annotation:
         for entry in annotation.quant_parameter_tensor_names:
             entry.value = renamed.get(entry.value, entry.value)

@@ -109,7 +109,7 @@ class Replacer:
                 self._swap_in(scope, by_scope[id(scope)], lost, passed, retyped)
         draft.touch()
         for path, renamed in passed.items():
-            draft.replace_all_uses(draft.index.scope_paths[path], _followed(renamed))
+            draft.replace_uses(draft.index.scope_paths[path], _followed(renamed))
         _sweep(draft, lost)
         for path, names in retyped.items():
             home = draft.index.scope_paths.get(path)
