@@ -93,15 +93,17 @@ def onnx_script(job: str, source: str, target: str) -> None:
                 if name.endswith(OLD):
                     names[position] = name.removesuffix(OLD) + NEW
     elif job == "insert":
-        for position in reversed(range(len(nodes))):
-            if nodes[position].op_type == "Relu":
-                before = nodes[position].output[0]
-                for reader in nodes:
-                    for number, name in enumerate(reader.input):
-                        if name == before:
-                            reader.input[number] = f"{before}_Identity"
-                made = onnx.helper.make_node("Identity", [before], [f"{before}_Identity"])
-                nodes.insert(position + 1, made)
+        made = {node.output[0]: f"{node.output[0]}_Identity" for node in nodes if node.op_type == "Relu"}
+        edited = []
+        for node in nodes:
+            for number, name in enumerate(node.input):
+                node.input[number] = made.get(name, name)
+            edited.append(node)
+            if node.output[0] in made:
+                edited.append(onnx.helper.make_node("Identity", [node.output[0]], [made[node.output[0]]]))
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in edited]
+        del nodes[:]
+        nodes.extend(copies)
     else:
         node = next(node for node in nodes if node.op_type in SWAPS)
         node.op_type = SWAPS[node.op_type]
