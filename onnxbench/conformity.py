@@ -116,9 +116,11 @@ class _Checker:
 
     def _reads(self, scope: Scope) -> Iterator[Flaw]:
         own = self._own[id(scope)]
-        for position, node in enumerate(scope.nodes):
-            for name in node.input:
-                if name and name not in own and not self._is_visible(scope, name):
+        for position, names in enumerate(scope.reads):
+            if position in scope.bodies:  # what its bodies capture is looked at in them
+                names = [name for name in scope.nodes[position].input if name]
+            for name in names:
+                if name not in own and not self._is_visible(scope, name):
                     hint = did_you_mean(name, (each for names in self._visible(scope) for each in names))
                     hint = hint or "Make it an input, an initializer, or the output of a node."
                     message = f"{called(scope, position)} reads {name!r}, which nothing makes"
