@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -32,7 +33,7 @@ _SHOWN = 60
 
 
 @dataclass(frozen=True)
-class Operation:
+class Operation(ABC):
     """One operation of a recipe: its fields are all there is to it, so it can be written down and replayed.
 
     A subclass is a frozen dataclass whose fields are strings, numbers, booleans, lists and mappings of them: what
@@ -65,13 +66,13 @@ class Operation:
         """
         return None
 
+    @abstractmethod
     def apply(self, draft: Draft) -> None:
         """Makes the change.
 
         Raises:
             BenchError: It cannot be made; the message says why and the hint what to do.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -943,7 +943,10 @@ def _prune(draft: Draft, names: Iterable[str]) -> None:
     removed: set[int] = set()
     weights: set[str] = set()
     pending = list(names)
-    unneeded: Callable[[str], bool] = lambda name: not waiting.get(name) and name not in outputs  # noqa: E731
+
+    def unneeded(name: str) -> bool:
+        return not waiting.get(name) and name not in outputs
+
     while pending:
         name = pending.pop()
         position = main.producers.get(name)
