@@ -302,7 +302,15 @@ class Draft:
             for sparse in graph.sparse_initializer:
                 if sparse.values.name in names:
                     sparse.values.name = names[sparse.values.name]
-        for node in scope.nodes:
+        writers: Sequence[int] = range(len(scope.nodes))
+        readers: Sequence[int] | None = None
+        index = self._index
+        is_current = index is not None and index.scope_paths.get(scope.path) is scope
+        if is_current:
+            writers = [at for at, written in enumerate(scope.writes) if not names.keys().isdisjoint(written)]
+            readers = [at for at, read in enumerate(scope.reads) if not names.keys().isdisjoint(read)]
+        for at in writers:
+            node = scope.nodes[at]
             for position, name in enumerate(node.output):
                 if name in names:
                     node.output[position] = names[name]
@@ -311,8 +319,11 @@ class Draft:
                 info.name = names[info.name]
         if not scope.is_function:
             rename_annotations(graph, names)
-        self._replace_reads(scope, names)
+        self._replace_reads(scope, names, readers=readers)
         self.touch()
+        if is_current and readers is not None and scope.parent is None and not scope.bodies:
+            scope.reread({*writers, *readers})
+            self._index = index
 
     def _follow(self, old: str, new: str) -> None:
         first = next((before for before, now in self.renamed.items() if now == old), old)

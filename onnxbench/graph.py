@@ -130,6 +130,32 @@ class Scope:
         """Tells whether a tensor of this name is made, given or stored in this very graph."""
         return name in self.producers or name in self.constants or name in self.inputs
 
+    def reread(self, positions: Iterable[int]) -> None:
+        """Takes over what tensors are called now, after they were renamed in this graph, which has no bodies.
+
+        Args:
+            positions: The nodes that read or write such a tensor.
+        """
+        for position in positions:
+            node = self.nodes[position]
+            self.reads[position] = [name for name in node.input if name]
+            self.writes[position] = [name for name in node.output if name]
+        self._read_ends()
+        self._find_producers()
+        self._consumers = self._stated = None
+
+    def _read_ends(self) -> None:
+        graph = self.graph
+        if self.is_function:
+            self.inputs, self.outputs = list(graph.input), list(graph.output)
+        else:
+            self.inputs = [info.name for info in graph.input]
+            self.outputs = [info.name for info in graph.output]
+            self.constants = set(_constant_names(graph))
+
+    def _find_producers(self) -> None:
+        self.producers = {name: position for position, names in enumerate(self.writes) for name in names}
+
     def true_inputs(self) -> list[str]:
         """Returns the inputs that a caller must feed: those that no initializer backs."""
         return [name for name in self.inputs if name not in self.constants]
@@ -281,21 +307,15 @@ def _index_tree(root: Scope) -> list[Scope]:
 
 
 def _index_nodes(scope: Scope) -> None:
-    graph = scope.graph
-    if scope.is_function:
-        scope.inputs, scope.outputs = list(graph.input), list(graph.output)
-    else:
-        scope.inputs = [info.name for info in graph.input]
-        scope.outputs = [info.name for info in graph.output]
-        scope.constants = set(_constant_names(graph))
-    nodes = scope.nodes = list(graph.node)
+    scope._read_ends()
+    nodes = scope.nodes = list(scope.graph.node)
     scope.reads = [node.input[:] for node in nodes]
     scope.writes = [node.output[:] for node in nodes]
     for names_of in (scope.reads, scope.writes):
         for position, names in enumerate(names_of):
             if "" in names:
                 names_of[position] = [name for name in names if name]
-    scope.producers = {name: position for position, names in enumerate(scope.writes) for name in names}
+    scope._find_producers()
     labels: list[str] | None = None
     for position, node in enumerate(nodes):
         if node.attribute and (bodies := node_bodies(node)):

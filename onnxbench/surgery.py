@@ -252,7 +252,8 @@ class _Edit:
 
     def _settle(self, operation: Operation) -> None:
         draft = self._draft
-        draft.touch()
+        if not operation.tells_draft:
+            draft.touch()
         self._sort()
         draft.refresh_types()
         for flaw in find_flaws(draft.index, names_only=operation.keeps_types):

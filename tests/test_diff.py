@@ -790,3 +790,37 @@ def test_a_model_in_memory_is_left_as_it_was():
     data = one.SerializeToString(), other.SerializeToString()
     compare(one, other)
     assert (one.SerializeToString(), other.SerializeToString()) == data
+
+
+def test_a_stretch_between_edits_that_look_like_it_is_found():
+    """Two runs of nodes are inserted that look like what is around them: only weights tell where the model goes on."""
+    rng = np.random.default_rng(0)
+
+    def chain(extra: bool) -> onnx.ModelProto:
+        nodes, weights, last = [], [], "x"
+
+        def add(op: str, *inputs: str) -> str:
+            nodes.append(helper.make_node(op, [last, *inputs], [f"t{len(nodes)}"]))
+            return str(nodes[-1].output[0])
+
+        for block in range(40):
+            weight = f"w{block}"
+            weights.append(numpy_helper.from_array(rng.random(4, np.float32), weight))
+            if extra and block in (10, 30):
+                for other in ("w1", "w2", "w3"):
+                    last = add("Tanh")
+                    last = add("Add", other)
+                    last = add("Relu")
+            last = add("Tanh")
+            last = add("Add", weight)
+            last = add("Relu")
+        ends = [helper.make_tensor_value_info(name, 1, [4]) for name in ("x", last)]
+        graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+
+    one = chain(extra=False)
+    rng = np.random.default_rng(0)
+    other = disguised(chain(extra=True), random.Random(0), keep={"x"})
+    report = diff(from_proto(one), from_proto(other), ignore=["names"])
+    assert report.counts["node"] == 18, rows(report)
+    assert sum(report.counts.values()) <= 20, rows(report)

@@ -23,7 +23,9 @@ distance is NP-hard, and a comparison of all pairs of nodes is out of the questi
    nodes further on, where the longest run of nodes that are alike decides; several, taken in order; same name; the
    one node left between neighbours that were found. A pair that is found starts over with the first question, so the
    strongest evidence anywhere is used before any weaker.
-5. Coarse hashes (operators, and shapes of weights only) where whole stretches have nothing else in common.
+5. Neighbourhoods. In a stretch between edits, a node is the same as another if only these two are what they and
+   their neighbours are (weights tell most nodes apart); its own neighbours are looked at with step 4.
+6. Coarse hashes (operators, and shapes of weights only) where whole stretches have nothing else in common.
 
 What is left is added or removed. Each pair is asked each question once, and consumers are joined by a key rather
 than each with each, so time and memory grow linearly with the graph. Nothing recurses.
@@ -69,6 +71,7 @@ _TRUSTED, _TRUSTED_ALONE = 0.9, 0.98
 _A_FEW_RENAMED = 2
 _FEW = 8
 _ROUNDS = 3
+_OFTEN = 16
 
 
 class Matching:
@@ -185,12 +188,13 @@ class Matching:
             self._seed_by_name(self.a.operators, self.b.operators)
             self._drain(_Ask.LIKE)
         if self._open > _FEW:
+            self._seed_by_neighbourhood()
             self._hash(self.a.coarse_bases(), self.b.coarse_bases(), coarse=True)
             twins += self._seed_and_settle()
             for hashes in (self._forward, self._backward):
                 self._seed(*hashes)
-                self._look_around()
-                self._drain(_Ask.LIKE)
+            self._look_around()
+            self._drain(_Ask.LIKE)
         for _ in range(_ROUNDS):
             before = self._open
             self._look_around()
@@ -274,6 +278,18 @@ class Matching:
             for ones, others in ((self._names_a, self._names_b), (self._node_names_a, self._node_names_b)):
                 self._seed(_joined(ones, numbers_a), _joined(others, numbers_b))
 
+    def _seed_by_neighbourhood(self) -> None:
+        """Pairs nodes that alone are what they and their neighbours are, and looks on from there."""
+        before, left, left_b = self._open, self._left_a(), self._left_b()
+        if _OFTEN * len({self.a.bases[one] for one in left}) < len(left):
+            return  # nodes are much alike, and so are their neighbours
+        keys_a, keys_b = self.a.around(self.a.bases, left), self.b.around(self.b.bases, left_b)
+        for pair in _alone(_groups(left, keys_a, left_b, keys_b)):
+            self._match_nodes(*pair)
+        if self._open < before:
+            self._look_around()
+            self._drain(_Ask.LIKE)
+
     def _seed_and_settle(self) -> list[tuple[list[int], list[int]]]:
         """Pairs nodes that are alike in both hashes; returns twins that only their neighbours can tell apart."""
         keys = [list(zip(*pair, strict=True)) for pair in zip(self._forward, self._backward, strict=True)]
@@ -344,8 +360,7 @@ class Matching:
     ) -> list[tuple[int, int]]:
         """Returns the pairs of nodes that alone among these have a key; None is no key."""
         keys_a, keys_b = {one: key_a(one) for one in ones}, {other: key_b(other) for other in others}
-        groups = _groups(ones, keys_a, others, keys_b)
-        return [(a[0], b[0]) for a, b in groups if len(a) == len(b) == 1]
+        return _alone(_groups(ones, keys_a, others, keys_b))
 
     def _all_names_a(self, position: int) -> Hashable:
         node = self.a.scope.nodes[position]
@@ -438,16 +453,21 @@ class Matching:
             return self._ask_producers(one, other, question)
         if not isinstance(one, int) or not isinstance(other, int):
             raise TypeError(item)
-        follows = [
-            self._ask_producers(name, name_b, question)
-            for name, name_b in zip(self.a.inputs[one], self.b.inputs[other], strict=False)
-        ]
-        follows += [
-            self._ask_consumers(name, name_b, question)
-            for name, name_b in zip(self.a.scope.nodes[one].output, self.b.scope.nodes[other].output, strict=False)
-            if name and name_b
-        ]
-        return min((follow for follow in follows if follow is not None), default=None)
+        a, b, nodes, nodes_b = self.a, self.b, self.nodes, self.nodes_b
+        follows = []
+        made_at, made_at_b = a.scope.producers.get, b.scope.producers.get
+        for name, name_b in zip(a.inputs[one], b.inputs[other], strict=False):
+            before, before_b = made_at(name, -1), made_at_b(name_b, -1)
+            if before >= 0 <= before_b and nodes[before] < 0 > nodes_b[before_b]:
+                follows.append(self._ask_producers(name, name_b, question))
+        readers_of, readers_of_b = a.consumers.get, b.consumers.get
+        for name, name_b in zip(a.outputs[one], b.outputs[other], strict=False):
+            readers, readers_b = readers_of(name), readers_of_b(name_b)
+            if not readers or not readers_b:
+                continue
+            if len(readers) > 1 or len(readers_b) > 1 or nodes[readers[0][0]] < 0 > nodes_b[readers_b[0][0]]:
+                follows.append(self._ask_consumers(name, name_b, question))
+        return min((follow for follow in follows if follow is not None), default=None) if follows else None
 
     def _ask_producers(self, name: str, name_b: str, question: _Ask) -> _Ask | None:
         one, other = self.a.scope.producers.get(name, -1), self.b.scope.producers.get(name_b, -1)
@@ -669,7 +689,7 @@ class Matching:
         for name, name_b in zip(self.a.inputs[one], self.b.inputs[other], strict=False):
             if name and name_b and name not in self.tensors and name_b not in self.tensors_b:
                 self._match_leaves(name, name_b)
-        for name, name_b in zip(self.a.scope.nodes[one].output, self.b.scope.nodes[other].output, strict=False):
+        for name, name_b in zip(self.a.outputs[one], self.b.outputs[other], strict=False):
             if name and name_b:
                 self.tensors[name], self.tensors_b[name_b] = name_b, name
         self._queues[0].append((one, other))
@@ -805,6 +825,11 @@ def _type_key(value: TypeProto | None) -> Hashable:
 def _groups(ones: Iterable[int], keys_a: Any, others: Iterable[int], keys_b: Any) -> list[tuple[list[int], list[int]]]:
     """Returns nodes of both sides that have a key in common, by key, in the order of the first side."""
     return _join(ones, keys_a.__getitem__, others, keys_b.__getitem__)
+
+
+def _alone(groups: Iterable[tuple[list[int], list[int]]]) -> list[tuple[int, int]]:
+    """Returns the pairs of nodes that alone on their sides have a key."""
+    return [(ones[0], others[0]) for ones, others in groups if len(ones) == len(others) == 1]
 
 
 def _join(

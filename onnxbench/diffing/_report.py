@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from onnxbench.errors import UsageError, did_you_mean
 
@@ -158,8 +158,7 @@ def to_kinds(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind in found)
 
 
-@dataclass(frozen=True, slots=True)
-class Rename:
+class Rename(NamedTuple):
     """One tensor or node that has another name.
 
     Attributes:
@@ -216,6 +215,8 @@ def _replaced(before: str, after: str) -> tuple[str, str]:
 def _common(before: str, after: str) -> tuple[int, int]:
     """Returns the lengths of the common beginning and end; the end is taken first."""
     room = min(len(before), len(after))
+    if before.endswith(after) or after.endswith(before):
+        return 0, room
     end = 0
     while end < room and before[-1 - end] == after[-1 - end]:
         end += 1

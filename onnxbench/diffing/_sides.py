@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.diffing import _tensors
@@ -42,6 +42,7 @@ class Side:
         scope: The graph.
         order: Positions of the nodes in an order in which they can run.
         inputs: Of each node, what it reads, ``""`` for what is left out, without empty ones at the end.
+        outputs: Of each node, what it makes, ``""`` for what is left out.
         captured: Of each node with bodies, what these read besides.
         stored: Initializers by name, dense and sparse.
         given: Names of the graph's inputs.
@@ -73,6 +74,10 @@ class Side:
         self._ids = ids
         self._several = {position for position, node in enumerate(scope.nodes) if len(node.output) != 1}
         self._several.update(position for position, made in enumerate(scope.writes) if len(made) != 1)
+        self.outputs = [
+            list(node.output) if position in self._several else made
+            for position, (node, made) in enumerate(zip(scope.nodes, scope.writes, strict=True))
+        ]
         self._identities: dict[str, int] = {}
         self._infos: dict[str, Any] | None = None
         self.operators = [ids[operator(node)] for node in scope.nodes]
@@ -149,7 +154,7 @@ class Side:
             if position not in several:
                 tensors[writes[position][0]] = node
             else:
-                for number, name in enumerate(self.scope.nodes[position].output):
+                for number, name in enumerate(self.outputs[position]):
                     if name:
                         tensors[name] = ids["output", node, number] if number else node
         return nodes, tensors
@@ -178,12 +183,29 @@ class Side:
                     key = ("b", bases[position], used, outputs.get(name))
             else:
                 uses = []
-                for name in self.scope.nodes[position].output:
+                for name in self.outputs[position]:
                     readers = readers_of(name, ()) if name else ()
                     uses.append((tuple(sorted([(nodes[reader], slot) for reader, slot in readers])), outputs.get(name)))
                 key = ("several", bases[position], tuple(uses))
             nodes[position] = number_of(key, len(ids))
         return nodes
+
+    def around(self, numbers: Sequence[int], positions: Iterable[int]) -> dict[int, int]:
+        """Returns what some nodes and their neighbours are, as numbers; what lies further away does not count.
+
+        Args:
+            numbers: What each node is.
+            positions: The nodes.
+        """
+        ids, made_at, readers_of = self._ids, self.scope.producers.get, self.consumers.get
+        found = {}
+        for position in positions:
+            makers = [made_at(name, -1) for name in self.inputs[position]]
+            before = tuple([numbers[maker] if maker >= 0 else -1 for maker in makers])
+            readers = [reader for name in self.outputs[position] for reader in readers_of(name, ())]
+            after = tuple(sorted([(numbers[reader], slot) for reader, slot in readers]))
+            found[position] = ids["around", numbers[position], before, after]
+        return found
 
     def details(self, position: int) -> Hashable:
         """Returns what else is said of a node: stated types of its outputs, doc string, metadata; None if nothing."""

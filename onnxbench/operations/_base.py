@@ -50,6 +50,8 @@ class Operation(ABC):
             (any number), or a comparison such as ``>=2``.
         effect: What it may change (see ``Effect``).
         keeps_types: Whether it changes neither wiring nor types, so that names alone are checked after the step.
+        tells_draft: Whether it changes the model by the draft's methods alone, so that the draft knows what has to be
+            indexed anew; otherwise everything is.
     """
 
     word: ClassVar[str] = ""
@@ -57,6 +59,7 @@ class Operation(ABC):
     expects: ClassVar[str] = "1"
     effect: ClassVar[Effect] = "nothing"
     keeps_types: ClassVar[bool] = False
+    tells_draft: ClassVar[bool] = False
 
     def find(self, draft: Draft) -> Sequence[NodeRef] | Sequence[TensorRef] | Sequence[Scope] | None:
         """Returns what the operation is about to change, for the guard of the step; None if that is the model.

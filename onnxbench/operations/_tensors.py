@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, ClassVar
 from onnxbench.documents import from_yaml
 from onnxbench.draft import root_of, tree_of
 from onnxbench.errors import NotFoundError, RefusedResultError, SpecError, UsageError, did_you_mean
+from onnxbench.graph import TensorRef
 from onnxbench.operations._base import Operation, TensorOperation
 
 if TYPE_CHECKING:
     from onnxbench.draft import Draft
-    from onnxbench.graph import NodeRef, Scope, TensorRef
+    from onnxbench.graph import NodeRef, Scope
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class _Rule:
     def renamed(self, name: str, compiled: re.Pattern[str] | None) -> str:
         """Returns what the rule makes of a name, if it is no table."""
         if compiled is not None and self.to is not None:
-            return compiled.sub(self.to, name, count=1)
+            return compiled.sub(self.to, name, count=1) if compiled.match(name) else name
         return f"{self.prefix}{name}{self.suffix}"
 
     def compiled(self) -> re.Pattern[str] | None:
@@ -128,6 +129,7 @@ class RenameTensors(_Rule, Operation):
     spelling: ClassVar[str] = "{pattern}={to}"
     expects: ClassVar[str] = "all"
     keeps_types: ClassVar[bool] = True
+    tells_draft: ClassVar[bool] = True
 
     keep_interface: bool = False
 
@@ -140,16 +142,20 @@ class RenameTensors(_Rule, Operation):
         _rename_all(draft, draft.once(self, lambda: self._pairs(draft)))
 
     def _pairs(self, draft: Draft) -> list[tuple[TensorRef, str]]:
-        table, compiled = self.table(draft), self.compiled()
-        refs: Iterable[TensorRef] = draft.index.tensors() if self.at is None else draft.tensors(self.at)
+        table, compiled, by_table = self.table(draft), self.compiled(), bool(self.map or self.file)
+        found: Iterable[tuple[Scope, str]]
+        if self.at is None:
+            found = ((scope, name) for scope in draft.index.scopes for name in scope.tensor_names())
+        else:
+            found = ((ref.scope, ref.name) for ref in draft.tensors(self.at))
         kept = {*draft.main.inputs, *draft.main.outputs} - draft.main.constants if self.keep_interface else set()
         pairs = []
-        for ref in refs:
-            if ref.name in kept and ref.scope is draft.main:
+        for scope, name in found:
+            if name in kept and scope is draft.main:
                 continue
-            new = table.pop(ref.path, None) if self.map or self.file else self.renamed(ref.name, compiled)
-            if new is not None and new != ref.name:
-                pairs.append((ref, new))
+            new = table.pop(TensorRef(scope, name).path, None) if by_table else self.renamed(name, compiled)
+            if new is not None and new != name:
+                pairs.append((TensorRef(scope, name), new))
         if table:
             name = next(iter(table))
             hint = did_you_mean(name, (ref.path for ref in draft.index.tensors()))
