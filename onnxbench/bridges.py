@@ -28,13 +28,15 @@ from typing import TYPE_CHECKING, Any
 from onnxbench import weights
 from onnxbench.errors import ExecutionError, MissingDependencyError, RefusedResultError, UnsupportedError
 from onnxbench.graph import GraphIndex, Scope
+from onnxbench.messages import carry_field, carry_unknown
 from onnxbench.tensortype import initializer_type
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
     from onnxbench.draft import Draft
-    from onnxbench.model import Model
+    from onnxbench.messages import carry_field, carry_unknown
+from onnxbench.model import Model
 
 TOOLS: dict[str, str] = {"onnxslim": "onnxslim", "onnxsim": "onnxsim", "onnxscript": "onnxscript"}
 """Name of a tool to the package that has it."""
@@ -132,7 +134,8 @@ def _call(tool: str, proto: ModelProto, timeout: float | None) -> ModelProto:
         if done.returncode or not returned.is_file():
             lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip(" ^~")]
             how = f"crashed (signal {-done.returncode})" if done.returncode < 0 else "does not take the model"
-            raise ExecutionError(f"{tool} {how}", details=lines[-3:])
+            # of a traceback, the last line says what is wrong
+            raise ExecutionError(f"{tool} {how}", details=lines[-3:] if done.returncode < 0 else lines[-1:])
         made = type(proto)()
         made.ParseFromString(returned.read_bytes())
         return made
@@ -236,10 +239,8 @@ def _put_back(original: ModelProto, returned: ModelProto, before: _Record) -> li
     """Puts back what a tool forgot, in place, and returns what could not be put back, in words."""
     lost: list[str] = []
     for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
-        if original.HasField(name):
-            setattr(returned, name, getattr(original, name))
-        else:
-            returned.ClearField(name)
+        carry_field(original, returned, name)
+    carry_unknown(original, returned)
     del returned.metadata_props[:]  # tools leave statistics of their own there
     returned.metadata_props.extend(original.metadata_props)
     imported = {("" if o.domain == "ai.onnx" else o.domain) for o in returned.opset_import}
@@ -248,6 +249,8 @@ def _put_back(original: ModelProto, returned: ModelProto, before: _Record) -> li
             returned.opset_import.add().CopyFrom(opset)
     if not returned.training_info:
         returned.training_info.extend(original.training_info)
+    if not returned.configuration:
+        returned.configuration.extend(original.configuration)
     there = {(f.domain, f.name, f.overload) for f in returned.functions}
     gone = [f for f in original.functions if (f.domain, f.name, f.overload) not in there]
     if gone:
@@ -256,12 +259,13 @@ def _put_back(original: ModelProto, returned: ModelProto, before: _Record) -> li
     for function in returned.functions:
         known = functions.get((function.domain, function.name, function.overload))
         if known is not None:
-            function.doc_string = known.doc_string
+            carry_field(known, function, "doc_string")
+            carry_unknown(known, function)
             _add_missing(known.metadata_props, function.metadata_props)
     graph = returned.graph
-    graph.name = original.graph.name
-    if original.graph.HasField("doc_string"):
-        graph.doc_string = original.graph.doc_string
+    carry_field(original.graph, graph, "name")
+    carry_field(original.graph, graph, "doc_string")
+    carry_unknown(original.graph, graph)
     _add_missing(original.graph.metadata_props, graph.metadata_props)
     _restore_interface(original.graph, graph)
     _restore_nodes(returned, before)
@@ -275,7 +279,7 @@ def _add_missing(source: Any, target: Any) -> None:
     known = {entry.key for entry in target}
     for entry in source:
         if entry.key not in known:
-            target.add(key=entry.key, value=entry.value)
+            target.add().CopyFrom(entry)
 
 
 def _restore_interface(original: GraphProto, graph: GraphProto) -> None:
@@ -304,8 +308,10 @@ def _restore_nodes(returned: ModelProto, before: _Record) -> None:
             _add_missing(known.metadata_props, node.metadata_props)
             if known.op_type == node.op_type and known.domain == node.domain:
                 node.name = known.name
-                if known.HasField("doc_string"):
-                    node.doc_string = known.doc_string
+                carry_field(known, node, "doc_string")
+                carry_unknown(known, node)
+                if not node.device_configurations:
+                    node.device_configurations.extend(known.device_configurations)
 
 
 def _restore_sparse(original: GraphProto, returned: ModelProto) -> None:
@@ -329,8 +335,8 @@ def _restore_value_infos(original: GraphProto, graph: GraphProto) -> None:
             graph.value_info.add().CopyFrom(info)
         else:
             _add_missing(info.metadata_props, known.metadata_props)
-            if info.HasField("doc_string"):
-                known.doc_string = info.doc_string
+            carry_field(info, known, "doc_string")
+            carry_unknown(info, known)
 
 
 def _restore_annotations(original: GraphProto, graph: GraphProto) -> list[str]:

@@ -239,7 +239,7 @@ def outlined_then(word: str) -> Callable[[Subject], Steps | None]:
 
 
 def higher_opset(subject: Subject) -> Steps:
-    return one("set_opset", version=max(o.version for o in subject.model.proto.opset_import if o.domain == "") + 1)
+    return one("set_opset", version=Draft.of(subject.model).opset(None, "") + 1)
 
 
 def higher_ir(subject: Subject) -> Steps | None:
@@ -310,9 +310,12 @@ def freed_dim(subject: Subject) -> Steps | None:
 
 def freed_batch(subject: Subject) -> Steps | None:
     ports = subject.model.proto.graph.input
-    (name, *others) = [info.name for info in ports if info.name not in subject.main.constants]
+    names = [info.name for info in ports if info.name not in subject.main.constants]
+    if len(names) != 1:
+        return None
+    (name,) = names
     dims = ports[0].type.tensor_type.shape.dim
-    if others or ":" in name or len(dims) < 2 or dims[0].HasField("dim_value"):
+    if ":" in name or len(dims) < 2 or dims[0].HasField("dim_value"):
         return None
     size = np.shape(subject.feeds[name])
     shape = f"{name}:[1,{','.join(map(str, size[1:]))}]"
@@ -412,8 +415,11 @@ TABLE: dict[str, tuple[Callable[[Subject], Steps | None], set[str]]] = {
     "remove_output": (one_output_less, _WEIGHTS | {"graph.output"}),
     "reorder_inputs": (last_first("reorder_inputs", "input"), set()),
     "reorder_outputs": (last_first("reorder_outputs", "output"), set()),
-    "rename_input": (of_port("rename_input", "input", to="input of a test"), _WIRING | {"graph.input"}),
-    "rename_output": (of_port("rename_output", "output", to="output of a test"), _WIRING | {"graph.output"}),
+    "rename_input": (of_port("rename_input", "input", to="input of a test"), _WIRING | {"graph.input", "graph.output"}),
+    "rename_output": (
+        of_port("rename_output", "output", to="output of a test"),
+        _WIRING | {"graph.input", "graph.output", "graph.initializer"},
+    ),
     "retype_input": (retyped("retype_input", "input"), _WIRING | {"graph.input"}),
     "retype_output": (retyped("retype_output", "output"), _WIRING | {"graph.output"}),
     "set_shape": (shaped, _PORTS | _NODES),

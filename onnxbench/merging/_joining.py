@@ -19,6 +19,7 @@ from onnxbench.graph import GraphIndex, topological_order
 from onnxbench.merging._equal import equal_weights, same_messages
 from onnxbench.merging._links import Link, misfit
 from onnxbench.merging._naming import FunctionKey, Part, function_key, plain_domain, rename, symbols_of
+from onnxbench.messages import carry_field
 from onnxbench.model import Model
 from onnxbench.opsets import standard_opset
 from onnxbench.tensortype import elem_type, format_type, tensor_shape
@@ -547,7 +548,7 @@ def _completed(info: ValueInfoProto, other: ValueInfoProto | None) -> ValueInfoP
                 dim.ClearField("value")  # what B wants is not what A promises
         copy.type.CopyFrom(symbols)
     if not copy.doc_string and other.doc_string:
-        copy.doc_string = other.doc_string
+        carry_field(other, copy, "doc_string")
     _merge_metadata(copy.metadata_props, [(e.key, e.value) for e in other.metadata_props])
     return copy
 

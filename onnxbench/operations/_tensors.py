@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from onnxbench.graph import NodeRef, Scope
 
 
+_OPTIONAL_INPUTS = 4
+"""Since this IR version a weight is an input only if a caller may give another one."""
+
+
 @dataclass(frozen=True)
 class RenameTensor(TensorOperation):
     """Rename a tensor wherever it is made, read, described or captured.
@@ -53,7 +57,7 @@ class _Rule:
     Attributes:
         map: New names by old ones.
         file: A file of them: YAML or JSON (``old: new``), or CSV with two columns.
-        pattern: A regular expression that a whole name matches; with ``to``.
+        pattern: A regular expression that a whole name matches, ``re:`` before it or not; with ``to``.
         to: What such a name becomes; ``\\1`` and ``\\g<name>`` are groups.
         prefix: What comes before every name.
         suffix: What comes behind every name.
@@ -101,9 +105,10 @@ class _Rule:
         """Returns the pattern, compiled."""
         if self.pattern is None:
             return None
+        pattern = self.pattern.removeprefix("re:")  # as selectors spell it
         try:
-            re.compile(self.pattern)
-            compiled = re.compile(rf"\A(?:{self.pattern})\Z")
+            re.compile(pattern)
+            compiled = re.compile(rf"\A(?:{pattern})\Z")
             compiled.sub(self.to or "", "")
         except (re.error, IndexError) as error:
             raise UsageError(f"the pattern {self.pattern!r} with {self.to!r} cannot be used: {error}") from None
@@ -117,7 +122,7 @@ class RenameTensors(_Rule, Operation):
     Attributes:
         map: New names by old ones.
         file: A file of them: YAML or JSON (``old: new``), or CSV with two columns.
-        pattern: A regular expression that a whole name matches; with ``to``.
+        pattern: A regular expression that a whole name matches, ``re:`` before it or not; with ``to``.
         to: What such a name becomes; ``\\1`` and ``\\g<name>`` are groups.
         prefix: What comes before every name.
         suffix: What comes behind every name.
@@ -148,7 +153,7 @@ class RenameTensors(_Rule, Operation):
             found = ((scope, name) for scope in draft.index.scopes for name in scope.tensor_names())
         else:
             found = ((ref.scope, ref.name) for ref in draft.tensors(self.at))
-        kept = {*draft.main.inputs, *draft.main.outputs} - draft.main.constants if self.keep_interface else set()
+        kept = _interface(draft) if self.keep_interface else set()
         pairs = []
         for scope, name in found:
             if name in kept and scope is draft.main:
@@ -170,7 +175,7 @@ class RenameNodes(_Rule, Operation):
     Attributes:
         map: New names by old ones.
         file: A file of them: YAML or JSON (``old: new``), or CSV with two columns.
-        pattern: A regular expression that a whole name matches; with ``to``.
+        pattern: A regular expression that a whole name matches, ``re:`` before it or not; with ``to``.
         to: What such a name becomes; ``\\1`` and ``\\g<name>`` are groups.
         prefix: What comes before every name.
         suffix: What comes behind every name.
@@ -208,6 +213,12 @@ class RenameNodes(_Rule, Operation):
             hint = did_you_mean(name, (ref.path for ref in draft.index.nodes()))
             raise NotFoundError(f"there is no node {name!r} to rename", hint=hint)
         return pairs
+
+
+def _interface(draft: Draft) -> set[str]:
+    """Returns the names that a caller of the model may use; before IR version 4 every weight was an input, too."""
+    inputs = draft.main.inputs if draft.model.proto.ir_version >= _OPTIONAL_INPUTS else draft.main.true_inputs()
+    return {*inputs, *draft.main.outputs}
 
 
 def _rename_all(draft: Draft, pairs: list[tuple[TensorRef, str]]) -> None:

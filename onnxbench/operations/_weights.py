@@ -853,11 +853,17 @@ def _is_in_function(scope: Scope) -> bool:
     return scope.is_function
 
 
+def _text(value: str | bytes) -> str:
+    """Returns a text field as text, also if it holds bytes that are none."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+
+
 def _hand_over(draft: Draft, ref: NodeRef, tensor: TensorProto) -> None:
     """Gives a tensor the documentation and metadata of its node; what it says itself goes before."""
     node = ref.node
     if node.doc_string and node.doc_string != tensor.doc_string:
-        tensor.doc_string = "\n".join(filter(None, (tensor.doc_string, node.doc_string)))
+        told = (_text(tensor.doc_string), _text(node.doc_string))
+        tensor.doc_string = "\n".join(filter(None, told))
     said = {entry.key: entry.value for entry in tensor.metadata_props}
     for entry in node.metadata_props:
         if entry.key not in said:

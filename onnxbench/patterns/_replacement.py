@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from onnxbench.draft import Draft, home_of, root_of
 from onnxbench.errors import RefusedResultError, UnsupportedError
 from onnxbench.graph import Scope
+from onnxbench.messages import carry_field
 from onnxbench.modelspec import fill_attribute
 from onnxbench.patterns._conditions import Bindings
 from onnxbench.patterns._expressions import UnknownError, WrongError
@@ -484,13 +485,13 @@ class Common:
         prefix: The path that TorchScript names begin with, up to the modules in common; None for other names.
         base: What names are made from otherwise.
         metadata: Entries of the new nodes.
-        doc: Their doc string.
+        anchor: The node whose doc string they get.
     """
 
     prefix: str | None
     base: str
     metadata: dict[str, str]
-    doc: str
+    anchor: NodeProto
 
     @classmethod
     def of(cls, swap: Swap) -> Common:
@@ -512,7 +513,7 @@ class Common:
             metadata[STACK_TRACE] = own[STACK_TRACE]
         ordered = {key: metadata[key] for key in own if key in metadata and key != RULE_KEY}
         base = anchor.name or next(filter(None, anchor.output), anchor.op_type)
-        return cls(prefix, base, ordered, anchor.doc_string)
+        return cls(prefix, base, ordered, anchor)
 
     def name_for(self, op_type: str) -> str:
         """Returns the name that a new node of an operator should have."""
@@ -523,8 +524,8 @@ class Common:
         for key, value in self.metadata.items():
             node.metadata_props.add(key=key, value=value)
         node.metadata_props.add(key=RULE_KEY, value=rule)
-        if self.doc:
-            node.doc_string = self.doc
+        if self.anchor.doc_string:
+            carry_field(self.anchor, node, "doc_string")
 
 
 def _shared(paths: Iterable[Sequence[str]]) -> list[str]:

@@ -1,0 +1,51 @@
+"""Parts of protobuf messages carried over to others, whatever is in them.
+
+A text field of a model may hold bytes that are no UTF-8. Protobuf reads and writes them, and copies them along with
+their message, but refuses to set them; and fields that the installed onnx does not know have no name to be set by.
+Both are carried over by merging a message that has nothing else in it.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+_Message = TypeVar("_Message", bound=Message)
+
+
+def carry_field(source: _Message, target: _Message, name: str) -> None:
+    """Makes a field that is no list the same in ``target`` as in ``source``, unset if it is unset there.
+
+    Args:
+        source: The message that has the field.
+        target: A message of the same type.
+        name: The field.
+    """
+    target.ClearField(name)
+    if source.HasField(name):
+        part = type(source)()
+        part.CopyFrom(source)
+        part.DiscardUnknownFields()
+        for field, _ in source.ListFields():
+            if field.name != name:
+                part.ClearField(field.name)
+        target.MergeFrom(part)
+
+
+def carry_unknown(source: _Message, target: _Message) -> None:
+    """Gives ``target`` the fields of ``source`` that onnx does not know, unless it has such fields itself.
+
+    Those of the messages in it are not looked at.
+    """
+    held = _unknown(source)
+    if held.ByteSize() and not _unknown(target).ByteSize():
+        target.MergeFrom(held)
+
+
+def _unknown(message: _Message) -> _Message:
+    rest: _Message = type(message)()
+    rest.CopyFrom(message)
+    for field, _ in message.ListFields():
+        rest.ClearField(field.name)
+    return rest
