@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
     from onnxbench.proof import prove as prove
+    from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
+    from onnxbench.pytorch.exporting import export as export
     from onnxbench.recipe import Recipe as Recipe
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BenchError": "errors",
+    "ExportOptions": "pytorch.exporting",
     "FeedOptions": "feeding",
     "GraphIndex": "graph",
     "MergeOptions": "merging",
@@ -62,6 +65,7 @@ _HOMES = {
     "convert_opset": "opsets",
     "diff": "diffing",
     "examine": "environment",
+    "export": "pytorch.exporting",
     "expose": "pieces",
     "extract": "pieces",
     "find": "records",
