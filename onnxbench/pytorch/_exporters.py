@@ -86,7 +86,7 @@ def export_program(
     with _quietly() as heard:
         try:
             program = torch.onnx.export(
-                source.module, source.args, kwargs=dict(source.kwargs) or None, dynamo=True, verbose=False,
+                source.module, _positional(source), kwargs=dict(source.kwargs) or None, dynamo=True, verbose=False,
                 opset_version=None if opset is None else max(opset, _LEAST_OPSET), dynamic_shapes=shapes,
                 optimize=optimize, custom_translation_table=dict(translations) or None,
             )  # fmt: skip
@@ -104,6 +104,12 @@ def export_program(
     return raw
 
 
+def _positional(source: Source) -> tuple[Any, ...]:
+    """Returns the positional inputs; both exporters take a dict at the end for keyword arguments unless one follows."""
+    is_last = bool(source.args) and isinstance(source.args[-1], dict) and not source.kwargs
+    return (*source.args, {}) if is_last else source.args
+
+
 def _dynamic_shapes(source: Source, dynamic: Mapping[str, Axes]) -> dict[str, Any] | None:
     """Returns the open dimensions in the structure of the arguments, as torch.export wants them."""
     if not dynamic:
@@ -118,12 +124,16 @@ def _dynamic_shapes(source: Source, dynamic: Mapping[str, Axes]) -> dict[str, An
 
 
 def _input_positions(program: Any, model: Model, leaves: Sequence[Leaf]) -> list[int]:
-    """Returns which leaf each input of the file is, by the names that the program's signature has for them."""
-    names = [leaf.name for leaf in leaves]
-    said = [each for each in program.graph_signature.input_specs if each.kind.name == "USER_INPUT"]
-    spelled = [getattr(each.arg, "name", None) for each in said if getattr(each.arg, "value", 0) is not None]
-    known = {name: at for at, name in enumerate(spelled if len(spelled) == len(leaves) else names)}
-    return [known[info.name] for info in model.proto.graph.input if info.name in known]
+    """Returns which leaf each input of the file is: both are in the order of the program's signature."""
+    said = [each.arg for each in program.graph_signature.input_specs if each.kind.name == "USER_INPUT"]
+    given = [arg for arg in said if getattr(arg, "value", 0) is not None]  # a None among the inputs is no leaf
+    graph = model.proto.graph
+    if len(given) == len(leaves):
+        tensors = [at for at, arg in enumerate(given) if not hasattr(arg, "value")]
+        if len(tensors) == len(graph.input):
+            return tensors
+    known = {leaf.name: at for at, leaf in enumerate(leaves)}
+    return [known[info.name] for info in graph.input if info.name in known]
 
 
 def _result_names(program: Any) -> list[str]:
@@ -152,13 +162,14 @@ def export_torchscript(
     torch = require_torch()
     if source.kind == "program":
         raise UnsupportedError("the TorchScript exporter takes no exported program", hint="Leave --exporter out.")
-    tensors = [at for at, leaf in enumerate(leaves) if isinstance(leaf.value, torch.Tensor)]
+    # TorchScript makes inputs of plain numbers, too.
+    tensors = [at for at, leaf in enumerate(leaves) if isinstance(leaf.value, (torch.Tensor, bool, int, float))]
     names = [leaves[at].name for at in tensors]
     file = folder / "exported.onnx"
     with _quietly() as heard, _onnx_log_off(torch), watch_python_values(torch) as frozen:
         try:
             torch.onnx.export(
-                source.module, source.args, str(file), kwargs=dict(source.kwargs) or None, dynamo=False, verbose=True,
+                source.module, _positional(source), str(file), kwargs=dict(source.kwargs) or None, dynamo=False, verbose=True,
                 opset_version=opset, input_names=names, dynamic_axes={k: dict(v) for k, v in dynamic.items()},
             )  # fmt: skip
         except Exception as error:

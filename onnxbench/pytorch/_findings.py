@@ -240,13 +240,22 @@ class _Constants:
         return f"{found[0]} = {self._values[found[0]].tolist()}" if len(found) == 1 else None
 
 
-def input_findings(leaves: Sequence[Leaf], inputs: Sequence[int], model: Model) -> list[Finding]:
-    """Returns what became of example inputs that are no inputs of the file, or that nothing in it reads."""
+def input_findings(
+    leaves: Sequence[Leaf], inputs: Sequence[int], model: Model, *, takes_numbers: bool
+) -> list[Finding]:
+    """Returns what became of example inputs that are no inputs of the file, or that nothing in it reads.
+
+    Args:
+        leaves: The example inputs.
+        inputs: The leaf that each input of the file is.
+        model: The file.
+        takes_numbers: Whether the exporter makes inputs of plain numbers, too.
+    """
     found = []
     for at, leaf in enumerate(leaves):
         if at in inputs:
             continue
-        if hasattr(leaf.value, "shape"):
+        if hasattr(leaf.value, "shape") or takes_numbers:
             message = f"input {leaf.name!r} is not in the file: nothing that the model computes depends on it"
             found.append(Finding("vanished-input", message))
         else:

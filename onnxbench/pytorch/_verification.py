@@ -135,6 +135,8 @@ def as_array(tensor: Any) -> Any:
     import ml_dtypes
 
     torch = require_torch()
+    if not isinstance(tensor, torch.Tensor):
+        tensor = torch.as_tensor(tensor)
     tensor = tensor.detach().cpu().contiguous()
     narrow = {
         torch.bfloat16: (torch.int16, "bfloat16"),

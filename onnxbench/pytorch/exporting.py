@@ -192,9 +192,9 @@ def export(
     prepared = _prepared(source, options)
     notes = list(prepared.notes)
     leaves = prepared.leaves()
-    dynamic = parse_dynamic(options.dynamic, leaves)
-    if dynamic and prepared.kind == "program":
+    if options.dynamic and prepared.kind == "program":
         raise UsageError("the sizes of an exported program were fixed by torch.export", hint="Leave --dynamic out.")
+    dynamic = parse_dynamic(options.dynamic, leaves)
     sizes = sizes_of(dynamic, leaves)
     home = Path(out).parent if out is not None else None
     with tempfile.TemporaryDirectory(prefix=".onnxbench-export-", dir=home if home and home.is_dir() else None) as made:
@@ -207,10 +207,10 @@ def export(
             raw = export_torchscript(prepared, leaves, Path(made), opset=options.opset, dynamic=dynamic)
         findings = [
             *frozen_findings(raw.frozen, raw.caught, raw.model, is_dynamic=bool(dynamic)),
-            *input_findings(leaves, raw.inputs, raw.model),
+            *input_findings(leaves, raw.inputs, raw.model, takes_numbers=exporter == "torchscript"),
             *random_findings(raw.model),
         ]
-        model = _named(raw, options)
+        model = _named(raw, [leaves[at].name for at in raw.inputs], options)
         done: list[str] = []
         for word, apply in passes:
             model, said = apply(model)
@@ -291,8 +291,8 @@ def _refuse_if_strict(findings: Sequence[Finding], options: ExportOptions) -> No
 # ---------------------------------------------------------------- names
 
 
-def _named(raw: RawExport, options: ExportOptions) -> Model:
-    """Returns the export with inputs and outputs called as is wanted.
+def _named(raw: RawExport, own: Sequence[str], options: ExportOptions) -> Model:
+    """Returns the export with inputs and outputs called as is wanted; ``own`` are the names that inputs have.
 
     PyTorch's own ``output_names`` does not look whether another value has that name already; here such a value gets a
     new one. Outputs that are an input, or the same tensor twice, get a node of their own first.
@@ -302,19 +302,24 @@ def _named(raw: RawExport, options: ExportOptions) -> Model:
     graph = draft.model.proto.graph
     names: dict[str, str] = {}
     for what, infos, wanted in (
-        ("input", graph.input, options.input_names),
+        ("input", graph.input, options.input_names or own),
         ("output", graph.output, options.output_names or raw.outputs),
     ):
         if not wanted:
             continue
         if len(wanted) != len(infos):
-            if what == "output" and not options.output_names:
+            if not (options.output_names if what == "output" else options.input_names):
                 continue
             raise UsageError(
                 f"{len(wanted)} {what} names are given, and the model has {len(infos)} {what}s",
                 details=[info.name for info in infos],
             )
         names.update((info.name, name) for info, name in zip(infos, wanted, strict=True))
+    if not options.output_names:  # what nobody asked for makes way
+        inputs = {names.get(info.name, info.name) for info in graph.input}
+        for info in graph.output:
+            if names.get(info.name, info.name) in inputs:
+                names[info.name] = draft.fresh(draft.main, f"{names.get(info.name, info.name)}_out")
     ports = [names.get(info.name, info.name) for info in (*graph.input, *graph.output)]
     twice = next((name for name in ports if ports.count(name) > 1), None)
     if twice is not None:
