@@ -71,6 +71,40 @@ def _named_in_training(draft: Draft) -> Iterator[str]:
             yield from (info.name for info in graph.output)
 
 
+def remove_upstream(draft: Draft, names: Iterable[str]) -> None:
+    """Removes what makes these tensors of the main graph, and what only that needed, as far as nothing reads it."""
+    main = draft.main
+    waiting = {name: len(readers) for name, readers in main.consumers.items()}
+    outputs = set(main.outputs)
+    removed: set[int] = set()
+    weights: set[str] = set()
+    pending = list(names)
+
+    def unneeded(name: str) -> bool:
+        return not waiting.get(name) and name not in outputs
+
+    while pending:
+        name = pending.pop()
+        if not unneeded(name):
+            continue
+        position = main.producers.get(name)
+        if position is None:
+            if name in main.constants:
+                weights.add(name)
+            continue
+        if position in removed or not all(map(unneeded, main.writes[position])):
+            continue
+        removed.add(position)
+        for read in dict.fromkeys(main.reads[position]):
+            waiting[read] -= 1
+            pending.append(read)
+    remove_nodes(draft, main, removed)
+    for name in sorted(weights):
+        draft.record("weight", name, "removed")
+    if weights:
+        draft.remove_initializers(draft.main, weights)
+
+
 def remove_unread(draft: Draft, scope: Scope, among: Iterable[str] | None = None) -> None:
     """Removes initializers and Constant nodes' outputs that nothing reads; an input that a caller may set stays.
 

@@ -26,23 +26,17 @@ from onnxbench.operations._cleanup import (
     Sort,
     TakeBranches,
 )
+from onnxbench.operations._dimensions import MakeBatchDynamic, MakeDynamic, NameDim, SetDim, SetShape
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
     AddInput,
     AddOutput,
-    MakeBatchDynamic,
-    MakeDynamic,
-    NameDim,
     RemoveInput,
     RemoveOutput,
     RenameInput,
     RenameOutput,
     ReorderInputs,
     ReorderOutputs,
-    RetypeInput,
-    RetypeOutput,
-    SetDim,
-    SetShape,
 )
 from onnxbench.operations._model import (
     DeleteMetadata,
@@ -58,6 +52,7 @@ from onnxbench.operations._model import (
     SetProducer,
 )
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._retyping import RetypeInput, RetypeOutput
 from onnxbench.operations._rewrite import Rewrite
 from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
