@@ -28,7 +28,7 @@ from onnxbench.draft import Draft, home_of, root_of, tree_of
 from onnxbench.errors import BenchError, ExecutionError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, node_bodies, topological_order
 from onnxbench.inference import inferred
-from onnxbench.schemas import find_schema, known_domains, plain_domain
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, find_schema, known_domains, plain_domain
 from onnxbench.tensortype import dtype_bits, elem_type, raw_size, tensor_shape
 
 if TYPE_CHECKING:
@@ -235,7 +235,8 @@ class _Folder:
         if known is None:
             known = {}
             graph: Any = scope.graph
-            settable = set(scope.inputs) if scope.parent or self._draft.model.proto.ir_version > 3 else set()
+            is_old = self._draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
+            settable = set() if is_old and scope.parent is None else set(scope.inputs)
             for tensor in () if scope.is_function else graph.initializer:
                 if tensor.name not in settable:
                     known[tensor.name] = tensor
@@ -419,7 +420,7 @@ class _Folder:
         keep = _without_results(plan, values)
         positions = [position for position in plan.positions if position not in keep]
         graph: Any = scope.graph
-        listed = draft.model.proto.ir_version <= 3 and scope.parent is None
+        listed = draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART and scope.parent is None
         inserted: dict[int, list[NodeProto]] = {}
         stored: list[str] = []
         for position in positions:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench.graph import TensorRef
 from onnxbench.inlining import remove_uncalled
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART
 
 if TYPE_CHECKING:
     from onnxbench.draft import Draft
     from onnxbench.graph import Scope
-
-_LAST_IR_WITH_LISTED_INITIALIZERS = 3
 
 
 def remove_dead_functions(draft: Draft) -> None:
@@ -120,7 +119,7 @@ def remove_unread(draft: Draft, scope: Scope, among: Iterable[str] | None = None
             read.update(_named_in_training(draft))
         for annotation in graph.quantization_annotation:
             read.update(entry.value for entry in annotation.quant_parameter_tensor_names)
-    listed = draft.model.proto.ir_version > _LAST_IR_WITH_LISTED_INITIALIZERS or scope.parent is not None
+    listed = draft.model.proto.ir_version >= FIRST_IR_WITH_WEIGHTS_APART or scope.parent is not None
     kept = set(scope.inputs) if listed else set()
     unread = {
         name

@@ -23,6 +23,7 @@ from onnxbench.lint.findings import Finding, Place, Severity
 from onnxbench.lint.rules import Rule
 from onnxbench.model import SMALL_WEIGHT
 from onnxbench.provenance import NONE, Origins
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART
 from onnxbench.tensortype import tensor_shape
 from onnxbench.validity import find_complaints
 
@@ -140,8 +141,7 @@ class Facts:
         if found is None:
             found = {}
             for tensor in getattr(scope.graph, "initializer", ()):
-                # From IR version 4 on, an initializer that is an input as well can be fed something else.
-                if self.proto.ir_version < 4 or tensor.name not in scope.inputs:
+                if self.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART or tensor.name not in scope.inputs:
                     found[tensor.name] = tensor
             for node in scope.nodes:
                 if node.op_type == "Constant" and len(node.output) == 1 and node.domain in STANDARD_DOMAINS:

@@ -26,6 +26,7 @@ from onnxbench.operations._cleanup import (
     Sort,
     TakeBranches,
 )
+from onnxbench.operations._constants import ToConstant, ToInitializer
 from onnxbench.operations._dimensions import MakeBatchDynamic, MakeDynamic, NameDim, SetDim, SetShape
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
@@ -56,7 +57,8 @@ from onnxbench.operations._retyping import RetypeInput, RetypeOutput
 from onnxbench.operations._rewrite import Rewrite
 from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
-from onnxbench.operations._weights import CastWeight, SetWeight, ToConstant, ToInitializer, TransposeWeight
+from onnxbench.operations._transposition import TransposeWeight
+from onnxbench.operations._values import CastWeight, SetWeight
 from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
 
 __all__ = [

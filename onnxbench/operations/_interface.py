@@ -16,12 +16,11 @@ from onnxbench.modelspec import make_tensor, parse_type
 from onnxbench.operations._base import Effect, Operation, TensorOperation, describe_tensor
 from onnxbench.operations._ports import input_info, inputs_at, new_node, outputs_at
 from onnxbench.pruning import remove_upstream
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART
 from onnxbench.tensortype import dtype_name, elem_type, format_type, is_complete, make_value_info, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import TypeProto, ValueInfoProto
-
-_FIRST_IR_WITH_WEIGHTS_APART = 4
 
 
 # ---------------------------------------------------------------- coming and going
@@ -218,7 +217,7 @@ class RemoveInput(Operation):
             raise RefusedResultError(f"input {name!r} has a default already", hint="set_weight changes it.")
         if self.value is not None:
             self._fix(draft, info)
-        if backed and draft.model.proto.ir_version < _FIRST_IR_WITH_WEIGHTS_APART:
+        if backed and draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART:
             raise UnsupportedError(
                 f"every weight is an input in IR version {draft.model.proto.ir_version}",
                 hint="Raise the IR version to 4.",
@@ -248,7 +247,7 @@ class RemoveInput(Operation):
                 f"input {info.name!r} is {format_type(info.type)}, and the value is {describe_tensor(tensor)}",
                 hint="{full: 0.5, shape: [2, 3]} fills a shape.",
             )
-        if draft.model.proto.ir_version < _FIRST_IR_WITH_WEIGHTS_APART:
+        if draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART:
             draft.import_domain(draft.main, "")
             node = new_node(draft, "Constant", [], [info.name])
             attribute = node.attribute.add(name="value", type=4)

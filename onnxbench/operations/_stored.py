@@ -14,7 +14,7 @@ from onnxbench.errors import ExternalDataError, NotFoundError, UnsupportedError,
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
 from onnxbench.imitation import imitate
 from onnxbench.operations._base import Effect, Operation, describe_tensor
-from onnxbench.schemas import plain_domain
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, plain_domain
 from onnxbench.steering import is_quantized_data, steering
 from onnxbench.tensortype import dtype_bits
 from onnxbench.weighing import Stored, statistics, stored_values
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
     from onnx import AttributeProto, TensorProto
 
-_DEFAULTS_FROM = 4  # from this IR version on, an initializer that is an input is a default, which callers may replace
 _STRING, _BOOL, _COMPLEX64, _COMPLEX128 = 8, 9, 14, 15
 _FLOATS = 6  # AttributeProto.FLOATS
 _READ = 1 << 23
@@ -85,7 +84,7 @@ def _find_twins(
     draft: Draft, names: set[tuple[int, str]] | None, min_bytes: int
 ) -> tuple[list[tuple[Scope, dict[str, str]]], int]:
     """Returns for each graph its initializers that an equal one replaces, and the bytes that this saves."""
-    index, is_old = draft.index, draft.model.proto.ir_version < _DEFAULTS_FROM
+    index, is_old = draft.index, draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
     groups: dict[tuple[int, tuple[int, ...], int], list[tuple[Scope, TensorProto]]] = {}
     for scope in index.scopes:
         if scope.is_function:
@@ -360,7 +359,7 @@ def anonymize(draft: Draft) -> None:
     Names of inputs and outputs stay, those of dimensions, operators and attributes too. One pass over the model.
     """
     proto, index = draft.model.proto, draft.index
-    is_old = proto.ir_version < _DEFAULTS_FROM
+    is_old = proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
     functions = {key: f"F{number}" for number, key in enumerate(index.functions)}
     names: dict[int, dict[str, str]] = {}
     taken = {name for scope in index.scopes for name in (*scope.inputs, *scope.outputs)}

@@ -17,12 +17,11 @@ from onnxbench.opsets._problems import (
     schema_of,
     value_of,
 )
-from onnxbench.tensortype import Dim, dtype_name, elem_type, tensor_shape
+from onnxbench.tensortype import Dim, elem_type, schema_word, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto, TypeProto
 
-_SCHEMA_WORDS = {"float32": "float", "float64": "double"}
 SAME_UPWARD = {"If": 1, "Loop": 1, "Scan": 9, "Constant": 1}
 """Operators that mean the same in all versions from this one on: later ones take more. They may hold much, so the
 converter is not asked."""
@@ -366,8 +365,7 @@ def _type_word(value: TypeProto | None) -> str:
             break
     if value is None or value.WhichOneof("value") != "tensor_type" or not elem_type(value):
         return ""
-    name = dtype_name(elem_type(value))
-    word = f"tensor({_SCHEMA_WORDS.get(name, name)})"
+    word = f"tensor({schema_word(elem_type(value))})"
     for wrapper in reversed(wrappers):
         word = wrapper.format(word)
     return word

@@ -38,7 +38,7 @@ from onnxbench.outlining._bodies import (
 from onnxbench.outlining._contraction import contracted, is_shared_constant, own_nodes
 from onnxbench.outlining._moving import move_in, move_out
 from onnxbench.provenance import ModuleCall
-from onnxbench.schemas import known_domains, plain_domain
+from onnxbench.schemas import FIRST_IR_WITH_FUNCTIONS, known_domains, plain_domain
 from onnxbench.select import matcher, origins
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Instance", "Outlined", "chosen_instance", "filled", "module_instances", "move_in", "move_out", "outline"]
 
-FIRST_IR_WITH_FUNCTIONS = 8
 FIRST_IR_WITH_FUNCTION_TYPES = 10
 DEFAULT_DOMAIN = "local"
 _LISTED = 6

@@ -28,7 +28,13 @@ from onnxbench.patterns._matcher import OVERLOAD, Match
 from onnxbench.patterns._pattern import plain_name
 from onnxbench.patterns._rules import Rule
 from onnxbench.provenance import CLASS_HIERARCHY, NAME_SCOPES, STACK_TRACE
-from onnxbench.schemas import attribute_type, find_schema, plain_domain
+from onnxbench.schemas import (
+    FIRST_IR_WITH_FUNCTIONS,
+    FIRST_IR_WITH_WEIGHTS_APART,
+    attribute_type,
+    find_schema,
+    plain_domain,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,8 +45,6 @@ RULE_KEY = "onnxbench.rewrite"
 
 _HELPERS = ("_rest", "_op", "_like")
 _OPSET_OF_CONSTANTS = 18
-_FUNCTIONS_SINCE = 8  # IR version
-_INITIALIZERS_ALONE_SINCE = 4  # IR version; before it, every initializer was also an input
 
 
 @dataclass(slots=True)
@@ -159,8 +163,8 @@ class Replacer:
                 )
             return
         proto.functions.append(made)
-        if proto.ir_version < _FUNCTIONS_SINCE:
-            before, proto.ir_version = proto.ir_version, _FUNCTIONS_SINCE
+        if proto.ir_version < FIRST_IR_WITH_FUNCTIONS:
+            before, proto.ir_version = proto.ir_version, FIRST_IR_WITH_FUNCTIONS
             self.draft.record("model", "", "IR version", before=str(before), after=str(proto.ir_version))
         self.draft.record("function", f"{made.domain}::{made.name}", "added", after=f"{len(made.node)} nodes")
 
@@ -334,7 +338,7 @@ class Replacer:
     def store(self, made: Swap, tensor: TensorProto, base: str) -> str:
         """Stores a constant for new nodes and returns its name; equal ones of one run are stored once."""
         scope = made.scope
-        alone = scope.is_function or self.draft.model.proto.ir_version < _INITIALIZERS_ALONE_SINCE
+        alone = scope.is_function or self.draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
         key = scope.path, tensor.data_type, tuple(tensor.dims), tensor.raw_data
         if not alone and key in self._shared and tensor.raw_data:
             return self._shared[key]
