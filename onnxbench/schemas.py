@@ -60,6 +60,12 @@ def find_schema(domain: str, op_type: str, version: int) -> OpSchema | None:
         return None
 
 
+def same_operator(domain: str, op_type: str, one: int, other: int) -> bool:
+    """Tells whether an operator is the same in two versions of its domain; False if onnx does not know it."""
+    first, second = (find_schema(domain, op_type, version) for version in (one, other))
+    return first is not None and second is not None and first.since_version == second.since_version
+
+
 @cache
 def standard_operators() -> dict[str, frozenset[str]]:
     """Returns the operators of ai.onnx of all versions, each with all attributes that any version of it has."""

@@ -28,6 +28,7 @@ from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
 from onnxbench.errors import BenchError, ExecutionError, GuardError, ModelError, NotFoundError, RefusedResultError
 from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, sort_nodes, topological_order
+from onnxbench.messages import copy_of
 from onnxbench.model import Model, load
 from onnxbench.operations import Operation
 from onnxbench.pieces import type_sources
@@ -193,8 +194,7 @@ def _mended(model: Model) -> tuple[Model, list[str]] | None:
     Raises:
         ModelError: It cannot be mended.
     """
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     try:
         words = make_valid(proto, complete=model.with_small_weights)
     except RefusedResultError as error:
@@ -293,8 +293,7 @@ class _Edit:
     def _own_flaws(self) -> set[str]:
         """Returns what was wrong before the edit: what onnx's checker overlooks, say."""
         if self._flaws is None:
-            proto = type(self._origin.proto)()
-            proto.CopyFrom(self._origin.proto)
+            proto = copy_of(self._origin.proto)
             self._flaws = {flaw.sentence() for flaw in find_flaws(GraphIndex(proto))}
         return self._flaws
 
@@ -484,8 +483,7 @@ def _without_marks(model: Model) -> Model:
     """Returns a model in which Identity stands for each Mark: it passes on what it is given, and no runtime has it."""
     if not any(entry.domain in select.MARK_DOMAINS for entry in _imports(model.proto)):
         return model
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     for ref in GraphIndex(proto).nodes():
         if select.mark_point(ref) is not None:
             ref.node.domain, ref.node.op_type = "", "Identity"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from onnxbench.draft import Draft, home_of, require_dense, root_of
+from onnxbench.draft import Draft, require_dense
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
-from onnxbench.graph import NodeRef, Scope, TensorRef
+from onnxbench.graph import NodeRef, Scope, TensorRef, home_of, root_of
 from onnxbench.operations._base import NodeOperation, TensorOperation, describe_tensor
 from onnxbench.operations._weights import (
     Weight,

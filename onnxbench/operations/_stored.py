@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxbench import literals, weights
 from onnxbench.conversion import packed
-from onnxbench.draft import Draft, root_of
+from onnxbench.draft import Draft
 from onnxbench.errors import ExternalDataError, NotFoundError, UnsupportedError, UsageError
-from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
+from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, root_of
 from onnxbench.imitation import imitate
+from onnxbench.messages import copy_of
 from onnxbench.operations._base import Effect, Operation, describe_tensor
 from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, plain_domain
 from onnxbench.steering import is_quantized_data, steering
@@ -293,8 +294,7 @@ class StripWeights(Operation):
         for size in tensor.dims:
             elements *= size
         if number in (_COMPLEX64, _COMPLEX128):  # as the floats that it consists of
-            looked_at = type(tensor)()
-            looked_at.CopyFrom(tensor)
+            looked_at = copy_of(tensor)
             looked_at.data_type, number, elements = (1 if number == _COMPLEX64 else 11), *_parts(number, elements)
             looked_at.dims[:] = [elements]
         like = statistics(draft.model, looked_at)

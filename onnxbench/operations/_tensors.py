@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from onnxbench.documents import from_yaml
-from onnxbench.draft import root_of, tree_of
 from onnxbench.errors import NotFoundError, RefusedResultError, SpecError, UsageError, did_you_mean
-from onnxbench.graph import TensorRef
+from onnxbench.graph import TensorRef, root_of, tree_of
 from onnxbench.operations._base import Operation, TensorOperation
 from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from onnxbench import weights
 from onnxbench.conversion import packed
-from onnxbench.draft import Draft, home_of
+from onnxbench.draft import Draft
 from onnxbench.errors import UnsupportedError, UsageError
-from onnxbench.graph import NodeRef, TensorRef
+from onnxbench.graph import NodeRef, TensorRef, home_of
 from onnxbench.messages import copy_of
 from onnxbench.operations._base import Effect, describe_tensor
 from onnxbench.operations._weights import (

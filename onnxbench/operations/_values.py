@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from onnxbench import weights
 from onnxbench.conversion import Loss, convert, packed, require_convertible
-from onnxbench.draft import Draft, home_of
+from onnxbench.draft import Draft
 from onnxbench.errors import RefusedResultError, UsageError
-from onnxbench.graph import TensorRef
+from onnxbench.graph import TensorRef, home_of
 from onnxbench.messages import copy_of
 from onnxbench.model import SMALL_WEIGHT
 from onnxbench.modelspec import make_tensor

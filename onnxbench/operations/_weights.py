@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.draft import Draft, home_of, require_dense
+from onnxbench.draft import Draft, require_dense
 from onnxbench.errors import RefusedResultError, UnsupportedError
-from onnxbench.graph import NodeRef, Scope, TensorRef
+from onnxbench.graph import NodeRef, Scope, TensorRef, home_of
 from onnxbench.operations._base import TensorOperation
 from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, find_schema, plain_domain
 from onnxbench.tensortype import dtype_name, initializer_type, schema_word

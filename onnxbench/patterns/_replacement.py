@@ -17,10 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.draft import Draft, home_of, root_of
+from onnxbench.draft import Draft
 from onnxbench.errors import RefusedResultError, UnsupportedError
-from onnxbench.graph import Scope
-from onnxbench.messages import carry_field
+from onnxbench.graph import Scope, home_of, root_of
+from onnxbench.messages import carry_field, copy_of
 from onnxbench.modelspec import fill_attribute
 from onnxbench.patterns._conditions import Bindings
 from onnxbench.patterns._expressions import UnknownError, WrongError
@@ -145,8 +145,7 @@ class Replacer:
 
     def _bring(self, function: FunctionProto, rule: Rule) -> None:
         proto = self.draft.model.proto
-        made = type(function)()
-        made.CopyFrom(function)
+        made = copy_of(function)
         imported = {plain_domain(o.domain): o.version for o in proto.opset_import}
         for opset in made.opset_import:
             has = imported.get(plain_domain(opset.domain), 0)
