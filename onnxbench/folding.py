@@ -72,23 +72,26 @@ class Folded:
         grown: By how many bytes the weights grew; negative if they shrank.
         left: How many nodes are constant and stay, since they would make the model too large.
         larger: By how many bytes those would have.
+        spent: How much of what the model may grow by is used up, by earlier calls too.
     """
 
     nodes: int
     grown: int
     left: int
     larger: int
+    spent: int = 0
 
 
-def fold_constants(draft: Draft, *, max_bytes: int, among: Sequence[NodeRef] | None = None) -> Folded:
+def fold_constants(draft: Draft, *, max_bytes: int, among: Sequence[NodeRef] | None = None, spent: int = 0) -> Folded:
     """Replaces nodes of constants by their results.
 
     Args:
         draft: The model.
         max_bytes: No larger tensor is made, and the model grows by no more.
         among: Only these nodes, quantizing ones too; None: all but those.
+        spent: By how many bytes earlier calls let the model grow already.
     """
-    folder = _Folder(draft, max_bytes, among)
+    folder = _Folder(draft, max_bytes, among, spent)
     for _ in range(_MOST_ROUNDS):
         if not folder.round():
             break
@@ -115,14 +118,14 @@ class _Plan:
 
 
 class _Folder:
-    def __init__(self, draft: Draft, max_bytes: int, among: Sequence[NodeRef] | None) -> None:
+    def __init__(self, draft: Draft, max_bytes: int, among: Sequence[NodeRef] | None, spent: int) -> None:
         self._draft = draft
         self._most = max_bytes
         self._before = _weight_bytes(draft.model.proto)
         self._ids = {id(scope): number for number, scope in enumerate(draft.index.scopes)}
         self._among = None if among is None else {self._key(ref.scope, ref.position) for ref in among}
         self._refused: set[tuple[int, str]] = set()
-        self._nodes = self._spent = 0
+        self._nodes, self._spent = 0, spent
         self._left: dict[tuple[int, str], int] = {}
         self._types: dict[str, dict[str, TypeProto]] = {}
         self._known: dict[int, dict[str, TensorProto | NodeProto]] = {}
@@ -130,7 +133,7 @@ class _Folder:
     def done(self) -> Folded:
         """Returns what was done."""
         grown = _weight_bytes(self._draft.model.proto) - self._before
-        return Folded(self._nodes, grown, len(self._left), sum(self._left.values()))
+        return Folded(self._nodes, grown, len(self._left), sum(self._left.values()), self._spent)
 
     def _key(self, scope: Scope, position: int) -> tuple[int, str]:
         """Returns what a node is known by from round to round: its graph's number and its first output."""

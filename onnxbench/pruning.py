@@ -17,6 +17,25 @@ if TYPE_CHECKING:
     from onnxbench.draft import Draft
     from onnxbench.graph import Scope
 
+KINDS = ("nodes", "initializers", "functions", "value_infos", "opset_imports")
+"""What can be dead."""
+
+
+def remove_dead(draft: Draft, kinds: Collection[str] = KINDS) -> None:
+    """Removes what is dead: functions first, since they need others, then nodes, then what only those read."""
+    if "functions" in kinds:
+        remove_dead_functions(draft)
+    if "nodes" in kinds:
+        remove_dead_nodes(draft)
+    if "initializers" in kinds:
+        for scope in draft.index.scopes:
+            if scope.constants:
+                remove_unread(draft, scope)
+    if "value_infos" in kinds:
+        remove_stray_value_infos(draft)
+    if "opset_imports" in kinds:
+        remove_dead_imports(draft)
+
 
 def remove_dead_functions(draft: Draft) -> None:
     """Removes functions that nothing calls, or only other such functions."""

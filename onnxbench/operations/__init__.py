@@ -17,6 +17,7 @@ from onnxbench.operations._base import (
     spelled_form,
 )
 from onnxbench.operations._cleanup import (
+    Clean,
     DedupeNames,
     FoldConstants,
     MergeEqual,
@@ -67,6 +68,7 @@ __all__ = [
     "AddNodes",
     "AddOutput",
     "CastWeight",
+    "Clean",
     "DedupeNames",
     "Delete",
     "DeleteAttribute",
@@ -139,7 +141,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     RenameTensor, RenameTensors,
     Rewrite,
     Outline, InlineFunctions, Move,
-    Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
+    Clean, Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
     SetModelVersion, SetDomain, SetGraphName,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
