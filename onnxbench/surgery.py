@@ -597,7 +597,9 @@ def edit_file(
     """
     whole = _as_recipe(recipe, variables)
     model = load(source, allow_outside=allow_outside)
-    refuse_to_overwrite(model, (), out, save_recipe, save_undo)
+    read = [str(path) for path in (*whole.read_files(), *libraries)]
+    read += verify.sources if isinstance(verify, FeedOptions) else ()
+    refuse_to_overwrite(model, read, out, save_recipe, save_undo)
     edited = edit(
         model, whole, verify=verify, approve=approve, libraries=libraries, stamp=stamp, allow_outside=allow_outside
     )  # fmt: skip
@@ -634,5 +636,7 @@ def undo_file(
     Raises:
         BenchError: As ``onnxbench.reversal.undo`` and ``onnxbench.writer.save`` do; nothing was written then.
     """
-    before = undo(load(source, allow_outside=allow_outside), patch)
+    after = load(source, allow_outside=allow_outside)
+    refuse_to_overwrite(after, (os.fspath(patch),), out)
+    before = undo(after, patch)
     return save(before, out, options=options) if out is not None else None
