@@ -39,6 +39,7 @@ _EFFECTS = get_args(Effect)
 _EXPECT = re.compile(r"(?P<word>all|optional|any)|(?P<sign>>=|<=|==?|>|<)?\s*(?P<count>\d+)")
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[^}]*)\}")
 _DEEPEST_INCLUDE = 20
+_FILE_KEYS = ("file", "rule", "data")
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,21 @@ class Recipe:
     Attributes:
         steps: The steps.
         description: What it is for.
+        files: The files that it was read from.
     """
 
     steps: tuple[Step, ...]
     description: str = ""
+    files: tuple[Path, ...] = field(default=(), compare=False)
+
+    def read_files(self) -> Iterator[Path]:
+        """Yields the files that it was read from and those that its steps name: weights, tables, rules."""
+        yield from self.files
+        for step in self.steps:
+            for text in _named_files(operation_data(step.operation)):
+                for path in (text, text.rpartition(":")[0]):
+                    if path:
+                        yield (step.folder or Path.cwd()) / path
 
     def digest(self) -> str:
         """Returns ``sha256:...`` of the steps as they are after variables and includes."""
@@ -188,6 +200,15 @@ def step_from_text(text: str, *, source: str = "--step") -> Step:
     return dataclasses.replace(recipe.steps[0], place=source)
 
 
+def _named_files(value: Any, key: str = "") -> Iterator[str]:
+    """Yields what stands under the keys of an operation that name files."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _named_files(each, name)
+    elif isinstance(value, str) and key in _FILE_KEYS:
+        yield value
+
+
 def _owns(word: str, key: str) -> bool:
     return any(each.name == key for each in dataclasses.fields(OPERATIONS[word]))
 
@@ -212,6 +233,7 @@ class _Reader:
         self._given = variables
         self._unused = set(variables)
         self._named: set[str] = set()
+        self._files: list[Path] = []
 
     def recipe(self, path: Path, around: tuple[Path, ...] = ()) -> Recipe:
         resolved = path.resolve()
@@ -228,6 +250,7 @@ class _Reader:
             raise SpecError(f"{path} is not UTF-8 text, so it is no recipe") from None
         except OSError as error:
             raise SpecError(f"{path} cannot be read: {error.strerror}") from None
+        self._files.append(resolved)
         return self.read(from_yaml(text, str(path)), resolved.parent, (*around, resolved))
 
     def read(self, root: Item, folder: Path, around: tuple[Path, ...]) -> Recipe:
@@ -253,7 +276,7 @@ class _Reader:
             raise UsageError(f"the recipe has no variable {name!r}", hint=hint)
         description = root.get("description")
         said = description.require_text("the description") if description is not None else ""
-        return Recipe(tuple(steps), said)
+        return Recipe(tuple(steps), said, tuple(self._files))
 
     def _variables(self, item: Item | None) -> dict[str, Item]:
         """Returns the values of variables: of one file, each of which may use those above it, and the given ones."""

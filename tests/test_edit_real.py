@@ -384,6 +384,10 @@ TABLE: dict[str, tuple[Callable[[Subject], Steps | None], set[str]]] = {
     "simplify": (always("simplify", tool="onnxslim"), _ALL),
     "fold_constants": (always("fold_constants", max_bytes="64K"), _WEIGHTS),
     "take_branches": (decided, _WEIGHTS | {"graph.input"}),
+    "clean": (
+        lambda s: [*(decided(s) or [])[:1], *one("clean", max_bytes="64K")],
+        _WEIGHTS | {"graph.input", "functions", "opset_import"},
+    ),
     "cse": (always("cse"), _WEIGHTS),
     "remove_dead": (always("remove_dead"), _WEIGHTS | {"functions", "opset_import"}),
     "sort": (always("sort", by="depth"), {"graph.node", "functions"}),

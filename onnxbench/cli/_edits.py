@@ -56,6 +56,13 @@ def one_target(out: Path | None, short: Path | None, *, dry_run: bool) -> Path |
     return None if dry_run else out or short
 
 
+def refuse_idle(dry_run: bool, save_recipe: Path | None, save_undo: Path | None) -> None:
+    """Raises UsageError if files are to be written beside a model that is not."""
+    for flag, path in (("--save-recipe", save_recipe), ("--save-undo", save_undo)):
+        if dry_run and path is not None:
+            raise UsageError(f"{flag} writes {path}, and --dry-run writes nothing", hint="Leave one of them out.")
+
+
 def typed_steps(expect: str | None) -> list[Step]:
     """Returns the steps that the flags on the command line mean, in the order in which they were typed."""
     from onnxbench.operations import OPERATIONS
@@ -88,7 +95,8 @@ def whole_recipe(files: Sequence[Path], variables: Sequence[str], expect: str | 
     steps = tuple(step for recipe in loaded for step in recipe.steps) + tuple(typed_steps(expect))
     if not steps:
         raise UsageError("nothing is to be done", hint="Give --recipe FILE, or a step: --set-op op:Add=Sub.")
-    return Recipe(steps, loaded[0].description if len(loaded) == 1 else "")
+    files = tuple(file for recipe in loaded for file in recipe.files)
+    return Recipe(steps, loaded[0].description if len(loaded) == 1 else "", files)
 
 
 def ask() -> Callable[[Step, Sequence[Change]], bool]:

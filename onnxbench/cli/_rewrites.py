@@ -12,6 +12,7 @@ from onnxbench.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxbench.operations import Rewrite
+    from onnxbench.recipe import Step
 
 _SHOWN = 20
 
@@ -23,6 +24,13 @@ def operations(rules: Sequence[str], at: str | None, most: int | None) -> list[R
     if not rules:
         raise UsageError("no rule is named", hint="--rule NAME; onnxbench rewrite --list shows what there is.")
     return [Rewrite(rule=rule, at=at, max=most) for rule in rules]
+
+
+def guarded(operations: Sequence[Rewrite], expect: str | None) -> list[Step]:
+    """Returns the operations as steps, each of which must match as many places as ``expect`` says."""
+    from onnxbench.recipe import Step
+
+    return [Step(operation, expect, place=f"--rule {operation.rule}") for operation in operations]
 
 
 def required(model: Path | None) -> Path:

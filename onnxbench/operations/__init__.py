@@ -17,6 +17,7 @@ from onnxbench.operations._base import (
     spelled_form,
 )
 from onnxbench.operations._cleanup import (
+    Clean,
     DedupeNames,
     FoldConstants,
     MergeEqual,
@@ -26,23 +27,18 @@ from onnxbench.operations._cleanup import (
     Sort,
     TakeBranches,
 )
+from onnxbench.operations._constants import ToConstant, ToInitializer
+from onnxbench.operations._dimensions import MakeBatchDynamic, MakeDynamic, NameDim, SetDim, SetShape
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
     AddInput,
     AddOutput,
-    MakeBatchDynamic,
-    MakeDynamic,
-    NameDim,
     RemoveInput,
     RemoveOutput,
     RenameInput,
     RenameOutput,
     ReorderInputs,
     ReorderOutputs,
-    RetypeInput,
-    RetypeOutput,
-    SetDim,
-    SetShape,
 )
 from onnxbench.operations._model import (
     DeleteMetadata,
@@ -58,10 +54,12 @@ from onnxbench.operations._model import (
     SetProducer,
 )
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._retyping import RetypeInput, RetypeOutput
 from onnxbench.operations._rewrite import Rewrite
 from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
-from onnxbench.operations._weights import CastWeight, SetWeight, ToConstant, ToInitializer, TransposeWeight
+from onnxbench.operations._transposition import TransposeWeight
+from onnxbench.operations._values import CastWeight, SetWeight
 from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
 
 __all__ = [
@@ -70,6 +68,7 @@ __all__ = [
     "AddNodes",
     "AddOutput",
     "CastWeight",
+    "Clean",
     "DedupeNames",
     "Delete",
     "DeleteAttribute",
@@ -142,7 +141,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     RenameTensor, RenameTensors,
     Rewrite,
     Outline, InlineFunctions, Move,
-    Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
+    Clean, Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
     SetModelVersion, SetDomain, SetGraphName,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,

@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxbench.errors import UsageError
-from onnxbench.schemas import find_schema
+from onnxbench.schemas import find_schema, plain_domain
 from onnxbench.tensortype import dtype_name, format_shape
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def parse_operator(text: str) -> tuple[str, str]:
     if match is None:
         raise UsageError(f"{text!r} is no operator", hint="Write Add, or com.microsoft::Gelu.")
     domain = match["domain"] or ""
-    return ("" if domain == "ai.onnx" else domain), match["op_type"]
+    return plain_domain(domain), match["op_type"]
 
 
 def operator_name(domain: str, op_type: str) -> str:
