@@ -165,12 +165,13 @@ def export_torchscript(
     # TorchScript makes inputs of plain numbers, too.
     tensors = [at for at, leaf in enumerate(leaves) if isinstance(leaf.value, (torch.Tensor, bool, int, float))]
     names = [leaves[at].name for at in tensors]
+    axes = {name: dict(each) for name, each in dynamic.items()}
     file = folder / "exported.onnx"
     with _quietly() as heard, _onnx_log_off(torch), watch_python_values(torch) as frozen:
         try:
             torch.onnx.export(
-                source.module, _positional(source), str(file), kwargs=dict(source.kwargs) or None, dynamo=False, verbose=True,
-                opset_version=opset, input_names=names, dynamic_axes={k: dict(v) for k, v in dynamic.items()},
+                source.module, _positional(source), str(file), kwargs=dict(source.kwargs) or None, dynamo=False,
+                verbose=True, opset_version=opset, input_names=names, dynamic_axes=axes,
             )  # fmt: skip
         except Exception as error:
             raise _explained(error, source, dynamic, []) from None
