@@ -160,6 +160,18 @@ def unused():
     return Unused(), (torch.ones(2, 3), torch.ones(2, 3), 3)
 
 
+class Default(nn.Module):
+    """As transformers' models: a number with a default between arguments that are given by keyword."""
+
+    def forward(self, x, keep=0, mask=None):
+        y = x[:, slice(-keep, None)] if isinstance(keep, int) else x[:, keep]
+        return y * mask
+
+
+def default():
+    return Default(), (torch.ones(2, 3),), {"mask": torch.full((2, 3), 2.0)}
+
+
 class Noise(nn.Module):
     def forward(self, x):
         return x + torch.rand_like(x)
@@ -192,6 +204,3 @@ def fails_inside():
             return x @ x
 
     return Broken(), torch.ones(2, 3)
-
-
-scripted_net = None

@@ -167,19 +167,58 @@ def export_torchscript(
     names = [leaves[at].name for at in tensors]
     axes = {name: dict(each) for name, each in dynamic.items()}
     file = folder / "exported.onnx"
-    with _quietly() as heard, _onnx_log_off(torch), watch_python_values(torch) as frozen:
+    with (
+        _quietly() as heard,
+        _onnx_log_off(torch),
+        _all_positional(source) as args,
+        watch_python_values(torch) as frozen,
+    ):
         try:
             torch.onnx.export(
-                source.module, _positional(source), str(file), kwargs=dict(source.kwargs) or None, dynamo=False,
-                verbose=True, opset_version=opset, input_names=names, dynamic_axes=axes,
+                source.module, args, str(file), dynamo=False, verbose=True, opset_version=opset,
+                input_names=names, dynamic_axes=axes,
             )  # fmt: skip
         except Exception as error:
             raise _explained(error, source, dynamic, []) from None
     model = load(file)
+    strange = [info.name for info in model.proto.graph.input if info.name not in names]
+    if strange:
+        raise UnsupportedError(
+            f"the TorchScript exporter made inputs of what is no example input: {', '.join(strange)}",
+            hint="Give every tensor argument of forward an example, or use the default exporter.",
+        )
     map_torchscript(model, source.module)
     at_name = dict(zip(names, tensors, strict=True))
     inputs = [at_name[info.name] for info in model.proto.graph.input if info.name in at_name]
     return RawExport(model, inputs, frozen=frozen, caught=heard.caught)
+
+
+@contextlib.contextmanager
+def _all_positional(source: Source) -> Iterator[tuple[Any, ...]]:
+    """Gives the example inputs by position, for a ``forward`` that passes them on as they were.
+
+    With keyword arguments the exporter fills in the defaults of all parameters between, and traces numbers among them
+    as tensors: ``logits_to_keep=0`` becomes an input, and code that asks whether it is an int goes another way.
+    """
+    module, count = source.module, len(source.args)
+    if not source.kwargs or source.kind != "module":
+        yield _positional(source)
+        return
+    own = vars(module).get("forward")
+    forward = module.forward
+
+    def passing(*values: Any) -> Any:
+        return forward(*values[:count], **dict(zip(source.kwargs, values[count:], strict=True)))
+
+    module.forward = passing
+    try:
+        given = (*source.args, *source.kwargs.values())
+        yield (*given, {}) if isinstance(given[-1], dict) else given
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
 
 
 @contextlib.contextmanager
