@@ -193,6 +193,7 @@ def measure(name: str) -> dict[str, Any]:
     import numpy as np
 
     from onnxbench import backends
+    from onnxbench.errors import BenchError
     from onnxbench.model import load
     from onnxbench.pytorch import _exporters
     from onnxbench.pytorch._mapping import origins_of
@@ -233,12 +234,16 @@ def measure(name: str) -> dict[str, Any]:
         for _ in range(ROUNDS):
             plain.append(timed(lambda: plain_export(source, Path(folder) / "plain.onnx")))
             ours.append(timed(lambda: export(source, out, options=ExportOptions(verify=False))))
-        scripted = export(source, None, options=ExportOptions(exporter="torchscript"))
+        try:
+            scripted = export(source, None, options=ExportOptions(exporter="torchscript")).provenance
+            by_names = {"torchscript": scripted.share, "torchscript_values": scripted.values}
+        except BenchError as error:
+            by_names = {"torchscript": error.message}
     covered = done.provenance
     return {
         "model": name, "values": covered.values, "exact": covered.exact, "wrong": len(wrong), "worst": worst,
         "inside": covered.inside, "fused": covered.fused, "placed": covered.share, "missing": covered.missing,
-        "torchscript": scripted.provenance.share, "torchscript_values": scripted.provenance.values,
+        **by_names,
         "plain_s": statistics.median(plain), "ours_s": statistics.median(ours),
         "overhead": statistics.median(ours) / statistics.median(plain) - 1,
     }  # fmt: skip

@@ -19,6 +19,7 @@ from onnxbench.errors import (  # noqa: E402
     ExecutionError,
     FeedsError,
     NotFoundError,
+    OutputError,
     RefusedResultError,
     UnsupportedError,
     UsageError,
@@ -366,6 +367,28 @@ def test_weights_go_to_a_file_beside_the_model(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net.onnx.data"]
 
 
+def test_a_model_too_large_for_one_message_goes_through_files(tmp_path, monkeypatch):
+    from onnxbench.pytorch import _exporters
+
+    monkeypatch.setattr(_exporters, "_LARGE", 0)
+    done = export(spelled("net"), tmp_path / "net.onnx")
+    assert done.passed
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_target_that_cannot_be_written_is_told_at_once(tmp_path):
+    with pytest.raises(OutputError, match="there is no folder"):
+        export(spelled("net"), tmp_path / "nowhere" / "net.onnx")
+    with pytest.raises(OutputError, match="not a regular file"):
+        export(spelled("net"), tmp_path)
+    state = tmp_path / "w.pth"
+    torch.save(load_source(spelled("net")).module.state_dict(), state)
+    before = state.read_bytes()
+    with pytest.raises(UsageError, match="weights come from"):
+        export(spelled("net"), state, options=ExportOptions(state_dict=state))
+    assert state.read_bytes() == before
+
+
 def test_passes_of_all_kinds_run_in_order(tmp_path):
     (tmp_path / "mine.py").write_text(
         "def rename(model):\n    model.graph.name = 'mine'\n    return model\n\ndef nothing(model):\n    pass\n"
@@ -505,6 +528,14 @@ def test_the_command_prints_what_was_done(tmp_path):
     assert "compared with PyTorch, batch=3:" in done.stdout
     assert done.stdout.rstrip().endswith("wrote net.onnx")
     assert done.stderr == ""
+
+
+def test_what_the_factory_prints_is_no_part_of_the_result(tmp_path):
+    done = onnxbench("export", spelled("talks"), "--dry-run", "--json", "--exporter", "torchscript", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["result"]["saved"] is None
+    assert "building the model" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_ends_with_1_where_the_file_differs(tmp_path):

@@ -181,6 +181,11 @@ def noise():
     return Noise(), torch.ones(2, 3)
 
 
+def talks():
+    print("building the model")
+    return net()
+
+
 def raises():
     values = {}
     return values["weights"]

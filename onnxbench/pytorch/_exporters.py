@@ -179,7 +179,7 @@ def export_torchscript(
                 input_names=names, dynamic_axes=axes,
             )  # fmt: skip
         except Exception as error:
-            raise _explained(error, source, dynamic, []) from None
+            raise _explained(error, source, dynamic, None) from None
     model = load(file)
     strange = [info.name for info in model.proto.graph.input if info.name not in names]
     if strange:
@@ -288,15 +288,24 @@ def _quietly() -> Iterator[_Heard]:
 # ---------------------------------------------------------------- why it failed
 
 
-def _explained(error: BaseException, source: Source, dynamic: Mapping[str, Axes], symbols: Iterable[str]) -> BenchError:
-    """Returns what an exporter failed with as one error: the cause in short, the user's line, what to do."""
+def _explained(
+    error: BaseException, source: Source, dynamic: Mapping[str, Axes], symbols: Iterable[str] | None
+) -> BenchError:
+    """Returns what an exporter failed with as one error: the cause in short, the user's line, what to do.
+
+    Args:
+        error: What it raised.
+        source: The model.
+        dynamic: The open dimensions.
+        symbols: What torch.export said of symbolic sizes; None for the TorchScript exporter.
+    """
     if isinstance(error, BenchError):
         return error
     chain = list(_chain(error))
     root = chain[-1]
     conflict = next((match for each in chain if (match := _CONFLICT.search(str(each)))), None)
     if conflict is not None:
-        return _fixed_dimension(conflict, dynamic, list(symbols), root, source)
+        return _fixed_dimension(conflict, dynamic, list(symbols or ()), root, source)
     missing = next((each for each in chain if type(each).__name__ == "DispatchError"), None)
     if missing is not None:
         operator = re.search(r"<OpOverload\(op='([^']+)'|No ONNX function found for (\S+)", str(missing))
@@ -307,7 +316,9 @@ def _explained(error: BaseException, source: Source, dynamic: Mapping[str, Axes]
             details=_lines(chain, source),
         )
     names = {type(each).__name__ for each in chain}
-    if names & {"GuardOnDataDependentSymNode", "UserError", "Unsupported", "DataDependentOutputException"}:
+    if symbols is None:
+        hint = "The default exporter may take it: leave --exporter out."
+    elif names & {"GuardOnDataDependentSymNode", "UserError", "Unsupported", "DataDependentOutputException"}:
         hint = (
             "The graph depends on values of tensors. Use torch.cond, torch.where or torch._check, "
             "or --exporter torchscript, which freezes the branch that the example takes."

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from onnxbench.draft import Draft
 from onnxbench.drift import Tolerance
-from onnxbench.errors import RefusedResultError, UsageError, did_you_mean
+from onnxbench.errors import OutputError, RefusedResultError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex
 from onnxbench.model import Model, from_proto
 from onnxbench.operations import OPERATIONS
@@ -43,6 +43,7 @@ from onnxbench.pytorch.sources import (
     with_weights,
 )
 from onnxbench.recipe import Recipe, Step, load_recipe, step_from_flag, step_from_text
+from onnxbench.staging import staging_folder
 from onnxbench.surgery import edit
 from onnxbench.tensortype import format_type
 from onnxbench.version import __version__
@@ -188,16 +189,20 @@ def export(
             hint=did_you_mean(options.exporter, EXPORTERS) or "torch.export or torchscript.",
         )
     torch = require_torch("export")
+    _require_target(out, options)
     passes = [_as_pass(word) for word in options.passes]
     prepared = _prepared(source, options)
+    if out is not None and prepared.file is not None and _is_same(Path(out), prepared.file):
+        raise UsageError(f"{out} is the file that the model comes from")
     notes = list(prepared.notes)
     leaves = prepared.leaves()
     if options.dynamic and prepared.kind == "program":
         raise UsageError("the sizes of an exported program were fixed by torch.export", hint="Leave --dynamic out.")
     dynamic = parse_dynamic(options.dynamic, leaves)
     sizes = sizes_of(dynamic, leaves)
-    home = Path(out).parent if out is not None else None
-    with tempfile.TemporaryDirectory(prefix=".onnxbench-export-", dir=home if home and home.is_dir() else None) as made:
+    # Beside the target, so that the weights are copied within one file system.
+    beside = tempfile.TemporaryDirectory() if out is None else staging_folder(Path(out).absolute())
+    with beside as made:
         if exporter == "torch.export":
             raw = export_program(
                 prepared, leaves, Path(made), opset=options.opset, dynamic=dynamic, optimize=options.optimize,
@@ -240,6 +245,23 @@ def export(
             sum(1 for _ in GraphIndex(model.proto).nodes()), covered, tuple(findings), tuple(cases), tuple(done),
             tuple(notes), saved,
         )  # fmt: skip
+
+
+def _require_target(out: str | os.PathLike[str] | None, options: ExportOptions) -> None:
+    """Raises an error if a file cannot be written where it shall be: at once, and not after minutes of work."""
+    if out is None:
+        return
+    target = Path(out)
+    if not target.absolute().parent.is_dir():
+        raise OutputError(f"there is no folder {target.parent} to write {target.name} to")
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{target} exists and is not a regular file")
+    if options.state_dict is not None and _is_same(target, options.state_dict):
+        raise UsageError(f"{target} is the file that the weights come from")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _prepared(source: Source | str | Any, options: ExportOptions) -> Source:

@@ -17,9 +17,11 @@ import inspect
 import linecache
 import re
 import sys
+import sysconfig
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +37,7 @@ Kind = Literal["module", "program", "torchscript"]
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _FORMS = "Write model.py:factory, package.module:Class, program.pt2, or a TorchScript file."
 _SHOWN = 6
+_STDLIB = sysconfig.get_path("stdlib")
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +366,8 @@ def own_errors(what: str, file: Path | None) -> Iterator[None]:
         file: The user's file, if known: its innermost line is named; otherwise the innermost outside of PyTorch.
     """
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # what the user's code prints is no result of ours
+            yield
     except BenchError:
         raise
     except (Exception, SystemExit) as error:
@@ -397,7 +401,7 @@ def user_lines(error: BaseException, file: Path | None = None) -> list[str]:
 def is_library(filename: str) -> bool:
     """Tells whether a file belongs to Python or to an installed package rather than to the user."""
     parts = Path(filename).parts
-    return "site-packages" in parts or "dist-packages" in parts or filename.startswith(("<frozen", sys.base_prefix))
+    return "site-packages" in parts or "dist-packages" in parts or filename.startswith(("<frozen", _STDLIB))
 
 
 # ---------------------------------------------------------------- files
@@ -419,7 +423,9 @@ def _of_file(file: Path, spelling: str) -> Source:
             program = torch.export.load(file)
         return replace(source_of(program, spelling), file=file)
     try:
-        scripted = torch.jit.load(file, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript as such is deprecated
+            scripted = torch.jit.load(file, map_location="cpu")
     except Exception:  # any of several kinds, for what is no TorchScript archive
         raise UsageError(
             f"{file} is neither TorchScript nor an exported program (.pt2)",
