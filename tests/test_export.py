@@ -95,6 +95,8 @@ def test_a_value_named_after_an_fx_node_is_that_nodes_value(tmp_path):
     model = load(tmp_path / "net.onnx")
     exact = {each.value: each.fx for each in origins_of(model) if each.kind == "value"}
     assert done.provenance.exact == len(exact) == 6
+    assert exact["relu_1"] == "linear"
+    assert exact["mean"] == "clone"  # of the dropout, which does nothing
     program = torch.onnx.export(module, args, dynamo=True, verbose=False).exported_program
     values = fx_values_of(program, args)
     got = backends.run_with_outputs(model, {"x": args[0].numpy()}, list(exact), optimization="none")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from onnxbench.model import Model
 
+_COPIES = frozenset({"aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.lift_fresh_copy.default"})
 _TRACE_LINE = re.compile(r"^(.+?)\((\d+)\): (\S+)$", re.MULTILINE)
 _COPIED = (NAME_SCOPES, "pkg.torch.onnx.class_hierarchy", FX_NODE, STACK_TRACE, "namespace")
 
@@ -76,12 +77,16 @@ def _fx_nodes(module: Any) -> Iterator[tuple[str, Any]]:
 
 def _is_value(node: Any, said: str | None) -> bool:
     """Tells whether the fx node that a value is named after is the one that its metadata tells of."""
-    if node is None or said is None:
-        return False
-    if said == str(node.format_node()):
-        return True
-    is_element = node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
-    return is_element and said == str(node.args[0].format_node())
+    while node is not None and said is not None:
+        if said == str(node.format_node()):
+            return True
+        if node.op != "call_function":
+            return False
+        if getattr(node.target, "__name__", "") == "getitem":
+            return said == str(node.args[0].format_node())
+        # Where the optimizer drops a copy, what is copied takes the name of the copy.
+        node = node.args[0] if str(node.target) in _COPIES else None
+    return False
 
 
 def _origins(ends: list[Any], exact: set[str], order: Mapping[str, int]) -> list[str]:
