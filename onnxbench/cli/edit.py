@@ -31,8 +31,9 @@ from onnxbench.cli._options import (
 
 
 @means_nothing_without(
-    feeds="verify", shape="verify", dim="verify", val_range="verify", external_threshold=("external_data", "per_tensor")
-)
+    feeds="verify", shape="verify", dim="verify", val_range="verify", seed="verify",
+    external_threshold=("external_data", "per_tensor"),
+)  # fmt: skip
 def edit(
     model: ModelArgument,
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
