@@ -523,8 +523,13 @@ def _plain(value: Any) -> Any:
 
 
 def _short(operation: Operation) -> str:
-    data = operation_data(operation)
-    text = " ".join(str(each) for each in data.values() if isinstance(each, (str, int, float)))
+    words = []
+    for name, value in operation_data(operation).items():
+        if isinstance(value, bool):
+            words.append(name if value else f"{name}: false")
+        elif isinstance(value, (str, int, float)):
+            words.append(str(value))
+    text = " ".join(" ".join(words).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -362,11 +362,12 @@ def _guard(draft: Draft, step: Step) -> int | None:
         listed = [_path(ref) for ref in found[:_SHOWN]]
         if len(found) > _SHOWN:
             listed.append(f"... and {len(found) - _SHOWN} more")
+        hint = "'expect: optional' lets a step match nothing."
+        if found:
+            hint = "'expect: all' takes all of them; a selector that is narrower or wider names others."
         raise GuardError(
             f"it matches {len(found)} {kind}{'s' if len(found) != 1 else ''}, and expects {words}",
-            hint="'expect: all' means all of them; a narrower selector names one."
-            if len(found) > 1 and expected == "1"
-            else "'expect: optional' lets a step match nothing.",
+            hint=hint,
             details=listed,
         )
     return len(found)

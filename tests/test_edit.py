@@ -603,3 +603,57 @@ def test_no_file_that_an_edit_reads_is_written_over(run, tmp_path):
     code, _, err = run("edit", "o.onnx", "u.undo", "--undo", "u.undo")
     assert (code, "u.undo is an input" in err) == (2, True)
     assert (tmp_path / "u.undo").read_bytes() == patch
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--insert", "{at: c, op: Add, inputs: [_, two], constants: {two: 2.0, no: 1.0}}"), 11, "constant 'no'"),
+        (("--insert", "{at: c, op: Abs, constants: {no: 1.0}}"), 11, "inputs: [_, no] reads it"),
+        (("--insert", "{at: c, op: Add, inputs: [_, two], constants: {twoo: 2.0}}"), 11, "Did you mean 'two'?"),
+        (("--add-nodes", "{text: 't = Neg (c)', constants: {no: 1.0}}"), 2, "nothing reads the constant 'no'"),
+        (("--replace", "{at: op:Add, op: Relu, constants: {no: 1.0}}"), 11, "nothing reads the constant 'no'"),
+        (
+            ("--replace", "{at: op:Add, text: 'f (x, z) => (y) { y = Add (x, z) }', constants: {no: 1.0}}"),
+            2,
+            "nothing reads the constant 'no'",
+        ),
+        (("--add-nodes", " "), 2, "the text has no node"),
+        (("--add-nodes", "t = Neg (c)\nu = Abs (t\nv = Abs (u)"), 11, "the text:3:1: expected"),
+        (("--add-nodes", "tt Relu (linear)"), 11, "the text:1:4: expected"),
+        (("--insert", "c=Add"), 8, "Add needs the inputs A, B, and is given 1 input"),
+        (("--insert", "c=Cast"), 8, "attributes: {to: ...} gives them"),
+        (("--delete", "{at: op:Mul, bypass: none}"), 8, "say by bypass: what takes its place"),
+        (("--set-attribute", "op:Mul:axis=1"), 8, "has no attribute 'axis'"),
+        (("--set-op", "{at: 'op:*', to: Sub, expect: 1}"), 14, "'expect: all' takes all of them"),
+    ],
+)
+def test_a_step_that_cannot_be_meant_is_refused_with_what_helps(run, tmp_path, words, code, said):
+    got, _, err = run("edit", LINEAR, "o.onnx", *words)
+    assert (got, said in err) == (code, True), err
+    assert not list(tmp_path.iterdir())
+
+
+def test_attributes_that_the_new_operator_lacks_are_named_with_the_field_that_drops_them(run, tmp_path):
+    text = "g (float[2] x) => (float[2] y) { y = HardSigmoid <alpha = 0.3, beta = 0.5> (x) }"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 18]> {text}'), "m.onnx")
+    code, _, err = run("edit", "m.onnx", "o.onnx", "--set-op", "op:HardSigmoid=Sigmoid")
+    assert (code, "Sigmoid has no attribute 'alpha' and 'beta'" in err) == (8, True), err
+    assert "drop_attributes: true" in err
+    code, out, _ = run(
+        "edit", "m.onnx", "o.onnx", "--set-op", "{at: op:HardSigmoid, to: Sigmoid, drop_attributes: true}"
+    )
+    assert code == 0
+    assert "set_op op:HardSigmoid Sigmoid drop_attributes, 1 matched" in out
+    assert "attribute alpha removed (0.3)" in out
+
+
+def test_a_step_is_told_on_one_line_and_names_do_not_stutter(run, tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        "- add_nodes: |\n    t = Neg (c)\n    u = Abs (t)\n- insert: c=Abs\n- insert: c=Abs\n- insert: output=Abs\n"
+    )
+    code, out, _ = run("edit", LINEAR, "o.onnx", "--recipe", "r.yaml")
+    assert code == 0
+    assert "step 1: add_nodes t = Neg (c) u = Abs (t)\n" in out
+    names = [node.name for node in onnx.load("o.onnx").graph.node]
+    assert {"c_Abs", "c_Abs_1", "output_Abs"} <= set(names)
