@@ -137,19 +137,22 @@ class Recipe:
         return _dump({**head, "steps": [step.to_data() for step in self.steps]})
 
 
-def load_recipe(path: str | Path, *, variables: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    path: str | Path, *, variables: Mapping[str, Any] | None = None, allow_outside: bool = False
+) -> Recipe:  # fmt: skip
     """Returns the recipe in a YAML (or JSON) file, its includes and variables filled in.
 
     Args:
         path: The file.
         variables: Values that replace those of the file's own ``variables``.
+        allow_outside: Follow includes out of the folder that the file lies in.
 
     Raises:
         NotFoundError: There is no such file.
         SpecError: It has a mistake; the message names the line.
         UsageError: A variable is given that the recipe does not have.
     """
-    return _Reader(variables or {}).recipe(Path(path))
+    return _Reader(variables or {}, allow_outside=allow_outside).recipe(Path(path))
 
 
 def parse_recipe(
@@ -229,8 +232,10 @@ def operation_data(operation: Operation) -> dict[str, Any]:
 class _Reader:
     """Reads a recipe and what it includes."""
 
-    def __init__(self, variables: Mapping[str, Any]) -> None:
+    def __init__(self, variables: Mapping[str, Any], *, allow_outside: bool = False) -> None:
         self._given = variables
+        self._allow_outside = allow_outside
+        self._root: Path | None = None
         self._unused = set(variables)
         self._named: set[str] = set()
         self._files: list[Path] = []
@@ -254,6 +259,7 @@ class _Reader:
         return self.read(from_yaml(text, str(path)), resolved.parent, (*around, resolved))
 
     def read(self, root: Item, folder: Path, around: tuple[Path, ...]) -> Recipe:
+        self._root = self._root or folder.resolve()
         if root.kind == "list":
             root = Item(root.document, "map", entries={"steps": (root, root)}, line=root.line, column=root.column)
         root.require_map("a recipe", _TOP_KEYS)
@@ -295,6 +301,10 @@ class _Reader:
 
     def _included(self, item: Item, folder: Path, around: tuple[Path, ...]) -> Sequence[Step]:
         path = folder / item.require_text("a file to include")
+        if self._root is not None and not self._allow_outside and not path.resolve().is_relative_to(self._root):
+            raise item.error(
+                f"{item.text} lies outside of the recipe's folder", hint="--allow-outside follows it, if you trust it."
+            )
         try:
             return self.recipe(path, around or (folder / "<recipe>",)).steps
         except NotFoundError as error:
@@ -399,7 +409,13 @@ def _operation(kind: type[Operation], item: Item) -> Operation:
         )
     if item.kind == "null":
         item = Item(item.document, "map", line=item.line, column=item.column, path=item.path)
-    item.require_map(f"the fields of {kind.word}", tuple(fields))
+    item.require_map(f"the fields of {kind.word}")
+    for name, key, _ in item.pairs():
+        if name not in fields:
+            hint = did_you_mean(name, fields) or f"Its fields: {', '.join(fields)}."
+            if name in _STEP_KEYS:
+                hint = f"{name}: stands beside {kind.word}:, not among its fields."
+            raise key.error(f"{kind.word} has no field {name!r}", hint=hint)
     values = {
         name: _converted(value, hints[name], f"{name!r} of {kind.word}")
         for name, _, value in item.pairs()
@@ -487,6 +503,8 @@ def _converted(item: Item, hint: Any, what: str) -> Any:
         return item.require_integer(what)
     if hint is float:
         return item.require_float(what)
+    if item.kind in ("list", "map", "array"):
+        raise item.error(f"expected {what} as text, found {item.described()}")
     return item.require_text(what)
 
 

@@ -161,7 +161,7 @@ def edit(
         BenchError: What else a step may raise: names that are not there, values that do not fit.
     """
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    whole = _as_recipe(recipe, variables)
+    whole = _as_recipe(recipe, variables, allow_outside)
     verifier = _Verifier(model, verify, libraries) if verify is not False else None
     try:
         return _Edit(model, whole, verifier, approve, allow_outside).run(stamp=stamp)
@@ -178,12 +178,14 @@ def edit(
 
 
 def _as_recipe(
-    recipe: Recipe | Sequence[Step | Operation] | str | os.PathLike[str], variables: Mapping[str, Any] | None
+    recipe: Recipe | Sequence[Step | Operation] | str | os.PathLike[str],
+    variables: Mapping[str, Any] | None,
+    allow_outside: bool,
 ) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, (str, os.PathLike)):
-        return load_recipe(Path(recipe), variables=variables)
+        return load_recipe(Path(recipe), variables=variables, allow_outside=allow_outside)
     return Recipe(tuple(each if isinstance(each, Step) else Step(each) for each in recipe))
 
 
@@ -598,7 +600,7 @@ def edit_file(
     Raises:
         BenchError: As ``edit`` and ``onnxbench.writer.save`` do; nothing was written then.
     """
-    whole = _as_recipe(recipe, variables)
+    whole = _as_recipe(recipe, variables, allow_outside)
     model = load(source, allow_outside=allow_outside)
     read = [str(path) for path in (*whole.read_files(), *libraries)]
     read += verify.sources if isinstance(verify, FeedOptions) else ()

@@ -179,7 +179,7 @@ def test_mistakes_in_a_recipe_are_told_with_their_line(run, tmp_path):
     code, _, err = run("edit", LINEAR, "out.onnx", "--recipe", "r.yaml")
     assert code == 11
     assert "r.yaml:3:" in err
-    assert "'too' is no key" in err
+    assert "rename_tensor has no field 'too'" in err
     (tmp_path / "r.yaml").write_text("steps:\n  - set_op: {at: op:Add, to: Sub}\n  - rename_tensor: {at: cc, to: d}\n")
     code, _, err = run("edit", LINEAR, "out.onnx", "--recipe", "r.yaml")
     assert code == 4
@@ -657,3 +657,35 @@ def test_a_step_is_told_on_one_line_and_names_do_not_stutter(run, tmp_path):
     assert "step 1: add_nodes t = Neg (c) u = Abs (t)\n" in out
     names = [node.name for node in onnx.load("o.onnx").graph.node]
     assert {"c_Abs", "c_Abs_1", "output_Abs"} <= set(names)
+
+
+def test_an_include_leaves_the_folder_only_if_that_is_allowed(run, tmp_path):
+    (tmp_path / "in" / "parts").mkdir(parents=True)
+    (tmp_path / "out.yaml").write_text("- rename_node: node:#1=sum\n")
+    (tmp_path / "in" / "r.yaml").write_text("include: parts/a.yaml\n")
+    (tmp_path / "in" / "parts" / "a.yaml").write_text("include: ../b.yaml\n")  # within the folder of the outermost one
+    (tmp_path / "in" / "b.yaml").write_text("- set_doc: hello\n")
+    assert run("edit", LINEAR, "o.onnx", "--recipe", "in/r.yaml")[0] == 0
+    (tmp_path / "in" / "b.yaml").write_text("include: ../out.yaml\n")
+    code, _, err = run("edit", LINEAR, "p.onnx", "--recipe", "in/r.yaml")
+    assert (code, "b.yaml:1:10: ../out.yaml lies outside of the recipe's folder" in err) == (11, True), err
+    assert "--allow-outside" in err
+    assert run("edit", LINEAR, "p.onnx", "--recipe", "in/r.yaml", "--allow-outside")[0] == 0
+    with pytest.raises(BenchError, match="outside of the recipe's folder"):
+        edit(LINEAR, "in/r.yaml")
+    assert len(edit(LINEAR, "in/r.yaml", allow_outside=True).steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("steps:\n  - set_op: {at: op:Relu, to: Sub\n  - delete: x\n", "(it began in line 2)"),
+        ("steps:\n\t- set_op: op:Relu=Sub\n", "indented by spaces, not by tabs"),
+        ("- set_op: {at: op:Add, too: Sub}\n", "1:24: set_op has no field 'too'"),
+        ("- set_op: {at: op:Add, to: [1]}\n", "expected 'to' of set_op as text, found a list"),
+    ],
+)
+def test_mistakes_in_yaml_say_what_is_wanted(run, tmp_path, text, said):
+    (tmp_path / "r.yaml").write_text(text)
+    code, _, err = run("edit", LINEAR, "o.onnx", "--recipe", "r.yaml")
+    assert (code, said in err) == (11, True), err

@@ -71,7 +71,9 @@ def typed_steps(expect: str | None) -> list[Step]:
     return steps
 
 
-def whole_recipe(files: Sequence[Path], variables: Sequence[str], expect: str | None) -> Recipe:
+def whole_recipe(
+    files: Sequence[Path], variables: Sequence[str], expect: str | None, *, allow_outside: bool
+) -> Recipe:  # fmt: skip
     """Returns the recipes of some files and the flags after them as one recipe."""
     from onnxbench.documents import from_yaml
     from onnxbench.recipe import Recipe, load_recipe, to_python
@@ -84,7 +86,7 @@ def whole_recipe(files: Sequence[Path], variables: Sequence[str], expect: str | 
         given[name] = to_python(from_yaml(value, f"--var {name}")) if value else ""
     if given and not files:
         raise UsageError("--var gives values to the variables of a recipe, and there is no --recipe")
-    loaded = [load_recipe(file, variables=given) for file in files]
+    loaded = [load_recipe(file, variables=given, allow_outside=allow_outside) for file in files]
     steps = tuple(step for recipe in loaded for step in recipe.steps) + tuple(typed_steps(expect))
     if not steps:
         raise UsageError("nothing is to be done", hint="Give --recipe FILE, or a step: --set-op op:Add=Sub.")

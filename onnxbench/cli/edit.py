@@ -133,7 +133,7 @@ def edit(
         target = _edits.one_target(out, short_o, dry_run=dry_run)
         _edits.undo(model, target, undo, storing, allow_outside=allow_outside, as_json=as_json)
         return
-    whole = _edits.whole_recipe(recipe or (), var or (), expect)
+    whole = _edits.whole_recipe(recipe or (), var or (), expect, allow_outside=allow_outside)
     target = _edits.one_target(out, short_o, dry_run=dry_run)
     wanted = feed_options(feeds, shape, dim, val_range, seed)
     done = surgery.edit_file(
