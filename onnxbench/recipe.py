@@ -434,6 +434,14 @@ def _operation(kind: type[Operation], item: Item) -> Operation:
         raise item.error(error.message, hint=error.hint) from None
 
 
+def needs_fields(kind: type[Operation]) -> bool:
+    """Tells whether an operation has fields that must be given."""
+    return any(
+        each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        for each in dataclasses.fields(kind)
+    )
+
+
 def example(kind: type[Operation]) -> str:
     """Returns an operation with its fields, to show how it is written."""
     return f"- {kind.word}: {field_form(kind)}"

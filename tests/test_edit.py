@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -689,3 +690,20 @@ def test_mistakes_in_yaml_say_what_is_wanted(run, tmp_path, text, said):
     (tmp_path / "r.yaml").write_text(text)
     code, _, err = run("edit", LINEAR, "o.onnx", "--recipe", "r.yaml")
     assert (code, said in err) == (11, True), err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--set-opp", "x"), "no such option: --set-opp"),
+        (("--strip-weights",), "--strip-weights '{}' stands for its defaults"),
+        (("--set-op",), "'onnxbench edit --help' shows what there is"),
+        (("--sort", "file", "--seed", "-1"), "invalid value for '--seed'"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_told_like_all_others(run, words, said):
+    code, out, err = run("edit", "--json", LINEAR, "o.onnx", *words)
+    error = json.loads(out)["error"]
+    assert (code, error["kind"], error["exit_code"]) == (2, "usage", 2)
+    assert said in f"{error['message']} {error['hint']}"
+    assert err.startswith(f"onnxbench: error: {error['message']}")

@@ -34,6 +34,17 @@ class EditCommand(BenchCommand):
         self.params += [option for option in _operation_options(general) if known.isdisjoint(option.opts)]
         return super().parse_args(ctx, args)
 
+    def usage_hint(self, error: Exception) -> str:
+        """Returns how an operation is written that needs nothing to be said, where its flag stands alone."""
+        from onnxbench.operations import OPERATIONS
+        from onnxbench.recipe import needs_fields
+
+        flag = str(getattr(error, "option_name", ""))
+        operation = OPERATIONS.get(flag.removeprefix("--").replace("-", "_"))
+        if operation is not None and not needs_fields(operation):
+            return f"{flag} '{{}}' stands for its defaults."
+        return super().usage_hint(error)
+
 
 def _operation_options(general: Any) -> Iterator[Any]:
     """Yields an option like ``--step`` for each operation; what it is given is looked up in ``TYPED``, in order."""
