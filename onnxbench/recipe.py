@@ -180,7 +180,8 @@ def step_from_flag(word: str, text: str, *, expect: str | None = None) -> Step:
         UsageError: It has not the form of the operation.
     """
     flag = f"--{word.replace('_', '-')}"
-    item = _flow(text, flag) if text.lstrip().startswith("{") else None
+    is_mapping = re.match(r"\s*\{(?!\w+\})", text) is not None  # a mapping, and not a name in braces
+    item = _flow(text, flag) if is_mapping else None
     reader = _Reader({})
     if item is None:
         item = _spelled(OPERATIONS[word], text, flag)

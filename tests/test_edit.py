@@ -707,3 +707,21 @@ def test_mistakes_on_the_command_line_are_told_like_all_others(run, words, said)
     assert (code, error["kind"], error["exit_code"]) == (2, "usage", 2)
     assert said in f"{error['message']} {error['hint']}"
     assert err.startswith(f"onnxbench: error: {error['message']}")
+
+
+@pytest.mark.corpus
+def test_hints_on_a_real_model(run, corpus, tmp_path):
+    path, _ = corpus("attacut_c")
+    for words, code, said in (
+        (("--delete-metadata", "pkg.torch.*"), 4, "'{key: pkg.torch.*, at: all}' removes it wherever it is"),
+        (("--delete", "op:Nothing"), 4, "The model has 10 of these: Add, Concat,"),
+        (("--delete", "op:Nothing"), 4, "and 2 more."),
+        (("--rename-nodes", r"node_(.*)=\2"), 2, r"'node_(.*)' with '\2' cannot be used"),
+        (("--set-weight", "val_13={file: no.npy}"), 6, "the file 'no.npy' is missing from"),
+    ):
+        got, _, err = run("edit", path, "o.onnx", *words)
+        assert (got, said in err) == (code, True), err
+    _, out, _ = run("edit", path, "o.onnx", "--outline", "model.conv*=Conv1")
+    assert "a call of local::Conv1 for 1 node)" in out
+    code, out, _ = run("edit", path, "o.onnx", "--name-nodes", "{op_type}_{number}")
+    assert code == 0

@@ -107,12 +107,13 @@ def whole_recipe(
 
 def ask() -> Callable[[Step, Sequence[Change]], bool]:
     """Returns what asks the user of each step: yes, no, all that follow, or stop."""
-    state = {"all": False}
+    state = {"all": False, "asked": 0}
 
     def approve(step: Step, changes: Sequence[Change]) -> bool:
         if state["all"]:
             return True
-        print(f"{step.title()}:", file=sys.stderr)
+        state["asked"] += 1
+        print(f"step {state['asked']}: {plain(step.title())}", file=sys.stderr)
         for line in _lines(changes):
             print(f"  {line}", file=sys.stderr)
         while True:
