@@ -22,6 +22,7 @@ from onnxbench.records import attribute_value, tensor_text
 from onnxbench.schemas import find_schema, plain_domain
 from onnxbench.tensortype import format_type
 from onnxbench.version import STAMP
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto, TypeProto
@@ -233,7 +234,7 @@ class Comparison:
 
     def _add_function(self, index: GraphIndex, key: FunctionKey, removed: bool) -> None:
         scope = index.functions[key]
-        text = f"({', '.join(scope.inputs)}) -> ({', '.join(scope.outputs)}), {_plural(len(scope.nodes), 'node')}"
+        text = f"({', '.join(scope.inputs)}) -> ({', '.join(scope.outputs)}), {plural(len(scope.nodes), 'node')}"
         before, after = (text, None) if removed else (None, text)
         self.add((0, _NAMES), Change("function", scope.path, "function", before, after))
 
@@ -656,8 +657,8 @@ class _Graphs:
                 name, partner = self._scope.nodes[one].name, self._scope_b.nodes[other].name
                 if name != partner:
                     nodes.append(Rename("node", self._label(self._scope.label(one)), name, partner))
-        for renames, plural in ((tensors, "tensors"), (nodes, "nodes")):
-            for change in rename_changes(renames, self._path, plural):
+        for renames, nouns in ((tensors, "tensors"), (nodes, "nodes")):
+            for change in rename_changes(renames, self._path, nouns):
                 self._add(_NAMES, change)
 
 
@@ -678,10 +679,6 @@ def _node_text(node: NodeProto) -> str:
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - _MOST_SHOWN
     return ", ".join(names) if more <= 0 else f"{', '.join(names[:_MOST_SHOWN])}, ... {more:,} more"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _pairs_text(entries: dict[str, str]) -> str:
