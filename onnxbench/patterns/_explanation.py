@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench.graph import NodeRef, Scope
 from onnxbench.patterns._facts import Facts
-from onnxbench.patterns._matcher import (
-    Attempt,
-    Difference,
-    Search,
+from onnxbench.patterns._fitting import (
     capture_attributes,
     constant_difference,
     count_difference,
@@ -27,6 +24,7 @@ from onnxbench.patterns._matcher import (
     output_difference,
     read_names,
 )
+from onnxbench.patterns._matcher import Attempt, Difference, Search
 from onnxbench.patterns._pattern import Pattern, Step, Value, permutations_of
 
 if TYPE_CHECKING:
