@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.diffing import _tensors
+from onnxbench.messages import as_text
 from onnxbench.records import attribute_value, tensor_text
 from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import format_type
@@ -80,7 +81,7 @@ def _denotations(value: TypeProto) -> str:
 
 def docs(a: Any, b: Any) -> tuple[str, str]:
     """Returns the doc strings of two messages."""
-    before, after = (_text(message.doc_string) for message in (a, b))
+    before, after = (as_text(message.doc_string) for message in (a, b))
     return before, after
 
 
@@ -88,8 +89,3 @@ def docs_or_none(a: Any, b: Any) -> tuple[str | None, str | None]:
     """Returns the doc strings of two messages; None where there is none."""
     before, after = docs(a, b)
     return before or None, after or None
-
-
-def _text(value: Any) -> str:
-    """Returns a text; protobuf hands out bytes where it is not UTF-8."""
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)

@@ -351,7 +351,7 @@ class Reader(PartsReader):
         else:
             kind = self._attribute_value(attribute, kind, (*scope, owner, name, 0))
         if kind:
-            attribute.type = kind  # type: ignore[assignment]
+            attribute.type = kind  # type: ignore[assignment]  # the stub wants its enum
         self._extras(attribute)
 
     def _attribute_list(self, attribute: AttributeProto, kind: int, owner: ScopeKey) -> int:
@@ -370,7 +370,7 @@ class Reader(PartsReader):
         values: list[AttributeProto] = []
         while True:
             element = AttributeProto()
-            element.type = self._attribute_value(  # type: ignore[assignment]
+            element.type = self._attribute_value(  # type: ignore[assignment]  # the stub wants its enum
                 element, wanted, (*owner, attribute.name, len(values))
             )
             values.append(element)
