@@ -427,8 +427,8 @@ def _combine(
     operation: Callable[[frozenset[object], frozenset[object]], frozenset[object]],
 ) -> Selection:
     if first.is_nodes and second.is_nodes:
-        return Selection(nodes=operation(first.nodes, second.nodes), is_nodes=True)  # type: ignore[arg-type]
-    return Selection(operation(first.as_tensors(), second.as_tensors()))  # type: ignore[arg-type]
+        return Selection(nodes=operation(first.nodes, second.nodes), is_nodes=True)  # type: ignore[arg-type]  # as below
+    return Selection(operation(first.as_tensors(), second.as_tensors()))  # type: ignore[arg-type]  # it gives back what it got
 
 
 def _is_glob(name: str) -> bool:

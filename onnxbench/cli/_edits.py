@@ -12,6 +12,7 @@ from onnxbench.cli._command import TYPED, BenchCommand
 from onnxbench.cli._render import chosen, note, print_json
 from onnxbench.cli._tables import plain
 from onnxbench.errors import UsageError
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.draft import Change
@@ -158,7 +159,7 @@ def print_edited(done: EditedFile, *, dry_run: bool, as_json: bool, quiet: bool,
         for line in _step_lines(number, step):
             print(line)
         note(*step.notes, quiet=quiet)
-    changes = f"{len(edited.changes):,} change{'' if len(edited.changes) == 1 else 's'}"
+    changes = plural(len(edited.changes), "change")
     if dry_run:
         print(f"{changes}; nothing was written (--dry-run)")
     elif done.saved is None:

@@ -266,6 +266,18 @@ class MergeResult:
         """What a user should know: of the merge, and of what had to be mended."""
         return (*self.merged.notes, *(self.saved.repairs if self.saved else ()))
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns all but the model itself as JSON values."""
+        fields = ("links", "inputs", "outputs", "renames", "shared_weights", "shared_bytes", "names_a", "names_b")
+        return {
+            **{name: getattr(self.merged, name) for name in fields},
+            "notes": self.notes,
+            "choices": self.choices,
+            "saved": self.saved,
+            "proof": self.proof,
+            "unproven": self.unproven or None,
+        }
+
 
 def merge_file(
     a: Model | str | os.PathLike[str],
