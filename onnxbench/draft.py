@@ -176,7 +176,7 @@ class Draft:
         """Returns the nodes that a selector stands for (see ``onnxbench.select``)."""
         _require_selector(selector, "op:*")
         try:
-            return select.nodes(self.index, [selector])
+            return select.nodes(self.index, [selector], folder=self.folder)
         except NotFoundError as error:
             if error.message.endswith("matches no tensor of the model"):
                 error.message = error.message.replace("no tensor", "no node and no tensor")
@@ -190,7 +190,7 @@ class Draft:
     def tensors(self, selector: str) -> list[TensorRef]:
         """Returns the tensors that a selector stands for."""
         _require_selector(selector, "*")
-        return select.tensors(self.index, [selector])
+        return select.tensors(self.index, [selector], folder=self.folder)
 
     def tensor(self, selector: str) -> TensorRef:
         """Returns the one tensor that a selector stands for.

@@ -29,7 +29,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from onnxbench.documents import Item, from_python, from_yaml, plain_float, scalar_kind, to_integer
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
-from onnxbench.operations import OPERATIONS, Effect, Operation, field_form, spelled_fields, spelled_form
+from onnxbench.operations import (
+    OPERATIONS,
+    Effect,
+    Operation,
+    content_digest,
+    field_form,
+    files_of,
+    spelled_fields,
+    spelled_form,
+)
 
 VERSION = 1
 _STEP_KEYS = ("name", "expect", "changes", "atol", "rtol")
@@ -113,8 +122,17 @@ class Recipe:
     description: str = ""
 
     def digest(self) -> str:
-        """Returns ``sha256:...`` of the steps as they are after variables and includes."""
-        text = json.dumps([step.to_data() for step in self.steps], sort_keys=True, ensure_ascii=False, default=_plain)
+        """Returns ``sha256:...`` of the steps, variables and includes filled in, and of the files that they refer to.
+
+        Beside the name of a file its whole content counts: of rules, tables of names, lists of selectors, scripts
+        (not of what these import) and data, and of weights, which are read for this in blocks.
+
+        Raises:
+            NotFoundError: A file is not there any more.
+        """
+        known: dict[Path, str] = {}
+        steps = [{**step.to_data(), **_file_digests(step, known)} for step in self.steps]
+        text = json.dumps(steps, sort_keys=True, ensure_ascii=False, default=_plain)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def to_yaml(self) -> str:
@@ -123,6 +141,21 @@ class Recipe:
         if self.description:
             head["description"] = self.description
         return _dump({**head, "steps": [step.to_data() for step in self.steps]})
+
+
+def _file_digests(step: Step, known: dict[Path, str]) -> dict[str, Any]:
+    """Returns what the digest of a recipe says of the files of a step: nothing if it has none."""
+    found = {}
+    for name, path in files_of(step.operation, step.folder or Path.cwd()).items():
+        if path not in known:
+            try:
+                known[path] = content_digest(path)
+            except OSError as error:
+                raise NotFoundError(
+                    f"{path}, which the step {step.title()!r} refers to, cannot be read: {error.strerror}"
+                ) from None
+        found[name] = known[path]
+    return {"files": found} if found else {}
 
 
 def load_recipe(path: str | Path, *, variables: Mapping[str, Any] | None = None) -> Recipe:

@@ -90,6 +90,7 @@ class Edited:
         repairs: What had to be mended, of the model as it was or of the result.
         choices: What was decided about drawn inputs without being told.
         saving: How a step wants the model to be saved; None if none says so.
+        stamp: The digest of the recipe, if the model is stamped with it.
     """
 
     model: Model = field(repr=False)
@@ -98,11 +99,12 @@ class Edited:
     repairs: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     saving: SaveOptions | None = None
+    stamp: str = ""
 
     @property
     def digest(self) -> str:
         """The digest of the recipe."""
-        return self.recipe.digest()
+        return self.stamp or self.recipe.digest()
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -320,7 +322,7 @@ class _Edit:
             self._repairs += make_valid(proto, complete=draft.model.with_small_weights)
         choices = self._verifier.choices if self._verifier is not None else ()
         repairs = tuple(dict.fromkeys(self._repairs))
-        return Edited(draft.model, tuple(self._done), recipe, repairs, choices, draft.saving)
+        return Edited(draft.model, tuple(self._done), recipe, repairs, choices, draft.saving, digest)
 
 
 def _twins(index: GraphIndex) -> list[tuple[str, Scope, int]]:
@@ -351,6 +353,7 @@ def _guard(draft: Draft, step: Step) -> int | None:
         found = step.operation.find(draft)
     except NotFoundError:
         if step.accepts(0):
+            step.operation.require_known(draft)
             return 0
         raise
     if found is None:

@@ -27,6 +27,7 @@ from onnxbench.operations._cleanup import (
     Sort,
     TakeBranches,
 )
+from onnxbench.operations._files import content_digest, files_of
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
     AddInput,
@@ -133,7 +134,9 @@ __all__ = [
     "ToConstant",
     "ToInitializer",
     "TransposeWeight",
+    "content_digest",
     "field_form",
+    "files_of",
     "spelled_fields",
     "spelled_form",
 ]
