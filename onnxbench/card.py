@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from onnxbench import select, weighing, weights
 from onnxbench.errors import ExternalDataError
-from onnxbench.graph import GraphIndex, Scope
+from onnxbench.graph import GraphIndex, root_of
 from onnxbench.records import operator
 from onnxbench.tensortype import Dim, dtype_bits, dtype_name, elem_type, format_type, tensor_shape
 from onnxbench.weighing import Stored
@@ -383,7 +383,7 @@ class _OpCounts:
             self.by_key.update(keys)
             if scope.parent is not None:
                 self._in_bodies.update(keys)
-            if _is_in_function(scope):
+            if root_of(scope).is_function:
                 self._in_functions.update(keys)
             self.nodes += len(keys)
             self.unnamed += sum(not node.name for node in scope.nodes)
@@ -414,15 +414,6 @@ class _OpCounts:
 def written(domain: str, op_type: str) -> str:
     """Returns an operator with its domain, unless that is the standard one."""
     return op_type if domain in ("", _STANDARD) else f"{domain}::{op_type}"
-
-
-def _is_in_function(scope: Scope) -> bool:
-    outer: Scope | None = scope
-    while outer is not None:
-        if outer.is_function:
-            return True
-        outer = outer.parent
-    return False
 
 
 def _external_files(model: Model, stored: Iterable[Stored]) -> tuple[ExternalFile, ...]:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxbench.errors import did_you_mean
-from onnxbench.graph import GraphIndex, Scope, declared_types
+from onnxbench.graph import GraphIndex, Scope, declared_types, root_of
 from onnxbench.inference import inferred
+from onnxbench.messages import copy_of
 from onnxbench.modeltext import ATTRIBUTE_WORDS
 from onnxbench.schemas import attribute_type, describe_unknown, find_schema, known_domains, plain_domain
 from onnxbench.tensortype import format_type
@@ -133,9 +134,9 @@ class _Checker:
                 yield Flaw(scope, f"output {name!r} is made by no node", output=at, hint=hint)
 
     def _nodes(self, scope: Scope) -> Iterator[Flaw]:
-        versions = self._main_versions
-        if is_in_function(scope):
-            versions = {plain_domain(o.domain): o.version for o in root(scope).graph.opset_import}
+        versions, root = self._main_versions, root_of(scope)
+        if root.is_function:
+            versions = {plain_domain(o.domain): o.version for o in root.graph.opset_import}
         for position, node in enumerate(scope.nodes):
             callee = self._functions.get((node.domain, node.op_type, node.overload))
             domain = plain_domain(node.domain)
@@ -261,18 +262,6 @@ def called(scope: Scope, position: int) -> str:
     return f"the {node.op_type} that makes {made!r}" if made else f"a {node.op_type} node"
 
 
-def root(scope: Scope) -> Scope:
-    """Returns the main graph or function around a graph."""
-    while scope.parent is not None:
-        scope = scope.parent
-    return scope
-
-
-def is_in_function(scope: Scope) -> bool:
-    """Tells whether a graph is a function or lies in one."""
-    return root(scope).is_function
-
-
 # -- names and operators -----------------------------------------------------------------------------------------
 
 
@@ -307,8 +296,7 @@ class Located:
     """
 
     def __init__(self, proto: ModelProto) -> None:
-        self.numbered = type(proto)()
-        self.numbered.CopyFrom(proto)
+        self.numbered = copy_of(proto)
         self._places: list[tuple[Scope, int, str]] = []
         for scope in GraphIndex(self.numbered).scopes:
             for position, node in enumerate(scope.nodes):

@@ -10,15 +10,16 @@ What was changed is recorded (``changes``), so that an edit can be shown before 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench import select
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError, UsageError
-from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
+from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, home_of, root_of, tree_of
 from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_up_dims
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.schemas import default_version, find_schema, plain_domain
 from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
@@ -104,14 +105,12 @@ class Draft:
         sources: Sequence[TypeSource] = (),
     ) -> Draft:
         """Returns a draft of a model, which itself stays as it is."""
-        proto = type(model.proto)()
-        proto.CopyFrom(model.proto)
+        proto = copy_of(model.proto)
         return cls(model.derive(proto), model, folder or Path.cwd(), allow_outside, sources)
 
     def snapshot(self) -> tuple[ModelProto, int, int, dict[str, str], SaveOptions | None]:
         """Returns the state of the draft, for ``restore``."""
-        proto = type(self.model.proto)()
-        proto.CopyFrom(self.model.proto)
+        proto = copy_of(self.model.proto)
         return proto, len(self.changes), len(self.notes), dict(self.renamed), self.saving
 
     def restore(self, state: tuple[ModelProto, int, int, dict[str, str], SaveOptions | None]) -> None:
@@ -156,8 +155,8 @@ class Draft:
     def opset(self, scope: Scope | None = None, domain: str = "") -> int:
         """Returns the version of a domain that a graph imports; 0 if it imports none."""
         holder = self.model.proto if scope is None or not root_of(scope).is_function else root_of(scope).graph
-        versions: dict[str, int] = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in holder.opset_import}
-        return versions.get("" if domain == "ai.onnx" else domain, 0)
+        versions: dict[str, int] = {plain_domain(o.domain): o.version for o in holder.opset_import}
+        return versions.get(plain_domain(domain), 0)
 
     def type_of(self, ref: TensorRef) -> TypeProto | None:
         """Returns the type of a tensor: stated, inferred, or told by ``sources``; None if nothing tells."""
@@ -268,9 +267,7 @@ class Draft:
             for position in range(len(scope.nodes) + 1):
                 kept.extend(inserted.get(position, ()))
                 if position < len(scope.nodes) and position not in gone:
-                    copy = type(scope.nodes[position])()
-                    copy.CopyFrom(scope.nodes[position])
-                    kept.append(copy)
+                    kept.append(copy_of(scope.nodes[position]))
             del nodes[:]
             nodes.extend(kept)
         self.touch()
@@ -581,30 +578,6 @@ def _require_selector(selector: str, everything: str) -> None:
         raise UsageError("the selector is empty", hint=f"{everything!r} stands for all.")
 
 
-def root_of(scope: Scope) -> Scope:
-    """Returns the main graph or the function around a graph (itself, if it is one)."""
-    while scope.parent is not None:
-        scope = scope.parent
-    return scope
-
-
-def home_of(scope: Scope, name: str) -> Scope | None:
-    """Returns the graph that defines a tensor which ``scope`` sees: itself, or one around it; None if none does."""
-    around: Scope | None = scope
-    while around is not None and not around.defines(name):
-        around = around.parent
-    return around
-
-
-def tree_of(scope: Scope) -> Iterator[Scope]:
-    """Yields a graph and all bodies in it."""
-    pending = [scope]
-    while pending:
-        inner = pending.pop()
-        yield inner
-        pending.extend(body for bodies in inner.bodies.values() for body in bodies)
-
-
 def rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
     """Renames tensors in the quantization annotations of a graph."""
     for annotation in graph.quantization_annotation:
@@ -655,8 +628,7 @@ def _withdraw(scope: Scope, names: Collection[str]) -> list[_Said]:
     for infos, is_output in ((scope.graph.value_info, False), (scope.graph.output, True)):
         for info in infos:
             if info.name in names and info.name not in scope.inputs:
-                before = type(info.type)()
-                before.CopyFrom(info.type)
+                before = copy_of(info.type)
                 said.append(_Said(scope, info, before, is_output))
                 info.ClearField("type")
     return said
@@ -681,8 +653,7 @@ def _told(model: Model, proto: ModelProto, wanted: Mapping[str, set[str]]) -> di
 
 def _told_before(origin: Model, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], TypeProto]:
     """Returns what inference told of tensors before the edit, where the model stated nothing of them."""
-    proto = type(origin.proto)()
-    proto.CopyFrom(origin.proto)
+    proto = copy_of(origin.proto)
     for path, scope in GraphIndex(proto).scope_paths.items():
         if path in wanted and not scope.is_function:
             _withdraw(scope, wanted[path])

@@ -24,11 +24,22 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends, pruning, weights
 from onnxbench.backends import Options
-from onnxbench.draft import Draft, home_of, root_of, tree_of
+from onnxbench.draft import Draft
 from onnxbench.errors import BenchError, ExecutionError
-from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, node_bodies, topological_order
+from onnxbench.graph import (
+    GraphIndex,
+    NodeRef,
+    Scope,
+    TensorRef,
+    home_of,
+    node_bodies,
+    root_of,
+    topological_order,
+    tree_of,
+)
 from onnxbench.inference import inferred
-from onnxbench.schemas import find_schema, known_domains, plain_domain
+from onnxbench.messages import copy_of
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, find_schema, known_domains, plain_domain
 from onnxbench.tensortype import dtype_bits, elem_type, raw_size, tensor_shape
 
 if TYPE_CHECKING:
@@ -238,7 +249,8 @@ class _Folder:
         if known is None:
             known = {}
             graph: Any = scope.graph
-            settable = set(scope.inputs) if scope.parent or self._draft.model.proto.ir_version > 3 else set()
+            is_old = self._draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
+            settable = set() if is_old and scope.parent is None else set(scope.inputs)
             for tensor in () if scope.is_function else graph.initializer:
                 if tensor.name not in settable:
                     known[tensor.name] = tensor
@@ -422,7 +434,7 @@ class _Folder:
         keep = _without_results(plan, values)
         positions = [position for position in plan.positions if position not in keep]
         graph: Any = scope.graph
-        listed = draft.model.proto.ir_version <= 3 and scope.parent is None
+        listed = draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART and scope.parent is None
         inserted: dict[int, list[NodeProto]] = {}
         stored: list[str] = []
         for position in positions:
@@ -463,8 +475,7 @@ def _weight_bytes(proto: ModelProto) -> int:
 
 def _types_without_statements(model: Model) -> dict[str, dict[str, TypeProto]]:
     """Returns the types of tensors, by graph, as inference tells them from inputs and weights alone."""
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     for scope in GraphIndex(proto).scopes:
         del scope.graph.value_info[:]
         for info in () if scope.is_function else scope.graph.output:
@@ -629,14 +640,12 @@ def _is_repeatable(draft: Draft, scope: Scope, node: NodeProto) -> bool:
 
 def _meaning(node: NodeProto, same: dict[str, str]) -> Any:
     """Returns what two nodes that compute the same have in common."""
-    bare = type(node)()
-    bare.CopyFrom(node)
+    bare = copy_of(node)
     for message in ("name", "doc_string", "metadata_props", "input", "output", "attribute"):
         bare.ClearField(message)
     attributes = []
     for attribute in node.attribute:
-        copy = type(attribute)()
-        copy.CopyFrom(attribute)
+        copy = copy_of(attribute)
         copy.ClearField("doc_string")
         if copy.type == 4:
             copy.t.ClearField("name")

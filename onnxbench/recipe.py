@@ -116,10 +116,18 @@ class Recipe:
     Attributes:
         steps: The steps.
         description: What it is for.
+        files: The files that it was read from.
     """
 
     steps: tuple[Step, ...]
     description: str = ""
+    files: tuple[Path, ...] = field(default=(), compare=False)
+
+    def read_files(self) -> Iterator[Path]:
+        """Yields the files that it was read from and those that its steps refer to: weights, tables, rules."""
+        yield from self.files
+        for step in self.steps:
+            yield from files_of(step.operation, step.folder or Path.cwd()).values()
 
     def digest(self) -> str:
         """Returns ``sha256:...`` of the steps, variables and includes filled in, and of the files that they refer to.
@@ -245,6 +253,7 @@ class _Reader:
         self._given = variables
         self._unused = set(variables)
         self._named: set[str] = set()
+        self._files: list[Path] = []
 
     def recipe(self, path: Path, around: tuple[Path, ...] = ()) -> Recipe:
         resolved = path.resolve()
@@ -261,6 +270,7 @@ class _Reader:
             raise SpecError(f"{path} is not UTF-8 text, so it is no recipe") from None
         except OSError as error:
             raise SpecError(f"{path} cannot be read: {error.strerror}") from None
+        self._files.append(resolved)
         return self.read(from_yaml(text, str(path)), resolved.parent, (*around, resolved))
 
     def read(self, root: Item, folder: Path, around: tuple[Path, ...]) -> Recipe:
@@ -286,7 +296,7 @@ class _Reader:
             raise UsageError(f"the recipe has no variable {name!r}", hint=hint)
         description = root.get("description")
         said = description.require_text("the description") if description is not None else ""
-        return Recipe(tuple(steps), said)
+        return Recipe(tuple(steps), said, tuple(self._files))
 
     def _variables(self, item: Item | None) -> dict[str, Item]:
         """Returns the values of variables: of one file, each of which may use those above it, and the given ones."""

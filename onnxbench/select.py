@@ -31,6 +31,7 @@ from pathlib import Path
 from onnxbench.errors import NotFoundError, UsageError, did_you_mean, nearest
 from onnxbench.graph import GraphIndex, NodeRef, TensorRef, declared_types
 from onnxbench.provenance import Origins
+from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import dtype_name, dtype_number, elem_type
 
 PREFIXES = ("node", "op", "scope", "mark", "input", "output", "weight", "dtype")
@@ -475,7 +476,7 @@ def _nodes_by_name(index: GraphIndex, pattern: str, exact: bool) -> Iterable[Nod
 def _nodes_by_op(index: GraphIndex, pattern: str, exact: bool) -> Iterable[NodeRef]:
     domain, separator, op_type = pattern.rpartition("::")
     matches = matcher(op_type, exact=exact)
-    wanted = "" if domain == "ai.onnx" else domain
+    wanted = plain_domain(domain)
     return (
         ref
         for ref in index.nodes()

@@ -28,6 +28,7 @@ from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
 from onnxbench.errors import BenchError, ExecutionError, GuardError, ModelError, NotFoundError, RefusedResultError
 from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, sort_nodes, topological_order
+from onnxbench.messages import copy_of
 from onnxbench.model import Model, load
 from onnxbench.operations import Operation
 from onnxbench.pieces import type_sources
@@ -195,8 +196,7 @@ def _mended(model: Model) -> tuple[Model, list[str]] | None:
     Raises:
         ModelError: It cannot be mended.
     """
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     try:
         words = make_valid(proto, complete=model.with_small_weights)
     except RefusedResultError as error:
@@ -295,8 +295,7 @@ class _Edit:
     def _own_flaws(self) -> set[str]:
         """Returns what was wrong before the edit: what onnx's checker overlooks, say."""
         if self._flaws is None:
-            proto = type(self._origin.proto)()
-            proto.CopyFrom(self._origin.proto)
+            proto = copy_of(self._origin.proto)
             self._flaws = {flaw.sentence() for flaw in find_flaws(GraphIndex(proto))}
         return self._flaws
 
@@ -487,8 +486,7 @@ def _without_marks(model: Model) -> Model:
     """Returns a model in which Identity stands for each Mark: it passes on what it is given, and no runtime has it."""
     if not any(entry.domain in select.MARK_DOMAINS for entry in _imports(model.proto)):
         return model
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     for ref in GraphIndex(proto).nodes():
         if select.mark_point(ref) is not None:
             ref.node.domain, ref.node.op_type = "", "Identity"
@@ -602,7 +600,9 @@ def edit_file(
     """
     whole = _as_recipe(recipe, variables)
     model = load(source, allow_outside=allow_outside)
-    refuse_to_overwrite(model, (), out, save_recipe, save_undo)
+    read = [str(path) for path in (*whole.read_files(), *libraries)]
+    read += verify.sources if isinstance(verify, FeedOptions) else ()
+    refuse_to_overwrite(model, read, out, save_recipe, save_undo)
     edited = edit(
         model, whole, verify=verify, approve=approve, libraries=libraries, stamp=stamp, allow_outside=allow_outside
     )  # fmt: skip
@@ -639,5 +639,7 @@ def undo_file(
     Raises:
         BenchError: As ``onnxbench.reversal.undo`` and ``onnxbench.writer.save`` do; nothing was written then.
     """
-    before = undo(load(source, allow_outside=allow_outside), patch)
+    after = load(source, allow_outside=allow_outside)
+    refuse_to_overwrite(after, (os.fspath(patch),), out)
+    before = undo(after, patch)
     return save(before, out, options=options) if out is not None else None

@@ -684,3 +684,22 @@ def test_a_model_that_does_not_run_is_not_the_fault_of_a_step(run, tmp_path):
     assert code == 9
     assert "does not run as it is" in err
     assert "--shape" in err
+
+
+def test_no_file_that_an_edit_reads_is_written_over(run, tmp_path):
+    (tmp_path / "inner.yaml").write_text("- rename_node: node:#1=sum\n")
+    (tmp_path / "r.yaml").write_text("include: inner.yaml\nsteps:\n  - rename_tensors: {file: t.csv}\n")
+    (tmp_path / "t.csv").write_text("c,product\n")
+    np.savez(tmp_path / "f.npz", **{name: np.ones((10, 10), np.float32) for name in "axb"})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in before:
+        words = ("--verify", "--feeds", "f.npz", "--recipe", "r.yaml")
+        for target in ((name,), ("o.onnx", "--save-undo", name), ("o.onnx", "--save-recipe", name)):
+            code, _, err = run("edit", LINEAR, *target, *words)
+            assert (code, f"{name} is an input; name another file" in err) == (2, True), (target, err)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert run("edit", LINEAR, "o.onnx", *words, "--save-undo", "u.undo")[0] == 0
+    patch = (tmp_path / "u.undo").read_bytes()
+    code, _, err = run("edit", "o.onnx", "u.undo", "--undo", "u.undo")
+    assert (code, "u.undo is an input" in err) == (2, True)
+    assert (tmp_path / "u.undo").read_bytes() == patch

@@ -291,9 +291,9 @@ def test_weights_of_every_type(number, tmp_path):
 
 
 def test_large_weights_are_transposed_in_pieces(tmp_path, monkeypatch):
-    from onnxbench.operations import _weights
+    from onnxbench.operations import _transposition
 
-    monkeypatch.setattr(_weights, "_HELD", 1)
+    monkeypatch.setattr(_transposition, "_HELD", 1)
     array = np.random.RandomState(0).rand(5, 700, 900).astype(np.float32)
     path = tmp_path / "big.onnx"
     path.write_bytes(linear(tensor("w", array)).SerializeToString())

@@ -95,7 +95,8 @@ def whole_recipe(files: Sequence[Path], variables: Sequence[str], expect: str | 
     steps = tuple(step for recipe in loaded for step in recipe.steps) + tuple(typed_steps(expect))
     if not steps:
         raise UsageError("nothing is to be done", hint="Give --recipe FILE, or a step: --set-op op:Add=Sub.")
-    return Recipe(steps, loaded[0].description if len(loaded) == 1 else "")
+    files = tuple(file for recipe in loaded for file in recipe.files)
+    return Recipe(steps, loaded[0].description if len(loaded) == 1 else "", files)
 
 
 def ask() -> Callable[[Step, Sequence[Change]], bool]:

@@ -16,8 +16,10 @@ from onnxbench.diffing._matching import Matching
 from onnxbench.diffing._report import Change, Rename, rename_changes
 from onnxbench.diffing._sides import Ids, Side, attribute_key, output_number
 from onnxbench.errors import ModelError
-from onnxbench.graph import GraphIndex, Scope
+from onnxbench.graph import GraphIndex, Scope, root_of
+from onnxbench.messages import copy_of
 from onnxbench.records import attribute_value, tensor_text
+from onnxbench.schemas import find_schema, plain_domain
 from onnxbench.tensortype import format_type
 from onnxbench.version import STAMP
 
@@ -57,7 +59,7 @@ class Comparison:
         self, model: Model, index: GraphIndex, name: str, renamed: dict[FunctionKey, FunctionKey]
     ) -> dict[Scope, Side]:
         def operator(node: NodeProto) -> Hashable:
-            key = (_plain_domain(node.domain), node.op_type, node.overload)
+            key = (plain_domain(node.domain), node.op_type, node.overload)
             return renamed.get((node.domain, node.op_type, node.overload), key) if renamed else key
 
         sides: dict[Scope, Side] = {}
@@ -164,21 +166,15 @@ class Comparison:
 
     def default_of(self, node: NodeProto, name: str, scope: Scope, first: bool) -> Hashable:
         """Returns the default of an operator's attribute as a key; None if there is none that is known."""
-        from onnx import defs
-
-        while scope.parent is not None:
-            scope = scope.parent
+        root = root_of(scope)
         index, model = (self._index_a, self._a) if first else (self._index_b, self._b)
-        imports = scope.graph.opset_import if scope.is_function else index.proto.opset_import
-        domain = _plain_domain(node.domain)
-        versions = [entry.version for entry in imports if _plain_domain(entry.domain) == domain]
+        imports = root.graph.opset_import if root.is_function else index.proto.opset_import
+        domain = plain_domain(node.domain)
+        versions = [entry.version for entry in imports if plain_domain(entry.domain) == domain]
         if not versions or index.function_of(node) is not None:
             return None
-        try:
-            schema = defs.get_schema(node.op_type, max_inclusive_version=max(versions), domain=domain)
-        except defs.SchemaError:
-            return None
-        known = schema.attributes.get(name)
+        schema = find_schema(domain, node.op_type, max(versions))
+        known = schema.attributes.get(name) if schema is not None else None
         if known is None or known.default_value.type == 0:
             return None
         return attribute_key(model, known.default_value)
@@ -215,7 +211,7 @@ class Comparison:
 
     def _compare_imports(self, place: tuple[int, ...], a: Any, b: Any, where: str, graph: str) -> None:
         before, after = (
-            {_plain_domain(entry.domain): entry.version for entry in owner.opset_import} for owner in (a, b)
+            {plain_domain(entry.domain): entry.version for entry in owner.opset_import} for owner in (a, b)
         )
         for domain in sorted({*before, *after}):
             one, other = before.get(domain), after.get(domain)
@@ -670,7 +666,7 @@ class _Graphs:
 
 def operator_text(node: NodeProto) -> str:
     """Returns a node's operator with its domain and overload."""
-    domain = _plain_domain(node.domain)
+    domain = plain_domain(node.domain)
     return f"{f'{domain}::' if domain else ''}{node.op_type}{f':{node.overload}' if node.overload else ''}"
 
 
@@ -756,10 +752,6 @@ def _tensors_of(attribute: AttributeProto) -> list[Any]:
     return list(attribute.sparse_tensors)
 
 
-def _plain_domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
-
-
 def _interface(scope: Scope, field: str) -> dict[str, Any]:
     return {} if scope.is_function else {info.name: info for info in getattr(scope.graph, field)}
 
@@ -807,8 +799,7 @@ def _outline(scope: Scope, renamed: dict[FunctionKey, Scope]) -> Hashable:
 
 def _has_unknown(model: Model) -> bool:
     """Tells whether a model has fields that this version of onnx does not know."""
-    copy = type(model.proto)()
-    copy.CopyFrom(model.proto)
+    copy = copy_of(model.proto)
     size = int(copy.ByteSize())
     copy.DiscardUnknownFields()
     return int(copy.ByteSize()) != size

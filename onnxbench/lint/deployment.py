@@ -18,6 +18,7 @@ from onnxbench.lint.facts import (
     readable_array,
 )
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART
 from onnxbench.tensortype import elem_type, format_type, tensor_shape
 
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ def _depends_on_inputs(scope: Scope) -> set[str]:
 def _overridable(facts: Facts) -> Iterator[Finding | NotRun]:
     main = facts.index.main
     both = [name for name in main.inputs if name in main.constants]
-    if both and facts.proto.ir_version >= 4:
+    if both and facts.proto.ir_version >= FIRST_IR_WITH_WEIGHTS_APART:
         message = f"{plural(len(both), 'initializer')} can be overridden by a caller: {listed(both)}"
         yield facts.find(OVERRIDABLE, message, scope=main, tensor=both[0])
 

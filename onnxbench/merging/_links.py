@@ -14,6 +14,7 @@ from onnxbench.errors import (
 )
 from onnxbench.graph import GraphIndex
 from onnxbench.inference import TypeFinder
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.tensortype import elem_type, format_type, tensor_shape
 
@@ -225,7 +226,6 @@ def _differ_in_elements(one: TypeProto, other: TypeProto) -> bool:
     have, want = elem_type(one), elem_type(other)
     if have == want or not have or not want or {have, want} & {8, 14, 15}:
         return False
-    same = type(one)()
-    same.CopyFrom(one)
+    same = copy_of(one)
     same.tensor_type.elem_type = want
     return not misfit(same, other)

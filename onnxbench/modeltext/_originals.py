@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.errors import SpecError, did_you_mean
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.modeltext._syntax import (
     ELIDED,
@@ -211,8 +212,7 @@ def _copy_data(original: Model, source: TensorProto, target: TensorProto) -> Non
     if where is not None:
         weights.refer(target, where)
         return
-    data = type(source)()
-    data.CopyFrom(source)
+    data = copy_of(source)
     for descriptor, _ in source.ListFields():
         if descriptor.name not in weights.DATA_FIELDS:
             data.ClearField(descriptor.name)

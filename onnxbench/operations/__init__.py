@@ -27,24 +27,19 @@ from onnxbench.operations._cleanup import (
     Sort,
     TakeBranches,
 )
+from onnxbench.operations._constants import ToConstant, ToInitializer
+from onnxbench.operations._dimensions import MakeBatchDynamic, MakeDynamic, NameDim, SetDim, SetShape
 from onnxbench.operations._files import content_digest, files_of
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
     AddInput,
     AddOutput,
-    MakeBatchDynamic,
-    MakeDynamic,
-    NameDim,
     RemoveInput,
     RemoveOutput,
     RenameInput,
     RenameOutput,
     ReorderInputs,
     ReorderOutputs,
-    RetypeInput,
-    RetypeOutput,
-    SetDim,
-    SetShape,
 )
 from onnxbench.operations._model import (
     DeleteMetadata,
@@ -60,10 +55,12 @@ from onnxbench.operations._model import (
     SetProducer,
 )
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._retyping import RetypeInput, RetypeOutput
 from onnxbench.operations._rewrite import Rewrite
 from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
-from onnxbench.operations._weights import CastWeight, SetWeight, ToConstant, ToInitializer, TransposeWeight
+from onnxbench.operations._transposition import TransposeWeight
+from onnxbench.operations._values import CastWeight, SetWeight
 from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxbench.errors import NotFoundError, UsageError
 from onnxbench.operations._files import files_of
-from onnxbench.schemas import find_schema
+from onnxbench.schemas import find_schema, plain_domain
 from onnxbench.tensortype import dtype_name, format_shape
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def parse_operator(text: str) -> tuple[str, str]:
     if match is None:
         raise UsageError(f"{text!r} is no operator", hint="Write Add, or com.microsoft::Gelu.")
     domain = match["domain"] or ""
-    return ("" if domain == "ai.onnx" else domain), match["op_type"]
+    return plain_domain(domain), match["op_type"]
 
 
 def operator_name(domain: str, op_type: str) -> str:

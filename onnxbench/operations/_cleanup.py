@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxbench import pruning
-from onnxbench.draft import root_of, tree_of
 from onnxbench.errors import NotFoundError, UsageError, did_you_mean
-from onnxbench.graph import TensorRef, sort_nodes, topological_order
+from onnxbench.graph import TensorRef, root_of, sort_nodes, topological_order, tree_of
 from onnxbench.operations._base import Effect, NodeOperation, Operation, plural
 from onnxbench.specs import parse_size
 

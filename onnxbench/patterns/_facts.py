@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.draft import home_of
-from onnxbench.graph import TensorRef
+from onnxbench.graph import TensorRef, home_of
 from onnxbench.patterns._expressions import UnknownError
 from onnxbench.schemas import find_schema
 from onnxbench.tensortype import Dim, dtype_name, elem_type, make_type, tensor_shape

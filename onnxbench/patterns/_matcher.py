@@ -22,9 +22,8 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.conformity import with_article
-from onnxbench.draft import home_of, root_of
 from onnxbench.errors import UnsupportedError
-from onnxbench.graph import topological_order
+from onnxbench.graph import home_of, root_of, topological_order
 from onnxbench.patterns._conditions import Bindings, unmet_condition
 from onnxbench.patterns._expressions import UnknownError
 from onnxbench.patterns._facts import MOST_ELEMENTS, Facts

@@ -24,6 +24,7 @@ from onnxbench.errors import (
     did_you_mean,
 )
 from onnxbench.graph import GraphIndex, NodeRef, Scope
+from onnxbench.messages import copy_of
 from onnxbench.patterns._replacement import Common, Replacer, Swap
 from onnxbench.patterns._rules import split_reference
 from onnxbench.schemas import find_schema, plain_domain
@@ -250,8 +251,7 @@ def _readable(model: Model) -> ModelProto:
     """Returns a copy of a structure in which onnx-ir can read all weights: small ones inline, others by their file."""
     proto = model.with_small_weights(model.proto)
     if proto is model.proto:
-        proto = type(proto)()
-        proto.CopyFrom(model.proto)
+        proto = copy_of(model.proto)
     for tensor in weights.tensors(proto):
         where = model.byte_range(tensor)
         if where is None:
