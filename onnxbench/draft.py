@@ -74,6 +74,8 @@ class Draft:
         notes: What a user should know beyond that.
         renamed: New names of the main graph's former inputs and outputs, by their old ones.
         saving: How the result should be saved, where an operation said so; what the user says goes before it.
+        awaited: Tensors that were added for later steps to read, by path of their graph and name, with what their
+            change is about.
     """
 
     model: Model
@@ -85,6 +87,7 @@ class Draft:
     notes: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     saving: SaveOptions | None = None
+    awaited: dict[tuple[str, str], str] = field(default_factory=dict)
     _index: GraphIndex | None = None
     _finder: TypeFinder | None = None
     _names: dict[int, set[str]] = field(default_factory=dict)
@@ -242,6 +245,20 @@ class Draft:
         """Records a change."""
         self.changes.append(Change(kind, where, what, before, after))
 
+    def await_reader(self, scope: Scope, name: str, where: str) -> None:
+        """Says that a tensor was added for later steps to read, and what its change is about (``Change.where``)."""
+        self.awaited[scope.path, name] = where
+
+    def unread(self) -> set[str]:
+        """Returns what changes are about that added tensors which nothing reads."""
+        scopes = self.index.scope_paths
+        return {
+            where
+            for (path, name), where in self.awaited.items()
+            if path in scopes and scopes[path].defines(name)
+            and name not in scopes[path].consumers and name not in scopes[path].outputs
+        }  # fmt: skip
+
     def splice(
         self, scope: Scope, inserted: Mapping[int, Sequence[NodeProto]] | None = None, removed: Collection[int] = ()
     ) -> None:
@@ -282,6 +299,8 @@ class Draft:
             names: New names by old ones.
         """
         graph = scope.graph
+        for path, name in [key for key in self.awaited if key[0] == scope.path and key[1] in names]:
+            self.awaited[path, names[name]] = self.awaited.pop((path, name))
         if scope.is_function:
             for names_of in (graph.input, graph.output):
                 for position, name in enumerate(names_of):

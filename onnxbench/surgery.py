@@ -306,8 +306,17 @@ class _Edit:
             drift, passed, notes = self._verifier.judge(self._draft, done.step)
         return replace(done, drift=drift, passed=passed, notes=(*done.notes, *notes))
 
+    def _tell_unread(self) -> None:
+        """Notes of steps that added tensors which nothing reads now, after the last step."""
+        unread = self._draft.unread() if self._draft.awaited else set()
+        for number, done in enumerate(self._done):
+            names = [each.where for each in done.changes if each.what == "added" and each.where in unread]
+            notes = tuple(f"nothing reads {name!r} after the last step" for name in names)
+            self._done[number] = replace(done, notes=(*done.notes, *notes))
+
     def _finish(self, *, stamp: bool) -> Edited:
         draft = self._draft
+        self._tell_unread()
         recipe = replace(self._recipe, steps=tuple(done.step for done in self._done))
         digest = recipe.digest() if stamp and draft.changes else ""
         proto = draft.model.proto

@@ -7,6 +7,7 @@ the reference page follow from its fields and docstring.
 
 from __future__ import annotations
 
+from onnxbench.operations._adding import AddWeight
 from onnxbench.operations._base import (
     Effect,
     NodeOperation,
@@ -68,6 +69,7 @@ __all__ = [
     "AddInput",
     "AddNodes",
     "AddOutput",
+    "AddWeight",
     "CastWeight",
     "Clean",
     "DedupeNames",
@@ -149,7 +151,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     SetModelVersion, SetDomain, SetGraphName,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
     RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
-    SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
+    AddWeight, SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
     ShareEqualWeights, StripWeights, Externalize, InlineWeights,
 )  # fmt: skip
 
