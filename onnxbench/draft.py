@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from onnxbench import select
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError, UsageError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, home_of, root_of, tree_of
+from onnxbench.handover import correct_sizes
 from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_up_dims
 from onnxbench.messages import copy_of
 from onnxbench.model import Model
@@ -493,7 +494,8 @@ class Draft:
         Names of dimensions stay where the new size is unknown. So do sizes that inference could not tell before the
         edit either, unless ``strictly`` was said. A value info that nothing can tell the type of is removed. An
         output keeps the element type that it said if inference finds none. What an operator makes that onnx does
-        not know keeps the type that was stated: nothing else could tell it.
+        not know keeps the type that was stated: nothing else could tell it. Sizes that bodies state of their inputs
+        are opened where they are given others now.
         """
         if not self._stale:
             return
@@ -505,6 +507,11 @@ class Draft:
         )
         self._stale.clear()
         self._strictly, self._same_rank = False, True
+        for scope, info, before in correct_sizes(
+            self.model, self.index, affected, before=self.origin, strictly=strictly, opset=self.opset
+        ):
+            where = TensorRef(scope, info.name).path
+            self.record("tensor", where, "type", before=format_type(before), after=format_type(info.type))
         said: list[_Said] = []
         for scope, names in affected.items():
             if scope.is_function:
