@@ -68,23 +68,28 @@ class Selection:
         )
 
 
-def select(index: GraphIndex, selector: str) -> Selection:
+def select(index: GraphIndex, selector: str, *, folder: Path | None = None) -> Selection:
     """Returns what one selector stands for.
+
+    Args:
+        index: The model's index.
+        selector: The selector.
+        folder: What ``@FILE`` is relative to; by default the current folder.
 
     Raises:
         NotFoundError: It matches nothing; the hint has the nearest names.
         UsageError: It cannot be parsed.
     """
-    return _select(index, selector, ())
+    return _select(index, selector, (), folder or Path())
 
 
-def _select(index: GraphIndex, selector: str, files: tuple[Path, ...]) -> Selection:
+def _select(index: GraphIndex, selector: str, files: tuple[Path, ...], folder: Path) -> Selection:
     """Does so for a selector that stands in these files, each named in the one before."""
     exact = index.tensor(selector)
     if exact is not None:
         return Selection(frozenset([exact]))
     if selector.startswith("@"):
-        return _from_file(index, selector[1:], files)
+        return _from_file(index, selector[1:], files, folder)
     try:
         selection = _Parser(index, selector).parse()
     except UsageError:
@@ -100,13 +105,16 @@ def _select(index: GraphIndex, selector: str, files: tuple[Path, ...]) -> Select
     return selection
 
 
-def tensors(index: GraphIndex, selectors: Sequence[str], *, what: str = "selector") -> list[TensorRef]:
+def tensors(
+    index: GraphIndex, selectors: Sequence[str], *, what: str = "selector", folder: Path | None = None
+) -> list[TensorRef]:
     """Returns the tensors that the selectors stand for: selector by selector, each in the order of the graph.
 
     Args:
         index: The model's index.
         selectors: Selectors, each of which must match.
         what: What the selectors are for, named in an error ("--outputs", say).
+        folder: What ``@FILE`` is relative to; by default the current folder.
 
     Raises:
         NotFoundError: A selector matches no tensor.
@@ -114,17 +122,20 @@ def tensors(index: GraphIndex, selectors: Sequence[str], *, what: str = "selecto
     """
     found: dict[TensorRef, None] = {}
     for selector in selectors:
-        refs = select(index, selector).as_tensors()
+        refs = select(index, selector, folder=folder).as_tensors()
         if not refs:
             raise NotFoundError(f"{what} {selector!r} names nodes that make no tensor")
         found.update(dict.fromkeys(in_order(index, refs)))
     return list(found)
 
 
-def nodes(index: GraphIndex, selectors: Sequence[str], *, what: str = "selector") -> list[NodeRef]:
+def nodes(
+    index: GraphIndex, selectors: Sequence[str], *, what: str = "selector", folder: Path | None = None
+) -> list[NodeRef]:
     """Returns the nodes that the selectors stand for, in the order of the graph, without repeats.
 
-    A tensor stands for its producer; a bare name that is no tensor but a node's is that node.
+    A tensor stands for its producer; a bare name that is no tensor but a node's is that node. ``@FILE`` is relative to
+    ``folder``, or else to the current one.
 
     Raises:
         NotFoundError: A selector matches no node.
@@ -134,7 +145,7 @@ def nodes(index: GraphIndex, selectors: Sequence[str], *, what: str = "selector"
     for selector in selectors:
         named = nodes_named(index, selector)
         try:
-            refs = frozenset(named) if named else select(index, selector).as_nodes()
+            refs = frozenset(named) if named else select(index, selector, folder=folder).as_nodes()
         except NotFoundError:
             if selector.partition(":")[0] in PREFIXES or not _PLAIN.fullmatch(selector):
                 raise
@@ -174,8 +185,8 @@ def _comma_list(index: GraphIndex, selector: str) -> Selection | None:
     return Selection(frozenset(ref for ref in refs if ref is not None))
 
 
-def _from_file(index: GraphIndex, path: str, files: tuple[Path, ...]) -> Selection:
-    file = Path(path)
+def _from_file(index: GraphIndex, path: str, files: tuple[Path, ...], folder: Path) -> Selection:
+    file = folder / path
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -187,7 +198,7 @@ def _from_file(index: GraphIndex, path: str, files: tuple[Path, ...]) -> Selecti
         raise UsageError(f"the selector file {path} names nothing")
     if file.resolve() in files:
         raise UsageError(f"the selector file {path} names itself")
-    parts = [_select(index, selector, (*files, file.resolve())) for selector in selectors]
+    parts = [_select(index, selector, (*files, file.resolve()), folder) for selector in selectors]
     if all(part.is_nodes for part in parts):
         return Selection(nodes=frozenset().union(*(part.nodes for part in parts)), is_nodes=True)
     return Selection(frozenset().union(*(part.as_tensors() for part in parts)))

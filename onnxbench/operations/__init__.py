@@ -7,6 +7,7 @@ the reference page follow from its fields and docstring.
 
 from __future__ import annotations
 
+from onnxbench.operations._adding import AddWeight
 from onnxbench.operations._base import (
     Effect,
     NodeOperation,
@@ -29,6 +30,7 @@ from onnxbench.operations._cleanup import (
 )
 from onnxbench.operations._constants import ToConstant, ToInitializer
 from onnxbench.operations._dimensions import MakeBatchDynamic, MakeDynamic, NameDim, SetDim, SetShape
+from onnxbench.operations._files import content_digest, files_of
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
     AddInput,
@@ -67,6 +69,7 @@ __all__ = [
     "AddInput",
     "AddNodes",
     "AddOutput",
+    "AddWeight",
     "CastWeight",
     "Clean",
     "DedupeNames",
@@ -130,7 +133,9 @@ __all__ = [
     "ToConstant",
     "ToInitializer",
     "TransposeWeight",
+    "content_digest",
     "field_form",
+    "files_of",
     "spelled_fields",
     "spelled_form",
 ]
@@ -146,7 +151,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     SetModelVersion, SetDomain, SetGraphName,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
     RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
-    SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
+    AddWeight, SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
     ShareEqualWeights, StripWeights, Externalize, InlineWeights,
 )  # fmt: skip
 

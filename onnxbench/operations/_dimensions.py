@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxbench import backends
@@ -19,6 +20,7 @@ from onnxbench.errors import (
 from onnxbench.feeding import FeedOptions, feed_sets
 from onnxbench.graph import Scope
 from onnxbench.operations._base import Effect, Operation
+from onnxbench.operations._files import data_file
 from onnxbench.operations._ports import input_info, tensor_elements
 from onnxbench.specs import parse_tensor_specs
 from onnxbench.tensortype import Dim, dtype_name, elem_type, format_shape, format_type, tensor_shape
@@ -244,7 +246,11 @@ class MakeBatchDynamic(Operation):
         free_batch(draft, inputs=inputs, dim=self.dim, to=self.to, feeds=feeds, atol=self.atol, rtol=self.rtol)
 
     def _sources(self, draft: Draft) -> list[str]:
-        return [str(draft.folder / each) if (draft.folder / each).exists() else each for each in self.data or ()]
+        return [data_file(each, draft.folder)[1] for each in self.data or ()]
+
+    def files(self, folder: Path) -> Sequence[str]:
+        """Returns the files with data."""
+        return [name for each in self.data or () if (name := data_file(each, folder)[0])]
 
 
 def _try_shapes(draft: Draft, old: Model, shapes: Mapping[str, Sequence[Dim]], hint: str) -> None:

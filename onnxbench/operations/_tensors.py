@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -67,6 +67,10 @@ class _Rule:
     prefix: str = ""
     suffix: str = ""
     at: str | None = None
+
+    def files(self, folder: Path) -> Sequence[str]:
+        """Returns the table of names."""
+        return () if self.file is None else (self.file,)
 
     def table(self, draft: Draft) -> dict[str, str]:
         """Returns the names that are spelled out, by ``map`` or ``file``.
