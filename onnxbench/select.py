@@ -211,7 +211,10 @@ def _nothing(index: GraphIndex, selector: str) -> NotFoundError:
         hint = did_you_mean(rest, candidates)
         if hint is None and candidates:
             some = ", ".join(candidates[:8])
-            hint = f"The model has {len(candidates)} of these: {some}{', ...' if len(candidates) > 8 else ''}."
+            more = f" and {len(candidates) - 8} more" if len(candidates) > 8 else ""
+            hint = f"The model has {len(candidates)} of these: {some}{more}."
+        elif prefix == "scope" and not candidates:
+            hint = "The nodes of the model tell of no modules: 'onnxbench inspect MODEL --scopes' shows what is known."
         return NotFoundError(f"{selector!r} matches nothing in the model", hint=hint)
     plain = rest if prefix in PREFIXES and rest else selector
     near = nearest(plain, (ref.path for ref in index.tensors()))

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from typer import BadParameter
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from onnxbench.errors import UsageError
@@ -61,6 +62,9 @@ def means_nothing_without(**companions: str | tuple[str, ...]) -> Callable[[F], 
     return decorate
 
 
+_MISTYPED: Any = BadParameter.__bases__[0]  # click's UsageError, which typer has a copy of or not, by its version
+
+
 class BenchCommand(TyperCommand):
     """A typer command with argparse-style list options, and options that need others."""
 
@@ -70,9 +74,17 @@ class BenchCommand(TyperCommand):
             return super().parse_args(ctx, args)
         words = self._spread(self._in_first_names(args))
         TYPED.set(tuple(words))
-        rest = super().parse_args(ctx, words)
+        try:
+            rest = super().parse_args(ctx, words)
+        except _MISTYPED as error:  # as every other mistake is told, with --json too
+            said = error.format_message().rstrip(".")
+            raise UsageError(f"{said[:1].lower()}{said[1:]}", hint=self.usage_hint(error)) from None
         self._require_companions(ctx)
         return rest
+
+    def usage_hint(self, error: Exception) -> str:
+        """Returns what helps against a mistake on the command line."""
+        return f"'onnxbench {self.name} --help' shows what there is."
 
     def _in_first_names(self, args: list[str]) -> list[str]:
         """Puts second names of this command's options into the first ones, and gives values that may be left out."""

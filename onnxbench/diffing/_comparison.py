@@ -17,6 +17,7 @@ from onnxbench.diffing._matching import Matching
 from onnxbench.diffing._report import Change
 from onnxbench.diffing._sides import Ids, Side, attribute_key
 from onnxbench.diffing._words import docs
+from onnxbench.drift import BITWISE, Tolerance
 from onnxbench.errors import ModelError
 from onnxbench.graph import GraphIndex, Scope, root_of
 from onnxbench.messages import copy_of
@@ -28,7 +29,6 @@ from onnxbench.wording import plural
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-    from onnxbench.drift import Tolerance
     from onnxbench.model import Model
 
 FunctionKey = tuple[str, str, str]
@@ -54,6 +54,7 @@ class Comparison:
         self._found: list[tuple[tuple[int, ...], Change]] = []
         self.notes: list[str] = []
         self._values: list[tuple[int, int, Callable[[], None]]] = []
+        self._within = 0
 
     def _make_sides(
         self, model: Model, index: GraphIndex, name: str, renamed: dict[FunctionKey, FunctionKey]
@@ -84,6 +85,9 @@ class Comparison:
                 pending.append(self._match(scope, scope_b, matching))
         for _, _, compare in sorted(self._values, key=lambda task: task[:2]):
             compare()
+        if self._within and self._allowed != BITWISE:
+            words = "1 weight differs" if self._within == 1 else f"{self._within:,} weights differ"
+            self.notes.append(f"{words} within the tolerance and {'is' if self._within == 1 else 'are'} not counted")
         return [change for _, change in sorted(self._found, key=lambda found: found[0])]
 
     def _match(self, scope: Scope, scope_b: Scope, outer: Matching | None = None) -> Matching:
@@ -122,7 +126,9 @@ class Comparison:
 
         def compare() -> None:
             found = _tensors.distance(self._a, a, self._b, b, self._allowed)
-            if found is not None:
+            if found is not None and not found.differing:
+                self._within += 1
+            elif found is not None:
                 before, after = (types[0] if _tensors.is_sparse(tensor) else tensor_text(tensor) for tensor in (a, b))
                 report(before, after, found.text)
 

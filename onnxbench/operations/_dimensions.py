@@ -321,6 +321,7 @@ def _parse_dim(draft: Draft, text: str, what: str, *, outputs: bool = False) -> 
         return _Told(value, symbol=left)
     known = sorted(symbols) if not colon else list(infos)
     hint = did_you_mean(name if colon else left, known)
+    known = [*known[:12], "..."] if len(known) > 12 else known
     hint = hint or (f"Dimensions: {', '.join(known)}." if known and not colon else "Write x:0=VALUE for one dimension.")
     word = f"there is no input {name!r}" if colon else f"no dimension is called {left!r}"
     raise NotFoundError(f"{what}: {word}", hint=hint)
