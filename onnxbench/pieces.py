@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends, captures, select
 from onnxbench.boundary import depends_on
 from onnxbench.captures import Feeds, Value
 from onnxbench.cut import Cut, Piece, assemble, frontier, lift, plan_cut, require_main
 from onnxbench.cut import expose as expose_tensors
+from onnxbench.draft import Draft
 from onnxbench.errors import (
     BenchError,
     CutError,
@@ -34,6 +35,7 @@ from onnxbench.graph import GraphIndex, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.inlining import inline_functions
 from onnxbench.model import Model, load
+from onnxbench.operations import Delete
 from onnxbench.specs import TensorSpec, parse_tensor_specs
 from onnxbench.tensortype import Dim, dtype_name, format_shape, format_type, make_type, tensor_shape
 from onnxbench.writer import Saved, SaveOptions, save
@@ -60,7 +62,8 @@ def extract(
     Args:
         source: A model or a model file.
         inputs: Where the piece starts: selectors, or ``name:shape:dtype`` to state what the model leaves open. A
-            selector of nodes means the tensors that enter them. None: the model's own inputs.
+            selector of nodes means the tensors that enter them. None: the model's own inputs. A cut at a mark
+            (``mark:backbone:output``) is at the tensor that the Mark passes on, and the piece has no Marks.
         outputs: Where it ends. A selector of nodes means the tensors that leave them. None: the model's own outputs
             (those that depend on ``inputs``).
         nodes: Instead of inputs and outputs: exactly these nodes, with whatever enters and leaves them.
@@ -84,6 +87,7 @@ def extract(
         _refuse_together("lift", body=body, inputs=inputs, outputs=outputs, nodes=nodes)
         return lift(model, body, index=index, sources=sources)
     types: dict[str, TypeProto] = {}
+    notes: list[str] = []
     finder = TypeFinder(model, index, sources)
     if nodes:
         _refuse_together("nodes", nodes=nodes, inputs=inputs, outputs=outputs)
@@ -95,13 +99,22 @@ def extract(
         starts = None
         if inputs is not None:
             starts = _boundary(index, inputs, what="--inputs", entering=True, types=types, moved=names)
-        if outputs is None:
-            ends = _outputs_behind(scope, starts or [])
-        else:
-            ends = _boundary(index, outputs, what="--outputs", entering=False, types=types, moved=names)
+        given = None
+        if outputs is not None:
+            given = _boundary(index, outputs, what="--outputs", entering=False, types=types, moved=names)
+        if _names_marks(index, (*(inputs or ()), *(outputs or ()))):
+            model, passed = _without_marks(model, index)
+            index = GraphIndex(model.proto)
+            scope, finder = index.main, TypeFinder(model, index, sources)
+            types = {passed.get(name, name): value for name, value in types.items()}
+            starts = None if starts is None else list(dict.fromkeys(passed.get(name, name) for name in starts))
+            given = None if given is None else list(dict.fromkeys(passed.get(name, name) for name in given))
+            notes.append("the piece has no Marks: it is cut at the tensors that they pass on")
+        ends = _outputs_behind(scope, starts or []) if given is None else given
         cut = plan_cut(scope, ends, starts, auto_inputs=auto_inputs, keep_unused=keep_unused)
     complete_types(types, finder, index.main)
-    return assemble(model, index, index.main, cut, finder=finder, types=types)
+    piece = assemble(model, index, index.main, cut, finder=finder, types=types)
+    return replace(piece, notes=(*notes, *piece.notes))
 
 
 def expose(
@@ -268,6 +281,19 @@ class Extracted:
         """What a user should know: of the cut, and of what had to be mended."""
         return (*self.piece.notes, *(self.saved.repairs if self.saved else ()))
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns all but the model itself as JSON values."""
+        return {
+            "cut": self.piece.cut,
+            "inputs": self.piece.inputs,
+            "outputs": self.piece.outputs,
+            "notes": self.notes,
+            "choices": self.choices,
+            "saved": self.saved,
+            "feeds": self.feeds,
+            "expected": self.expected,
+        }
+
 
 def extract_file(
     source: Model | str | os.PathLike[str],
@@ -318,7 +344,7 @@ def extract_file(
         return Extracted(piece, None, choices=first.choices)
     recorded = None
     if save_feeds is not None:
-        whole = inline_functions(model)[0] if inline else model
+        whole = _runnable(model, (*(inputs or ()), *(outputs or ())), inline=inline)
         with choices_explained(first.choices):
             recorded = record(whole, piece, first.feeds)
             if piece.cut.scope:
@@ -329,6 +355,48 @@ def extract_file(
     captures.save(feeds_path, {b.name: recorded[b.name] for b in piece.inputs})
     captures.save(expected_path, {b.name: recorded[b.name] for b in piece.outputs})
     return Extracted(piece, saved, feeds_path, expected_path, first.choices)
+
+
+def _runnable(model: Model, words: Sequence[str], *, inline: bool) -> Model:
+    """Returns the whole model that a piece was cut from: functions inlined if asked for, and without the Marks."""
+    whole = inline_functions(model)[0] if inline else model
+    index = GraphIndex(whole.proto)
+    return _without_marks(whole, index)[0] if _names_marks(index, words) else whole
+
+
+def _names_marks(index: GraphIndex, words: Sequence[str]) -> bool:
+    """Tells whether a boundary of a piece is spelled by a mark."""
+    return any("mark:" in word and index.tensor(word) is None for word in words)
+
+
+def _without_marks(model: Model, index: GraphIndex) -> tuple[Model, dict[str, str]]:
+    """Returns a model whose Marks are gone, and what the tensors that they made in its main graph are called there.
+
+    What read the output of a Mark reads its input, so a tensor that goes round a Mark does not cross the cut twice.
+    """
+    draft = Draft.of(model)
+    Delete(" | ".join(f"op:{domain}::Mark" for domain in select.MARK_DOMAINS), keep_constants=True).apply(draft)
+    passes = {
+        ref.node.output[0]: ref.node.input[0]
+        for ref in index.nodes()
+        if ref.scope is index.main and select.mark_point(ref) is not None
+    }
+    outputs: dict[str, str] = {}
+    for made in passes:
+        if made in index.main.outputs:  # whose name the tensor got
+            outputs.setdefault(_passed(passes, made), made)
+    now = {}
+    for made in passes:
+        source = _passed(passes, made)
+        now[made] = source if draft.main.defines(source) else outputs[source]
+    return draft.model, {**now, **{source: made for source, made in outputs.items() if not draft.main.defines(source)}}
+
+
+def _passed(passes: Mapping[str, str], name: str) -> str:
+    """Returns what the first of a chain of Marks is given."""
+    while name in passes:
+        name = passes[name]
+    return name
 
 
 def _value_files(

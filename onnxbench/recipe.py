@@ -29,7 +29,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from onnxbench.documents import Item, from_python, from_yaml, plain_float, scalar_kind, to_integer
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
-from onnxbench.operations import OPERATIONS, Effect, Operation, field_form, spelled_fields, spelled_form
+from onnxbench.operations import (
+    OPERATIONS,
+    Effect,
+    Operation,
+    content_digest,
+    field_form,
+    files_of,
+    spelled_fields,
+    spelled_form,
+)
 
 VERSION = 1
 _STEP_KEYS = ("name", "expect", "changes", "atol", "rtol")
@@ -39,7 +48,6 @@ _EFFECTS = get_args(Effect)
 _EXPECT = re.compile(r"(?P<word>all|optional|any)|(?P<sign>>=|<=|==?|>|<)?\s*(?P<count>\d+)")
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[^}]*)\}")
 _DEEPEST_INCLUDE = 20
-_FILE_KEYS = ("file", "rule", "data")
 
 
 @dataclass(frozen=True)
@@ -116,17 +124,23 @@ class Recipe:
     files: tuple[Path, ...] = field(default=(), compare=False)
 
     def read_files(self) -> Iterator[Path]:
-        """Yields the files that it was read from and those that its steps name: weights, tables, rules."""
+        """Yields the files that it was read from and those that its steps refer to: weights, tables, rules."""
         yield from self.files
         for step in self.steps:
-            for text in _named_files(operation_data(step.operation)):
-                for path in (text, text.rpartition(":")[0]):
-                    if path:
-                        yield (step.folder or Path.cwd()) / path
+            yield from files_of(step.operation, step.folder or Path.cwd()).values()
 
     def digest(self) -> str:
-        """Returns ``sha256:...`` of the steps as they are after variables and includes."""
-        text = json.dumps([step.to_data() for step in self.steps], sort_keys=True, ensure_ascii=False, default=_plain)
+        """Returns ``sha256:...`` of the steps, variables and includes filled in, and of the files that they refer to.
+
+        Beside the name of a file its whole content counts: of rules, tables of names, lists of selectors, scripts
+        (not of what these import) and data, and of weights, which are read for this in blocks.
+
+        Raises:
+            NotFoundError: A file is not there any more.
+        """
+        known: dict[Path, str] = {}
+        steps = [{**step.to_data(), **_file_digests(step, known)} for step in self.steps]
+        text = json.dumps(steps, sort_keys=True, ensure_ascii=False, default=_plain)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def to_yaml(self) -> str:
@@ -135,6 +149,21 @@ class Recipe:
         if self.description:
             head["description"] = self.description
         return _dump({**head, "steps": [step.to_data() for step in self.steps]})
+
+
+def _file_digests(step: Step, known: dict[Path, str]) -> dict[str, Any]:
+    """Returns what the digest of a recipe says of the files of a step: nothing if it has none."""
+    found = {}
+    for name, path in files_of(step.operation, step.folder or Path.cwd()).items():
+        if path not in known:
+            try:
+                known[path] = content_digest(path)
+            except OSError as error:
+                raise NotFoundError(
+                    f"{path}, which the step {step.title()!r} refers to, cannot be read: {error.strerror}"
+                ) from None
+        found[name] = known[path]
+    return {"files": found} if found else {}
 
 
 def load_recipe(
@@ -202,15 +231,6 @@ def step_from_text(text: str, *, source: str = "--step") -> Step:
     if len(recipe.steps) != 1:
         raise SpecError(f"{source}: {text!r} is {len(recipe.steps)} steps, and one is wanted")
     return dataclasses.replace(recipe.steps[0], place=source)
-
-
-def _named_files(value: Any, key: str = "") -> Iterator[str]:
-    """Yields what stands under the keys of an operation that name files."""
-    if isinstance(value, Mapping):
-        for name, each in value.items():
-            yield from _named_files(each, name)
-    elif isinstance(value, str) and key in _FILE_KEYS:
-        yield value
 
 
 def _owns(word: str, key: str) -> bool:

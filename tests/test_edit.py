@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import subprocess
@@ -21,20 +22,23 @@ import onnxbench
 from onnxbench import reversal
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
-from onnxbench.errors import BenchError, GuardError, RefusedResultError
+from onnxbench.errors import BenchError, GuardError, NotFoundError, RefusedResultError
 from onnxbench.graph import GraphIndex
 from onnxbench.model import from_proto, load
+from onnxbench.modeltext import parse
 from onnxbench.operations import (
     Delete,
     Externalize,
     Insert,
+    MakeBatchDynamic,
     RenameNode,
     RenameTensor,
     RenameTensors,
     SetAttribute,
     SetOp,
+    files_of,
 )
-from onnxbench.recipe import Step
+from onnxbench.recipe import Recipe, Step, load_recipe
 from onnxbench.surgery import edit, edit_file, undo_file
 from onnxbench.version import STAMP
 from onnxbench.writer import SaveOptions
@@ -273,6 +277,101 @@ def test_the_json_schema_accepts_the_golden_recipes_and_refuses_mistakes():
                 assert validator.is_valid(case["recipe"]), case["name"]
     assert not validator.is_valid({"steps": [{"set_op": {"at": "x"}}]})
     assert not validator.is_valid({"steps": [{"set_opp": {"at": "x", "to": "y"}}]})
+
+
+RULE = """
+pattern: "f (a, b) => (y) { y = Add (a, b) }"
+replacement: "f (a, b) => (y) { y = %s (a, b) }"
+"""
+SMALL = """
+<ir_version: 10, opset_import: ["" : 17]>
+net (float[3] x) => (float[3] y) <float[3] w = {1, 2, 3}> { h = Mul (x, w) y = Add (h, w) }
+"""
+
+
+def referring(folder: Path) -> dict[str, tuple[str, Path]]:
+    """Returns steps that refer to a file in a folder, with the file, which is written there."""
+    (folder / "rules.yaml").write_text(RULE % "Sub")
+    (folder / "names.csv").write_text("h,hidden\n")
+    (folder / "names.txt").write_text("# what is renamed\n@more.txt\n")
+    (folder / "more.txt").write_text("node:#0\n")
+    (folder / "batches").mkdir()
+    for name in ("w.npy", "c.npy", "batches/x.npy"):
+        np.save(folder / name, np.ones(3, np.float32))
+    np.savez(folder / "all.npz", w=np.ones(3, np.float32), other=np.zeros(1))
+    return {
+        "rewrite: {rule: rules.yaml}": ("rules.yaml", folder / "rules.yaml"),
+        "rewrite: rules.yaml:rules": ("rules.yaml", folder / "rules.yaml"),
+        "rename_tensors: {file: names.csv}": ("names.csv", folder / "names.csv"),
+        "rename_node: {at: '@names.txt', to: first}": ("more.txt", folder / "more.txt"),
+        "set_weight: {at: w, value: {file: w.npy}}": ("w.npy", folder / "w.npy"),
+        "set_weight: {at: w, value: {file: 'all.npz:w'}}": ("all.npz", folder / "all.npz"),
+        "insert: {after: h, op: Add, inputs: [_, c], constants: {c: {file: c.npy}}}": ("c.npy", folder / "c.npy"),
+    }  # fmt: skip
+
+
+def test_the_digest_covers_the_files_that_a_recipe_refers_to(tmp_path, monkeypatch):
+    model = parse(SMALL)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for number, (step, (name, file)) in enumerate(referring(tmp_path).items()):
+        path = tmp_path / f"r{number}.yaml"
+        path.write_text(f"- {step}\n")
+        recipe = load_recipe(path)
+        first = recipe.digest()
+        assert edit(model, path).model.proto.metadata_props[0].value == first, step
+        assert edit(model, path, stamp=False).digest == first
+        assert name in files_of(recipe.steps[0].operation, tmp_path)
+        held = file.read_bytes()
+        file.write_bytes(held + b"\n")
+        assert load_recipe(path).digest() != first, step
+        file.write_bytes(held)
+        assert load_recipe(path).digest() == first
+        file.unlink()
+        if "@" not in step:  # '@x' may also be the name of a tensor
+            with pytest.raises(NotFoundError, match=f"{name}, which the step .* refers to, cannot be read"):
+                recipe.digest()
+        file.write_bytes(held)
+
+
+def test_the_digest_covers_what_an_included_recipe_says_and_data_in_folders(tmp_path):
+    (tmp_path / "part.yaml").write_text("- set_op: op:Add=Sub\n")
+    (tmp_path / "whole.yaml").write_text("include: part.yaml\n")
+    first = load_recipe(tmp_path / "whole.yaml").digest()
+    (tmp_path / "part.yaml").write_text("# a comment changes nothing\n- set_op: {at: op:Add, to: Sub}\n")
+    assert load_recipe(tmp_path / "whole.yaml").digest() == first
+    (tmp_path / "part.yaml").write_text("- set_op: op:Add=Mul\n")
+    assert load_recipe(tmp_path / "whole.yaml").digest() != first
+    (tmp_path / "data" / "set_0").mkdir(parents=True)
+    np.save(tmp_path / "data" / "set_0" / "x.npy", np.ones(3))
+    (tmp_path / "feeds.py").write_text("def load(): ...\n")
+    found = {}
+    for word in ("data", "feeds.py:load", "x:data/set_0/x.npy"):
+        recipe = Recipe((Step(MakeBatchDynamic(data=[word]), folder=tmp_path),))
+        found[word] = recipe, recipe.digest()
+    np.save(tmp_path / "data" / "set_0" / "x.npy", np.zeros(3))
+    (tmp_path / "feeds.py").write_text("def load(): return []\n")
+    assert all(recipe.digest() != digest for recipe, digest in found.values())
+
+
+def test_the_digest_of_steps_without_files_is_that_of_their_text():
+    recipe = Recipe((Step(SetOp("op:Add", "Sub")),))
+    text = json.dumps([{"set_op": {"at": "op:Add", "to": "Sub"}}], sort_keys=True)
+    assert recipe.digest() == f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        ("rename_tensors: {file: nmaes.csv}", "there is no file nmaes.csv"),
+        ("rewrite: {rule: ruels.yaml}", "there is no file ruels.yaml"),
+        ("rewrite: {rule: gelu_eft}", "there is no rule 'gelu_eft'"),
+    ],
+)
+def test_a_step_that_may_match_nothing_must_still_find_its_file(tmp_path, step, says):
+    (tmp_path / "r.yaml").write_text(f"- {step}\n  expect: optional\n")
+    with pytest.raises(NotFoundError, match=says):
+        edit(parse(SMALL), tmp_path / "r.yaml")
 
 
 def test_the_digest_is_in_the_metadata_and_steps_add_up():

@@ -19,10 +19,11 @@ from onnxbench.batching._mending import Repair, mend
 from onnxbench.batching._proving import SAMPLES, BatchProof, ProvenRows, Prover
 from onnxbench.batching._rules import RULES
 from onnxbench.batching._tracing import Blocked, Observed, Spread, Trace, node_path, trace
-from onnxbench.draft import Draft, tree_of
+from onnxbench.draft import Draft
 from onnxbench.errors import FeedsError, NotFoundError, RefusedResultError, UsageError, did_you_mean
 from onnxbench.feeding import FeedOptions, feed_sets
-from onnxbench.graph import GraphIndex
+from onnxbench.graph import GraphIndex, tree_of
+from onnxbench.messages import copy_of
 from onnxbench.specs import parse_named
 from onnxbench.tensortype import Dim, format_shape, tensor_shape
 
@@ -316,13 +317,13 @@ def _state(
             was_fixed |= before.isdigit()
             _set_dim(info, carrying[info.name], to)
             draft.record("input", info.name, f"dimension {carrying[info.name]}", before=before, after=to)
-    kept = [list(map(_copy, infos)) for infos in (graph.value_info, graph.output)]
+    kept = [list(map(copy_of, infos)) for infos in (graph.value_info, graph.output)]
     bodies = _touched_bodies(draft, found) if found.mends or was_fixed else []
     draft.touch()
     if found.only_outputs:
         draft.retype(draft.main, list(carrying), strictly=True, same_rank=True)
         draft.refresh_types()
-        kept = [list(map(_copy, draft.main.graph.value_info)), kept[1]]
+        kept = [list(map(copy_of, draft.main.graph.value_info)), kept[1]]
     if bodies:
         index = draft.index.scope_paths
         for path in bodies:
@@ -365,12 +366,6 @@ def _forget_sizes(infos: Iterable[ValueInfoProto]) -> None:
         if info.type.WhichOneof("value") == "tensor_type":
             for dim in info.type.tensor_type.shape.dim:
                 dim.ClearField("dim_value")
-
-
-def _copy(info: ValueInfoProto) -> ValueInfoProto:
-    made = type(info)()
-    made.CopyFrom(info)
-    return made
 
 
 def _set_dim(info: ValueInfoProto, axis: int, to: str | None) -> None:

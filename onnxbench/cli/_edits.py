@@ -12,6 +12,7 @@ from onnxbench.cli._command import TYPED, BenchCommand
 from onnxbench.cli._render import chosen, note, print_json
 from onnxbench.cli._tables import plain
 from onnxbench.errors import UsageError
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.draft import Change
@@ -65,6 +66,13 @@ def one_target(out: Path | None, short: Path | None, *, dry_run: bool) -> Path |
     if out is None and short is None and not dry_run:
         raise UsageError("no file to write is named", hint="Give OUT after the model (or -o OUT), or use --dry-run.")
     return None if dry_run else out or short
+
+
+def refuse_idle(dry_run: bool, save_recipe: Path | None, save_undo: Path | None) -> None:
+    """Raises UsageError if files are to be written beside a model that is not."""
+    for flag, path in (("--save-recipe", save_recipe), ("--save-undo", save_undo)):
+        if dry_run and path is not None:
+            raise UsageError(f"{flag} writes {path}, and --dry-run writes nothing", hint="Leave one of them out.")
 
 
 def typed_steps(expect: str | None) -> list[Step]:
@@ -165,7 +173,7 @@ def print_edited(done: EditedFile, *, dry_run: bool, as_json: bool, quiet: bool,
         for line in _step_lines(number, step):
             print(line)
         note(*step.notes, quiet=quiet)
-    changes = f"{len(edited.changes):,} change{'' if len(edited.changes) == 1 else 's'}"
+    changes = plural(len(edited.changes), "change")
     if dry_run:
         print(f"{changes}; nothing was written (--dry-run)")
     elif done.saved is None:

@@ -34,12 +34,13 @@ from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set
 from onnxbench.graph import GraphIndex
 from onnxbench.merging._joining import Joiner, Merged, MergeOptions, Rename
 from onnxbench.merging._links import Link, Side, find_links
-from onnxbench.merging._naming import plain_domain
+from onnxbench.messages import copy_of
 from onnxbench.model import Model, load
-from onnxbench.opsets import convert_opset, same_operator, standard_opset
+from onnxbench.opsets import convert_opset, standard_opset
 from onnxbench.pieces import tells_more
 from onnxbench.progress import track
 from onnxbench.proof import Proof, ProvenTensor, computes_in_fp16
+from onnxbench.schemas import plain_domain, same_operator
 from onnxbench.tensortype import elem_type
 from onnxbench.writer import Saved, SaveOptions, save
 
@@ -113,7 +114,7 @@ def _same_opsets(a: Model, b: Model, target: int | str | None) -> tuple[Model, M
             low, high = sorted((ours[domain], theirs[domain]))
             letter = "A" if ours[domain] == low else "B"
             model = models[letter]
-            changed = sorted(op for op in _used(model.proto, domain) if not same_operator(op, domain, low, high))
+            changed = sorted(op for op in _used(model.proto, domain) if not same_operator(domain, op, low, high))
             if changed:
                 raise UnsupportedError(
                     f"A uses version {ours[domain]} of the domain {domain!r} and B version {theirs[domain]}, and "
@@ -121,8 +122,7 @@ def _same_opsets(a: Model, b: Model, target: int | str | None) -> tuple[Model, M
                     details=[f"{domain}::{op}" for op in changed[:12]],
                     hint="Export one of the models again with the other's version.",
                 )
-            proto = type(model.proto)()
-            proto.CopyFrom(model.proto)
+            proto = copy_of(model.proto)
             for imports in (proto.opset_import, *(function.opset_import for function in proto.functions)):
                 for opset in imports:
                     if opset.domain == domain:
@@ -271,6 +271,18 @@ class MergeResult:
     def notes(self) -> tuple[str, ...]:
         """What a user should know: of the merge, and of what had to be mended."""
         return (*self.merged.notes, *(self.saved.repairs if self.saved else ()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all but the model itself as JSON values."""
+        fields = ("links", "inputs", "outputs", "renames", "shared_weights", "shared_bytes", "names_a", "names_b")
+        return {
+            **{name: getattr(self.merged, name) for name in fields},
+            "notes": self.notes,
+            "choices": self.choices,
+            "saved": self.saved,
+            "proof": self.proof,
+            "unproven": self.unproven or None,
+        }
 
 
 def merge_file(

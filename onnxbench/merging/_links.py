@@ -14,6 +14,7 @@ from onnxbench.errors import (
 )
 from onnxbench.graph import GraphIndex
 from onnxbench.inference import TypeFinder
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.tensortype import elem_type, format_type, tensor_shape
 
@@ -249,7 +250,6 @@ def _is_castable(one: TypeProto, other: TypeProto) -> bool:
 
 
 def _with_elements_of(one: TypeProto, other: TypeProto) -> TypeProto:
-    same = type(one)()
-    same.CopyFrom(one)
+    same = copy_of(one)
     same.tensor_type.elem_type = elem_type(other)
     return same

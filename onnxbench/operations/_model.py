@@ -210,7 +210,7 @@ def _holders(draft: Draft, at: str) -> list[Holder]:
     named = select.nodes_named(draft.index, at)
     if named:
         return [("node", ref.path, ref.node) for ref in named]
-    selection = select.select(draft.index, at)
+    selection = select.select(draft.index, at, folder=draft.folder)
     if selection.is_nodes:
         return [("node", ref.path, ref.node) for ref in draft.nodes(at)]
     found: list[Holder] = []

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from onnxbench import select
 from onnxbench.conformity import called
 from onnxbench.cut import frontier
-from onnxbench.draft import home_of, require_free
+from onnxbench.draft import require_free
 from onnxbench.errors import NotFoundError, RefusedResultError, SpecError, UnsupportedError, UsageError, did_you_mean
-from onnxbench.graph import NodeRef, TensorRef
+from onnxbench.graph import NodeRef, TensorRef, home_of
 from onnxbench.modelspec import fill_attribute, make_tensor
 from onnxbench.modeltext import read, read_functions
 from onnxbench.operations._base import (
