@@ -824,3 +824,13 @@ def test_hints_on_a_real_model(run, corpus, tmp_path):
     assert "a call of local::Conv1 for 1 node)" in out
     code, out, _ = run("edit", path, "o.onnx", "--name-nodes", "{op_type}_{number}")
     assert code == 0
+
+
+@pytest.mark.corpus
+def test_an_output_that_no_longer_has_the_size_it_is_stated_with_is_left_open(run, corpus, tmp_path):
+    path, _ = corpus("attacut_c")  # its output is all rows in one, stated as float32[seq_len]
+    code, out, _ = run("edit", path, "o.onnx", "--make-dynamic", "input:0=N")
+    assert code == 0
+    assert "output output: dimension 0 seq_len -> ?" in out
+    (dim,) = onnx.load("o.onnx").graph.output[0].type.tensor_type.shape.dim
+    assert dim.WhichOneof("value") is None
