@@ -3,10 +3,10 @@
     made = make_batch_dynamic(model)                 # every input's first dimension becomes "batch"
     made.model, made.repairs, made.proof
 
-The batch is followed through the model (``onnxbench.batching._tracing``, ``_rules``), what stands in its way is
-repaired (``_mending``), and the result is run (``_proving``): the rows of a run at three batches at once must equal
-three runs of the model as it was. A node that mixes samples up, or that cannot be repaired, is named, and nothing is
-changed.
+The batch is followed through the model (``onnxbench.batching._tracing``, ``_rules``, ``_shaping``), what stands in
+its way is repaired (``_mending``), and the result is run (``_proving``): the rows of a run at three batches at once
+must equal three runs of the model as it was. A node that mixes samples up, or that cannot be repaired, is named, and
+nothing is changed.
 """
 
 from __future__ import annotations
