@@ -424,7 +424,9 @@ class Draft:
         version = version or self.opset(None, domain) or default_version(domain)
         holder.opset_import.add(domain=domain, version=version)
         where = top.path if top.is_function else ""
-        self.record("function" if where else "model", where, "opset import", after=f"{domain or 'ai.onnx'} {version}")
+        self.record(
+            "function" if where else "model", where, "opset import added", after=f"{domain or 'ai.onnx'} {version}"
+        )
         if where and not self.opset(None, domain):
             self.import_domain(self.main, domain, version)
 

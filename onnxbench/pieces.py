@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends, captures, select
 from onnxbench.boundary import depends_on
@@ -280,6 +280,19 @@ class Extracted:
     def notes(self) -> tuple[str, ...]:
         """What a user should know: of the cut, and of what had to be mended."""
         return (*self.piece.notes, *(self.saved.repairs if self.saved else ()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all but the model itself as JSON values."""
+        return {
+            "cut": self.piece.cut,
+            "inputs": self.piece.inputs,
+            "outputs": self.piece.outputs,
+            "notes": self.notes,
+            "choices": self.choices,
+            "saved": self.saved,
+            "feeds": self.feeds,
+            "expected": self.expected,
+        }
 
 
 def extract_file(

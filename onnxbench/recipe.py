@@ -166,19 +166,22 @@ def _file_digests(step: Step, known: dict[Path, str]) -> dict[str, Any]:
     return {"files": found} if found else {}
 
 
-def load_recipe(path: str | Path, *, variables: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    path: str | Path, *, variables: Mapping[str, Any] | None = None, allow_outside: bool = False
+) -> Recipe:  # fmt: skip
     """Returns the recipe in a YAML (or JSON) file, its includes and variables filled in.
 
     Args:
         path: The file.
         variables: Values that replace those of the file's own ``variables``.
+        allow_outside: Follow includes out of the folder that the file lies in.
 
     Raises:
         NotFoundError: There is no such file.
         SpecError: It has a mistake; the message names the line.
         UsageError: A variable is given that the recipe does not have.
     """
-    return _Reader(variables or {}).recipe(Path(path))
+    return _Reader(variables or {}, allow_outside=allow_outside).recipe(Path(path))
 
 
 def parse_recipe(
@@ -206,7 +209,8 @@ def step_from_flag(word: str, text: str, *, expect: str | None = None) -> Step:
         UsageError: It has not the form of the operation.
     """
     flag = f"--{word.replace('_', '-')}"
-    item = _flow(text, flag) if text.lstrip().startswith("{") else None
+    is_mapping = re.match(r"\s*\{(?!\w+\})", text) is not None  # a mapping, and not a name in braces
+    item = _flow(text, flag) if is_mapping else None
     reader = _Reader({})
     if item is None:
         item = _spelled(OPERATIONS[word], text, flag)
@@ -249,8 +253,10 @@ def operation_data(operation: Operation) -> dict[str, Any]:
 class _Reader:
     """Reads a recipe and what it includes."""
 
-    def __init__(self, variables: Mapping[str, Any]) -> None:
+    def __init__(self, variables: Mapping[str, Any], *, allow_outside: bool = False) -> None:
         self._given = variables
+        self._allow_outside = allow_outside
+        self._root: Path | None = None
         self._unused = set(variables)
         self._named: set[str] = set()
         self._files: list[Path] = []
@@ -274,6 +280,7 @@ class _Reader:
         return self.read(from_yaml(text, str(path)), resolved.parent, (*around, resolved))
 
     def read(self, root: Item, folder: Path, around: tuple[Path, ...]) -> Recipe:
+        self._root = self._root or folder.resolve()
         if root.kind == "list":
             root = Item(root.document, "map", entries={"steps": (root, root)}, line=root.line, column=root.column)
         root.require_map("a recipe", _TOP_KEYS)
@@ -315,6 +322,10 @@ class _Reader:
 
     def _included(self, item: Item, folder: Path, around: tuple[Path, ...]) -> Sequence[Step]:
         path = folder / item.require_text("a file to include")
+        if self._root is not None and not self._allow_outside and not path.resolve().is_relative_to(self._root):
+            raise item.error(
+                f"{item.text} lies outside of the recipe's folder", hint="--allow-outside follows it, if you trust it."
+            )
         try:
             return self.recipe(path, around or (folder / "<recipe>",)).steps
         except NotFoundError as error:
@@ -419,7 +430,13 @@ def _operation(kind: type[Operation], item: Item) -> Operation:
         )
     if item.kind == "null":
         item = Item(item.document, "map", line=item.line, column=item.column, path=item.path)
-    item.require_map(f"the fields of {kind.word}", tuple(fields))
+    item.require_map(f"the fields of {kind.word}")
+    for name, key, _ in item.pairs():
+        if name not in fields:
+            hint = did_you_mean(name, fields) or f"Its fields: {', '.join(fields)}."
+            if name in _STEP_KEYS:
+                hint = f"{name}: stands beside {kind.word}:, not among its fields."
+            raise key.error(f"{kind.word} has no field {name!r}", hint=hint)
     values = {
         name: _converted(value, hints[name], f"{name!r} of {kind.word}")
         for name, _, value in item.pairs()
@@ -436,6 +453,14 @@ def _operation(kind: type[Operation], item: Item) -> Operation:
         return kind(**values)
     except UsageError as error:
         raise item.error(error.message, hint=error.hint) from None
+
+
+def needs_fields(kind: type[Operation]) -> bool:
+    """Tells whether an operation has fields that must be given."""
+    return any(
+        each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        for each in dataclasses.fields(kind)
+    )
 
 
 def example(kind: type[Operation]) -> str:
@@ -507,6 +532,8 @@ def _converted(item: Item, hint: Any, what: str) -> Any:
         return item.require_integer(what)
     if hint is float:
         return item.require_float(what)
+    if item.kind in ("list", "map", "array"):
+        raise item.error(f"expected {what} as text, found {item.described()}")
     return item.require_text(what)
 
 
@@ -543,8 +570,13 @@ def _plain(value: Any) -> Any:
 
 
 def _short(operation: Operation) -> str:
-    data = operation_data(operation)
-    text = " ".join(str(each) for each in data.values() if isinstance(each, (str, int, float)))
+    words = []
+    for name, value in operation_data(operation).items():
+        if isinstance(value, bool):
+            words.append(name if value else f"{name}: false")
+        elif isinstance(value, (str, int, float)):
+            words.append(str(value))
+    text = " ".join(" ".join(words).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -211,7 +211,10 @@ def _nothing(index: GraphIndex, selector: str) -> NotFoundError:
         hint = did_you_mean(rest, candidates)
         if hint is None and candidates:
             some = ", ".join(candidates[:8])
-            hint = f"The model has {len(candidates)} of these: {some}{', ...' if len(candidates) > 8 else ''}."
+            more = f" and {len(candidates) - 8} more" if len(candidates) > 8 else ""
+            hint = f"The model has {len(candidates)} of these: {some}{more}."
+        elif prefix == "scope" and not candidates:
+            hint = "The nodes of the model tell of no modules: 'onnxbench inspect MODEL --scopes' shows what is known."
         return NotFoundError(f"{selector!r} matches nothing in the model", hint=hint)
     plain = rest if prefix in PREFIXES and rest else selector
     near = nearest(plain, (ref.path for ref in index.tensors()))
@@ -438,8 +441,8 @@ def _combine(
     operation: Callable[[frozenset[object], frozenset[object]], frozenset[object]],
 ) -> Selection:
     if first.is_nodes and second.is_nodes:
-        return Selection(nodes=operation(first.nodes, second.nodes), is_nodes=True)  # type: ignore[arg-type]
-    return Selection(operation(first.as_tensors(), second.as_tensors()))  # type: ignore[arg-type]
+        return Selection(nodes=operation(first.nodes, second.nodes), is_nodes=True)  # type: ignore[arg-type]  # as below
+    return Selection(operation(first.as_tensors(), second.as_tensors()))  # type: ignore[arg-type]  # it gives back what it got
 
 
 def _is_glob(name: str) -> bool:

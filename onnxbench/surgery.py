@@ -164,7 +164,7 @@ def edit(
         BenchError: What else a step may raise: names that are not there, values that do not fit.
     """
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    whole = _as_recipe(recipe, variables)
+    whole = _as_recipe(recipe, variables, allow_outside)
     verifier = _Verifier(model, verify, libraries) if verify is not False else None
     try:
         return _Edit(model, whole, verifier, approve, allow_outside).run(stamp=stamp)
@@ -181,12 +181,14 @@ def edit(
 
 
 def _as_recipe(
-    recipe: Recipe | Sequence[Step | Operation] | str | os.PathLike[str], variables: Mapping[str, Any] | None
+    recipe: Recipe | Sequence[Step | Operation] | str | os.PathLike[str],
+    variables: Mapping[str, Any] | None,
+    allow_outside: bool,
 ) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, (str, os.PathLike)):
-        return load_recipe(Path(recipe), variables=variables)
+        return load_recipe(Path(recipe), variables=variables, allow_outside=allow_outside)
     return Recipe(tuple(each if isinstance(each, Step) else Step(each) for each in recipe))
 
 
@@ -373,11 +375,12 @@ def _guard(draft: Draft, step: Step) -> int | None:
         listed = [_path(ref) for ref in found[:_SHOWN]]
         if len(found) > _SHOWN:
             listed.append(f"... and {len(found) - _SHOWN} more")
+        hint = "'expect: optional' lets a step match nothing."
+        if found:
+            hint = "'expect: all' takes all of them; a selector that is narrower or wider names others."
         raise GuardError(
             f"it matches {len(found)} {kind}{'s' if len(found) != 1 else ''}, and expects {words}",
-            hint="'expect: all' means all of them; a narrower selector names one."
-            if len(found) > 1 and expected == "1"
-            else "'expect: optional' lets a step match nothing.",
+            hint=hint,
             details=listed,
         )
     return len(found)
@@ -607,7 +610,7 @@ def edit_file(
     Raises:
         BenchError: As ``edit`` and ``onnxbench.writer.save`` do; nothing was written then.
     """
-    whole = _as_recipe(recipe, variables)
+    whole = _as_recipe(recipe, variables, allow_outside)
     model = load(source, allow_outside=allow_outside)
     read = [str(path) for path in (*whole.read_files(), *libraries)]
     read += verify.sources if isinstance(verify, FeedOptions) else ()

@@ -230,8 +230,3 @@ def round_trip(value: float) -> str:
 def describe_tensor(tensor: TensorProto) -> str:
     """Returns type and shape of a tensor: ``float32[3, 4]``."""
     return f"{dtype_name(tensor.data_type)}{format_shape(tuple(tensor.dims))}"
-
-
-def plural(count: int, word: str) -> str:
-    """Returns ``1 node`` or ``3 nodes``."""
-    return f"{count:,} {word}{'s' if count != 1 else ''}"

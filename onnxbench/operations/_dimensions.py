@@ -29,6 +29,7 @@ from onnxbench.tensortype import Dim, dtype_name, elem_type, format_shape, forma
 if TYPE_CHECKING:
     from onnx import TypeProto, ValueInfoProto
 
+    from onnxbench.captures import Value
     from onnxbench.model import Model
 
 _MOST_OPENED = 16
@@ -282,7 +283,7 @@ def _opened(draft: Draft, position: int) -> bool:
 
 
 def _try_shapes(draft: Draft, old: Model, shapes: Mapping[str, Sequence[Dim]], hint: str) -> None:
-    """Runs the model at other shapes.
+    """Runs the model at other shapes, and takes back what it states of its outputs and is not so there.
 
     Raises:
         RefusedResultError: It fails there, and did not as it was.
@@ -296,19 +297,43 @@ def _try_shapes(draft: Draft, old: Model, shapes: Mapping[str, Sequence[Dim]], h
         draft.notes.append(f"not tried at {said}: the model does not run as it is ({error.message})")
         return
     try:
-        _run_once(draft.model, FeedOptions(shapes=words))
+        given, made = _run_once(draft.model, FeedOptions(shapes=words))
     except ExecutionError as error:
         raise RefusedResultError(
             f"sizes are baked in: at {said} the model fails: {error.message}", hint=error.hint or hint
         ) from None
     draft.notes.append(f"runs at {said}")
+    _take_back(draft, given, made)
 
 
-def _run_once(model: Model, options: FeedOptions) -> None:
+def _take_back(draft: Draft, given: Mapping[str, Value], made: Mapping[str, Value]) -> None:
+    """Opens the dimensions of outputs that are stated as a size, or by the name of one of an input, and are another."""
+    graph = draft.main.graph
+    sizes: dict[str, int] = {}
+    for info in graph.input:
+        for dim, size in zip(tensor_shape(info.type) or (), getattr(given.get(info.name), "shape", ()), strict=False):
+            if isinstance(dim, str):
+                sizes.setdefault(dim, size)
+    for info in graph.output:
+        shape, found = tensor_shape(info.type), getattr(made.get(info.name), "shape", None)
+        if shape is None or found is None or len(shape) != len(found):
+            continue
+        for axis, (dim, size) in enumerate(zip(shape, found, strict=True)):
+            stated = sizes.get(dim, size) if isinstance(dim, str) else size if dim is None else dim
+            if stated != size:
+                info.type.tensor_type.shape.dim[axis].ClearField("dim_value")
+                info.type.tensor_type.shape.dim[axis].ClearField("dim_param")
+                draft.record("output", info.name, f"dimension {axis}", before=str(dim), after="?")
+    draft.touch()
+
+
+def _run_once(model: Model, options: FeedOptions) -> tuple[Mapping[str, Value], Mapping[str, Value]]:
+    """Returns the inputs that a model was run on, and its outputs."""
     feeds = next(feed_sets(model, options)).feeds
     session = backends.open_session(model, options=backends.Options("none", frugal=True))
-    session.run(feeds)
+    made = session.run(feeds)
     session.close()
+    return feeds, made
 
 
 @dataclass(frozen=True)
@@ -349,6 +374,7 @@ def _parse_dim(draft: Draft, text: str, what: str, *, outputs: bool = False) -> 
         return _Told(value, symbol=left)
     known = sorted(symbols) if not colon else list(infos)
     hint = did_you_mean(name if colon else left, known)
+    known = [*known[:12], "..."] if len(known) > 12 else known
     hint = hint or (f"Dimensions: {', '.join(known)}." if known and not colon else "Write x:0=VALUE for one dimension.")
     word = f"there is no input {name!r}" if colon else f"no dimension is called {left!r}"
     raise NotFoundError(f"{what}: {word}", hint=hint)

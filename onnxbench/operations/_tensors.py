@@ -111,7 +111,7 @@ class _Rule:
             compiled = re.compile(rf"\A(?:{pattern})\Z")
             compiled.sub(self.to or "", "")
         except (re.error, IndexError) as error:
-            raise UsageError(f"the pattern {self.pattern!r} with {self.to!r} cannot be used: {error}") from None
+            raise UsageError(f"the pattern '{self.pattern}' with '{self.to}' cannot be used: {error}") from None
         return compiled
 
 
