@@ -478,11 +478,6 @@ def test_what_a_selector_names_stays_or_goes():
     assert {key for key in before if before[key] != after[key]} == {"/a", "/c", "/unread"}
 
 
-def test_training_information_is_not_shared_unnoticed():
-    with pytest.raises(UnsupportedError, match="training information"):
-        edit(load(named("training_info").path), [StripWeights()])
-
-
 # ---- files
 
 
@@ -717,3 +712,32 @@ def test_a_new_weight_leaves_the_rest_alone_and_can_be_undone(name, tmp_path):
     assert after == before
     undo_file(tmp_path / "o.onnx", tmp_path / "back.onnx", tmp_path / "u")
     assert onnx.load(tmp_path / "back.onnx") == before
+
+
+# -- training information ------------------------------------------------------------------------------------------
+
+
+def test_the_weights_of_training_information_are_replaced_too(tmp_path):
+    source = named("training_info").path
+    done = edit(load(source), [StripWeights(few=1)], stamp=False)
+    before, after = onnx.load(source), done.model.proto
+    (old,), (new,) = before.training_info, after.training_info
+    started = [numpy_helper.to_array(each.initialization.node[0].attribute[0].t) for each in (old, new)]
+    assert not np.array_equal(*started)
+    assert started[0].min() <= started[1].min()
+    assert started[1].max() <= started[0].max()
+    assert new.algorithm == old.algorithm, "a rate of one element stays"
+    names = [change.where for change in done.changes]
+    assert names == ["W", "training_info.0/initialization/W_start"]
+    assert any("training_info.0/algorithm/rate" in note for note in done.steps[0].notes)
+    new.initialization.node[0].attribute[0].t.CopyFrom(old.initialization.node[0].attribute[0].t)
+    after.graph.initializer[0].CopyFrom(before.graph.initializer[0])
+    assert after == before
+    only = edit(load(source), [StripWeights(at="W", few=1)], stamp=False)
+    assert only.model.proto.training_info == before.training_info
+
+
+def test_names_that_training_information_goes_by_are_not_changed():
+    with pytest.raises(UnsupportedError, match="goes by the names of tensors") as caught:
+        edit(load(named("training_info").path), [StripWeights(few=1, anonymize=True)])
+    assert "extract" in (caught.value.hint or "")

@@ -35,7 +35,28 @@ if TYPE_CHECKING:
 _MOST_PROOFS = 4
 """So many choices of where the batch goes are run; that takes longer than to trace them."""
 
-__all__ = ["BatchDynamic", "BatchOutput", "BatchProof", "ProvenRows", "Repair", "free_batch", "make_batch_dynamic"]
+__all__ = [
+    "BatchBlockedError",
+    "BatchDynamic",
+    "BatchOutput",
+    "BatchProof",
+    "ProvenRows",
+    "Repair",
+    "free_batch",
+    "make_batch_dynamic",
+]
+
+
+class BatchBlockedError(RefusedResultError):
+    """A node stands in the way of a dynamic batch.
+
+    Attributes:
+        position: The node, in the main graph.
+    """
+
+    def __init__(self, message: str, *, hint: str | None, position: int) -> None:
+        super().__init__(message, hint=hint)
+        self.position = position
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +198,13 @@ def _summary(proof: BatchProof) -> str:
     return f"run at batches {at}: the outputs of each sample are {how}, {proof.inner} inner tensors agree"
 
 
-def _refusal(observed: Observed, blocked: Blocked) -> RefusedResultError:
+def _refusal(observed: Observed, blocked: Blocked) -> BatchBlockedError:
     node = observed.draft.main.nodes[blocked.position]
     path = node_path(observed, blocked.position)
-    return RefusedResultError(
-        f"the batch cannot be made dynamic: {node.op_type} {path!r} {blocked.reason}", hint=blocked.hint
+    return BatchBlockedError(
+        f"the batch cannot be made dynamic: {node.op_type} {path!r} {blocked.reason}",
+        hint=blocked.hint,
+        position=blocked.position,
     )
 
 

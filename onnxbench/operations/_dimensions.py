@@ -18,9 +18,10 @@ from onnxbench.errors import (
     did_you_mean,
 )
 from onnxbench.feeding import FeedOptions, feed_sets
-from onnxbench.graph import Scope
+from onnxbench.graph import NodeRef, Scope
 from onnxbench.operations._base import Effect, Operation
 from onnxbench.operations._files import data_file
+from onnxbench.operations._functions import InlineFunctions
 from onnxbench.operations._ports import input_info, tensor_elements
 from onnxbench.specs import parse_tensor_specs
 from onnxbench.tensortype import Dim, dtype_name, elem_type, format_shape, format_type, tensor_shape
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     from onnxbench.captures import Value
     from onnxbench.model import Model
+
+_MOST_OPENED = 16
+"""So many calls and branches are put in place before a batch is given up; each takes a few runs."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ class MakeBatchDynamic(Operation):
 
     Reshape, Expand, Slice, Split, Resize, initial states and indices are repaired. Then the rows of a run at three
     batches must equal three single runs of the model as it was; else the step is refused, and the node that stands in
-    the way is named.
+    the way is named. A call of a function, or an If of a constant, that has the batch baked in gives way to its nodes.
 
     Attributes:
         inputs: The inputs that carry the batch: names, ``name:dimension``, or a mapping. By default all that have the
@@ -238,13 +242,19 @@ class MakeBatchDynamic(Operation):
 
     def apply(self, draft: Draft) -> None:
         """Frees the batch."""
-        from onnxbench.batching import free_batch
+        from onnxbench.batching import BatchBlockedError, free_batch
 
         inputs = [self.inputs] if isinstance(self.inputs, str) else self.inputs
         if not (inputs is None or isinstance(inputs, (list, dict))):
             raise UsageError(f"inputs: {inputs!r} is no list of inputs", hint="inputs: [x, state:1]")
         feeds = FeedOptions(sources=self._sources(draft), shapes=self.shapes or (), ranges=self.ranges or ())
-        free_batch(draft, inputs=inputs, dim=self.dim, to=self.to, feeds=feeds, atol=self.atol, rtol=self.rtol)
+        for attempt in range(_MOST_OPENED + 1):
+            try:
+                free_batch(draft, inputs=inputs, dim=self.dim, to=self.to, feeds=feeds, atol=self.atol, rtol=self.rtol)
+                return
+            except BatchBlockedError as error:
+                if attempt == _MOST_OPENED or not _opened(draft, error.position):
+                    raise
 
     def _sources(self, draft: Draft) -> list[str]:
         return [data_file(each, draft.folder)[1] for each in self.data or ()]
@@ -252,6 +262,24 @@ class MakeBatchDynamic(Operation):
     def files(self, folder: Path) -> Sequence[str]:
         """Returns the files with data."""
         return [name for each in self.data or () if (name := data_file(each, folder)[0])]
+
+
+def _opened(draft: Draft, position: int) -> bool:
+    """Puts what a node of the main graph calls or always takes in its place, so that it can be repaired; if it can."""
+    from onnxbench.branching import take_branches, taken_branch
+
+    ref = NodeRef(draft.main, position)
+    path, op_type = ref.path, ref.node.op_type
+    if draft.index.function_of(ref.node) is not None:
+        InlineFunctions(f"node:#{position}").apply(draft)
+        draft.notes.append(f"{op_type} {path!r} was inlined, for the batch is baked in inside")
+        return True
+    if taken_branch(draft, ref) is not None and take_branches(draft, [ref]):
+        draft.notes.append(
+            f"If {path!r} became the branch that it always takes, for the batch is baked in inside of it"
+        )
+        return True
+    return False
 
 
 def _try_shapes(draft: Draft, old: Model, shapes: Mapping[str, Sequence[Dim]], hint: str) -> None:
