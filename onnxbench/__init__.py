@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onnxbench.graph import GraphIndex as GraphIndex
     from onnxbench.inspection import inspect as inspect
     from onnxbench.lint import check as check
+    from onnxbench.marks import unmark as unmark
     from onnxbench.merging import MergeOptions as MergeOptions
     from onnxbench.merging import merge as merge
     from onnxbench.model import Model as Model
@@ -76,6 +77,7 @@ _HOMES = {
     "save": "writer",
     "show": "modeltext",
     "split": "splitting",
+    "unmark": "marks",
     "validate": "validity",
 }
 

@@ -44,6 +44,7 @@ from onnxbench.operations._interface import (
     SetDim,
     SetShape,
 )
+from onnxbench.operations._marks import Unmark
 from onnxbench.operations._model import (
     DeleteMetadata,
     ImportOpset,
@@ -131,6 +132,7 @@ __all__ = [
     "ToConstant",
     "ToInitializer",
     "TransposeWeight",
+    "Unmark",
     "field_form",
     "spelled_fields",
     "spelled_form",
@@ -142,6 +144,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     RenameTensor, RenameTensors,
     Rewrite,
     Outline, InlineFunctions, Move,
+    Unmark,
     Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
     SetModelVersion, SetDomain, SetGraphName,
