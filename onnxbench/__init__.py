@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
     from onnxbench.proof import prove as prove
+    from onnxbench.pytorch.marks import mark as mark
+    from onnxbench.pytorch.marks import marked as marked
     from onnxbench.recipe import Recipe as Recipe
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
@@ -71,6 +73,8 @@ _HOMES = {
     "load": "model",
     "load_recipe": "recipe",
     "make_batch_dynamic": "batching",
+    "mark": "pytorch.marks",
+    "marked": "pytorch.marks",
     "merge": "merging",
     "prove": "proof",
     "run": "running",
