@@ -290,6 +290,7 @@ class _Naming:
         self._inputs = (inputs,) if isinstance(inputs, str) else None if inputs is None else tuple(inputs)
         self._outputs = called if outputs is None else outputs if isinstance(outputs, str) else tuple(outputs)
         self._parameters: list[str] = []
+        self._places: list[str] = []
         self._rest = ""
         self._is_fixed = True
         for parameter in _parameters(function):
@@ -299,6 +300,8 @@ class _Naming:
                 self._is_fixed = False
             else:
                 self._parameters.append(parameter.name)
+                if parameter.kind is not parameter.KEYWORD_ONLY:
+                    self._places.append(parameter.name)
         self._skipped = 1 if self._parameters[:1] in (["self"], ["cls"]) else 0
 
     def mark_inputs(
@@ -307,11 +310,11 @@ class _Naming:
         """Returns the arguments of a call, marked."""
         if self._inputs == ():
             return args, kwargs
-        names = self._parameters
+        names, places = self._parameters, self._places
         told = list(args[: self._skipped])
         given = self._given(len(names) - self._skipped)
         for position, value in enumerate(args[self._skipped :], self._skipped):
-            plain = names[position] if position < len(names) else f"{self._rest}.{position - len(names)}"
+            plain = places[position] if position < len(places) else f"{self._rest}.{position - len(places)}"
             told.append(self._marked(walk, value, plain, position - self._skipped, given))
         order = {name: position for position, name in enumerate(names)}
         words = dict(kwargs)
