@@ -23,7 +23,7 @@ from onnxbench.errors import ModelError, NotFoundError
 from onnxbench.graph import GraphIndex, NodeRef, Scope
 from onnxbench.inlining import remove_uncalled
 from onnxbench.model import Model, load
-from onnxbench.tensortype import make_type
+from onnxbench.tensortype import make_type, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TypeProto
@@ -52,6 +52,21 @@ class Unmarked:
     def name(self, tensor: str) -> str:
         """Returns what a tensor of the main graph is called now."""
         return self.names.get(tensor, tensor)
+
+    def recorded(self, model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
+        """Returns what the Marks said of tensors, as a place to ask for types (see ``onnxbench.inference``).
+
+        MMDeploy records the sizes of the example input, which is all that is known of a model whose own inputs are
+        fixed; where they are not, only the number of dimensions is believed.
+        """
+        fixed = all(isinstance(size, int) for i in model.proto.graph.input for size in tensor_shape(i.type) or ())
+        found = {name: self.types[name] for name in names if name in self.types}
+        if fixed:
+            return found
+        return {
+            name: make_type(kind.tensor_type.elem_type, [None] * len(kind.tensor_type.shape.dim))
+            for name, kind in found.items()
+        }
 
 
 def unmark(

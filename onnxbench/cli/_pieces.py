@@ -58,6 +58,19 @@ def target(out: Path | None, short: Path | None, *, dry_run: bool) -> Path | Non
     return None if dry_run else out or short
 
 
+def renames(words: list[str] | None) -> dict[str, str]:
+    """Returns new names by old ones, of ``OLD=NEW``."""
+    found: dict[str, str] = {}
+    for word in words or ():
+        old, sign, new = word.rpartition("=")
+        if not sign or not old or not new:
+            raise UsageError(f"--rename {word!r} cannot be read", hint="Write OLD=NEW: --rename dets=boxes")
+        if old in found:
+            raise UsageError(f"--rename gives {old!r} two names, {found[old]!r} and {new!r}")
+        found[old] = new
+    return found
+
+
 @contextmanager
 def proposals_as_commands(inputs: Collection[str]) -> Iterator[None]:
     """Turns the cuts that a CutError proposes into command lines that are ready to be run: as typed, other inputs.
