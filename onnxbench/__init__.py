@@ -19,6 +19,7 @@ from onnxbench.version import __version__
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
     from onnxbench.diffing import diff as diff
+    from onnxbench.division import divide as divide
     from onnxbench.environment import examine as examine
     from onnxbench.errors import BenchError as BenchError
     from onnxbench.feeding import FeedOptions as FeedOptions
@@ -64,6 +65,7 @@ _HOMES = {
     "edit": "surgery",
     "convert_opset": "opsets",
     "diff": "diffing",
+    "divide": "division",
     "examine": "environment",
     "expose": "pieces",
     "extract": "pieces",

@@ -21,7 +21,7 @@ from onnxbench import select
 from onnxbench.draft import Draft, tree_of
 from onnxbench.errors import ModelError, NotFoundError
 from onnxbench.graph import GraphIndex, NodeRef, Scope
-from onnxbench.inlining import remove_uncalled
+from onnxbench.inlining import inline_functions, remove_uncalled
 from onnxbench.model import Model, load
 from onnxbench.tensortype import make_type, tensor_shape
 
@@ -306,6 +306,21 @@ def _remove_functions(draft: Draft, domains: Collection[tuple[str, str]]) -> Non
     for domain in draft.unused_imports():
         if domain in words - held:
             draft.remove_import(domain)
+
+
+def inline_all_but_marks(model: Model) -> tuple[Model, dict[str, list[str]]]:
+    """Returns what ``inline_functions`` does, with the Marks left as they are: inlined, they would be gone."""
+    bodies = [f for f in model.proto.functions if f.name == MARK and f.domain in select.MARK_DOMAINS]
+    if not bodies:
+        return inline_functions(model)
+    proto = type(model.proto)()
+    proto.CopyFrom(model.proto)
+    for position in reversed(range(len(proto.functions))):
+        if proto.functions[position] in bodies:
+            del proto.functions[position]
+    done, names = inline_functions(model.derive(proto))
+    done.proto.functions.extend(bodies)
+    return done, names
 
 
 def add_functions(proto: ModelProto) -> ModelProto:

@@ -34,7 +34,7 @@ from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set
 from onnxbench.graph import GraphIndex, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.inlining import inline_functions
-from onnxbench.marks import Unmarked, marks, unmark
+from onnxbench.marks import Unmarked, inline_all_but_marks, marks, unmark
 from onnxbench.model import Model, load
 from onnxbench.specs import TensorSpec, parse_tensor_specs
 from onnxbench.tensortype import Dim, dtype_name, format_shape, format_type, make_type, tensor_shape
@@ -438,7 +438,7 @@ def open_model(
 ) -> tuple[Model, dict[str, list[str]]]:
     """Returns the model of a source, and where the tensors inside functions went if these were inlined."""
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    return inline_functions(model) if inline else (model, {})
+    return inline_all_but_marks(model) if inline else (model, {})
 
 
 def _refuse_together(main: str, **given: object) -> None:

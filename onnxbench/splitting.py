@@ -28,7 +28,7 @@ from onnxbench.specs import parse_size
 from onnxbench.staging import staging_folder
 from onnxbench.version import SCHEMA_VERSION
 from onnxbench.weights import tensor_bytes, tensors
-from onnxbench.writer import SaveOptions, save
+from onnxbench.writer import Saved, SaveOptions, save
 
 MANIFEST = "manifest.yaml"
 
@@ -207,7 +207,38 @@ def _write_split(
     folder: Path,
     options: SaveOptions,
 ) -> Split:
-    """Writes all pieces into a hidden folder first, then moves them; the manifest comes last."""
+    """Writes all pieces and their manifest."""
+    saved = write_pieces(
+        model, folder, [(file, piece.model) for file, _, piece in made], _manifest(model, index, plan, made), options
+    )  # fmt: skip
+    pieces = tuple(written_piece(folder / file, name, piece) for file, name, piece in made)
+    notes = list(plan.notes)
+    for (file, _, piece), done in zip(made, saved, strict=True):
+        notes += [f"{file}: {note}" for note in (*piece.notes, *done.repairs)]
+    return Split(folder / MANIFEST, pieces, plan.shared_nodes, plan.dead_nodes, tuple(notes))
+
+
+def written_piece(file: Path, name: str, piece: Piece) -> WrittenPiece:
+    """Returns what is told of a piece that was written."""
+    return WrittenPiece(file, name, len(piece.cut.nodes), _weight_bytes(piece), piece.inputs, piece.outputs)
+
+
+def write_pieces(
+    model: Model, folder: Path, made: Sequence[tuple[str, Model]], manifest: Mapping[str, Any], options: SaveOptions
+) -> list[Saved]:
+    """Writes models into a folder, with a manifest: into a hidden one first, then they are moved, the manifest last.
+
+    Args:
+        model: What they are made of, which must not be written over.
+        folder: The folder; it is made if it is not there. Pieces of an earlier manifest in it are removed.
+        made: The models by file name.
+        manifest: The manifest.
+        options: How weights are stored.
+
+    Raises:
+        OutputError: The folder cannot be written; nothing was.
+        UsageError: One of the files is what the model is read from.
+    """
     import yaml
 
     if folder.exists() and not folder.is_dir():
@@ -215,13 +246,13 @@ def _write_split(
     existed = folder.is_dir()
     if not folder.parent.is_dir():
         raise OutputError(f"there is no folder {folder.parent}", hint="Make it first.")
-    _refuse_sources(model, folder, [file for file, _, _ in made])
-    manifest = yaml.safe_dump(_manifest(model, index, plan, made), sort_keys=False, allow_unicode=True)
+    _refuse_sources(model, folder, [file for file, _ in made])
+    text = yaml.safe_dump(dict(manifest), sort_keys=False, allow_unicode=True)
     try:
         with staging_folder(folder) as staging:
             home = replace(options, home=folder)
-            saved = [save(piece.model, staging / file, options=home) for file, _, piece in made]
-            (staging / MANIFEST).write_text(manifest, encoding="utf-8")
+            saved = [save(each, staging / file, options=home) for file, each in made]
+            (staging / MANIFEST).write_text(text, encoding="utf-8")
             folder.mkdir(exist_ok=True)
             stale = _files_of(folder / MANIFEST)
             for written in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST):
@@ -235,14 +266,7 @@ def _write_split(
         if isinstance(error, OSError):
             raise OutputError(f"cannot write {folder}: {error.strerror or error}") from None
         raise
-    pieces = tuple(
-        WrittenPiece(folder / file, name, len(piece.cut.nodes), weight, piece.inputs, piece.outputs)
-        for (file, name, piece), weight in zip(made, (_weight_bytes(piece) for _, _, piece in made), strict=True)
-    )
-    notes = list(plan.notes)
-    for (file, _, piece), done in zip(made, saved, strict=True):
-        notes += [f"{file}: {note}" for note in (*piece.notes, *done.repairs)]
-    return Split(folder / MANIFEST, pieces, plan.shared_nodes, plan.dead_nodes, tuple(notes))
+    return saved
 
 
 def _files_of(manifest: Path) -> set[str]:
