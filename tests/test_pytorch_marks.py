@@ -9,6 +9,7 @@ import threading
 import timeit
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip insta
 pytestmark = pytest.mark.torch
 
 nn = torch.nn
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "partition"
+MAPS = ["pred_maps.0", "pred_maps.1", "pred_maps.2"]
 
 
 @pytest.fixture(autouse=True)
@@ -481,3 +484,64 @@ def test_marked_and_unmarked_is_never_marked(kind, dynamo, torchscript):
     assert not report.changes, report.changes
     for made, wanted in zip(run(after.proto, x), run(never.proto, x), strict=True):
         np.testing.assert_allclose(made, wanted, rtol=1e-5, atol=1e-6)
+
+
+# ---- acceptance: a YOLOv3-shaped detector in two pieces
+
+
+@pytest.fixture(scope="module")
+def detector():
+    """The example, loaded from where it lies."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("detector", EXAMPLE / "detector.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("dynamo", [True, False], ids=["default", "torchscript"])
+def test_a_detector_is_cut_at_its_head(detector, dynamo, tmp_path):
+    """The network gives pred_maps.0 to .2, the postprocess runs on them, and both agree with PyTorch."""
+    from engines import ort_session
+
+    net, image = detector.make_detector(), torch.rand(1, 3, detector.SIZE, detector.SIZE)
+    detector.export(net, image, tmp_path / "marked.onnx", dynamo=dynamo)
+    done = onnxbench.divide(tmp_path / "marked.onnx", EXAMPLE / "pieces.yaml", tmp_path / "pieces", prove=True)
+    assert done.proof is not None
+    assert done.proof.holds
+    network, post = done.pieces
+    assert [end.name for end in network.inputs] == ["input"]
+    assert [end.name for end in network.outputs] == [end.name for end in post.inputs] == MAPS
+    assert [end.name for end in post.outputs] == ["boxes", "labels"]
+    proto = onnx.load(network.file)
+    kinds = {node.op_type for node in proto.graph.node}
+    assert kinds.isdisjoint({"Mark", "TopK", "Sigmoid", "Identity", "BatchNormalization"}), kinds
+    with torch.no_grad():
+        maps = net.head(net.neck(net.backbone(image)))
+        boxes, labels = net(image)
+    made = dict(zip(MAPS, ort_session(network.file).run(None, {"input": image.numpy()}), strict=True))
+    for name, wanted in zip(MAPS, maps, strict=True):
+        np.testing.assert_allclose(made[name], wanted.numpy(), rtol=1e-3, atol=1e-4)
+    results = ort_session(post.file).run(None, made)
+    whole = ort_session(done.whole).run(None, {"input": image.numpy()})
+    for own, wanted, expected in zip(results, whole, (boxes, labels), strict=True):
+        np.testing.assert_array_equal(own, wanted)
+        np.testing.assert_allclose(own, expected.numpy(), rtol=1e-3, atol=1e-3)
+    assert 0 < np.count_nonzero(results[0][:, 4]) < detector.Head().most, "suppression has something to do"
+
+
+def test_the_command_line_cuts_it_too(detector, tmp_path):
+    from onnxbench.cli import main
+
+    net, image = detector.make_detector(), torch.rand(1, 3, detector.SIZE, detector.SIZE)
+    path = tmp_path / "marked.onnx"
+    detector.export(net, image, path, dynamo=False)
+    words = [
+        "extract", path, tmp_path / "network.onnx", "--from", "detector_forward:input", "--to", "yolo_head[0]:input",
+        "--rename", "pred_maps.0=stride32",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    assert not ended.value.code
+    assert [info.name for info in onnx.load(tmp_path / "network.onnx").graph.output] == ["stride32", *MAPS[1:]]
