@@ -19,6 +19,7 @@ from onnxbench.errors import OutputError, UsageError
 from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set
 from onnxbench.graph import GraphIndex
 from onnxbench.inference import TypeFinder
+from onnxbench.marks import marks, unmark
 from onnxbench.model import Model
 from onnxbench.partition import Partition, split_at, split_parts, split_scopes, split_weights
 from onnxbench.pieces import open_model, tells_more, type_sources
@@ -93,10 +94,25 @@ def partition(
     if sum(ways) != 1:
         raise UsageError("one of --at, --parts, --max-weights and --by-scopes says how to split", hint="Give just one.")
     if at:
-        return split_at(index, require_main(select.tensors(index, at, what="--at"), what="--at"))
+        return split_at(index, named_tensors(index, at))
     if parts is not None:
         return split_parts(index, parts)
     return split_weights(index, max_weights) if max_weights is not None else split_scopes(index, by_scopes or 1)
+
+
+def named_tensors(index: GraphIndex, at: Sequence[str]) -> list[str]:
+    """Returns the tensors of the main graph that selectors of cuts stand for."""
+    return require_main(select.tensors(index, at, what="--at"), what="--at")
+
+
+def _without_marks(model: Model, at: Sequence[str]) -> tuple[Model, Sequence[str]]:
+    """Returns a model without Marks, and where it is cut then."""
+    index = GraphIndex(model.proto)
+    if not marks(index):
+        return model, at
+    names = named_tensors(index, at) if at else []
+    plain = unmark(model)
+    return plain.model, [plain.name(name) for name in names]
 
 
 def split(
@@ -132,6 +148,7 @@ def split(
         OutputError: The folder cannot be written.
     """
     model, _ = open_model(source, allow_outside=allow_outside, inline=inline)
+    model, at = _without_marks(model, at)
     index = GraphIndex(model.proto)
     plan = partition(index, at=at, parts=parts, max_weights=max_weights, by_scopes=by_scopes)
     finder = TypeFinder(model, index, type_sources(feeds))
@@ -181,6 +198,7 @@ def split_file(
         BenchError: As for ``split`` and ``onnxbench.proof.prove``.
     """
     model, _ = open_model(source, allow_outside=allow_outside, inline=inline)
+    model, at = _without_marks(model, at)
     first = first_set(model, feeds) if prove or tells_more(feeds) else FeedSet({})
     limit = parse_size(max_weights) if isinstance(max_weights, str) else max_weights
     done = split(

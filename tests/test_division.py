@@ -268,3 +268,14 @@ def test_functions_are_inlined_and_marks_are_not():
     piece = onnxbench.extract(from_proto(proto), ["detector_forward:input"], ["yolo_head:input"], inline=True)
     assert [end.name for end in piece.outputs] == ["pred_maps.0", "pred_maps.1"]
     assert unmark(from_proto(proto)).removed == 8
+
+
+def test_split_at_marks_leaves_none(tmp_path):
+    from onnxbench.splitting import split_file
+
+    done, proof = split_file(named("mmdeploy_marks").path, tmp_path / "out", at=["yolo_head:input"], prove=True)
+    assert proof is not None
+    assert proof.holds
+    assert {end.name for piece in done.pieces for end in piece.outputs} >= {"f0", "f1", "dets"}
+    for piece in done.pieces:
+        assert not marks(GraphIndex(load(piece.file).proto))

@@ -255,3 +255,52 @@ def onnxbench_operation():
     from onnxbench.operations import Unmark
 
     return Unmark()
+
+
+def test_a_large_marked_model_takes_linear_time():
+    """A hundred thousand nodes with ten thousand Marks, a chain of them at the end."""
+    import time
+
+    def model(count: int) -> Model:
+        graph = onnx.GraphProto(name="g")
+        graph.input.add(name="x").type.tensor_type.elem_type = 1
+        last = "x"
+        for number in range(count):
+            if number % 10 == 0 or number > count - count // 20:
+                graph.node.append(_mark(last, f"t{number}"))
+            else:
+                graph.node.add(op_type="Neg", input=[last], output=[f"t{number}"])
+            last = f"t{number}"
+        graph.output.add(name=last).type.tensor_type.elem_type = 1
+        proto = ModelProto(ir_version=8, graph=graph)
+        proto.opset_import.add(domain="", version=17)
+        proto.opset_import.add(domain="onnxbench", version=1)
+        return from_proto(proto)
+
+    times = []
+    for count in (20_000, 100_000):
+        given = model(count)
+        start = time.perf_counter()
+        done = unmark(given)
+        times.append(time.perf_counter() - start)
+        left = list(done.model.proto.graph.node)
+        assert {node.op_type for node in left} == {"Neg"}
+        assert left[-1].output[0] == f"t{count - 1}"
+    assert times[1] < 15 * times[0] + 1, times
+
+
+def test_without_torch_one_error_says_what_to_install():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['onnxscript'] = None\n"
+        "from onnxbench import BenchError, mark\n"
+        "assert mark('f')(abs)(-2) == 2 and mark.tensor(3, 'x') == 3\n"
+        "from onnxbench.pytorch.marks import register, translation_table\n"
+        "for ask in (register, translation_table):\n"
+        "    try: ask()\n"
+        "    except BenchError as error: print(error.exit_code, error.hint)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["12 pip install onnxbench[torch]"] * 2
