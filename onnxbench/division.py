@@ -272,6 +272,7 @@ def divide(
         f"{cut.file}: {note}"
         for (cut, piece), done in zip(made, saved, strict=False)
         for note in (*piece.notes, *done.repairs)
+        if not note.startswith("the piece has no Marks")
     ]
     written = tuple(written_piece(target / cut.file, Path(cut.file).stem, piece) for cut, piece in made)
     done = Divided(
@@ -286,7 +287,7 @@ def divide(
 def _cut(model: Model, cut: PlannedCut, *, feeds: Mapping[str, Value] | None) -> Piece:
     """Returns one piece, with its names and its dimensions."""
     try:
-        piece = extract(model, cut.start, cut.end, rename=cut.names, feeds=feeds)
+        piece = extract(model, cut.start, cut.end, rename=cut.names, without_marks=True, feeds=feeds)
         for side, names, what in (
             (piece.inputs, cut.input_names, "input"),
             (piece.outputs, cut.output_names, "output"),

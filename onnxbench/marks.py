@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from onnxbench import select
-from onnxbench.draft import Draft, tree_of
+from onnxbench.draft import Draft
 from onnxbench.errors import ModelError, NotFoundError
-from onnxbench.graph import GraphIndex, NodeRef, Scope
+from onnxbench.graph import GraphIndex, NodeRef, Scope, tree_of
 from onnxbench.inlining import inline_functions, remove_uncalled
 from onnxbench.model import Model, load
 from onnxbench.tensortype import make_type, tensor_shape

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends, captures, select
 from onnxbench.boundary import depends_on
@@ -33,7 +33,6 @@ from onnxbench.errors import (
 from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource
-from onnxbench.inlining import inline_functions
 from onnxbench.marks import Unmarked, inline_all_but_marks, marks, unmark
 from onnxbench.model import Model, load
 from onnxbench.specs import TensorSpec, parse_tensor_specs
@@ -55,18 +54,20 @@ def extract(
     keep_unused: bool = False,
     inline: bool = False,
     rename: Mapping[str, str] | None = None,
+    without_marks: bool = False,
     feeds: Mapping[str, Value] | None = None,
     allow_outside: bool = False,
 ) -> Piece:
     """Returns a piece of a model: between tensors, around nodes, or one body.
 
-    At a Mark (``detector_forward:input``) the piece's input or output is called as the mark says, and no Mark is left
-    between the inputs and outputs that are given.
+    At a Mark (``detector_forward:input``) the piece's input or output is called as the mark says, and the piece has no
+    Marks.
 
     Args:
         source: A model or a model file.
         inputs: Where the piece starts: selectors, or ``name:shape:dtype`` to state what the model leaves open. A
-            selector of nodes means the tensors that enter them. None: the model's own inputs.
+            selector of nodes means the tensors that enter them. None: the model's own inputs. A cut at a mark
+            (``mark:backbone:output``) is at the tensor that the Mark passes on, and the piece has no Marks.
         outputs: Where it ends. A selector of nodes means the tensors that leave them. None: the model's own outputs
             (those that depend on ``inputs``).
         nodes: Instead of inputs and outputs: exactly these nodes, with whatever enters and leaves them.
@@ -76,6 +77,7 @@ def extract(
         inline: Inline local functions first.
         rename: Names for inputs and outputs of the piece, by what the model calls them, by the name at their mark, or
             by its point (``yolo_head:input:pred_maps.0``).
+        without_marks: Leave Marks out even if the piece is not cut at one.
         feeds: Values for the model's inputs, with which a run may find out types that nothing else tells.
         allow_outside: For a model file: follow external data that leaves its folder.
 
@@ -105,8 +107,10 @@ def extract(
     if outputs is not None:
         ends = _boundary(index, outputs, what="--outputs", entering=False, types=types, moved=names)
     marked_index, plain = index, None
-    if marks(index):
-        plain = unmark(model)
+    notes: tuple[str, ...] = ()
+    words = [*(inputs or ()), *(outputs or ())]
+    if (without_marks and marks(index)) or _names_marks(index, words):
+        plain, notes = unmark(model), ("the piece has no Marks: it is cut at the tensors that they pass on",)
         model, index = plain.model, GraphIndex(plain.model.proto)
         sources = [*sources[:-1], plain.recorded, *sources[-1:]]
         types = {plain.name(name): kind for name, kind in types.items()}
@@ -119,7 +123,7 @@ def extract(
     )  # fmt: skip
     complete_types(types, finder, index.main)
     piece = assemble(model, index, index.main, cut, finder=finder, types=types)
-    return _named(marked_index, piece, [*(inputs or ()), *(outputs or ())], rename, plain)
+    return _named(marked_index, replace(piece, notes=(*notes, *piece.notes)), words, rename, plain)
 
 
 def _named(
@@ -252,10 +256,11 @@ def record(
     index = GraphIndex(model.proto)
     inputs = [boundary.name for boundary in piece.inputs]
     if not piece.cut.scope:
-        if marks(index):
-            model = unmark(model).model  # no runtime has the operator
         ends = [*piece.inputs, *piece.outputs]
         names = [*piece.cut.inputs, *piece.cut.outputs]
+        if marks(index):  # which no runtime has
+            plain = unmark(model)
+            model, names = plain.model, [plain.name(name) for name in names]
         found = backends.run_with_outputs(model, dict(feeds), names, optimization="none")
         return {end.name: found[name] for end, name in zip(ends, names, strict=True)}
     _require_recordable(index.scope_paths[piece.cut.scope], inputs)
@@ -324,6 +329,19 @@ class Extracted:
         """What a user should know: of the cut, and of what had to be mended."""
         return (*self.piece.notes, *(self.saved.repairs if self.saved else ()))
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns all but the model itself as JSON values."""
+        return {
+            "cut": self.piece.cut,
+            "inputs": self.piece.inputs,
+            "outputs": self.piece.outputs,
+            "notes": self.notes,
+            "choices": self.choices,
+            "saved": self.saved,
+            "feeds": self.feeds,
+            "expected": self.expected,
+        }
+
 
 def extract_file(
     source: Model | str | os.PathLike[str],
@@ -376,7 +394,7 @@ def extract_file(
         return Extracted(piece, None, choices=first.choices)
     recorded = None
     if save_feeds is not None:
-        whole = inline_functions(model)[0] if inline else model
+        whole = inline_all_but_marks(model)[0] if inline else model
         with choices_explained(first.choices):
             recorded = record(whole, piece, first.feeds)
             if piece.cut.scope:
@@ -387,6 +405,11 @@ def extract_file(
     captures.save(feeds_path, {b.name: recorded[b.name] for b in piece.inputs})
     captures.save(expected_path, {b.name: recorded[b.name] for b in piece.outputs})
     return Extracted(piece, saved, feeds_path, expected_path, first.choices)
+
+
+def _names_marks(index: GraphIndex, words: Sequence[str]) -> bool:
+    """Tells whether a boundary of a piece is spelled by a mark."""
+    return any(index.tensor(word) is None and ("mark:" in word or select.points(index, word)) for word in words)
 
 
 def _value_files(

@@ -32,6 +32,7 @@ from pathlib import Path
 from onnxbench.errors import NotFoundError, UsageError, did_you_mean, nearest
 from onnxbench.graph import GraphIndex, NodeRef, TensorRef, declared_types
 from onnxbench.provenance import Origins
+from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import dtype_name, dtype_number, elem_type
 
 PREFIXES = ("node", "op", "scope", "mark", "input", "output", "weight", "dtype")
@@ -68,23 +69,28 @@ class Selection:
         )
 
 
-def select(index: GraphIndex, selector: str) -> Selection:
+def select(index: GraphIndex, selector: str, *, folder: Path | None = None) -> Selection:
     """Returns what one selector stands for.
+
+    Args:
+        index: The model's index.
+        selector: The selector.
+        folder: What ``@FILE`` is relative to; by default the current folder.
 
     Raises:
         NotFoundError: It matches nothing; the hint has the nearest names.
         UsageError: It cannot be parsed.
     """
-    return _select(index, selector, ())
+    return _select(index, selector, (), folder or Path())
 
 
-def _select(index: GraphIndex, selector: str, files: tuple[Path, ...]) -> Selection:
+def _select(index: GraphIndex, selector: str, files: tuple[Path, ...], folder: Path) -> Selection:
     """Does so for a selector that stands in these files, each named in the one before."""
     exact = index.tensor(selector)
     if exact is not None:
         return Selection(frozenset([exact]))
     if selector.startswith("@"):
-        return _from_file(index, selector[1:], files)
+        return _from_file(index, selector[1:], files, folder)
     try:
         selection = _Parser(index, selector).parse()
     except UsageError:
@@ -100,13 +106,16 @@ def _select(index: GraphIndex, selector: str, files: tuple[Path, ...]) -> Select
     return selection
 
 
-def tensors(index: GraphIndex, selectors: Sequence[str], *, what: str = "selector") -> list[TensorRef]:
+def tensors(
+    index: GraphIndex, selectors: Sequence[str], *, what: str = "selector", folder: Path | None = None
+) -> list[TensorRef]:
     """Returns the tensors that the selectors stand for: selector by selector, each in the order of the graph.
 
     Args:
         index: The model's index.
         selectors: Selectors, each of which must match.
         what: What the selectors are for, named in an error ("--outputs", say).
+        folder: What ``@FILE`` is relative to; by default the current folder.
 
     Raises:
         NotFoundError: A selector matches no tensor.
@@ -114,17 +123,20 @@ def tensors(index: GraphIndex, selectors: Sequence[str], *, what: str = "selecto
     """
     found: dict[TensorRef, None] = {}
     for selector in selectors:
-        refs = select(index, selector).as_tensors()
+        refs = select(index, selector, folder=folder).as_tensors()
         if not refs:
             raise NotFoundError(f"{what} {selector!r} names nodes that make no tensor")
         found.update(dict.fromkeys(in_order(index, refs)))
     return list(found)
 
 
-def nodes(index: GraphIndex, selectors: Sequence[str], *, what: str = "selector") -> list[NodeRef]:
+def nodes(
+    index: GraphIndex, selectors: Sequence[str], *, what: str = "selector", folder: Path | None = None
+) -> list[NodeRef]:
     """Returns the nodes that the selectors stand for, in the order of the graph, without repeats.
 
-    A tensor stands for its producer; a bare name that is no tensor but a node's is that node.
+    A tensor stands for its producer; a bare name that is no tensor but a node's is that node. ``@FILE`` is relative to
+    ``folder``, or else to the current one.
 
     Raises:
         NotFoundError: A selector matches no node.
@@ -134,7 +146,7 @@ def nodes(index: GraphIndex, selectors: Sequence[str], *, what: str = "selector"
     for selector in selectors:
         named = nodes_named(index, selector)
         try:
-            refs = frozenset(named) if named else select(index, selector).as_nodes()
+            refs = frozenset(named) if named else select(index, selector, folder=folder).as_nodes()
         except NotFoundError:
             if selector.partition(":")[0] in PREFIXES or not _PLAIN.fullmatch(selector):
                 raise
@@ -174,8 +186,8 @@ def _comma_list(index: GraphIndex, selector: str) -> Selection | None:
     return Selection(frozenset(ref for ref in refs if ref is not None))
 
 
-def _from_file(index: GraphIndex, path: str, files: tuple[Path, ...]) -> Selection:
-    file = Path(path)
+def _from_file(index: GraphIndex, path: str, files: tuple[Path, ...], folder: Path) -> Selection:
+    file = folder / path
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -187,7 +199,7 @@ def _from_file(index: GraphIndex, path: str, files: tuple[Path, ...]) -> Selecti
         raise UsageError(f"the selector file {path} names nothing")
     if file.resolve() in files:
         raise UsageError(f"the selector file {path} names itself")
-    parts = [_select(index, selector, (*files, file.resolve())) for selector in selectors]
+    parts = [_select(index, selector, (*files, file.resolve()), folder) for selector in selectors]
     if all(part.is_nodes for part in parts):
         return Selection(nodes=frozenset().union(*(part.nodes for part in parts)), is_nodes=True)
     return Selection(frozenset().union(*(part.as_tensors() for part in parts)))
@@ -200,7 +212,10 @@ def _nothing(index: GraphIndex, selector: str) -> NotFoundError:
         hint = did_you_mean(rest, candidates)
         if hint is None and candidates:
             some = ", ".join(candidates[:8])
-            hint = f"The model has {len(candidates)} of these: {some}{', ...' if len(candidates) > 8 else ''}."
+            more = f" and {len(candidates) - 8} more" if len(candidates) > 8 else ""
+            hint = f"The model has {len(candidates)} of these: {some}{more}."
+        elif prefix == "scope" and not candidates:
+            hint = "The nodes of the model tell of no modules: 'onnxbench inspect MODEL --scopes' shows what is known."
         return NotFoundError(f"{selector!r} matches nothing in the model", hint=hint)
     plain = rest if prefix in PREFIXES and rest else selector
     near = nearest(plain, (ref.path for ref in index.tensors()))
@@ -437,8 +452,8 @@ def _combine(
     operation: Callable[[frozenset[object], frozenset[object]], frozenset[object]],
 ) -> Selection:
     if first.is_nodes and second.is_nodes:
-        return Selection(nodes=operation(first.nodes, second.nodes), is_nodes=True)  # type: ignore[arg-type]
-    return Selection(operation(first.as_tensors(), second.as_tensors()))  # type: ignore[arg-type]
+        return Selection(nodes=operation(first.nodes, second.nodes), is_nodes=True)  # type: ignore[arg-type]  # as below
+    return Selection(operation(first.as_tensors(), second.as_tensors()))  # type: ignore[arg-type]  # it gives back what it got
 
 
 def _is_glob(name: str) -> bool:
@@ -475,7 +490,7 @@ def _nodes_by_name(index: GraphIndex, pattern: str, exact: bool) -> Iterable[Nod
 def _nodes_by_op(index: GraphIndex, pattern: str, exact: bool) -> Iterable[NodeRef]:
     domain, separator, op_type = pattern.rpartition("::")
     matches = matcher(op_type, exact=exact)
-    wanted = "" if domain == "ai.onnx" else domain
+    wanted = plain_domain(domain)
     return (
         ref
         for ref in index.nodes()

@@ -278,7 +278,7 @@ def write_pieces(
                 stale.discard(written.name)
             for name in stale:  # pieces of an earlier split that the new manifest does not know
                 (folder / name).unlink(missing_ok=True)
-    except BaseException as error:
+    except BaseException as error:  # an interrupt, too, must leave no empty folder
         if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         if isinstance(error, OSError):

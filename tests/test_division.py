@@ -236,7 +236,7 @@ def test_extract_names_ends_as_their_marks_do():
 
 
 def test_an_inner_tensor_steps_aside():
-    path = named("mmdeploy_marks").path
+    path = named("mmdeploy_marks_runnable").path
     piece = onnxbench.extract(path, ["input"], ["f1"], rename={"f1": "stem"})
     assert [info.name for info in piece.model.proto.graph.output] == ["stem"]
     assert "inner tensor 'stem' is called 'stem_inner' now" in piece.notes

@@ -52,6 +52,7 @@ Outputs = Annotated[
     auto_inputs="inputs",
     keep_unused="inputs",
     val_range=("save_feeds", "shape", "dim"),
+    seed=("save_feeds", "shape", "dim"),
     external_threshold=("external_data", "per_tensor"),
 )
 def extract(

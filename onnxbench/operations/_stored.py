@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxbench import literals, weights
 from onnxbench.conversion import packed
-from onnxbench.draft import Draft, root_of
+from onnxbench.draft import Draft
 from onnxbench.errors import ExternalDataError, NotFoundError, UnsupportedError, UsageError
-from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
+from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, root_of
 from onnxbench.imitation import imitate
+from onnxbench.messages import copy_of
 from onnxbench.operations._base import Effect, Operation, describe_tensor
-from onnxbench.schemas import plain_domain
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, plain_domain
 from onnxbench.steering import is_quantized_data, steering
 from onnxbench.tensortype import dtype_bits
 from onnxbench.weighing import Stored, statistics, stored_values
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
     from onnx import AttributeProto, TensorProto
 
-_DEFAULTS_FROM = 4  # from this IR version on, an initializer that is an input is a default, which callers may replace
 _STRING, _BOOL, _COMPLEX64, _COMPLEX128 = 8, 9, 14, 15
 _FLOATS = 6  # AttributeProto.FLOATS
 _READ = 1 << 23
@@ -85,7 +85,7 @@ def _find_twins(
     draft: Draft, names: set[tuple[int, str]] | None, min_bytes: int
 ) -> tuple[list[tuple[Scope, dict[str, str]]], int]:
     """Returns for each graph its initializers that an equal one replaces, and the bytes that this saves."""
-    index, is_old = draft.index, draft.model.proto.ir_version < _DEFAULTS_FROM
+    index, is_old = draft.index, draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
     groups: dict[tuple[int, tuple[int, ...], int], list[tuple[Scope, TensorProto]]] = {}
     for scope in index.scopes:
         if scope.is_function:
@@ -294,8 +294,7 @@ class StripWeights(Operation):
         for size in tensor.dims:
             elements *= size
         if number in (_COMPLEX64, _COMPLEX128):  # as the floats that it consists of
-            looked_at = type(tensor)()
-            looked_at.CopyFrom(tensor)
+            looked_at = copy_of(tensor)
             looked_at.data_type, number, elements = (1 if number == _COMPLEX64 else 11), *_parts(number, elements)
             looked_at.dims[:] = [elements]
         like = statistics(draft.model, looked_at)
@@ -360,7 +359,7 @@ def anonymize(draft: Draft) -> None:
     Names of inputs and outputs stay, those of dimensions, operators and attributes too. One pass over the model.
     """
     proto, index = draft.model.proto, draft.index
-    is_old = proto.ir_version < _DEFAULTS_FROM
+    is_old = proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
     functions = {key: f"F{number}" for number, key in enumerate(index.functions)}
     names: dict[int, dict[str, str]] = {}
     taken = {name for scope in index.scopes for name in (*scope.inputs, *scope.outputs)}

@@ -115,7 +115,7 @@ def make_rule(
     rule = Rule(
         name, doc, variants, replacement, constants, tuple(functions),
         {key: Expression(text, known) for key, text in (let or {}).items()},
-        tuple(Expression(text, known) for text in where), keep, effect,  # type: ignore[arg-type]
+        tuple(Expression(text, known) for text in where), keep, effect,  # type: ignore[arg-type]  # one of them, as seen above
     )  # fmt: skip
     _require_sound(rule)
     return rule
