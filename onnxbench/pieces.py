@@ -19,7 +19,7 @@ from onnxbench.boundary import depends_on
 from onnxbench.captures import Feeds, Value
 from onnxbench.cut import Cut, Piece, assemble, frontier, lift, plan_cut, require_main
 from onnxbench.cut import expose as expose_tensors
-from onnxbench.draft import Draft
+from onnxbench.ends import named_piece
 from onnxbench.errors import (
     BenchError,
     CutError,
@@ -33,9 +33,8 @@ from onnxbench.errors import (
 from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource
-from onnxbench.inlining import inline_functions
+from onnxbench.marks import Unmarked, inline_all_but_marks, marks, unmark
 from onnxbench.model import Model, load
-from onnxbench.operations import Delete
 from onnxbench.specs import TensorSpec, parse_tensor_specs
 from onnxbench.tensortype import Dim, dtype_name, format_shape, format_type, make_type, tensor_shape
 from onnxbench.writer import Saved, SaveOptions, save
@@ -54,10 +53,15 @@ def extract(
     auto_inputs: bool = False,
     keep_unused: bool = False,
     inline: bool = False,
+    rename: Mapping[str, str] | None = None,
+    without_marks: bool = False,
     feeds: Mapping[str, Value] | None = None,
     allow_outside: bool = False,
 ) -> Piece:
     """Returns a piece of a model: between tensors, around nodes, or one body.
+
+    At a Mark (``detector_forward:input``) the piece's input or output is called as the mark says, and the piece has no
+    Marks.
 
     Args:
         source: A model or a model file.
@@ -71,6 +75,9 @@ def extract(
         auto_inputs: Where the inputs do not bound the piece, add the smallest set of tensors that does.
         keep_unused: Keep inputs that change nothing.
         inline: Inline local functions first.
+        rename: Names for inputs and outputs of the piece, by what the model calls them, by the name at their mark, or
+            by its point (``yolo_head:input:pred_maps.0``).
+        without_marks: Leave Marks out even if the piece is not cut at one.
         feeds: Values for the model's inputs, with which a run may find out types that nothing else tells.
         allow_outside: For a model file: follow external data that leaves its folder.
 
@@ -85,36 +92,72 @@ def extract(
     sources = type_sources(feeds)
     if body is not None:
         _refuse_together("lift", body=body, inputs=inputs, outputs=outputs, nodes=nodes)
-        return lift(model, body, index=index, sources=sources)
+        return _named(index, lift(model, body, index=index, sources=sources), (), rename, None)
     types: dict[str, TypeProto] = {}
-    notes: list[str] = []
-    finder = TypeFinder(model, index, sources)
     if nodes:
         _refuse_together("nodes", nodes=nodes, inputs=inputs, outputs=outputs)
         cut = _cut_nodes(index, nodes)
-    else:
-        if inputs is None and outputs is None:
-            raise UsageError("nothing is named to extract", hint="Give --inputs, --outputs, --node, --scope or --lift.")
-        scope = index.main
-        starts = None
-        if inputs is not None:
-            starts = _boundary(index, inputs, what="--inputs", entering=True, types=types, moved=names)
-        given = None
-        if outputs is not None:
-            given = _boundary(index, outputs, what="--outputs", entering=False, types=types, moved=names)
-        if _names_marks(index, (*(inputs or ()), *(outputs or ()))):
-            model, passed = _without_marks(model, index)
-            index = GraphIndex(model.proto)
-            scope, finder = index.main, TypeFinder(model, index, sources)
-            types = {passed.get(name, name): value for name, value in types.items()}
-            starts = None if starts is None else list(dict.fromkeys(passed.get(name, name) for name in starts))
-            given = None if given is None else list(dict.fromkeys(passed.get(name, name) for name in given))
-            notes.append("the piece has no Marks: it is cut at the tensors that they pass on")
-        ends = _outputs_behind(scope, starts or []) if given is None else given
-        cut = plan_cut(scope, ends, starts, auto_inputs=auto_inputs, keep_unused=keep_unused)
+        piece = assemble(model, index, index.main, cut, finder=TypeFinder(model, index, sources))
+        return _named(index, piece, (), rename, None)
+    if inputs is None and outputs is None:
+        raise UsageError("nothing is named to extract", hint="Give --inputs, --outputs, --node, --scope or --lift.")
+    starts = ends = None
+    if inputs is not None:
+        starts = _boundary(index, inputs, what="--inputs", entering=True, types=types, moved=names)
+    if outputs is not None:
+        ends = _boundary(index, outputs, what="--outputs", entering=False, types=types, moved=names)
+    marked_index, plain = index, None
+    notes: tuple[str, ...] = ()
+    words = [*(inputs or ()), *(outputs or ())]
+    if (without_marks and marks(index)) or _names_marks(index, words):
+        plain, notes = unmark(model), ("the piece has no Marks: it is cut at the tensors that they pass on",)
+        model, index = plain.model, GraphIndex(plain.model.proto)
+        sources = [*sources[:-1], plain.recorded, *sources[-1:]]
+        types = {plain.name(name): kind for name, kind in types.items()}
+        starts = starts and list(dict.fromkeys(map(plain.name, starts)))
+        ends = ends and list(dict.fromkeys(map(plain.name, ends)))
+    finder = TypeFinder(model, index, sources)
+    cut = plan_cut(
+        index.main, ends or _outputs_behind(index.main, starts or []), starts, auto_inputs=auto_inputs,
+        keep_unused=keep_unused,
+    )  # fmt: skip
     complete_types(types, finder, index.main)
     piece = assemble(model, index, index.main, cut, finder=finder, types=types)
-    return replace(piece, notes=(*notes, *piece.notes))
+    return _named(marked_index, replace(piece, notes=(*notes, *piece.notes)), words, rename, plain)
+
+
+def _named(
+    index: GraphIndex, piece: Piece, words: Sequence[str], rename: Mapping[str, str] | None, plain: Unmarked | None
+) -> Piece:
+    """Returns a piece whose ends are called as the user says, or as the marks say at which they lie.
+
+    Args:
+        index: The model as it was given, with its marks.
+        piece: The piece.
+        words: What the user calls its ends.
+        rename: Names that the user gives.
+        plain: The model without marks, of which it is a piece; None if it has none.
+    """
+    now = plain.name if plain is not None else lambda name: name
+    labels: dict[str, str] = {}
+    for word in words:
+        for ref, point in select.points(index, word) if index.tensor(word) is None else ():
+            labels.setdefault(now(ref.name), point.name)
+    ends = {boundary.name for boundary in (*piece.inputs, *piece.outputs)}
+    wanted: dict[str, str] = {}
+    for word, new in (rename or {}).items():
+        named = [word] if word in ends else [name for name, label in labels.items() if label == word and name in ends]
+        if not named:
+            refs = [ref for ref, _ in select.points(index, word)]
+            named = [name for name in dict.fromkeys(now(ref.name) for ref in refs) if name in ends] or [now(word)]
+        if len(named) > 1:
+            raise UsageError(
+                f"{word!r} stands for {len(named)} of the piece's inputs and outputs", hint=f"Name one: {named[0]!r}."
+            )
+        wanted[named[0]] = new
+    if not wanted and not labels:
+        return piece
+    return named_piece(piece, wanted, {name: label for name, label in labels.items() if name in ends})
 
 
 def expose(
@@ -213,8 +256,13 @@ def record(
     index = GraphIndex(model.proto)
     inputs = [boundary.name for boundary in piece.inputs]
     if not piece.cut.scope:
-        names = [*inputs, *(boundary.name for boundary in piece.outputs)]
-        return backends.run_with_outputs(model, dict(feeds), names, optimization="none")
+        ends = [*piece.inputs, *piece.outputs]
+        names = [*piece.cut.inputs, *piece.cut.outputs]
+        if marks(index):  # which no runtime has
+            plain = unmark(model)
+            model, names = plain.model, [plain.name(name) for name in names]
+        found = backends.run_with_outputs(model, dict(feeds), names, optimization="none")
+        return {end.name: found[name] for end, name in zip(ends, names, strict=True)}
     _require_recordable(index.scope_paths[piece.cut.scope], inputs)
     values = backends.run_with_outputs(model, dict(feeds), inputs, optimization="none") if inputs else {}
     session = backends.open_session(piece.model, options=backends.Options("none"))
@@ -306,6 +354,7 @@ def extract_file(
     auto_inputs: bool = False,
     keep_unused: bool = False,
     inline: bool = False,
+    rename: Mapping[str, str] | None = None,
     feeds: FeedOptions | None = None,
     save_feeds: str | os.PathLike[str] | None = None,
     options: SaveOptions | None = None,
@@ -323,6 +372,7 @@ def extract_file(
         auto_inputs: As for ``extract``.
         keep_unused: As for ``extract``.
         inline: As for ``extract``.
+        rename: As for ``extract``.
         feeds: What is said of the model's inputs; with data or shapes in it, a run may find out types.
         save_feeds: Record the values at the piece's inputs in this ``.npz`` file, and those at its outputs in
             another whose name ends in ``_outputs.npz``.
@@ -338,13 +388,13 @@ def extract_file(
     values = first.feeds or None
     piece = extract(
         model, inputs, outputs, nodes=nodes, body=body, auto_inputs=auto_inputs, keep_unused=keep_unused,
-        inline=inline, feeds=values,
+        inline=inline, rename=rename, feeds=values,
     )  # fmt: skip
     if out is None:
         return Extracted(piece, None, choices=first.choices)
     recorded = None
     if save_feeds is not None:
-        whole = _runnable(model, (*(inputs or ()), *(outputs or ())), inline=inline)
+        whole = inline_all_but_marks(model)[0] if inline else model
         with choices_explained(first.choices):
             recorded = record(whole, piece, first.feeds)
             if piece.cut.scope:
@@ -357,46 +407,9 @@ def extract_file(
     return Extracted(piece, saved, feeds_path, expected_path, first.choices)
 
 
-def _runnable(model: Model, words: Sequence[str], *, inline: bool) -> Model:
-    """Returns the whole model that a piece was cut from: functions inlined if asked for, and without the Marks."""
-    whole = inline_functions(model)[0] if inline else model
-    index = GraphIndex(whole.proto)
-    return _without_marks(whole, index)[0] if _names_marks(index, words) else whole
-
-
 def _names_marks(index: GraphIndex, words: Sequence[str]) -> bool:
     """Tells whether a boundary of a piece is spelled by a mark."""
-    return any("mark:" in word and index.tensor(word) is None for word in words)
-
-
-def _without_marks(model: Model, index: GraphIndex) -> tuple[Model, dict[str, str]]:
-    """Returns a model whose Marks are gone, and what the tensors that they made in its main graph are called there.
-
-    What read the output of a Mark reads its input, so a tensor that goes round a Mark does not cross the cut twice.
-    """
-    draft = Draft.of(model)
-    Delete(" | ".join(f"op:{domain}::Mark" for domain in select.MARK_DOMAINS), keep_constants=True).apply(draft)
-    passes = {
-        ref.node.output[0]: ref.node.input[0]
-        for ref in index.nodes()
-        if ref.scope is index.main and select.mark_point(ref) is not None
-    }
-    outputs: dict[str, str] = {}
-    for made in passes:
-        if made in index.main.outputs:  # whose name the tensor got
-            outputs.setdefault(_passed(passes, made), made)
-    now = {}
-    for made in passes:
-        source = _passed(passes, made)
-        now[made] = source if draft.main.defines(source) else outputs[source]
-    return draft.model, {**now, **{source: made for source, made in outputs.items() if not draft.main.defines(source)}}
-
-
-def _passed(passes: Mapping[str, str], name: str) -> str:
-    """Returns what the first of a chain of Marks is given."""
-    while name in passes:
-        name = passes[name]
-    return name
+    return any(index.tensor(word) is None and ("mark:" in word or select.points(index, word)) for word in words)
 
 
 def _value_files(
@@ -448,7 +461,7 @@ def open_model(
 ) -> tuple[Model, dict[str, list[str]]]:
     """Returns the model of a source, and where the tensors inside functions went if these were inlined."""
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    return inline_functions(model) if inline else (model, {})
+    return inline_all_but_marks(model) if inline else (model, {})
 
 
 def _refuse_together(main: str, **given: object) -> None:
@@ -498,7 +511,7 @@ def _typed_word(index: GraphIndex, word: str) -> TensorSpec | None:
     ``output:*`` is a selector first, and the tensor ``output`` with a shape of one unknown dimension only where that
     selects nothing.
     """
-    if ":" not in word and "=" not in word:
+    if (":" not in word and "=" not in word) or select.points(index, word):
         return None
     if word.partition(":")[0] in select.PREFIXES:
         with suppress(BenchError):

@@ -9,7 +9,8 @@ r"""The selector language: how every command names tensors and nodes.
     scope:layer1.0           nodes of a PyTorch module and of the modules in it (glob)
     input:* output:* weight:*  the graph's inputs, outputs, initializers, by glob
     dtype:float16            tensors whose element type is known to be this
-    mark:func[1]:output      tensors at a Mark (function, call number, input or output; a name may follow)
+    mark:func[1]:output      tensors at a Mark (function, call number, input or output; a name may follow);
+                             func[1]:output alone means the same where the model has such a Mark
     upstream(x) downstream(x)  x and what it depends on, or what depends on it
     between(a, b)            downstream(a) & upstream(b)
     A & B   A | B   !A   (A) both, either, not
@@ -224,6 +225,13 @@ def _nothing(index: GraphIndex, selector: str) -> NotFoundError:
         hint = f"Nodes are written node:NAME; did you mean {f'node:{near[0]}'!r}?" if near else None
     if any(ref.node.name == plain for ref in index.nodes()):
         hint = f"There is a node of that name: write 'node:{plain}'."
+    if _MARK_SPELLING.fullmatch(plain):
+        at_marks = sorted(_CANDIDATES["mark"](index))
+        hint = (
+            f"The model's marks are: {', '.join(at_marks[:8])}{', ...' if len(at_marks) > 8 else ''}."
+            if at_marks
+            else hint
+        )
     hint = hint or "'onnxbench inspect MODEL --tensors' lists its tensors."
     return NotFoundError(f"{selector!r} matches no tensor of the model", hint=hint)
 
@@ -255,9 +263,7 @@ _CANDIDATES: dict[str, Callable[[GraphIndex], Iterable[str]]] = {
     "node": lambda index: {ref.path for ref in index.nodes()},
     "op": lambda index: {ref.node.op_type for ref in index.nodes()},
     "scope": _scopes_of,
-    "mark": lambda index: {
-        f"{point.function}[{point.call}]:{point.side}" for point in (mark_point(ref) for ref in index.nodes()) if point
-    },
+    "mark": lambda index: {point.spelling for point in (mark_point(ref) for ref in index.nodes()) if point},
     "dtype": lambda index: {
         dtype_name(elem_type(value)) for scope in index.scopes for value in declared_types(scope).values()
     },
@@ -361,6 +367,9 @@ class _Parser:
             ref = index.tensor(name)
             if ref is not None:
                 return Selection(frozenset([ref]))
+            at_marks = [] if exact else points(index, name)
+            if at_marks:
+                return Selection(frozenset(ref for ref, _ in at_marks))
             if exact or not _is_glob(name):
                 raise _nothing(index, name)
             return self._tensors_matching(_glob(name))
@@ -383,7 +392,9 @@ class _Parser:
                 )
             )
         if prefix == "mark":
-            return Selection(frozenset(_marked(index, name)))
+            if _MARK_SPELLING.fullmatch(name) is None:
+                raise UsageError(f"mark:{name} is not a mark", hint="Write mark:FUNCTION[CALL]:input or ...:output.")
+            return Selection(frozenset(ref for ref, _ in points(index, name)))
         return Selection(nodes=frozenset(_NODE_FILTERS[prefix](index, name, exact)), is_nodes=True)
 
     def _tensors_matching(self, pattern: re.Pattern[str]) -> Selection:
@@ -527,6 +538,11 @@ class MarkPoint:
     name: str
     number: int
 
+    @property
+    def spelling(self) -> str:
+        """The point as it is selected: ``yolo_head[0]:input``."""
+        return f"{self.function}[{self.call}]:{self.side}"
+
 
 _MARK_SPELLING = re.compile(r"(?P<function>[^:\[\]]+)(\[(?P<call>\d+)\])?:(?P<side>input|output)(:(?P<name>.+))?")
 
@@ -550,10 +566,14 @@ def mark_point(ref: NodeRef) -> MarkPoint | None:
     )
 
 
-def _marked(index: GraphIndex, spelling: str) -> list[TensorRef]:
-    match = _MARK_SPELLING.fullmatch(spelling)
+def points(index: GraphIndex, spelling: str) -> list[tuple[TensorRef, MarkPoint]]:
+    """Returns the tensors at the Marks that ``func[1]:output:name`` means, with or without ``mark:`` before it.
+
+    Where a word is no such spelling, or the model has no such Mark, there are none.
+    """
+    match = _MARK_SPELLING.fullmatch(spelling.removeprefix("mark:"))
     if match is None:
-        raise UsageError(f"mark:{spelling} is not a mark", hint="Write mark:FUNCTION[CALL]:input or ...:output.")
+        return []
     found = []
     for ref in index.nodes():
         point = mark_point(ref)
@@ -563,7 +583,7 @@ def _marked(index: GraphIndex, spelling: str) -> list[TensorRef]:
             and point.call == int(match["call"] or 0)
             and match["name"] in (None, point.name)
         ):
-            found += [TensorRef(ref.scope, name) for name in ref.scope.writes[ref.position]]
+            found += [(TensorRef(ref.scope, name), point) for name in ref.scope.writes[ref.position]]
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,12 @@ from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.cut import Boundary
+    from onnxbench.division import Divided
     from onnxbench.drift import TensorDrift
     from onnxbench.merging import Merged, MergeResult
     from onnxbench.pieces import Extracted
     from onnxbench.proof import Proof
-    from onnxbench.splitting import Split
+    from onnxbench.splitting import Split, WrittenPiece
 
 
 _MODEL_ENDINGS = (".onnx", *TEXT_FORMATS)
@@ -57,6 +58,19 @@ def target(out: Path | None, short: Path | None, *, dry_run: bool) -> Path | Non
     if out is None and short is None and not dry_run:
         raise UsageError("no file to write is named", hint="Give OUT after the models (or -o OUT), or use --dry-run.")
     return None if dry_run else out or short
+
+
+def renames(words: list[str] | None) -> dict[str, str]:
+    """Returns new names by old ones, of ``OLD=NEW``."""
+    found: dict[str, str] = {}
+    for word in words or ():
+        old, sign, new = word.rpartition("=")
+        if not sign or not old or not new:
+            raise UsageError(f"--rename {word!r} cannot be read", hint="Write OLD=NEW: --rename dets=boxes")
+        if old in found:
+            raise UsageError(f"--rename gives {old!r} two names, {found[old]!r} and {new!r}")
+        found[old] = new
+    return found
 
 
 @contextmanager
@@ -126,11 +140,7 @@ def print_split(done: Split, proof: Proof | None, *, as_json: bool, quiet: bool)
     if as_json:
         print_json("split", {"split": done, "proof": proof})
         return
-    for piece in done.pieces:
-        print(f"{piece.file.name}  {piece.nodes:,} nodes, {format_bytes(piece.weight_bytes)} of weights")
-        for what, side in (("in ", piece.inputs), ("out", piece.outputs)):
-            for number, boundary in enumerate(side):
-                print(f"  {what if number == 0 else '   '}  {boundary.name}  {boundary.type}")
+    _print_written(done.pieces)
     if done.shared_nodes:
         print(f"{done.shared_nodes:,} constant nodes are in more than one piece")
     if done.dead_nodes:
@@ -138,6 +148,28 @@ def print_split(done: Split, proof: Proof | None, *, as_json: bool, quiet: bool)
     print(f"wrote {plural(len(done.pieces), 'piece')} and {done.manifest}")
     if proof is not None:
         print_proof(proof)
+
+
+def _print_written(pieces: Sequence[WrittenPiece]) -> None:
+    for piece in pieces:
+        print(f"{piece.file.name}  {piece.nodes:,} nodes, {format_bytes(piece.weight_bytes)} of weights")
+        for what, side in (("in ", piece.inputs), ("out", piece.outputs)):
+            for number, boundary in enumerate(side):
+                print(f"  {what if number == 0 else '   '}  {boundary.name}  {boundary.type}")
+
+
+def print_divided(done: Divided, *, as_json: bool, quiet: bool) -> None:
+    """Prints the pieces of a configuration, what was recorded, and the proof if one was made."""
+    note(*done.notes, *chosen(done.choices), quiet=quiet)
+    if as_json:
+        print_json("partition", done)
+        return
+    _print_written(done.pieces)
+    print(f"wrote {plural(len(done.pieces), 'piece')}, {done.whole} and {done.manifest}")
+    for folder in done.calibration:
+        print(f"recorded {folder}")
+    if done.proof is not None:
+        print_proof(done.proof)
 
 
 def _difference(drift: TensorDrift) -> str:

@@ -42,6 +42,7 @@ from onnxbench.operations._interface import (
     ReorderInputs,
     ReorderOutputs,
 )
+from onnxbench.operations._marks import Unmark
 from onnxbench.operations._model import (
     DeleteMetadata,
     ImportOpset,
@@ -133,6 +134,7 @@ __all__ = [
     "ToConstant",
     "ToInitializer",
     "TransposeWeight",
+    "Unmark",
     "content_digest",
     "field_form",
     "files_of",
@@ -146,6 +148,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     RenameTensor, RenameTensors,
     Rewrite,
     Outline, InlineFunctions, Move,
+    Unmark,
     Clean, Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
     SetModelVersion, SetDomain, SetGraphName,
