@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
     from onnxbench.proof import prove as prove
+    from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
+    from onnxbench.pytorch.exporting import export as export
     from onnxbench.pytorch.marks import mark as mark
     from onnxbench.pytorch.marks import marked as marked
     from onnxbench.recipe import Recipe as Recipe
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BenchError": "errors",
+    "ExportOptions": "pytorch.exporting",
     "FeedOptions": "feeding",
     "GraphIndex": "graph",
     "MergeOptions": "merging",
@@ -67,6 +70,7 @@ _HOMES = {
     "diff": "diffing",
     "divide": "division",
     "examine": "environment",
+    "export": "pytorch.exporting",
     "expose": "pieces",
     "extract": "pieces",
     "find": "records",
