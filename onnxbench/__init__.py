@@ -18,6 +18,7 @@ from onnxbench.version import __version__
 
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
+    from onnxbench.bisection import bisect as bisect
     from onnxbench.diffing import diff as diff
     from onnxbench.environment import examine as examine
     from onnxbench.errors import BenchError as BenchError
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from onnxbench.writer import save as save
 
 _HOMES = {
+    "bisect": "bisection",
     "BenchError": "errors",
     "FeedOptions": "feeding",
     "GraphIndex": "graph",

@@ -131,6 +131,26 @@ def open_session(
     return backend(name).open(model, outputs=outputs, options=options or Options())
 
 
+def optimized_graph(model: Model, options: Options, folder: Path) -> Model:
+    """Returns the graph that ONNX Runtime makes of a model at an optimization level, as a model of its own.
+
+    Run with optimizations off it computes what the runtime computes with them on, and its tensors can be looked at.
+    Fused nodes are of the runtime's own domains; tensors that are left have their old names.
+
+    Args:
+        model: The model; it is not changed.
+        options: The optimization level and providers.
+        folder: Where it is written; it has to stay as long as the result is used.
+
+    Raises:
+        ExecutionError: The runtime does not take the model, or cannot write it.
+    """
+    from onnxbench.backends import _ort
+    from onnxbench.model import load
+
+    return load(_ort.optimized(model, options, folder))
+
+
 def session_types(model: Model, names: Sequence[str] | None = None) -> dict[str, TypeProto]:
     """Returns the types that ONNX Runtime itself gives to tensors of the main graph.
 
