@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from onnxbench.captures import Port, Value, onnx_dtype
+from onnxbench.captures import Port, Value, input_ports, onnx_dtype
 from onnxbench.errors import ExecutionError, UsageError, did_you_mean
 from onnxbench.tensortype import dtype_bits, elem_type, is_complete
 
@@ -148,7 +148,14 @@ def optimized_graph(model: Model, options: Options, folder: Path) -> Model:
     from onnxbench.backends import _ort
     from onnxbench.model import load
 
-    return load(_ort.optimized(model, options, folder))
+    made = load(_ort.optimized(model, options, folder))
+    # Weights that are listed as inputs and were folded away stay listed, and would have to be fed.
+    wanted = {port.name for port in input_ports(model.proto.graph) if port.required}
+    backed = {tensor.name for tensor in made.proto.graph.initializer}
+    for position in reversed(range(len(made.proto.graph.input))):
+        if made.proto.graph.input[position].name not in wanted | backed:
+            del made.proto.graph.input[position]
+    return made
 
 
 def session_types(model: Model, names: Sequence[str] | None = None) -> dict[str, TypeProto]:

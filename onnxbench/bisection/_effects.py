@@ -142,7 +142,7 @@ class Telling:
         """Returns nodes that make ten times and more of what they inherit, where that is more than rounding."""
         found = []
         for f in self._search.findings.values():
-            if f.growth >= _MUCH_GROWTH and f.excess(median) <= 1 and f.before is not None and f.precision:
+            if f.growth >= _MUCH_GROWTH and f.excess(median) <= 1 and f.before is not None and f.before.rel > f.precision > 0:
                 if f.total.rel > 20 * f.precision:
                     found.append(
                         Amplifier(
@@ -207,7 +207,7 @@ def ranked(
             for at in order[:MOST_RANKED]:
                 effects[at] = 1 - _error(outputs, wanted, _replaced(search, tensors[at], wanted, plain, inputs, outputs)) / base
             every = [name for names in tensors for name in names]
-            together = 1 - _error(outputs, wanted, _replaced(search, every, wanted, plain, inputs, outputs)) / base
+            together = effects[0] if len(tensors) == 1 else 1 - _error(outputs, wanted, _replaced(search, every, wanted, plain, inputs, outputs)) / base
     except ExecutionError:
         pass
     made = [replace(culprit, effect=effects.get(at)) for at, culprit in enumerate(culprits)]

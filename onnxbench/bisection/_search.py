@@ -101,9 +101,10 @@ class Finding:
             return math.inf
         if self.twin:
             return max(_over(own.rel, TWIN * self.precision), _over(own.peak, PEAK_TWIN * self.precision))
+        steps = math.sqrt(len(self.nodes))  # rounding adds up over the nodes of a region
         return max(
-            _over(own.rel, FACTOR * max(self.precision, self.noise[0], median)),
-            _over(own.peak, PEAK_FACTOR * max(self.precision, self.noise[1], median)),
+            _over(own.rel, FACTOR * steps * max(self.precision, self.noise[0], median)),
+            _over(own.peak, PEAK_FACTOR * steps * max(self.precision, self.noise[1], median)),
         )
 
     @property
@@ -364,6 +365,7 @@ class Search:
             finding.noise = (scale if not apart.problem else math.inf, apart.peak if not apart.problem else math.inf)
             if reference.problem:
                 finding.noise = (0.0, 0.0)
+            self._bound_by_reference(finding, held)
             if any(self.parts.scope.nodes[at].op_type in _BOUNDED for at in finding.nodes) and reference.size:
                 unit = finding.precision * math.sqrt(reference.elements) / reference.size
                 typical = reference.max_abs / reference.peak if reference.peak else 1.0
@@ -371,6 +373,30 @@ class Search:
                     max(finding.noise[0], unit),
                     max(finding.noise[1], finding.precision / max(typical, finding.precision)),
                 )
+
+    def _bound_by_reference(self, finding: Finding, held: Mapping[str, Value]) -> None:
+        """Takes the noise of the reference's own nodes if that is less: a fault may make noise, rounding to 16 bits say."""
+        side = getattr(self.reference, "side", None)
+        if side is None or not any(finding.noise):
+            return
+        parts: Parts = side.parts
+        values = {self.match.tensors.get(name, name): held[name] for name in finding.inputs}
+        maker = parts.scope.producers.get(finding.partner)
+        if maker is None:
+            return
+        reach = reach_back(parts.scope, parts.scope.reads[maker], set(values))
+        if not set(reach.inputs) <= set(values):
+            return
+        try:
+            made = [
+                parts.run({maker, *reach.nodes}, inputs, [finding.partner])[finding.partner]
+                for inputs in (values, {name: _move(value, name) for name, value in values.items()})
+            ]
+        except ExecutionError:
+            return
+        apart = measure(*made)
+        if not apart.problem:
+            finding.noise = (min(finding.noise[0], apart.rel), min(finding.noise[1], apart.peak))
 
     def _keep(self, finding: Finding) -> None:
         known = self.findings.get(finding.tensor)
