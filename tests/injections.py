@@ -1,7 +1,7 @@
 """Faults put into models, by a seed: the truth is known to the test, and not to what is tested.
 
-Each fault changes what one node computes (or puts a few nodes behind it) and keeps the names of all tensors, so that the
-truth is a set of tensors: those whose own value the fault makes wrong. A fault that changes nothing on the inputs at
+Each fault changes what one node computes (or puts a few nodes behind it) and keeps the names of all tensors, so that
+the truth is a set of tensors: those whose own value the fault makes wrong. A fault that changes nothing on the inputs at
 hand (a dead channel, a saturated sigmoid) is no fault, and another place is drawn.
 """
 
@@ -54,9 +54,9 @@ def _weight(model: onnx.ModelProto, node: onnx.NodeProto, least: int = 4) -> onn
     stored, readers = _stored(model), _readers(model)
     for name in list(node.input)[::-1]:
         tensor = stored.get(name)
-        if tensor is not None and tensor.data_type == TensorProto.FLOAT and readers[name] == 1:
-            if np.prod(tensor.dims, dtype=int) >= least:
-                return tensor
+        fits = tensor is not None and tensor.data_type == TensorProto.FLOAT and readers[name] == 1
+        if tensor is not None and fits and np.prod(tensor.dims, dtype=int) >= least:
+            return tensor
     return None
 
 
@@ -296,7 +296,7 @@ def tensor_of(model: onnx.ModelProto, feeds: Mapping[str, Any], name: str) -> An
 
 
 def shows(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Mapping[str, Any], name: str) -> bool:
-    """Tells whether a fault changes its tensor on these inputs, by more than rounding and without changing its shape."""
+    """Tells whether a fault changes its tensor on these inputs: by more than rounding, and not its shape."""
     try:
         one, other = tensor_of(before, feeds, name), tensor_of(after, feeds, name)
         tensor_of(after, feeds, after.graph.output[0].name)
@@ -317,10 +317,11 @@ def _positions(model: onnx.ModelProto, rng: np.random.Generator) -> Iterator[int
 def inject(
     model: onnx.ModelProto, kinds: tuple[str, ...], feeds: Mapping[str, Any], seed: int, tries: int = 40
 ) -> Injected | None:
-    """Returns a model with these faults, each at a place drawn from the seed; None where the model has no place for one."""
+    """Returns a model with these faults, each at a place drawn from the seed; None where there is no place for one."""
     rng = np.random.default_rng(seed)
     current = onnx.ModelProto()
     current.CopyFrom(model)
+    known = {name for node in model.graph.node for name in node.output}
     truths: list[frozenset[str]] = []
     words: list[str] = []
     for kind in kinds:
@@ -329,8 +330,10 @@ def inject(
             candidate = onnx.ModelProto()
             candidate.CopyFrom(current)
             original = list(candidate.graph.node[at].output)
+            if not known.issuperset(original):
+                continue  # a node that another fault put in, or put nodes behind: both would be one place
             truth = FAULTS[kind](candidate, at, rng)
-            if truth is None or any(truth & known for known in truths):
+            if truth is None or any(truth & other for other in truths):
                 continue
             left -= 1
             if shows(current, candidate, feeds, original[0]):

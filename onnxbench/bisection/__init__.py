@@ -17,7 +17,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxbench import backends
 from onnxbench.bisection._effects import Telling, ranked
 from onnxbench.bisection._report import (
     CLEAN,
@@ -177,7 +176,12 @@ class _Bisector:
     """One search from inputs to verdict."""
 
     def __init__(
-        self, suspect: Suspect, reference: Reference, atol: Sequence[str] | float, rtol: Sequence[str] | float, memory: int
+        self,
+        suspect: Suspect,
+        reference: Reference,
+        atol: Sequence[str] | float,
+        rtol: Sequence[str] | float,
+        memory: int,
     ) -> None:
         self._suspect, self._reference = suspect, reference
         names = set(suspect.parts.scope.tensor_names())
@@ -201,9 +205,7 @@ class _Bisector:
         atol, rtol = (given.get(name, given.get(None)) for given in (self._atol, self._rtol))
         return None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
 
-    def run(
-        self, feeds: Mapping[str, Value] | FeedOptions | None, repro: str | os.PathLike[str] | None
-    ) -> Bisection:
+    def run(self, feeds: Mapping[str, Value] | FeedOptions | None, repro: str | os.PathLike[str] | None) -> Bisection:
         """Returns what the search finds."""
         search = self._search
         for number, (values, choices) in enumerate(self._sets(feeds)):
@@ -240,7 +242,7 @@ class _Bisector:
         known = self._reference.match(self._suspect).tensors
         if not ports or not all(port.name in known for port in ports):
             return None
-        found = []
+        found: list[Mapping[str, Value]] = []
         for number in range(self._reference.sets or 0):
             values = next(self._reference.stream({}, [[port.name for port in ports]], number=number))
             found.append(check_feeds(values, ports))
@@ -316,7 +318,8 @@ class _Bisector:
         unjudged = [row for row in rows if row.own is None]
         if unjudged:
             self._notes.append(
-                f"the own error of {len(unjudged):,} tensors could not be told: {unjudged[0].tensor!r}: {unjudged[0].note}"
+                f"the own error of {len(unjudged):,} tensors could not be told: "
+                f"{unjudged[0].tensor!r}: {unjudged[0].note}"
             )
         missing = [name for name in dict.fromkeys(search.parts.scope.outputs) if name not in search.match.tensors]
         if missing:
@@ -330,7 +333,7 @@ class _Bisector:
             self._notes.append("the outputs are within the tolerance all the same")
         if outputs and within and not all(drift.passed for drift in outputs):
             self._notes.append(
-                "the outputs drift only while nothing is looked at within: what is fused changes when tensors are exposed"
+                "the outputs drift only while nothing is looked at within: exposing tensors changes what is fused"
             )
 
 

@@ -182,6 +182,8 @@ def _numbers(found: Distance, reference: Array, value: Array, tolerance: Toleran
         apart = most
     rel = 0.0 if not apart else apart / length if length else math.inf
     where = first if first >= 0 else at
+    if "c" in (reference.dtype.kind, value.dtype.kind) and where >= 0:
+        where //= 2  # real and imaginary parts were taken apart
     return replace(
         found,
         problem="nonfinite" if nonfinite else "",
@@ -224,7 +226,7 @@ def _as_floats(block: Array, kind: Any) -> Array:
 
 
 def _typical(reference: Array) -> float:
-    """Returns the median size of elements that are finite and not 0, of a sample spread over all; 0 if there is none."""
+    """Returns the median size of elements that are finite and not 0, of a sample spread over all; 0 without any."""
     import numpy as np
 
     step = max(1, reference.size // _SAMPLE)

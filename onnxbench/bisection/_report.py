@@ -22,12 +22,13 @@ class Culprit:
         tensor: The tensor that it makes (of several, the one that is furthest off).
         partner: What the reference calls this tensor.
         region: All nodes that may be meant: those between this tensor and the matched ones before it. One, as a rule.
+        reference_region: The reference's nodes that do the same; empty for recorded values.
         own: How far the tensor is from the reference's when the node is fed the reference's values.
         inherited: How far the suspect's tensor is from that; None if there was nothing to inherit.
         total: How far the suspect's tensor is from the reference's.
         excess: The own error over what rounding explains; infinite for NaN, Inf and other shapes.
-        effect: The share of the final outputs' error that goes away when the tensor is replaced by the reference's; None
-            where the outputs have no error.
+        effect: The share of the final outputs' error that goes away when the tensor is mended: its own error taken away.
+            None where the outputs have no error.
         why: What differs between the node and its partner in the files, in words.
         module: Its PyTorch module, or None.
         source: Its PyTorch source line, or None.
@@ -52,6 +53,7 @@ class Culprit:
     code: str | None = None
     function: str | None = None
     number: int = 0
+    reference_region: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -190,11 +192,13 @@ def verdict(
         same = all(drift.bitwise_equal for drift in outputs)
         return f"no drift: {'outputs are equal bit for bit' if same else f'outputs agree within {worst:.1e}'}"
     if kind == ROUNDING:
-        return f"no node is to blame: outputs differ by {worst:.1e}, and no node does more than round ({median:.1e} each)"
+        return (
+            f"no node is to blame: outputs differ by {worst:.1e}, and no node does more than round ({median:.1e} each)"
+        )
     if kind == SPREAD:
         return (
-            f"outputs differ by {worst:.1e}, and nodes do about equally (an own error of {median:.1e} each): the models "
-            "differ in precision or weights throughout"
+            f"outputs differ by {worst:.1e}, and nodes do about equally (an own error of {median:.1e} each): the "
+            "models differ in precision or weights throughout"
         )
     first = culprits[0]
     inherited = first.inherited.text if first.inherited is not None else "0"

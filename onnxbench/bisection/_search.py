@@ -47,11 +47,13 @@ if TYPE_CHECKING:
     from onnxbench.bisection._parts import Parts
     from onnxbench.bisection._sides import ModelReference, Reference, Suspect
 
-FACTOR, PEAK_FACTOR = 20.0, 100.0
-TWIN, PEAK_TWIN = 4.0, 16.0
+FACTOR, PEAK_FACTOR = 20.0, 200.0
+TWIN, PEAK_TWIN = 4.0, 64.0
 """In units of precision: what the same node on the same kernels may be off."""
 _ENOUGH = 12
 _SINGLE = 2.0**-23
+_STEP = 2.0**-8
+_QUANTIZING = ("Quantize", "Integer", "QLinear", "QAttention", "QGemm", "NBits")
 _BOUNDED = {"Sigmoid", "Tanh", "Erf", "HardSigmoid", "LSTM", "GRU", "RNN"}
 """Operators whose kernels are accurate to a unit of 1, not of what they give."""
 
@@ -266,6 +268,8 @@ class Search:
         for finding in found:
             finding.number, finding.total = number, totals[finding.tensor]
             finding.precision = max(map(epsilon, finding.total.dtypes))
+            if not finding.twin and self._quantizes(finding):
+                finding.precision = max(finding.precision, _STEP)
             before = [totals[name] for name in finding.inputs]
             # The runtime keeps 32 bits between half-precision nodes on a CPU, and rounds where one is fed.
             finding.twin &= all(epsilon(word) <= _SINGLE for distance in before for word in distance.dtypes)
@@ -278,10 +282,7 @@ class Search:
             else:
                 to_run.append(finding)
         given = {
-            name: as_dtype(held[name], dtypes[name])
-            for finding in found
-            if not finding.note
-            for name in finding.inputs
+            name: as_dtype(held[name], dtypes[name]) for finding in found if not finding.note for name in finding.inputs
         }
         for finding, value in self._forced_values(to_run, given):
             if value is None:
@@ -293,6 +294,11 @@ class Search:
         self._measure_noise(suspicious, given, held)
         for finding in found:
             self._keep(finding)
+
+    def _quantizes(self, finding: Finding) -> bool:
+        """Tells whether a region rounds to 8 bits or fewer on the way; kernels differ by a step there."""
+        nodes = self.parts.scope.nodes
+        return any(word in nodes[at].op_type for at in finding.nodes for word in _QUANTIZING)
 
     def _unfit(self, finding: Finding, held: Mapping[str, Value], dtypes: Mapping[str, int]) -> str:
         """Returns why a region cannot be fed the reference's values: they have no place in the suspect's types."""
@@ -344,9 +350,7 @@ class Search:
             for finding in group:
                 yield finding, _Value(values[finding.tensor])
 
-    def _measure_noise(
-        self, found: Sequence[Finding], given: Mapping[str, Value], held: Mapping[str, Value]
-    ) -> None:
+    def _measure_noise(self, found: Sequence[Finding], given: Mapping[str, Value], held: Mapping[str, Value]) -> None:
         """Runs regions on inputs that are moved by one unit of precision, and measures what becomes of it."""
         if not found:
             return
@@ -375,7 +379,7 @@ class Search:
                 )
 
     def _bound_by_reference(self, finding: Finding, held: Mapping[str, Value]) -> None:
-        """Takes the noise of the reference's own nodes if that is less: a fault may make noise, rounding to 16 bits say."""
+        """Takes the noise of the reference's own nodes if it is less: a fault may make some, by rounding to 16 bits."""
         side = getattr(self.reference, "side", None)
         if side is None or not any(finding.noise):
             return
@@ -465,15 +469,19 @@ def make_twins(suspect: Suspect, reference: ModelReference) -> Callable[[int, st
         {entry.domain or "ai.onnx": entry.version for entry in side.parts.model.proto.opset_import}
         for side in (suspect, reference.side)
     ]
-    scope = reference.side.parts.scope
+    own, scope = suspect.parts.scope, reference.side.parts.scope
+    comparable = same_kernels and cpu and not one.optimizes and not other.optimizes
 
     def is_twin(position: int, partner: str) -> bool:
         at = scope.producers.get(partner)
-        if at is None or not same_kernels or not cpu:
+        if at is None or not comparable:
             return False
-        mine, theirs = suspect.parts.scope.nodes[position], scope.nodes[at]
+        mine, theirs = own.nodes[position], scope.nodes[at]
         domain = mine.domain or "ai.onnx"
-        return _kind(mine) == _kind(theirs) and versions[0].get(domain) == versions[1].get(domain)
+        # Kernels for weights that are stored are others than for those that are computed: they pack them beforehand.
+        stored = [[name in holder.constants for name in node.input] for holder, node in ((own, mine), (scope, theirs))]
+        alike = _kind(mine) == _kind(theirs) and stored[0] == stored[1]
+        return alike and versions[0].get(domain) == versions[1].get(domain)
 
     return is_twin
 
@@ -500,4 +508,3 @@ def _move(value: Value, name: str) -> Value:
 
 def _dtype(value: Value) -> int:
     return onnx_dtype(value.dtype) if hasattr(value, "dtype") else 0
-

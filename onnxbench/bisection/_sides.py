@@ -77,7 +77,8 @@ def parse_place(text: str, *, level: str, options: backends.Options | None = Non
         if not sign or key not in ("threads", "provider", "level"):
             raise UsageError(
                 f"{what} {text!r}: {setting!r} is no setting",
-                hint=did_you_mean(key, ["threads", "provider", "level"]) or "Settings: threads=N, provider=EP, level=L.",
+                hint=did_you_mean(key, ["threads", "provider", "level"])
+                or "Settings: threads=N, provider=EP, level=L.",
             )
         if key == "threads" and not value.isdigit():
             raise UsageError(f"{what} {text!r}: {value!r} is no number of threads")
@@ -189,9 +190,8 @@ class Suspect:
 class ModelReference:
     """A model on a runtime as the reference."""
 
-    sets = None
-
     def __init__(self, model: Model, place: Place) -> None:
+        self.sets: int | None = None
         self.side = Suspect(model, place)
         self.label = self.side.label
         self._inputs: dict[str, str] = {}

@@ -113,7 +113,10 @@ def bisect(
     memory: Annotated[
         str | None,
         typer.Option(
-            "--memory", metavar="SIZE", show_default=False, help="What captured values may take (a quarter of what is free)."
+            "--memory",
+            metavar="SIZE",
+            show_default=False,
+            help="What captured values may take (a quarter of what is free).",
         ),
     ] = None,
     repro: Annotated[
@@ -136,8 +139,8 @@ def bisect(
 
     Every tensor that both sides know is compared, and each node is fed the reference's values, so that its own error is
     told from what it inherits. Culprits are ranked by how much of the outputs' error goes away when they are mended.
-    Rounding is no drift, unless --atol or --rtol say so. Without --against and --load-outputs, the model as ONNX Runtime
-    optimizes it is compared with the model as it stands.
+    Rounding is no drift, unless --atol or --rtol say so. Without --against and --load-outputs, the model as ONNX
+    Runtime optimizes it is compared with the model as it stands.
 
     \b
     Examples:
@@ -214,9 +217,17 @@ def _show_tables(found: Bisection, limit: int) -> None:
             (entry.node, entry.op_type, f"{entry.before:.1e}", f"{entry.after:.1e}", f"{entry.growth:,.0f}")
             for entry in found.amplifiers[:most]
         ]
-        screen.print(table(["amplifier (right, but makes more of it)", "operator", ">error in", ">out", ">times"], rows))
+        screen.print(
+            table(["amplifier (right, but makes more of it)", "operator", ">error in", ">out", ">times"], rows)
+        )
     rows = [
-        (drift.name, "passed" if drift.passed else "FAILED", _number(drift.max_abs), _number(drift.sqnr_db), drift.reason)
+        (
+            drift.name,
+            "passed" if drift.passed else "FAILED",
+            _number(drift.max_abs),
+            _number(drift.sqnr_db),
+            drift.reason,
+        )
         for drift in found.outputs
     ]
     screen.print(table(["output", "verdict", ">max abs", ">SQNR dB", "why"], rows))
@@ -234,11 +245,17 @@ def _culprit_row(culprit: Culprit) -> tuple[str, ...]:
 
 
 def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
-    yield f"{culprit.node} makes {culprit.tensor}" + (f" ({culprit.partner})" if culprit.partner != culprit.tensor else "")
+    yield f"{culprit.node} makes {culprit.tensor}" + (
+        f" ({culprit.partner})" if culprit.partner != culprit.tensor else ""
+    )
     if len(culprit.region) > 1:
         from onnxbench.cli._records import listed
 
         yield f"  one of {listed(list(culprit.region), most=6)}: what lies between is not in the reference"
+    if culprit.reference_region and culprit.reference_region != culprit.region:
+        from onnxbench.cli._records import listed
+
+        yield f"  in the reference: {listed(list(culprit.reference_region), most=6)}"
     for word, value in (("source", culprit.source), ("code", culprit.code), ("function", culprit.function)):
         if value:
             yield f"  {word}: {value}"
