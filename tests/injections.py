@@ -1,8 +1,8 @@
 """Faults put into models, by a seed: the truth is known to the test, and not to what is tested.
 
 Each fault changes what one node computes (or puts a few nodes behind it) and keeps the names of all tensors, so that
-the truth is a set of tensors: those whose own value the fault makes wrong. A fault that changes nothing on the inputs at
-hand (a dead channel, a saturated sigmoid) is no fault, and another place is drawn.
+the truth is a set of tensors: those whose own value the fault makes wrong. A fault that changes nothing on the inputs
+at hand (a dead channel, a saturated sigmoid) is no fault, and another place is drawn.
 """
 
 from __future__ import annotations

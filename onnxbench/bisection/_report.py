@@ -27,8 +27,8 @@ class Culprit:
         inherited: How far the suspect's tensor is from that; None if there was nothing to inherit.
         total: How far the suspect's tensor is from the reference's.
         excess: The own error over what rounding explains; infinite for NaN, Inf and other shapes.
-        effect: The share of the final outputs' error that goes away when the tensor is mended: its own error taken away.
-            None where the outputs have no error.
+        effect: The share of the final outputs' error that goes away when the tensor is mended (its own error taken
+            away); None where the outputs have no error.
         why: What differs between the node and its partner in the files, in words.
         module: Its PyTorch module, or None.
         source: Its PyTorch source line, or None.
