@@ -28,9 +28,9 @@ from onnxbench.errors import BenchError  # noqa: E402
 from onnxbench.model import from_proto, load  # noqa: E402
 
 MODELS = (
-    "attacut_c attacut_sc eeg_seizure_lstm ppocr_v2_cls magika swift_f0 tashkeel_seq2seq minilm_int8w basic_pitch "
-    "eeg_spindle_unet"
-).split()
+    "attacut_c", "attacut_sc", "eeg_seizure_lstm", "ppocr_v2_cls", "magika", "swift_f0", "tashkeel_seq2seq",
+    "minilm_int8w", "basic_pitch", "eeg_spindle_unet",
+)  # fmt: skip
 ONE = "ort:none,threads=1"
 PLACES = ("ort:all,threads=1", "ort:all", "ort:extended", "ort:basic", "ort:none,threads=2")
 
@@ -76,7 +76,8 @@ def clean(model: str, place: str, seed: int) -> dict[str, Any]:
     seconds = round(time.perf_counter() - start, 2)
     return {
         "model": model, "place": place, "seed": seed, "accused": len(result.culprits), "passed": result.passed,
-        "excess": max((row.excess for row in result.tensors), default=0.0), "verdict": result.verdict, "seconds": seconds,
+        "excess": max((row.excess for row in result.tensors), default=0.0), "verdict": result.verdict,
+        "seconds": seconds,
     }  # fmt: skip
 
 

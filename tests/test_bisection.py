@@ -24,6 +24,7 @@ from onnxbench.bisection._measures import measure
 from onnxbench.bisection._parts import Parts
 from onnxbench.errors import BenchError, FeedsError, OutputError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions
+from onnxbench.graph import node_bodies
 from onnxbench.inlining import inline_functions
 from onnxbench.model import from_proto, load
 
@@ -292,6 +293,82 @@ def test_half_precision_is_spread_and_an_overflow_in_it_is_not(corpus: Corpus) -
 
 def _as_half(feeds: dict[str, Any]) -> dict[str, Any]:
     return {name: value.astype(np.float16) for name, value in feeds.items()}
+
+
+def _break_bodies(model: onnx.ModelProto, operators: dict[str, str]) -> list[str]:
+    """Swaps operators within bodies only, and returns the names of the nodes."""
+    pending, names = [body for node in model.graph.node for _, body in node_bodies(node)], []
+    while pending:
+        graph = pending.pop()
+        for node in graph.node:
+            pending += [body for _, body in node_bodies(node)]
+            if node.op_type in operators:
+                node.op_type = operators[node.op_type]
+                names.append(node.name)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("name", "operators", "path"),
+    [
+        ("silero_vad", {"Sigmoid": "HardSigmoid"}, "If_0/then/"),
+        ("silero_vad_ifless", {"Relu": "LeakyRelu"}, "node_cond__1/then/"),
+        ("nakdimon_loop", {"Tanh": "Softsign"}, "model/bidirectional"),
+    ],
+)
+def test_culprits_in_bodies_are_named_by_their_paths(
+    name: str, operators: dict[str, str], path: str, corpus: Corpus
+) -> None:
+    file, entry = corpus(name)
+    feeds = fetch.seeded_feeds(file, entry)
+    suspect = onnx.load(file)
+    broken = _break_bodies(suspect, operators)
+    found = bisect(from_proto(suspect), against=file, on=ONE, reference_on=ONE, feeds=feeds)
+    assert not found.passed
+    inner = [each for culprit in found.culprits for each in culprit.inner]
+    assert inner
+    for culprit in inner:
+        assert culprit.node.startswith(path)
+        assert culprit.op_type in operators.values()
+        assert any(culprit.node.endswith(f"/{label}") for label in broken if label)
+    assert inner[0].node in found.verdict
+    if name == "nakdimon_loop":
+        assert found.culprits[0].iteration == 0
+
+
+def test_the_first_bad_iteration_is_named() -> None:
+    """A loop that adds 1 each time, and from its fourth iteration on 2 in the suspect."""
+
+    def build(limit: float) -> Any:
+        body = helper.make_graph(
+            [
+                helper.make_node("Identity", ["going"], ["goes"]),
+                helper.make_node("Cast", ["trip"], ["count"], to=TensorProto.FLOAT),
+                helper.make_node("Sub", ["count", "limit"], ["beyond"]),
+                helper.make_node("Sign", ["beyond"], ["sign"]),
+                helper.make_node("Relu", ["sign"], ["extra"]),
+                helper.make_node("Add", ["extra", "one"], ["step"]),
+                helper.make_node("Add", ["state", "step"], ["next"]),
+            ],
+            "body",
+            [
+                helper.make_tensor_value_info("trip", TensorProto.INT64, []),
+                helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("state", TensorProto.FLOAT, [2]),
+            ],
+            [
+                helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("next", TensorProto.FLOAT, [2]),
+            ],
+        )
+        weights = {"n": np.array(6), "limit": np.array(limit, np.float32), "one": np.array(1, np.float32)}
+        return _model([helper.make_node("Loop", ["n", "", "x"], ["y"], "loop", body=body)], weights)
+
+    found = bisect(build(2.5), against=build(99), feeds={"x": np.zeros(2, np.float32)})
+    (culprit,) = found.culprits
+    assert culprit.iteration == 3
+    assert [each.tensor for each in culprit.inner] == ["beyond"]
+    assert found.verdict.startswith("drift starts at loop/body/Sub#2")
 
 
 def test_functions_are_looked_into() -> None:

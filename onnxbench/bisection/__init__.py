@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxbench.bisection._bodies import body_run
 from onnxbench.bisection._effects import Telling, ranked
 from onnxbench.bisection._report import (
     CLEAN,
@@ -44,7 +46,7 @@ from onnxbench.bisection._sides import (
 from onnxbench.captures import Capture, Port, Value, check_feeds, input_ports
 from onnxbench.datafiles import load as load_values
 from onnxbench.drift import TensorDrift, Tolerance, compare_values
-from onnxbench.errors import FeedsError, UnsupportedError, UsageError
+from onnxbench.errors import BenchError, FeedsError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions, choices_explained, feed_sets
 from onnxbench.graph import GraphIndex
 from onnxbench.model import Model
@@ -54,6 +56,8 @@ from onnxbench.specs import parse_tolerances
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from onnxbench.bisection._search import Finding
 
 __all__ = [
     "Amplifier", "Bisection", "Culprit", "Match", "ModuleError", "Place", "Reference", "Row", "Suspect", "bisect",
@@ -186,6 +190,7 @@ class _Bisector:
         self._suspect, self._reference = suspect, reference
         names = set(suspect.parts.scope.tensor_names())
         self._atol, self._rtol = _tolerances(atol, names, "--atol"), _tolerances(rtol, names, "--rtol")
+        self._memory = memory
         self._is_told = bool(self._atol or self._rtol)
         twins: Callable[[int, str], bool] = lambda position, partner: False  # noqa: E731
         if isinstance(reference, ModelReference):
@@ -271,6 +276,7 @@ class _Bisector:
         culprits = [telling.culprit(group, median) for group in groups]
         finding = {culprit.tensor: group for culprit, group in zip(culprits, groups, strict=True)}
         ordered, explained = ranked(search, culprits, groups, self._feeds)
+        ordered = [self._with_inner(culprit, finding[culprit.tensor]) for culprit in ordered]
         outputs = tuple(drift for drifts in self._outputs.values() for drift in drifts)
         kind, passed = self._judge(outputs, bool(culprits), median)
         rows = tuple(telling.rows(median))
@@ -302,6 +308,23 @@ class _Bisector:
             choices=tuple(self._choices),
             notes=tuple(self._notes),
         )
+
+    def _with_inner(self, culprit: Culprit, group: Sequence[Finding]) -> Culprit:
+        """Returns an If or a Loop with the culprits in its body; any other node as it is."""
+        search = self._search
+        worst = next(finding for finding in group if finding.tensor == culprit.tensor)
+        try:
+            run = body_run(search, worst, self._feeds[worst.number])
+            if run is None:
+                return culprit
+            places = [self._suspect.place, self._reference.side.place]  # type: ignore[attr-defined]
+            plain = [replace(place, options=replace(place.options, optimization="none")) for place in places]
+            suspect, reference = Suspect(run.suspect, plain[0]), ModelReference(run.reference, plain[1])
+            inner = _Bisector(suspect, reference, (), (), self._memory).run(run.feeds, None)
+        except BenchError as error:
+            self._notes.append(f"the body of {culprit.node} could not be searched: {error.message}")
+            return culprit
+        return replace(culprit, iteration=run.iteration, inner=tuple(_below(each, run.path) for each in inner.culprits))
 
     def _judge(self, outputs: Sequence[TensorDrift], found: bool, median: float) -> tuple[str, bool]:
         if found:
@@ -335,6 +358,16 @@ class _Bisector:
             self._notes.append(
                 "the outputs drift only while nothing is looked at within: exposing tensors changes what is fused"
             )
+
+
+def _below(culprit: Culprit, path: str) -> Culprit:
+    """Returns a culprit in a body with the path of that body before its names."""
+    return replace(
+        culprit,
+        node=f"{path}/{culprit.node}",
+        region=tuple(f"{path}/{name}" for name in culprit.region),
+        inner=tuple(_below(each, path) for each in culprit.inner),
+    )
 
 
 def _badness(drift: TensorDrift) -> tuple[bool, float, float]:

@@ -97,11 +97,37 @@ class Parts:
             ExecutionError: They do not run on these values.
         """
         proto, made = self.proto(nodes, given, outputs)
-        session = backends.open_session(self.model.derive(proto), self._backend, options=self._options)
+        session = self.open(self.model.derive(proto))
         feeds = {info.name: given[info.name] for info in proto.graph.input}
         values = session.run(feeds)
         session.close()
         return {name: values[made[name]] for name in outputs}
+
+    def open(self, model: Model) -> backends.Session:
+        """Returns a session for a model that is a part of this one."""
+        return backends.open_session(model, self._backend, options=self._options)
+
+    def body(self, body: Scope, values: Mapping[str, Value]) -> Model:
+        """Returns a body of a node as a model whose inputs are these values: its own inputs and what it captures."""
+        source = self.model.proto
+        proto = type(source)()
+        proto.ir_version = max(source.ir_version, 4)
+        proto.opset_import.extend(source.opset_import)
+        proto.graph.CopyFrom(body.graph)
+        graph = proto.graph
+        declared = {info.name: info.type for info in graph.input if info.HasField("type")}
+        del graph.input[:]
+        for name, value in values.items():
+            info = graph.input.add(name=name)
+            kind = type_of(value) or declared.get(name) or self._declared.get(name)
+            if kind is not None:
+                info.type.CopyFrom(kind)
+        stored = set(body.captures) - set(values)
+        graph.initializer.extend(t for t in source.graph.initializer if t.name in stored)
+        graph.sparse_initializer.extend(t for t in source.graph.sparse_initializer if t.values.name in stored)
+        for info in graph.output:
+            info.ClearField("type")  # what a body declares may be wrong for this run
+        return self.model.derive(proto)
 
     def proto(
         self, nodes: Collection[int], given: Mapping[str, Value], outputs: Sequence[str]
@@ -179,11 +205,12 @@ class Parts:
         for step in self.plan(batches):
             if step.outputs:
                 held.update(self.run(step.nodes, held, step.outputs))
-            yield {name: held[name] if name in held else self._stored(name) for name in step.asked}
+            yield {name: held[name] if name in held else self.stored(name) for name in step.asked}
             for name in step.last:
                 held.pop(name, None)
 
-    def _stored(self, name: str) -> Value:
+    def stored(self, name: str) -> Value:
+        """Returns the values of an initializer."""
         tensor = next(t for t in self.scope.graph.initializer if t.name == name)
         return self.model.array(tensor)
 

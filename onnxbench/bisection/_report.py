@@ -35,6 +35,8 @@ class Culprit:
         code: The text of that line, or None.
         function: The local function that it belongs to, or None.
         number: Which set of inputs this was seen on.
+        iteration: Of a Loop, the first iteration that goes wrong when it is fed the reference's states.
+        inner: Of an If or a Loop, the culprits in its body, named by their paths (``If_3/then/Conv_1``).
     """
 
     node: str
@@ -54,6 +56,8 @@ class Culprit:
     function: str | None = None
     number: int = 0
     reference_region: tuple[str, ...] = ()
+    iteration: int | None = None
+    inner: tuple[Culprit, ...] = ()
 
     @property
     def place(self) -> str:
@@ -201,6 +205,8 @@ def verdict(
             "models differ in precision or weights throughout"
         )
     first = culprits[0]
+    while first.inner:
+        first = first.inner[0]
     inherited = first.inherited.text if first.inherited is not None else "0"
     more = f", and {len(culprits) - 1} more" if len(culprits) > 1 else ""
     what = {"nonfinite": "makes NaN or Inf out of finite values", "shape": "makes another shape"}.get(first.own.problem)

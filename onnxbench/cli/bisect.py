@@ -263,6 +263,11 @@ def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
         yield f"  the files differ here: {reason}"
     if sets > 1:
         yield f"  seen on set {culprit.number}"
+    when = f" in iteration {culprit.iteration}, the first that goes wrong" if culprit.iteration is not None else ""
+    for inner in culprit.inner:
+        yield f"  within{when}: {inner.place}: own error {inner.own.text}"
+        for line in _detail_lines(inner, 1):
+            yield f"  {line}"
 
 
 def _next_steps(found: Bisection, model: str) -> Iterator[str]:
