@@ -18,6 +18,7 @@ from onnxbench.version import __version__
 
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
+    from onnxbench.bisection import bisect as bisect
     from onnxbench.diffing import diff as diff
     from onnxbench.division import divide as divide
     from onnxbench.environment import examine as examine
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from onnxbench.writer import save as save
 
 _HOMES = {
+    "bisect": "bisection",
     "BenchError": "errors",
     "ExportOptions": "pytorch.exporting",
     "FeedOptions": "feeding",

@@ -90,6 +90,10 @@ class Comparison:
             self.notes.append(f"{words} within the tolerance and {'is' if self._within == 1 else 'are'} not counted")
         return [change for _, change in sorted(self._found, key=lambda found: found[0])]
 
+    def match_main(self) -> Matching:
+        """Returns which node and tensor of the main graphs is which."""
+        return self._match(self._index_a.main, self._index_b.main)
+
     def _match(self, scope: Scope, scope_b: Scope, outer: Matching | None = None) -> Matching:
         return Matching(self._sides_a[scope], self._sides_b[scope_b], self._ids, outer)
 
