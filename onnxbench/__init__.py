@@ -18,13 +18,16 @@ from onnxbench.version import __version__
 
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
+    from onnxbench.bisection import bisect as bisect
     from onnxbench.diffing import diff as diff
+    from onnxbench.division import divide as divide
     from onnxbench.environment import examine as examine
     from onnxbench.errors import BenchError as BenchError
     from onnxbench.feeding import FeedOptions as FeedOptions
     from onnxbench.graph import GraphIndex as GraphIndex
     from onnxbench.inspection import inspect as inspect
     from onnxbench.lint import check as check
+    from onnxbench.marks import unmark as unmark
     from onnxbench.merging import MergeOptions as MergeOptions
     from onnxbench.merging import merge as merge
     from onnxbench.model import Model as Model
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from onnxbench.proof import prove as prove
     from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
     from onnxbench.pytorch.exporting import export as export
+    from onnxbench.pytorch.marks import mark as mark
+    from onnxbench.pytorch.marks import marked as marked
     from onnxbench.recipe import Recipe as Recipe
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
     from onnxbench.writer import save as save
 
 _HOMES = {
+    "bisect": "bisection",
     "BenchError": "errors",
     "ExportOptions": "pytorch.exporting",
     "FeedOptions": "feeding",
@@ -64,6 +70,7 @@ _HOMES = {
     "edit": "surgery",
     "convert_opset": "opsets",
     "diff": "diffing",
+    "divide": "division",
     "examine": "environment",
     "export": "pytorch.exporting",
     "expose": "pieces",
@@ -74,12 +81,15 @@ _HOMES = {
     "load": "model",
     "load_recipe": "recipe",
     "make_batch_dynamic": "batching",
+    "mark": "pytorch.marks",
+    "marked": "pytorch.marks",
     "merge": "merging",
     "prove": "proof",
     "run": "running",
     "save": "writer",
     "show": "modeltext",
     "split": "splitting",
+    "unmark": "marks",
     "validate": "validity",
 }
 

@@ -191,7 +191,7 @@ class _Checker:
                 message += f"{'takes' if what == 'input' else 'makes'} {takes}"
                 yield Flaw(scope, message, position, hint=f"They are: {', '.join(f.name for f in formals)}.")
         for formal, name in zip(schema.inputs, node.input, strict=False):
-            if not name and formal.option.name == "Single":  # type: ignore[attr-defined]
+            if not name and formal.option.name == "Single":  # type: ignore[attr-defined]  # the stubs do not know its name
                 message = f"{name_of_node} leaves input {formal.name!r} empty, which {node.op_type} needs"
                 yield Flaw(scope, message, position)
         if node.attribute or schema.attributes:
@@ -224,7 +224,7 @@ class _Checker:
 def _coerce(attribute: AttributeProto, wanted: int) -> bool:
     """Gives an attribute the type that its operator states where the value allows; tells whether it does."""
     if attribute.type == 0 and attribute.ref_attr_name:
-        attribute.type = wanted  # type: ignore[assignment]
+        attribute.type = wanted  # type: ignore[assignment]  # the stub wants its enum
         return True
     if attribute.type == _INT and wanted == _FLOAT:
         attribute.f = float(attribute.i)
@@ -234,7 +234,7 @@ def _coerce(attribute: AttributeProto, wanted: int) -> bool:
         attribute.ClearField("ints")
     else:
         return False
-    attribute.type = wanted  # type: ignore[assignment]
+    attribute.type = wanted  # type: ignore[assignment]  # the stub wants its enum
     return True
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from onnxbench import select
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError, UsageError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, home_of, root_of, tree_of
+from onnxbench.handover import correct_sizes
 from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_up_dims
 from onnxbench.messages import copy_of
 from onnxbench.model import Model
@@ -74,6 +75,8 @@ class Draft:
         notes: What a user should know beyond that.
         renamed: New names of the main graph's former inputs and outputs, by their old ones.
         saving: How the result should be saved, where an operation said so; what the user says goes before it.
+        awaited: Tensors that were added for later steps to read, by path of their graph and name, with what their
+            change is about.
     """
 
     model: Model
@@ -85,6 +88,7 @@ class Draft:
     notes: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     saving: SaveOptions | None = None
+    awaited: dict[tuple[str, str], str] = field(default_factory=dict)
     _index: GraphIndex | None = None
     _finder: TypeFinder | None = None
     _names: dict[int, set[str]] = field(default_factory=dict)
@@ -175,7 +179,7 @@ class Draft:
         """Returns the nodes that a selector stands for (see ``onnxbench.select``)."""
         _require_selector(selector, "op:*")
         try:
-            return select.nodes(self.index, [selector])
+            return select.nodes(self.index, [selector], folder=self.folder)
         except NotFoundError as error:
             if error.message.endswith("matches no tensor of the model"):
                 error.message = error.message.replace("no tensor", "no node and no tensor")
@@ -189,7 +193,7 @@ class Draft:
     def tensors(self, selector: str) -> list[TensorRef]:
         """Returns the tensors that a selector stands for."""
         _require_selector(selector, "*")
-        return select.tensors(self.index, [selector])
+        return select.tensors(self.index, [selector], folder=self.folder)
 
     def tensor(self, selector: str) -> TensorRef:
         """Returns the one tensor that a selector stands for.
@@ -242,6 +246,20 @@ class Draft:
         """Records a change."""
         self.changes.append(Change(kind, where, what, before, after))
 
+    def await_reader(self, scope: Scope, name: str, where: str) -> None:
+        """Says that a tensor was added for later steps to read, and what its change is about (``Change.where``)."""
+        self.awaited[scope.path, name] = where
+
+    def unread(self) -> set[str]:
+        """Returns what changes are about that added tensors which nothing reads."""
+        scopes = self.index.scope_paths
+        return {
+            where
+            for (path, name), where in self.awaited.items()
+            if path in scopes and scopes[path].defines(name)
+            and name not in scopes[path].consumers and name not in scopes[path].outputs
+        }  # fmt: skip
+
     def splice(
         self, scope: Scope, inserted: Mapping[int, Sequence[NodeProto]] | None = None, removed: Collection[int] = ()
     ) -> None:
@@ -282,6 +300,8 @@ class Draft:
             names: New names by old ones.
         """
         graph = scope.graph
+        for path, name in [key for key in self.awaited if key[0] == scope.path and key[1] in names]:
+            self.awaited[path, names[name]] = self.awaited.pop((path, name))
         if scope.is_function:
             for names_of in (graph.input, graph.output):
                 for position, name in enumerate(names_of):
@@ -404,7 +424,9 @@ class Draft:
         version = version or self.opset(None, domain) or default_version(domain)
         holder.opset_import.add(domain=domain, version=version)
         where = top.path if top.is_function else ""
-        self.record("function" if where else "model", where, "opset import", after=f"{domain or 'ai.onnx'} {version}")
+        self.record(
+            "function" if where else "model", where, "opset import added", after=f"{domain or 'ai.onnx'} {version}"
+        )
         if where and not self.opset(None, domain):
             self.import_domain(self.main, domain, version)
 
@@ -474,7 +496,8 @@ class Draft:
         Names of dimensions stay where the new size is unknown. So do sizes that inference could not tell before the
         edit either, unless ``strictly`` was said. A value info that nothing can tell the type of is removed. An
         output keeps the element type that it said if inference finds none. What an operator makes that onnx does
-        not know keeps the type that was stated: nothing else could tell it.
+        not know keeps the type that was stated: nothing else could tell it. Sizes that bodies state of their inputs
+        are opened where they are given others now.
         """
         if not self._stale:
             return
@@ -486,6 +509,11 @@ class Draft:
         )
         self._stale.clear()
         self._strictly, self._same_rank = False, True
+        for scope, info, before in correct_sizes(
+            self.model, self.index, affected, before=self.origin, strictly=strictly, opset=self.opset
+        ):
+            where = TensorRef(scope, info.name).path
+            self.record("tensor", where, "type", before=format_type(before), after=format_type(info.type))
         said: list[_Said] = []
         for scope, names in affected.items():
             if scope.is_function:

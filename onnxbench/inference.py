@@ -142,6 +142,11 @@ class TypeFinder:
         self._verified: set[str] = set()
         self._from_operators: set[str] = set()
 
+    @property
+    def index(self) -> GraphIndex:
+        """The index of the model."""
+        return self._index
+
     def find(self, scope: Scope, names: Iterable[str]) -> dict[str, TypeProto]:
         """Returns the types of these tensors of a graph; a name that no source can tell is absent.
 

@@ -22,6 +22,11 @@ def copy_of(message: _Message) -> _Message:
     return copy
 
 
+def as_text(value: str | bytes) -> str:
+    """Returns a text field as text; protobuf hands out bytes where it is not UTF-8."""
+    return value if isinstance(value, str) else value.decode(errors="backslashreplace")
+
+
 def carry_field(source: _Message, target: _Message, name: str) -> None:
     """Makes a field that is no list the same in ``target`` as in ``source``, unset if it is unset there.
 

@@ -492,9 +492,10 @@ def scope_of(node: NodeProto) -> str | None:
 
 
 def torchscript_scope(name: str) -> str:
-    """Returns the module path in a TorchScript-style node name: ``/layer1/layer1.0/conv1/Conv`` is in
-    ``layer1.0.conv1``.
-    """  # noqa: D205
+    """Returns the module path in a TorchScript-style node name.
+
+    ``/layer1/layer1.0/conv1/Conv`` is in ``layer1.0.conv1``.
+    """
     return _module_path(name.rpartition("/")[0], frozenset())
 
 

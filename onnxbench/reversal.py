@@ -95,6 +95,7 @@ def undo(after: Model, patch: str | os.PathLike[str]) -> Model:
     if fingerprint(after.proto) != head["after"]:
         raise UsageError(
             f"{path} does not lead back from this model: it is not the one that the edit wrote, or was changed since",
+            hint="Name the file that was written with the patch, as it was then.",
         )
     pool = list(weights.tensors(after.proto))
     from onnx import ModelProto

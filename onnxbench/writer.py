@@ -197,7 +197,7 @@ def _publish(staging: Path, folder: Path, names: list[str]) -> None:
                 os.replace(folder / name, before / name)
         for name in names:
             os.replace(staging / name, folder / name)
-    except BaseException:
+    except BaseException:  # an interrupt, too, must leave the folder as it was
         for name in reversed(names):
             if not (staging / name).exists():
                 (folder / name).unlink(missing_ok=True)

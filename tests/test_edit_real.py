@@ -431,6 +431,10 @@ TABLE: dict[str, tuple[Callable[[Subject], Steps | None], set[str]]] = {
     "name_dim": (dimmed("name_dim", "named_by_a_test"), _PORTS | _NODES),
     "make_dynamic": (freed_dim, _PORTS | _NODES),
     "make_batch_dynamic": (freed_batch, _PORTS | _WEIGHTS),
+    "add_weight": (
+        always("add_weight", name="added by a test", value=[0.5, 1.5], dtype="float16"),
+        {"graph.initializer"},
+    ),
     "set_weight": (new_weight, {"graph.initializer"}),
     "cast_weight": (on_weight("cast_weight", to="bfloat16"), _WEIGHTS),
     "transpose_weight": (on_weight("transpose_weight", 2), _WEIGHTS),

@@ -209,6 +209,22 @@ def _providers(runtime: Any, asked: Sequence[str]) -> list[str]:
     return chosen or [there["cpu"]]
 
 
+def optimized(model: Model, options: Options, folder: Path) -> Path:
+    """Writes the graph that the runtime makes of a model and returns the file (see ``onnxbench.backends``)."""
+    runtime = _runtime()
+    written = folder / "optimized.onnx"
+    data, root = _serialize(model, distinct_node_names(model.proto))
+    settings = _settings(runtime, options, root, None)
+    settings.optimized_model_filepath = str(written)
+    settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
+    settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "65536")
+    try:
+        runtime.InferenceSession(data, settings, providers=_providers(runtime, options.providers))
+    except Exception as error:  # the seam, as above
+        raise translate(error, "cannot write the graph that it makes of the model") from None
+    return written
+
+
 # ---------------------------------------------------------------- structure and weights
 
 

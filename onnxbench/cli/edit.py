@@ -38,8 +38,9 @@ from onnxbench.cli._options import (
 
 
 @means_nothing_without(
-    feeds="verify", shape="verify", dim="verify", val_range="verify", external_threshold=("external_data", "per_tensor")
-)
+    feeds="verify", shape="verify", dim="verify", val_range="verify", seed="verify",
+    external_threshold=("external_data", "per_tensor"),
+)  # fmt: skip
 def edit(
     model: ModelArgument,
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
@@ -118,7 +119,7 @@ def edit(
         target = _edits.one_target(out, short_o, dry_run=dry_run)
         _edits.undo(model, target, undo, storing, allow_outside=allow_outside, as_json=as_json)
         return
-    whole = _edits.whole_recipe(recipe or (), var or (), expect)
+    whole = _edits.whole_recipe(recipe or (), var or (), expect, allow_outside=allow_outside)
     target = _edits.one_target(out, short_o, dry_run=dry_run)
     _edits.refuse_idle(dry_run, save_recipe, save_undo)
     wanted = feed_options(feeds, shape, dim, val_range, seed)

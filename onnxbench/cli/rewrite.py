@@ -38,8 +38,9 @@ from onnxbench.errors import UsageError
 
 
 @means_nothing_without(
-    feeds="verify", shape="verify", dim="verify", val_range="verify", external_threshold=("external_data", "per_tensor")
-)
+    feeds="verify", shape="verify", dim="verify", val_range="verify", seed="verify",
+    external_threshold=("external_data", "per_tensor"),
+)  # fmt: skip
 def rewrite(
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="The model file; not with --list.", show_default=False)

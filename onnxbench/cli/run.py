@@ -20,6 +20,7 @@ from onnxbench.cli._options import (
     Seed,
     ShapeOption,
 )
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.drift import TensorStats
@@ -227,11 +228,9 @@ def _show(result: RunResult, *, as_json: bool, quiet: bool) -> None:
 
 
 def _validity(result: RunResult) -> str:
-    from onnxbench.cli._pieces import count
-
     if not result.nonfinite_outputs:
-        return f"PASSED: no NaN and no Inf in {count(len(result.outputs), 'tensor')}"
-    return f"FAILED: NaN or Inf in {len(result.nonfinite_outputs):,} of {count(len(result.outputs), 'tensor')}"
+        return f"PASSED: no NaN and no Inf in {plural(len(result.outputs), 'tensor')}"
+    return f"FAILED: NaN or Inf in {len(result.nonfinite_outputs):,} of {plural(len(result.outputs), 'tensor')}"
 
 
 def _warnings(result: RunResult) -> Iterator[str]:

@@ -7,19 +7,11 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.graph import Scope
-from onnxbench.lint.facts import (
-    STANDARD_DOMAINS,
-    Facts,
-    constant_tensor,
-    graph_of,
-    listed,
-    operator,
-    plural,
-    readable_array,
-)
+from onnxbench.lint.facts import STANDARD_DOMAINS, Facts, constant_tensor, graph_of, listed, operator, readable_array
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
 from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART
 from onnxbench.tensortype import elem_type, format_type, tensor_shape
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto, TypeProto

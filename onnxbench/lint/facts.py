@@ -302,11 +302,6 @@ def listed(names: list[str], *, limit: int = 5) -> str:
     return ", ".join(repr(name) for name in names[:limit]) + more
 
 
-def plural(count: int, noun: str) -> str:
-    """Returns ``1 node``, ``3 nodes``."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def _live_nodes(scope: Scope) -> set[int]:
     live: set[int] = set()
     pending = list(scope.outputs)

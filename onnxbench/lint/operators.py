@@ -9,10 +9,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.graph import Scope, root_of
-from onnxbench.lint.facts import STANDARD_DOMAINS, Facts, function_of, graph_of, listed, operator, plural
+from onnxbench.lint.facts import STANDARD_DOMAINS, Facts, function_of, graph_of, listed, operator
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
 from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import dtype_name, elem_type
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnx import NodeProto

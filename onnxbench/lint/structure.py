@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench.errors import ModelError, did_you_mean
 from onnxbench.graph import Scope, home_of, refuse_duplicates, root_of, topological_order
-from onnxbench.lint.facts import Facts, function_of, graph_of, listed, nodes_of, plural
+from onnxbench.lint.facts import Facts, function_of, graph_of, listed, nodes_of
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
 from onnxbench.schemas import plain_domain
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -342,14 +342,14 @@ class SpecReader:
             hinted = item.entries[key][1]
             if key == "ref":
                 attribute.ref_attr_name = hinted.require_text("the name of a function's attribute")
-                attribute.type = wanted  # type: ignore[assignment]
+                attribute.type = wanted  # type: ignore[assignment]  # the stub wants its enum
                 return
             if key in _HINTS:
                 if wanted and wanted != _HINTS[key]:
                     raise at.error(f"{attribute.name!r} is of type {ATTRIBUTE_WORDS[wanted]}, and not {key}")
                 item, wanted = hinted, _HINTS[key]
         kind = wanted or self._implied_type(item, at)
-        attribute.type = kind  # type: ignore[assignment]
+        attribute.type = kind  # type: ignore[assignment]  # the stub wants its enum
         if kind in _SINGLES:
             single = _SINGLES[kind]
             elements = item.items if item.kind == "list" else [item]

@@ -25,6 +25,7 @@ from onnxbench.modeltext._syntax import (
     TENSORS,
     type_word,
 )
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -149,7 +150,7 @@ def _nothing_to_fill_from(elided: Sequence[Elided], text: ErrorAt) -> SpecError:
         hint="Take them from the model that was shown with --weights-from MODEL, or show it with --weights inline.",
     )
     others = len(elided) - 1
-    more = [f"and those of {others:,} more tensor{'s' if others > 1 else ''}"] if others else []
+    more = [f"and those of {plural(others, 'more tensor')}"] if others else []
     return SpecError(error.message, hint=error.hint, details=(*error.details, *more))
 
 

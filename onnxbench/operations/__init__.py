@@ -7,6 +7,7 @@ the reference page follow from its fields and docstring.
 
 from __future__ import annotations
 
+from onnxbench.operations._adding import AddWeight
 from onnxbench.operations._base import (
     Effect,
     NodeOperation,
@@ -29,6 +30,7 @@ from onnxbench.operations._cleanup import (
 )
 from onnxbench.operations._constants import ToConstant, ToInitializer
 from onnxbench.operations._dimensions import MakeBatchDynamic, MakeDynamic, NameDim, SetDim, SetShape
+from onnxbench.operations._files import content_digest, files_of
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
     AddInput,
@@ -40,6 +42,7 @@ from onnxbench.operations._interface import (
     ReorderInputs,
     ReorderOutputs,
 )
+from onnxbench.operations._marks import Unmark
 from onnxbench.operations._model import (
     DeleteMetadata,
     ImportOpset,
@@ -67,6 +70,7 @@ __all__ = [
     "AddInput",
     "AddNodes",
     "AddOutput",
+    "AddWeight",
     "CastWeight",
     "Clean",
     "DedupeNames",
@@ -130,7 +134,10 @@ __all__ = [
     "ToConstant",
     "ToInitializer",
     "TransposeWeight",
+    "Unmark",
+    "content_digest",
     "field_form",
+    "files_of",
     "spelled_fields",
     "spelled_form",
 ]
@@ -141,12 +148,13 @@ _CLASSES: tuple[type[Operation], ...] = (
     RenameTensor, RenameTensors,
     Rewrite,
     Outline, InlineFunctions, Move,
+    Unmark,
     Clean, Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
     SetModelVersion, SetDomain, SetGraphName,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
     RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
-    SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
+    AddWeight, SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
     ShareEqualWeights, StripWeights, Externalize, InlineWeights,
 )  # fmt: skip
 

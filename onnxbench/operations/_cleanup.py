@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from onnxbench import pruning
 from onnxbench.errors import NotFoundError, UsageError, did_you_mean
 from onnxbench.graph import TensorRef, root_of, sort_nodes, topological_order, tree_of
-from onnxbench.operations._base import Effect, NodeOperation, Operation, plural
+from onnxbench.operations._base import Effect, NodeOperation, Operation
 from onnxbench.specs import parse_size
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.draft import Draft

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from onnxbench.draft import Draft, require_dense
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
 from onnxbench.graph import NodeRef, Scope, TensorRef, home_of, root_of
+from onnxbench.messages import as_text
 from onnxbench.operations._base import NodeOperation, TensorOperation, describe_tensor
 from onnxbench.operations._weights import (
     Weight,
@@ -159,16 +160,11 @@ class ToInitializer(NodeOperation):
         draft.touch()
 
 
-def _text(value: str | bytes) -> str:
-    """Returns a text field as text, also if it holds bytes that are none."""
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
-
-
 def _hand_over(draft: Draft, ref: NodeRef, tensor: TensorProto) -> None:
     """Gives a tensor the documentation and metadata of its node; what it says itself goes before."""
     node = ref.node
     if node.doc_string and node.doc_string != tensor.doc_string:
-        told = (_text(tensor.doc_string), _text(node.doc_string))
+        told = (as_text(tensor.doc_string), as_text(node.doc_string))
         tensor.doc_string = "\n".join(filter(None, told))
     said = {entry.key: entry.value for entry in tensor.metadata_props}
     for entry in node.metadata_props:

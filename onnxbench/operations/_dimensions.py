@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxbench import backends
@@ -17,8 +18,10 @@ from onnxbench.errors import (
     did_you_mean,
 )
 from onnxbench.feeding import FeedOptions, feed_sets
-from onnxbench.graph import Scope
+from onnxbench.graph import NodeRef, Scope
 from onnxbench.operations._base import Effect, Operation
+from onnxbench.operations._files import data_file
+from onnxbench.operations._functions import InlineFunctions
 from onnxbench.operations._ports import input_info, tensor_elements
 from onnxbench.specs import parse_tensor_specs
 from onnxbench.tensortype import Dim, dtype_name, elem_type, format_shape, format_type, tensor_shape
@@ -26,7 +29,11 @@ from onnxbench.tensortype import Dim, dtype_name, elem_type, format_shape, forma
 if TYPE_CHECKING:
     from onnx import TypeProto, ValueInfoProto
 
+    from onnxbench.captures import Value
     from onnxbench.model import Model
+
+_MOST_OPENED = 16
+"""So many calls and branches are put in place before a batch is given up; each takes a few runs."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +213,7 @@ class MakeBatchDynamic(Operation):
 
     Reshape, Expand, Slice, Split, Resize, initial states and indices are repaired. Then the rows of a run at three
     batches must equal three single runs of the model as it was; else the step is refused, and the node that stands in
-    the way is named.
+    the way is named. A call of a function, or an If of a constant, that has the batch baked in gives way to its nodes.
 
     Attributes:
         inputs: The inputs that carry the batch: names, ``name:dimension``, or a mapping. By default all that have the
@@ -235,20 +242,48 @@ class MakeBatchDynamic(Operation):
 
     def apply(self, draft: Draft) -> None:
         """Frees the batch."""
-        from onnxbench.batching import free_batch
+        from onnxbench.batching import BatchBlockedError, free_batch
 
         inputs = [self.inputs] if isinstance(self.inputs, str) else self.inputs
         if not (inputs is None or isinstance(inputs, (list, dict))):
             raise UsageError(f"inputs: {inputs!r} is no list of inputs", hint="inputs: [x, state:1]")
         feeds = FeedOptions(sources=self._sources(draft), shapes=self.shapes or (), ranges=self.ranges or ())
-        free_batch(draft, inputs=inputs, dim=self.dim, to=self.to, feeds=feeds, atol=self.atol, rtol=self.rtol)
+        for attempt in range(_MOST_OPENED + 1):
+            try:
+                free_batch(draft, inputs=inputs, dim=self.dim, to=self.to, feeds=feeds, atol=self.atol, rtol=self.rtol)
+                return
+            except BatchBlockedError as error:
+                if attempt == _MOST_OPENED or not _opened(draft, error.position):
+                    raise
 
     def _sources(self, draft: Draft) -> list[str]:
-        return [str(draft.folder / each) if (draft.folder / each).exists() else each for each in self.data or ()]
+        return [data_file(each, draft.folder)[1] for each in self.data or ()]
+
+    def files(self, folder: Path) -> Sequence[str]:
+        """Returns the files with data."""
+        return [name for each in self.data or () if (name := data_file(each, folder)[0])]
+
+
+def _opened(draft: Draft, position: int) -> bool:
+    """Puts what a node of the main graph calls or always takes in its place, so that it can be repaired; if it can."""
+    from onnxbench.branching import take_branches, taken_branch
+
+    ref = NodeRef(draft.main, position)
+    path, op_type = ref.path, ref.node.op_type
+    if draft.index.function_of(ref.node) is not None:
+        InlineFunctions(f"node:#{position}").apply(draft)
+        draft.notes.append(f"{op_type} {path!r} was inlined, for the batch is baked in inside")
+        return True
+    if taken_branch(draft, ref) is not None and take_branches(draft, [ref]):
+        draft.notes.append(
+            f"If {path!r} became the branch that it always takes, for the batch is baked in inside of it"
+        )
+        return True
+    return False
 
 
 def _try_shapes(draft: Draft, old: Model, shapes: Mapping[str, Sequence[Dim]], hint: str) -> None:
-    """Runs the model at other shapes.
+    """Runs the model at other shapes, and takes back what it states of its outputs and is not so there.
 
     Raises:
         RefusedResultError: It fails there, and did not as it was.
@@ -262,19 +297,43 @@ def _try_shapes(draft: Draft, old: Model, shapes: Mapping[str, Sequence[Dim]], h
         draft.notes.append(f"not tried at {said}: the model does not run as it is ({error.message})")
         return
     try:
-        _run_once(draft.model, FeedOptions(shapes=words))
+        given, made = _run_once(draft.model, FeedOptions(shapes=words))
     except ExecutionError as error:
         raise RefusedResultError(
             f"sizes are baked in: at {said} the model fails: {error.message}", hint=error.hint or hint
         ) from None
     draft.notes.append(f"runs at {said}")
+    _take_back(draft, given, made)
 
 
-def _run_once(model: Model, options: FeedOptions) -> None:
+def _take_back(draft: Draft, given: Mapping[str, Value], made: Mapping[str, Value]) -> None:
+    """Opens the dimensions of outputs that are stated as a size, or by the name of one of an input, and are another."""
+    graph = draft.main.graph
+    sizes: dict[str, int] = {}
+    for info in graph.input:
+        for dim, size in zip(tensor_shape(info.type) or (), getattr(given.get(info.name), "shape", ()), strict=False):
+            if isinstance(dim, str):
+                sizes.setdefault(dim, size)
+    for info in graph.output:
+        shape, found = tensor_shape(info.type), getattr(made.get(info.name), "shape", None)
+        if shape is None or found is None or len(shape) != len(found):
+            continue
+        for axis, (dim, size) in enumerate(zip(shape, found, strict=True)):
+            stated = sizes.get(dim, size) if isinstance(dim, str) else size if dim is None else dim
+            if stated != size:
+                info.type.tensor_type.shape.dim[axis].ClearField("dim_value")
+                info.type.tensor_type.shape.dim[axis].ClearField("dim_param")
+                draft.record("output", info.name, f"dimension {axis}", before=str(dim), after="?")
+    draft.touch()
+
+
+def _run_once(model: Model, options: FeedOptions) -> tuple[Mapping[str, Value], Mapping[str, Value]]:
+    """Returns the inputs that a model was run on, and its outputs."""
     feeds = next(feed_sets(model, options)).feeds
     session = backends.open_session(model, options=backends.Options("none", frugal=True))
-    session.run(feeds)
+    made = session.run(feeds)
     session.close()
+    return feeds, made
 
 
 @dataclass(frozen=True)
@@ -315,6 +374,7 @@ def _parse_dim(draft: Draft, text: str, what: str, *, outputs: bool = False) -> 
         return _Told(value, symbol=left)
     known = sorted(symbols) if not colon else list(infos)
     hint = did_you_mean(name if colon else left, known)
+    known = [*known[:12], "..."] if len(known) > 12 else known
     hint = hint or (f"Dimensions: {', '.join(known)}." if known and not colon else "Write x:0=VALUE for one dimension.")
     word = f"there is no input {name!r}" if colon else f"no dimension is called {left!r}"
     raise NotFoundError(f"{what}: {word}", hint=hint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -68,6 +68,10 @@ class _Rule:
     suffix: str = ""
     at: str | None = None
 
+    def files(self, folder: Path) -> Sequence[str]:
+        """Returns the table of names."""
+        return () if self.file is None else (self.file,)
+
     def table(self, draft: Draft) -> dict[str, str]:
         """Returns the names that are spelled out, by ``map`` or ``file``.
 
@@ -107,7 +111,7 @@ class _Rule:
             compiled = re.compile(rf"\A(?:{pattern})\Z")
             compiled.sub(self.to or "", "")
         except (re.error, IndexError) as error:
-            raise UsageError(f"the pattern {self.pattern!r} with {self.to!r} cannot be used: {error}") from None
+            raise UsageError(f"the pattern '{self.pattern}' with '{self.to}' cannot be used: {error}") from None
         return compiled
 
 

@@ -20,13 +20,14 @@ from onnxbench.operations._weights import (
     WeightOperation,
     Workshop,
     own,
+    raise_ir_version,
     readers_of,
     refuse_default,
     require_constant_of,
     retype_readers,
     weights_at,
 )
-from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, find_schema, ir_version_of_type, takes
+from onnxbench.schemas import find_schema, takes
 from onnxbench.tensortype import dtype_name, dtype_number, elem_type, format_shape, raw_size
 from onnxbench.weighing import blocks
 
@@ -161,7 +162,7 @@ class CastWeight(WeightOperation):
         cache: dict[tuple[weights.ByteRange, int], tuple[weights.ByteRange, Loss]] = {}
         for weight in found:
             self._cast(draft, workshop, weight, number, cache)
-        _raise_ir_version(draft, number)
+        raise_ir_version(draft, number)
         workshop.finish()
         if self.everywhere:
             for weight in found:
@@ -274,17 +275,3 @@ def _require_readers_take(draft: Draft, weight: Weight, number: int, cast: set[t
                 f"{reader.path} ({node.op_type}) reads weight {ref.path!r} and does not take {name}: {why}",
                 hint="Without 'everywhere: true' a Cast is inserted.",
             )
-
-
-def _raise_ir_version(draft: Draft, number: int) -> None:
-    proto, needed = draft.model.proto, ir_version_of_type(number)
-    if proto.ir_version >= needed:
-        return
-    if proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART:
-        raise RefusedResultError(
-            f"{dtype_name(number)} needs IR version {needed}, and this model has {proto.ir_version}, in which "
-            "initializers are inputs",
-            hint="Raise the IR version first.",
-        )
-    draft.record("model", "", "IR version", before=str(proto.ir_version), after=str(needed))
-    proto.ir_version = needed

@@ -15,7 +15,7 @@ from onnxbench.draft import Draft, require_dense
 from onnxbench.errors import RefusedResultError, UnsupportedError
 from onnxbench.graph import NodeRef, Scope, TensorRef, home_of
 from onnxbench.operations._base import TensorOperation
-from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, find_schema, plain_domain
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, find_schema, ir_version_of_type, plain_domain
 from onnxbench.tensortype import dtype_name, initializer_type, schema_word
 
 if TYPE_CHECKING:
@@ -249,3 +249,22 @@ class WeightOperation(TensorOperation):
     def find(self, draft: Draft) -> list[TensorRef]:
         """Returns the weights."""
         return [weight.ref for weight in weights_at(draft, self.at)]
+
+
+def raise_ir_version(draft: Draft, number: int) -> None:
+    """Gives the model the IR version that an element type came with, if its own is an earlier one.
+
+    Raises:
+        RefusedResultError: Its initializers are inputs, and would not be any more.
+    """
+    proto, needed = draft.model.proto, ir_version_of_type(number)
+    if proto.ir_version >= needed:
+        return
+    if proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART:
+        raise RefusedResultError(
+            f"{dtype_name(number)} needs IR version {needed}, and this model has {proto.ir_version}, in which "
+            "initializers are inputs",
+            hint="Raise the IR version first.",
+        )
+    draft.record("model", "", "IR version", before=str(proto.ir_version), after=str(needed))
+    proto.ir_version = needed

@@ -346,9 +346,7 @@ class _Maker:
             self._calls[id(body)] = call
         draft.model.proto.functions.append(function)
         said = (
-            f"{len(function.node)} nodes, called {len(group)} times"
-            if len(group) > 1
-            else f"{len(function.node)} nodes"
+            f"{_nodes(len(function.node))}, called {len(group)} times" if len(group) > 1 else _nodes(len(function.node))
         )
         draft.record("function", f"{self._domain}::{name}", "inserted", after=said)
         return Outlined(
@@ -522,7 +520,7 @@ class _Maker:
                     "node",
                     where,
                     "inserted",
-                    after=f"a call of {call.domain}::{call.op_type} for {len(body.nodes)} nodes",
+                    after=f"a call of {call.domain}::{call.op_type} for {_nodes(len(body.nodes))}",
                 )
             if not scope.is_function:
                 _note_annotations(draft, scope, gone)
@@ -617,3 +615,7 @@ def _some(words: str, names: Sequence[str]) -> str | None:
     if not names:
         return None
     return f"{words} {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}."
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node{'' if count == 1 else 's'}"

@@ -25,7 +25,7 @@ class Named:
     def __eq__(self, other: object) -> bool:
         raise TypeError(f"{self.name!r} is a tensor: write value({self.name}), or same(a, b)")
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # how Python says that it cannot be hashed
 
 
 class Symbol:

@@ -98,7 +98,7 @@ def load_script(reference: str, folder: Path | None = None) -> ScriptRule:
 
 def _rules_in(found: Any, rewriter: Any) -> Iterator[Any]:
     if isinstance(found, type) and issubclass(found, rewriter.RewriteRuleClassBase):
-        found = found.rule()  # type: ignore[attr-defined]
+        found = found.rule()  # type: ignore[attr-defined]  # onnxscript is not typed
     elif callable(found) and not isinstance(found, (rewriter.RewriteRule, rewriter.RewriteRuleSet)):
         found = found()
     if isinstance(found, rewriter.RewriteRule):

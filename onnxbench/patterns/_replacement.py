@@ -24,7 +24,8 @@ from onnxbench.messages import carry_field, copy_of
 from onnxbench.modelspec import fill_attribute
 from onnxbench.patterns._conditions import Bindings
 from onnxbench.patterns._expressions import UnknownError, WrongError
-from onnxbench.patterns._matcher import OVERLOAD, Match
+from onnxbench.patterns._fitting import OVERLOAD
+from onnxbench.patterns._matcher import Match
 from onnxbench.patterns._pattern import plain_name
 from onnxbench.patterns._rules import Rule
 from onnxbench.provenance import CLASS_HIERARCHY, NAME_SCOPES, STACK_TRACE
