@@ -215,6 +215,20 @@ def test_wrong_numbers_of_names_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@BOTH
+def test_marks_are_kept_and_the_marked_file_runs(tmp_path, exporter):
+    options = ExportOptions(exporter=exporter, dynamic=["x:0=batch"])
+    done = export(spelled("marked_net"), tmp_path / "m.onnx", options=options)
+    assert done.passed
+    assert done.provenance.share == 1.0
+    nodes = onnx.load(tmp_path / "m.onnx").graph.node
+    said = [{each.name: each.s for each in node.attribute} for node in nodes if node.op_type == "Mark"]
+    assert [(each["func"], each["type"], each["name"]) for each in said] == [
+        (b"body", b"input", b"image"),
+        (b"body", b"output", b"features"),
+    ]
+
+
 # ---------------------------------------------------------------- what was decided silently
 
 

@@ -181,6 +181,20 @@ def noise():
     return Noise(), torch.ones(2, 3)
 
 
+def marked_net():
+    from onnxbench import mark
+
+    class Marked(Net):
+        @mark("body", inputs=["image"], outputs=["features"])
+        def body(self, x):
+            return self.layers(x)
+
+        def forward(self, x):
+            return self.head(self.body(x).mean((2, 3)))
+
+    return randomized(Marked()), image()
+
+
 def talks():
     print("building the model")
     return net()

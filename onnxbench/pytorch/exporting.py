@@ -25,7 +25,7 @@ from onnxbench.model import Model, from_proto
 from onnxbench.operations import OPERATIONS
 from onnxbench.opsets import convert_opset
 from onnxbench.provenance import EXPORT, SUMMARY, Coverage, fx_values, set_fx_values
-from onnxbench.pytorch import require_torch
+from onnxbench.pytorch import marks, require_torch
 from onnxbench.pytorch._dynamic import Axes, parse_dynamic, sizes_of
 from onnxbench.pytorch._exporters import RawExport, export_program, export_torchscript
 from onnxbench.pytorch._findings import Finding, baked_sizes, frozen_findings, input_findings, random_findings
@@ -209,7 +209,8 @@ def export(
                 translations=_translations(options),
             )  # fmt: skip
         else:
-            raw = export_torchscript(prepared, leaves, Path(made), opset=options.opset, dynamic=dynamic)
+            with marks.registered():
+                raw = export_torchscript(prepared, leaves, Path(made), opset=options.opset, dynamic=dynamic)
         findings = [
             *frozen_findings(raw.frozen, raw.caught, raw.model, is_dynamic=bool(dynamic)),
             *input_findings(leaves, raw.inputs, raw.model, takes_numbers=exporter == "torchscript"),
@@ -224,6 +225,7 @@ def export(
             model, said_of_opset = convert_opset(model, options.opset)
             notes += said_of_opset
         covered = coverage_of(model)
+        marks.finish(model.proto)  # last: whatever inlines functions would take the marks away with their bodies
         versions = _versions(torch)
         _sign(model, prepared, exporter, versions, covered, options)
         cases: list[Case] = []
@@ -285,8 +287,8 @@ def _prepared(source: Source | str | Any, options: ExportOptions) -> Source:
 
 
 def _translations(options: ExportOptions) -> Mapping[Callable[..., Any], Callable[..., Any]]:
-    """Returns how operators that PyTorch's exporter does not know become ONNX."""
-    return options.translations
+    """Returns how operators that PyTorch's exporter does not know become ONNX: marks, and what the options say."""
+    return {**marks.translation_table(), **options.translations}
 
 
 def _notes(source: Source, raw: RawExport, dynamic: Mapping[str, Axes]) -> list[str]:

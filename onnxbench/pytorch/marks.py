@@ -199,6 +199,18 @@ def unregister() -> None:
         _mark_operator.unregister()
 
 
+@contextmanager
+def registered() -> Iterator[None]:
+    """Makes the TorchScript exporter keep marks within the block, and as before after it (see ``register``)."""
+    before = _state["torchscript"]
+    register()
+    try:
+        yield
+    finally:
+        if not before:
+            unregister()
+
+
 def finish(proto: ModelProto) -> ModelProto:
     """Gives an exported model's Marks a body (Identity), in place, so that any runtime runs it; returns that model.
 
