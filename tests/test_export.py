@@ -200,11 +200,12 @@ def test_what_became_of_inputs_is_told(tmp_path, exporter):
         assert "'mask' is not in the file" in kinds["vanished-input"]
 
 
+@pytest.mark.parametrize(("name", "inputs"), [("default", ["x", "mask"]), ("default_last", ["x"])])
 @BOTH
-def test_a_number_that_is_a_default_is_no_input(tmp_path, exporter):
-    done = export(spelled("default"), tmp_path / "d.onnx", options=ExportOptions(exporter=exporter))
+def test_a_number_that_is_a_default_is_no_input(tmp_path, exporter, name, inputs):
+    done = export(spelled(name), tmp_path / "d.onnx", options=ExportOptions(exporter=exporter))
     assert done.passed
-    assert [name for name, _ in done.inputs] == ["x", "mask"]
+    assert [name for name, _ in done.inputs] == inputs
 
 
 def test_wrong_numbers_of_names_are_refused(tmp_path):

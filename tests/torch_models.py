@@ -172,6 +172,15 @@ def default():
     return Default(), (torch.ones(2, 3),), {"mask": torch.full((2, 3), 2.0)}
 
 
+class DefaultLast(nn.Module):
+    def forward(self, x, keep=0):
+        return x[:, slice(-keep, None)] if isinstance(keep, int) else x[:, keep]
+
+
+def default_last():
+    return DefaultLast(), torch.ones(2, 3)
+
+
 class Noise(nn.Module):
     def forward(self, x):
         return x + torch.rand_like(x)

@@ -197,23 +197,23 @@ def export_torchscript(
 def _all_positional(source: Source) -> Iterator[tuple[Any, ...]]:
     """Gives the example inputs by position, for a ``forward`` that passes them on as they were.
 
-    With keyword arguments the exporter fills in the defaults of all parameters between, and traces numbers among them
-    as tensors: ``logits_to_keep=0`` becomes an input, and code that asks whether it is an int goes another way.
+    The exporter fills in the defaults of the other parameters, and traces numbers among them as tensors:
+    ``logits_to_keep=0`` becomes an input, and code that asks whether it is an int goes another way.
     """
     module, count = source.module, len(source.args)
-    if not source.kwargs or source.kind != "module":
+    if source.kind != "module":
         yield _positional(source)
         return
     own = vars(module).get("forward")
     forward = module.forward
 
     def passing(*values: Any) -> Any:
-        return forward(*values[:count], **dict(zip(source.kwargs, values[count:], strict=True)))
+        return forward(*values[:count], **dict(zip(source.kwargs, values[count:], strict=False)))
 
     module.forward = passing
     try:
         given = (*source.args, *source.kwargs.values())
-        yield (*given, {}) if isinstance(given[-1], dict) else given
+        yield (*given, {}) if given and isinstance(given[-1], dict) else given
     finally:
         if own is None:
             del module.forward
