@@ -148,6 +148,20 @@ def map_torchscript(model: Model, module: Any) -> None:
             said[CLASSES] = repr([classes[path] for path in around if path in classes])
         set_metadata(node, said)
     _fill(index, (TRACE, CLASSES))
+    _name_after_readers(index)
+
+
+def _name_after_readers(index: GraphIndex) -> None:
+    """Names nodes that tell no module (constants that the exporter shares) after that of the node that reads them."""
+    for scope in index.scopes:
+        readers: dict[str, NodeProto] = {}
+        for node in reversed(scope.nodes):
+            reader = next((readers[name] for name in node.output if name in readers), None)
+            if reader is not None and not node.name.startswith("/") and reader.name.startswith("/"):
+                own = node.name or re.sub(r"\W+", "_", node.output[0])
+                node.name = f"{reader.name.rpartition('/')[0]}/{own}"
+            for name in node.input:
+                readers[name] = node
 
 
 def _class_name(module: Any) -> str:
