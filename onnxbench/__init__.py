@@ -19,6 +19,10 @@ from onnxbench.version import __version__
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
     from onnxbench.diffing import diff as diff
+    from onnxbench.engine import BuildSpec as BuildSpec
+    from onnxbench.engine import build_engine as build_engine
+    from onnxbench.engine import diagnose as diagnose
+    from onnxbench.engine import read_engine as read_engine
     from onnxbench.environment import examine as examine
     from onnxbench.errors import BenchError as BenchError
     from onnxbench.feeding import FeedOptions as FeedOptions
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BenchError": "errors",
+    "BuildSpec": "engine",
     "FeedOptions": "feeding",
     "GraphIndex": "graph",
     "MergeOptions": "merging",
@@ -57,9 +62,11 @@ _HOMES = {
     "SaveOptions": "writer",
     "Step": "recipe",
     "build": "modelspec",
+    "build_engine": "engine",
     "check": "lint",
     "edit": "surgery",
     "convert_opset": "opsets",
+    "diagnose": "engine",
     "diff": "diffing",
     "examine": "environment",
     "expose": "pieces",
@@ -72,6 +79,7 @@ _HOMES = {
     "make_batch_dynamic": "batching",
     "merge": "merging",
     "prove": "proof",
+    "read_engine": "engine",
     "run": "running",
     "save": "writer",
     "show": "modeltext",
