@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.bundles import find_plugins, load_bundle
 from onnxbench.captures import input_ports
 from onnxbench.engine._child import run_job
 from onnxbench.engine._diagnosis import Explainer, Problem
@@ -53,7 +54,8 @@ from onnxbench.version import STAMP
 from onnxbench.writer import SaveOptions, held_together, save, write_whole
 
 if TYPE_CHECKING:
-    from onnxbench.bundles import Plugin
+    from onnxbench.bundles import Bundle, Plugin
+    from onnxbench.bundles._proof import Outcome
 
 _SHOWN = 12
 _ROUNDS = 4
@@ -260,6 +262,54 @@ def creators(engine: str | None = None, plugins: Sequence[Plugin] = ()) -> dict[
     return run_job({"task": "describe", "flavor": dataclasses.asdict(flavor), "plugins": _plugin_jobs(plugins)})
 
 
+def prove_plugin(path: str | os.PathLike[str], *, engine: str | None = None) -> list[Outcome]:
+    """Returns the outcomes of all tests of a bundle; engines are built if a TensorRT is installed.
+
+    Args:
+        path: The bundle's folder; its code is run.
+        engine: The TensorRT to build with; None: chosen by what is installed.
+
+    Raises:
+        NotFoundError: There is no bundle.
+        SpecError: It cannot be loaded.
+    """
+    from onnxbench.bundles import prove_bundle
+
+    folder = Path(path)
+    bundle = load_bundle(folder)
+    capabilities = () if has_gpu() else ("SM89",)
+
+    def build(model: Path, target: Path, _: Bundle) -> bytes:
+        spec = BuildSpec(engine=engine, compute_capabilities=capabilities)
+        build_engine(model, target, spec, plugins=find_plugins([os.fspath(folder)]))
+        return target.read_bytes()
+
+    return prove_bundle(bundle, build=build if engine is not None or installed() else None)
+
+
+def describe_plugin(plugin: Plugin, engine: str | None = None) -> dict[str, Any]:
+    """Returns what there is to know of a plugin; its code is run, in TensorRT's process if it is no bundle.
+
+    Raises:
+        BenchError: It cannot be loaded.
+    """
+    shown: dict[str, Any] = {"name": plugin.name, "kind": plugin.kind, "path": plugin.path, "sha256": plugin.digest()}
+    if plugin.kind == "bundle":
+        bundle = load_bundle(plugin.path)
+        shown |= {
+            "operator": f"{bundle.domain}::{bundle.op}", "version": bundle.version, "description": bundle.description,
+            "inputs": bundle.inputs, "outputs": bundle.outputs, "attributes": dict(bundle.attributes),
+            "types": bundle.dtypes,
+        }  # fmt: skip
+    if installed():
+        (loaded,) = creators(engine, [plugin])["plugins"]
+        if loaded["failure"]:
+            failure = loaded["failure"]
+            raise EngineError(failure["message"], hint=failure["hint"], details=failure["details"])
+        shown["creators"] = [f"{space}::{name} version {version}" for space, name, version in loaded["creators"]]
+    return shown
+
+
 # ---------------------------------------------------------------- before the build
 
 
@@ -463,6 +513,7 @@ __all__ = [
     "check_profiles",
     "choose",
     "creators",
+    "describe_plugin",
     "diagnose",
     "element_types",
     "fix_inputs",
@@ -476,6 +527,7 @@ __all__ = [
     "parse_pool",
     "parse_profiles",
     "propose",
+    "prove_plugin",
     "read_engine",
     "record_path",
     "spelled",

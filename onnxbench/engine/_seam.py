@@ -68,6 +68,7 @@ class TensorRT:
         api: The Python module.
         version: What it says itself.
         messages: What it logged so far, as (severity, text), without noise; no verbose lines.
+        plugin_failures: What methods of plugins written in Python raised.
     """
 
     def __init__(self, flavor: Flavor, say: Say) -> None:
@@ -83,6 +84,7 @@ class TensorRT:
         self.flavor = flavor
         self.version = str(self.api.__version__)
         self.messages: list[tuple[str, str]] = []
+        self.plugin_failures: list[str] = []
         self._say = say
         self.logger = _make_logger(self)
         self._builder = self.api.Builder(self.logger)

@@ -18,7 +18,7 @@ from typing import Any
 
 from onnxbench.engine import _seam
 from onnxbench.engine._flavors import Flavor
-from onnxbench.errors import BenchError
+from onnxbench.errors import BenchError, EngineError
 
 
 def main() -> None:
@@ -79,6 +79,7 @@ def _build(job: dict[str, Any], say: _seam.Say) -> dict[str, Any]:
     spec = job["spec"]
     say("phase", name="parsing the model", parent="", steps=0)
     network, problems = rt.parse(Path(job["model"]), strongly_typed=spec.get("strongly_typed", True))
+    _refuse_raised(rt)
     say("phase_end", name="parsing the model")
     parsed = time.perf_counter()
     unknown = sorted({each["op"] for each in problems if each["op"]})
@@ -96,6 +97,7 @@ def _build(job: dict[str, Any], say: _seam.Say) -> dict[str, Any]:
     if serialized:
         config.plugins_to_serialize = serialized
     size = rt.build(network, config, Path(job["target"]))
+    _refuse_raised(rt)
     if size is None:
         return {**result, "messages": rt.messages}
     result["bytes"] = size
@@ -110,6 +112,12 @@ def _build(job: dict[str, Any], say: _seam.Say) -> dict[str, Any]:
         "messages": rt.messages,
     }  # fmt: skip
     return result
+
+
+def _refuse_raised(rt: _seam.TensorRT) -> None:
+    """Raises EngineError for what methods of plugins raised: TensorRT goes on, to an engine that lacks something."""
+    if rt.plugin_failures:
+        raise EngineError(rt.plugin_failures[0], details=rt.plugin_failures[1:4], hint="Mend the plugin.")
 
 
 _JOBS = {"describe": _describe, "build": _build, "parse": _build}
