@@ -11,10 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from cases import ROOT
-from onnx import TensorProto, helper
+from corpus import fetch
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import quantization
 
 from onnxbench import engine
 from onnxbench.cli import app
@@ -25,6 +29,7 @@ from onnxbench.engine._flavors import Flavor
 from onnxbench.engine._spec import check_spec
 from onnxbench.errors import EngineError, MissingDependencyError, ModelError, NotFoundError, SpecError, UsageError
 from onnxbench.model import from_proto, load
+from onnxbench.writer import save
 
 HAS_TRT = importlib.util.find_spec("tensorrt_rtx") is not None
 needs_trt = [
@@ -48,6 +53,12 @@ def saved(tmp_path: Path, proto: onnx.ModelProto, name="m.onnx") -> Path:
     path = tmp_path / name
     onnx.save(proto, path)
     return path
+
+
+def session_of(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
 
 
 def run(*arguments: object) -> int:
@@ -398,6 +409,102 @@ class TestEngines:
         assert process.returncode == 130, said
         assert "interrupted; nothing was written" in said
         assert not list(tmp_path.iterdir())
+
+    def test_dynamic_quantization_is_undone(self, tmp_path, corpus):
+        model, entry = corpus("ddddocr_rec_dynq")
+        found = diagnose(model, SM89, trial=False)
+        assert {problem.remedy for problem in found.problems} == {"dequantize"}
+        assert {"unsupported", "plugin"} == {problem.kind for problem in found.problems}
+        before = load(model)
+        edited, words = engine.apply_remedies(before, lambda now: SM89)
+        assert any("applied dequantize" in word for word in words)
+        assert build_engine(edited, tmp_path / "m.engine", SM89).fresh
+        kinds = {node.op_type for node in edited.proto.graph.node}
+        assert not kinds.intersection({"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLSTM"})
+        save(edited, tmp_path / "float.onnx")
+        feeds = fetch.seeded_feeds(model, entry)
+        old, new = (session_of(path).run(None, feeds)[0] for path in (model, tmp_path / "float.onnx"))
+        assert abs(old - new).max() < 0.02 * abs(old).max(), "it computes the same but for the rounding"
+
+    def test_small_dynamic_quantizations_in_every_form(self, tmp_path):
+        rng = np.random.default_rng(0)
+        weight = rng.standard_normal((16, 8)).astype(np.float32)
+        kernel = rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
+        for name, shape, build in (
+            ("matmul", (2, 16), lambda x: [helper.make_node("MatMul", [x, "w"], ["y"], name="mm")]),
+            ("conv", (1, 3, 8, 8), lambda x: [helper.make_node("Conv", [x, "k", "b"], ["y"], name="cv")]),
+        ):
+            graph = helper.make_graph(
+                build("x"), "g", [helper.make_tensor_value_info("x", 1, shape)],
+                [helper.make_tensor_value_info("y", 1, None)],
+                [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(kernel, "k"),
+                 numpy_helper.from_array(np.array([1, -2, 3, 0.5], np.float32), "b")],
+            )  # fmt: skip
+            proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+            onnx.save(onnx.shape_inference.infer_shapes(proto), tmp_path / "float.onnx")
+            for per_channel in (False, True):
+                quantized = tmp_path / "q.onnx"
+                kind = quantization.QuantType.QInt8 if per_channel else quantization.QuantType.QUInt8
+                quantization.quantize_dynamic(
+                    tmp_path / "float.onnx", quantized, per_channel=per_channel, weight_type=kind
+                )
+                edited, words = engine.apply_remedies(load(quantized), lambda now: SM89)
+                assert any("applied dequantize" in word for word in words), (name, words)
+                save(edited, tmp_path / "back.onnx")
+                x = {"x": rng.standard_normal(shape).astype(np.float32)}
+                exact, back = (session_of(tmp_path / f).run(None, x)[0] for f in ("float.onnx", "back.onnx"))
+                assert abs(exact - back).max() < 0.03 * abs(exact).max(), name
+                assert build_engine(edited, tmp_path / "m.engine", SM89).fresh
+
+    def test_integer_weights_are_folded(self, tmp_path):
+        graph = helper.make_graph(
+            [helper.make_node("Cast", ["q"], ["f"], name="cast", to=1),
+             helper.make_node("Mul", ["f", "s"], ["w"], name="mul"),
+             helper.make_node("MatMul", ["x", "w"], ["y"], name="mm")], "g",
+            [helper.make_tensor_value_info("x", 1, [2, 4])], [helper.make_tensor_value_info("y", 1, [2, 3])],
+            [numpy_helper.from_array(np.arange(12, dtype=np.int8).reshape(4, 3), "q"),
+             numpy_helper.from_array(np.float32(0.5), "s")],
+        )  # fmt: skip
+        model = saved(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+        (problem,) = diagnose(model, SM89).problems
+        assert (problem.kind, problem.node, problem.remedy) == ("build", "cast", "fold_weights")
+        assert run("build-trt", model, tmp_path / "m.engine", "--apply", "--save-model", tmp_path / "e.onnx") == 0
+        assert [node.op_type for node in onnx.load(tmp_path / "e.onnx").graph.node] == ["MatMul"]
+
+    def test_resize_scales_that_are_an_input_become_sizes(self, tmp_path, capsys):
+        graph = helper.make_graph(
+            [helper.make_node("Resize", ["x", "", "factor"], ["y"], name="up", mode="cubic")], "g",
+            [helper.make_tensor_value_info("x", 1, [1, 3, 8, 8]), helper.make_tensor_value_info("factor", 1, [4])],
+            [helper.make_tensor_value_info("y", 1, [None] * 4)],
+        )  # fmt: skip
+        model = saved(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+        assert run("build-trt", model, "--doctor") == 1
+        assert "Give Resize sizes" in capsys.readouterr().out
+        edited = tmp_path / "edited.onnx"
+        arguments = ["--apply", "--save-model", edited, "--compute-capability", "8.9"]
+        assert run("build-trt", model, tmp_path / "m.engine", *arguments) == UsageError.exit_code
+        assert "'factor_sizes' holds sizes" in capsys.readouterr().err
+        shapes = ["--min-shapes", "factor_sizes:1x3x8x8", "--opt-shapes", "factor_sizes:1x3x32x32",
+                  "--max-shapes", "factor_sizes:1x3x64x64"]  # fmt: skip
+        assert run("build-trt", model, tmp_path / "m.engine", *arguments, *shapes) == 0
+        x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+        (old,) = session_of(model).run(None, {"x": x, "factor": np.array([1, 1, 4, 4], np.float32)})
+        (new,) = session_of(edited).run(None, {"x": x, "factor_sizes": np.array([1, 3, 32, 32])})
+        assert np.array_equal(old, new)
+
+    def test_a_branch_that_an_input_chooses(self, tmp_path, corpus, capsys):
+        model, entry = corpus("silero_vad_16k_op15")
+        edited = tmp_path / "edited.onnx"
+        arguments = ["--shapes", "input:3x576", "state:2x3x128", "--compute-capability", "8.9"]
+        assert run("build-trt", model, tmp_path / "m.engine", *arguments, "sr:1") == 2
+        capsys.readouterr()
+        assert run("build-trt", model, tmp_path / "m.engine", "--fix", "sr=16000", "--apply", "--save-model", edited,
+                   *arguments) == 0  # fmt: skip
+        feeds = fetch.seeded_feeds(model, entry)
+        old = session_of(model).run(None, feeds)
+        del feeds["sr"]
+        for before, after in zip(old, session_of(edited).run(None, feeds), strict=True):
+            assert np.array_equal(before, after)
 
     @pytest.mark.parametrize("name", ["magika", "ppocr_v2_cls", "eeg_seizure_lstm", "attacut_sc"])
     def test_real_models(self, name, tmp_path, corpus):

@@ -1,9 +1,9 @@
 """Plugins: custom operators, each defined once, that every part of onnxbench and TensorRT can use.
 
-A *bundle* is a folder whose ``plugin.py`` defines ``BUNDLE``, a ``Bundle``: what the operator is called and takes, the
-shapes and values of what it gives, and its CUDA kernel. From it come the ONNX schema, an operator of onnx's
-reference evaluator, a TensorRT plugin (``IPluginV3``) that carries the compiled kernel (PTX) into the engine, and tests,
-among them one that runs the very device code on the CPU. ``onnxbench plugins new`` makes a bundle that works.
+A *bundle* is a folder whose ``plugin.py`` defines ``BUNDLE``, a ``Bundle``: what the operator is called and takes,
+the shapes and values of what it gives, and its CUDA kernel. From it come the ONNX schema, an operator of onnx's
+reference evaluator, a TensorRT plugin (``IPluginV3``) that carries the compiled kernel (PTX) into the engine, and
+tests, among them one that runs the very device code on the CPU. ``onnxbench plugins new`` makes a bundle that works.
 
 Other plugins can be loaded too: a ``.py`` file with TensorRT creators, or a shared library. Whatever is loaded is code
 and is run; nothing is loaded unasked.

@@ -74,8 +74,8 @@ class HostKernel:
         self._folder = tempfile.TemporaryDirectory(prefix="onnxbench-kernel-")
         source, library = (Path(self._folder.name, name) for name in ("host.cpp", "host.so"))
         source.write_text(self._wrapper(), encoding="utf-8")
-        _run([compiler, "-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-I", INCLUDE, "-I", bundle.folder,
-              "-o", library, source], bundle)  # fmt: skip
+        _run([compiler, "-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-I", INCLUDE,
+              "-I", bundle.folder, "-o", library, source], bundle)  # fmt: skip
         self._library = ctypes.CDLL(os.fspath(library))
 
     def _wrapper(self) -> str:

@@ -159,7 +159,8 @@ class BenchCommand(TyperCommand):
             for name in (*param.opts, *param.secondary_opts)
         }
         arguments = [param for param in self.params if isinstance(param, TyperArgument) and param.nargs == 1]
-        named_output = any(word in ("-o", "--output") or word.startswith("--output=") for word in args)
+        # Where the output is named by an option, or there is to be none, it is not the last word of a list.
+        named_output = any(word in ("-o", "--output", "--doctor") or word.startswith("--output=") for word in args)
         required = len(arguments) - (named_output and len(arguments) > 1)
         words, positionals, rest = list(args), 0, []
         groups: list[tuple[str, list[str]]] = []

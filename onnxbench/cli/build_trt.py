@@ -240,7 +240,7 @@ def build_trt(
     plugins = find_plugins([*more_plugins, *(plugin or [])])
     if apply_:
         edited, more = engines.apply_remedies(
-            edited, lambda now: _spec(now.proto.graph, config, flags)[0], plugins=plugins
+            edited, lambda now: _spec(now.proto.graph, config, flags)[0], engine=engine, plugins=plugins
         )
         words += more
         source = source if edited is loaded else edited

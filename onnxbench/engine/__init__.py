@@ -47,7 +47,7 @@ from onnxbench.engine._record import (
 )
 from onnxbench.engine._remedies import fix_inputs, take_ways_out
 from onnxbench.engine._spec import BuildSpec, check_spec, load_config, parse_capability, parse_pool
-from onnxbench.errors import EngineError, UsageError
+from onnxbench.errors import EngineError, NotFoundError, UsageError
 from onnxbench.graph import GraphIndex
 from onnxbench.model import TEXT_FORMATS, Model, load
 from onnxbench.version import STAMP
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from onnxbench.bundles._proof import Outcome
 
 _SHOWN = 12
-_ROUNDS = 4
+_ROUNDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,11 @@ def diagnose(
 
 
 def apply_remedies(
-    model: Model, spec_for: Callable[[Model], BuildSpec], *, plugins: Sequence[Plugin] = ()
+    model: Model,
+    spec_for: Callable[[Model], BuildSpec],
+    *,
+    engine: str | None = None,
+    plugins: Sequence[Plugin] = (),
 ) -> tuple[Model, list[str]]:
     """Returns a model with the known ways out of what TensorRT refuses taken, and what was done.
 
@@ -231,15 +235,18 @@ def apply_remedies(
     Args:
         model: The model; it is not changed.
         spec_for: Gives what would be built of a model (its inputs may change on the way).
+        engine: The TensorRT to ask where that does not fit the model yet.
         plugins: Custom operators.
     """
     words: list[str] = []
     for _ in range(_ROUNDS):
         try:
-            found = diagnose(model, spec_for(model), plugins=plugins)
-        except UsageError:  # what is asked for does not fit the model as it is now: the build says so
-            found = diagnose(model, dataclasses.replace(spec_for(model), profiles=()), plugins=plugins, trial=False)
-        edited, done = take_ways_out(model, found.problems, _fixed(spec_for(model)))
+            spec = spec_for(model)
+            found = diagnose(model, spec, plugins=plugins)
+        except (UsageError, NotFoundError):  # it does not fit the model as it is now; of the result the build says so
+            spec = BuildSpec(engine=engine)
+            found = diagnose(model, spec, plugins=plugins, trial=False)
+        edited, done = take_ways_out(model, found.problems, _fixed(spec))
         words += done
         if edited is model:
             break

@@ -161,6 +161,9 @@ class Explainer:
             self._origins = Origins(nodes, self._index.main.constants)
         origin = self._origins.of(ref.node) if ref is not None else None
         way, remedy = known or (None, None)
+        if remedy is None and ref is not None and _is_in_branch(ref.scope):
+            words = "It lies in a branch of an If; if that is never taken, fix what the condition depends on"
+            way, remedy = f"{words} (--fix INPUT=VALUE, or one shape with --shapes).", "take_branches"
         op = said.get("op") or ""
         if ref is not None:
             domain = plain_domain(ref.node.domain)
@@ -191,6 +194,14 @@ class Explainer:
                 if node.op_type == said["op"] and (not said["name"] or node.name == said["name"] or not node.name):
                     return NodeRef(scope, number)
         return found[0] if found else None
+
+
+def _is_in_branch(scope: Scope) -> bool:
+    while scope.parent is not None:
+        if scope.parent.nodes[scope.owner].op_type == "If":
+            return True
+        scope = scope.parent
+    return False
 
 
 def _plain(text: str) -> str:
