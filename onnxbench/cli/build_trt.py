@@ -196,8 +196,7 @@ def build_trt(
     \b
     Examples:
       onnxbench build-trt model.onnx model.engine --compute-capability 8.9
-      onnxbench build-trt model.onnx model.engine --min-shapes x:1x3x224x224 --opt-shapes x:8x3x224x224 \\
-        --max-shapes x:32x3x224x224
+      onnxbench build-trt model.onnx model.engine --min-shapes x:1x8 --opt-shapes x:4x8 --max-shapes x:32x8
       onnxbench build-trt model.onnx model.engine --config build.yaml
       onnxbench build-trt model.onnx --doctor
       onnxbench build-trt model.onnx model.engine --apply --save-model edited.onnx
