@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 
 from onnxbench import engine
+from onnxbench.captures import input_ports
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
 from onnxbench.engine import BuildSpec, Range, build_engine, diagnose, parse_profiles, read_engine
@@ -116,7 +117,7 @@ def test_profiles_that_cannot_be(words, kind, says):
     ],
 )
 def test_profiles_are_held_against_the_model(sizes, says):
-    ports = engine.input_ports(net().graph)
+    ports = input_ports(net().graph)
     with pytest.raises(UsageError, match=says):
         engine.check_profiles([{"x": Range(*sizes)}], ports)
 
@@ -124,7 +125,7 @@ def test_profiles_are_held_against_the_model(sizes, says):
 def test_inputs_left_out_are_named_with_a_ready_flag():
     proto = net()
     proto.graph.input.append(helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", "T"]))
-    ports = engine.input_ports(proto.graph)
+    ports = input_ports(proto.graph)
     with pytest.raises(UsageError) as caught:
         engine.check_profiles([{"x": Range((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 8, 8))}], ports)
     assert "'ids' (int64[N, T])" in caught.value.message

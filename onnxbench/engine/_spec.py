@@ -8,13 +8,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from onnxbench.documents import Item, from_python, from_yaml
 from onnxbench.engine._flavors import RTX, Flavor
 from onnxbench.engine._profiles import Profile, profiles_from_data
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
 from onnxbench.specs import parse_size
+
+if TYPE_CHECKING:
+    from onnxbench.documents import Item
 
 POOLS: dict[str, str] = {
     "workspace": "workspace", "dlasram": "dla_sram", "dlalocaldram": "dla_local_dram",
@@ -274,6 +276,8 @@ def load_config(file: Path, names: Sequence[str] | None) -> dict[str, Any]:
         NotFoundError: There is no such file.
         SpecError: It has a mistake.
     """
+    from onnxbench.documents import from_python, from_yaml
+
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
