@@ -338,6 +338,17 @@ class TestEngines:
         (problem,) = diagnose(saved(tmp_path, net((4,), op="Bernouli", domain="x"))).problems
         assert problem.kind == "plugin"
 
+    def test_check_asks_the_parser(self, tmp_path, capsys):
+        model = saved(tmp_path, net((1, 3, 8, 8), op="Relux", domain="mine"))
+        assert run("check", model, "--target", "tensorrt", "--json") == 1
+        found = json.loads(capsys.readouterr().out)["result"]["findings"]
+        (refused,) = [each for each in found if each["name"] == "node-refused"]
+        assert refused["where"]["node"] == "only"
+        assert "plugins new Relux" in refused["fix"]
+        fine = saved(tmp_path, net((1, 3, 8, 8)))
+        assert run("check", fine, "--target", "tensorrt", "--trt") == 0
+        assert "node-refused" not in capsys.readouterr().out
+
     def test_only_a_build_proves_that_it_can_be_built(self, tmp_path):
         floats = [
             helper.make_tensor_value_info("boxes", 1, [1, 6, 4]),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxbench.engine._building import describe_plugin as describe_plugin
     from onnxbench.engine._building import diagnose as diagnose
     from onnxbench.engine._building import element_types as element_types
+    from onnxbench.engine._building import judge as judge
     from onnxbench.engine._building import prove_plugin as prove_plugin
     from onnxbench.engine._diagnosis import Problem as Problem
     from onnxbench.engine._flavors import ENGINES as ENGINES
@@ -68,6 +69,7 @@ _HOMES = {
     "holds_sizes": "_profiles",
     "installed": "_flavors",
     "is_engine": "_record",
+    "judge": "_building",
     "load_config": "_spec",
     "parse_capability": "_spec",
     "parse_pool": "_spec",

@@ -35,8 +35,9 @@ from onnxbench.engine._record import (
     record_path,
 )
 from onnxbench.engine._spec import BuildSpec, check_spec
-from onnxbench.errors import EngineError, NotFoundError, UsageError
+from onnxbench.errors import BenchError, EngineError, ExecutionError, NotFoundError, UsageError
 from onnxbench.graph import GraphIndex
+from onnxbench.lint.sessions import NodesRefusedError, Refusal
 from onnxbench.model import TEXT_FORMATS, Model, load
 from onnxbench.version import STAMP
 from onnxbench.writer import SaveOptions, held_together, save, write_whole
@@ -210,6 +211,24 @@ def diagnose(
             problems = (Explainer(index).build_problem(done["messages"]),)
     builds = bool(done["built"]) if trial and not done["problems"] else None
     return Diagnosis(name, builder, builds, problems, tuple(notes))
+
+
+def judge(model: Model, *, trial: bool = True) -> None:
+    """Asks TensorRT whether it takes a model, for ``onnxbench check``.
+
+    Raises:
+        NodesRefusedError: It refuses nodes.
+        ExecutionError: It cannot take the model as it is stated.
+    """
+    try:
+        found = diagnose(model, trial=trial)
+    except BenchError as error:
+        raise ExecutionError(error.message, hint=error.hint, details=error.details) from None
+    if found.problems:
+        raise NodesRefusedError(
+            f"{found.builder} refuses the model",
+            [Refusal(problem.node, problem.message, problem.way_out) for problem in found.problems],
+        )
 
 
 def apply_remedies(
