@@ -18,7 +18,9 @@ from onnxbench.version import __version__
 
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
+    from onnxbench.bisection import bisect as bisect
     from onnxbench.diffing import diff as diff
+    from onnxbench.division import divide as divide
     from onnxbench.engine import BuildSpec as BuildSpec
     from onnxbench.engine import build_engine as build_engine
     from onnxbench.engine import diagnose as diagnose
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from onnxbench.graph import GraphIndex as GraphIndex
     from onnxbench.inspection import inspect as inspect
     from onnxbench.lint import check as check
+    from onnxbench.marks import unmark as unmark
     from onnxbench.merging import MergeOptions as MergeOptions
     from onnxbench.merging import merge as merge
     from onnxbench.model import Model as Model
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
     from onnxbench.proof import prove as prove
+    from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
+    from onnxbench.pytorch.exporting import export as export
+    from onnxbench.pytorch.marks import mark as mark
+    from onnxbench.pytorch.marks import marked as marked
     from onnxbench.recipe import Recipe as Recipe
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
@@ -52,7 +59,9 @@ if TYPE_CHECKING:
     from onnxbench.writer import save as save
 
 _HOMES = {
+    "bisect": "bisection",
     "BenchError": "errors",
+    "ExportOptions": "pytorch.exporting",
     "BuildSpec": "engine",
     "FeedOptions": "feeding",
     "GraphIndex": "graph",
@@ -68,7 +77,9 @@ _HOMES = {
     "convert_opset": "opsets",
     "diagnose": "engine",
     "diff": "diffing",
+    "divide": "division",
     "examine": "environment",
+    "export": "pytorch.exporting",
     "expose": "pieces",
     "extract": "pieces",
     "find": "records",
@@ -77,6 +88,8 @@ _HOMES = {
     "load": "model",
     "load_recipe": "recipe",
     "make_batch_dynamic": "batching",
+    "mark": "pytorch.marks",
+    "marked": "pytorch.marks",
     "merge": "merging",
     "prove": "proof",
     "read_engine": "engine",
@@ -84,6 +97,7 @@ _HOMES = {
     "save": "writer",
     "show": "modeltext",
     "split": "splitting",
+    "unmark": "marks",
     "validate": "validity",
 }
 

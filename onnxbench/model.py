@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.errors import ExternalDataError, ModelError, NotFoundError, UsageError, did_you_mean
+from onnxbench.messages import copy_of
 from onnxbench.scratch import Scratch
 from onnxbench.wire import STUB_PREFIX, WireError, lift
 
@@ -150,8 +151,7 @@ class Model:
                     small[number] = where
         if not small:
             return proto
-        copy = type(proto)()
-        copy.CopyFrom(proto)
+        copy = copy_of(proto)
         for number, tensor in enumerate(weights.tensors(copy)):
             if number in small:
                 tensor.ClearField("external_data")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from onnxbench import weights
 from onnxbench.errors import BenchError, OutputError, UnsupportedError, UsageError
 from onnxbench.graph import GraphIndex
+from onnxbench.messages import copy_of
 from onnxbench.model import SMALL_WEIGHT, TEXT_FORMATS, Model
 from onnxbench.progress import track
 from onnxbench.staging import BEFORE, staging_folder
@@ -111,8 +112,7 @@ def save(
         target = Path(os.path.realpath(path))
     except ValueError:
         raise OutputError(f"{os.fspath(path)!r} is not a usable file name") from None
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     repairs = [] if is_valid else make_valid(proto, complete=model.with_small_weights)
     text = TEXT_FORMATS.get(Path(path).suffix.lower())
     if options.share_weights and (options.external or options.per_tensor or options.location):
@@ -223,7 +223,7 @@ def _publish(staging: Path, folder: Path, names: list[str]) -> None:
                 os.replace(folder / name, before / name)
         for name in names:
             os.replace(staging / name, folder / name)
-    except BaseException:
+    except BaseException:  # an interrupt, too, must leave the folder as it was
         for name in reversed(names):
             if not (staging / name).exists():
                 (folder / name).unlink(missing_ok=True)
@@ -470,8 +470,7 @@ def _normal(proto: ModelProto) -> ModelProto:
     """Returns a copy in which what can be written in two ways is written in one: tensor data, the standard domain."""
     from onnx import numpy_helper
 
-    copy = type(proto)()
-    copy.CopyFrom(proto)
+    copy = copy_of(proto)
     for tensor in weights.tensors(copy):
         if tensor.data_type != 8 and not tensor.HasField("raw_data"):  # 8: strings, which have no raw form
             raw = numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data

@@ -14,8 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from onnxbench.captures import Port, Value, onnx_dtype
+from onnxbench.captures import Port, Value, input_ports, onnx_dtype
 from onnxbench.errors import ExecutionError, UsageError, did_you_mean
+from onnxbench.messages import copy_of
 from onnxbench.tensortype import dtype_bits, elem_type, is_complete
 
 if TYPE_CHECKING:
@@ -129,6 +130,33 @@ def open_session(
         ExecutionError: The runtime does not take the model.
     """
     return backend(name).open(model, outputs=outputs, options=options or Options())
+
+
+def optimized_graph(model: Model, options: Options, folder: Path) -> Model:
+    """Returns the graph that ONNX Runtime makes of a model at an optimization level, as a model of its own.
+
+    Run with optimizations off it computes what the runtime computes with them on, and its tensors can be looked at.
+    Fused nodes are of the runtime's own domains; tensors that are left have their old names.
+
+    Args:
+        model: The model; it is not changed.
+        options: The optimization level and providers.
+        folder: Where it is written; it has to stay as long as the result is used.
+
+    Raises:
+        ExecutionError: The runtime does not take the model, or cannot write it.
+    """
+    from onnxbench.backends import _ort
+    from onnxbench.model import load
+
+    made = load(_ort.optimized(model, options, folder))
+    # Weights that are listed as inputs and were folded away stay listed, and would have to be fed.
+    wanted = {port.name for port in input_ports(model.proto.graph) if port.required}
+    backed = {tensor.name for tensor in made.proto.graph.initializer}
+    for position in reversed(range(len(made.proto.graph.input))):
+        if made.proto.graph.input[position].name not in wanted | backed:
+            del made.proto.graph.input[position]
+    return made
 
 
 def session_types(model: Model, names: Sequence[str] | None = None) -> dict[str, TypeProto]:
@@ -348,8 +376,7 @@ class _Probes:
         self._groups: list[list[str]] = [[]]
         self._ends: list[tuple[str, str]] = []
         self.outputs: list[str] = []
-        self.proto = type(source)()
-        self.proto.CopyFrom(source)
+        self.proto = copy_of(source)
         if not any(opset.domain in ("", "ai.onnx") for opset in self.proto.opset_import):
             self.proto.opset_import.add(domain="", version=13)
         self._graph = self.proto.graph

@@ -26,6 +26,7 @@ from onnxbench import weights
 from onnxbench.backends._structure import distinct_node_names, expose, inline_weights, require_tensors
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import ExecutionError, MissingDependencyError, OutputError, UnsupportedError, UsageError
+from onnxbench.messages import copy_of
 from onnxbench.tensortype import dtype_number, elem_type, initializer_type, is_complete, make_type
 
 if TYPE_CHECKING:
@@ -208,6 +209,22 @@ def _providers(runtime: Any, asked: Sequence[str]) -> list[str]:
     return chosen or [there["cpu"]]
 
 
+def optimized(model: Model, options: Options, folder: Path) -> Path:
+    """Writes the graph that the runtime makes of a model and returns the file (see ``onnxbench.backends``)."""
+    runtime = _runtime()
+    written = folder / "optimized.onnx"
+    data, root = _serialize(model, distinct_node_names(model.proto))
+    settings = _settings(runtime, options, root, None)
+    settings.optimized_model_filepath = str(written)
+    settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
+    settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "65536")
+    try:
+        runtime.InferenceSession(data, settings, providers=_providers(runtime, options.providers))
+    except Exception as error:  # the seam, as above
+        raise translate(error, "cannot write the graph that it makes of the model") from None
+    return written
+
+
 # ---------------------------------------------------------------- structure and weights
 
 
@@ -216,8 +233,7 @@ def _serialize(model: Model, proto: ModelProto) -> tuple[bytes, str | None]:
     outside = any(weights.is_outside(tensor) for tensor in weights.tensors(proto))
     if outside or proto.training_info:
         if proto is model.proto:
-            proto = type(proto)()
-            proto.CopyFrom(model.proto)
+            proto = copy_of(model.proto)
         proto.ClearField("training_info")
     root = _refer_to_files(model, proto) if outside else None
     try:
@@ -342,8 +358,7 @@ def _without_negative_dims(value: TypeProto) -> TypeProto:
     """Returns a type in which a dimension of -1, as old exporters write it, is unknown."""
     if not any(dim.dim_value < 0 for dim in value.tensor_type.shape.dim):
         return value
-    mended = type(value)()
-    mended.CopyFrom(value)
+    mended = copy_of(value)
     for dim in mended.tensor_type.shape.dim:
         if dim.dim_value < 0:
             dim.ClearField("dim_value")
@@ -393,8 +408,7 @@ def symbolic_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
         from onnxruntime.tools import symbolic_shape_infer
     except ImportError:
         return {}
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     known = _symbols(proto)
     _make_inputs_of_weights(proto)
     inline_weights(model, [tensor for tensor in weights.tensors(proto) if weights.is_outside(tensor)])

@@ -16,6 +16,7 @@ import typer
 
 from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.lint import Finding, Findings, Opener, Severity
@@ -215,7 +216,7 @@ def _verdict(found: Findings) -> str:
     from onnxbench.lint import Severity
 
     counts = [(found.count(severity), str(severity)) for severity in Severity]
-    words = ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for count, noun in counts if count)
+    words = ", ".join(plural(count, noun) for count, noun in counts if count)
     mendable = sum(finding.mendable for finding in found.findings)
     note = f" ({mendable:,} mendable)" if mendable else ""
     name = f"{found.model}: " if found.model else ""

@@ -24,7 +24,7 @@ from onnxbench.errors import UsageError
 if TYPE_CHECKING:
     from onnxbench.model import Model
 
-__all__ = ["KINDS", "Change", "DiffReport", "diff", "to_kinds"]
+__all__ = ["KINDS", "Change", "DiffReport", "diff", "match_tensors", "to_kinds"]
 
 
 def diff(
@@ -71,6 +71,19 @@ def diff(
         comparison = Comparison(first, second, ignored=ignored, allowed=allowed, names=told)
         found = comparison.run()
     return DiffReport(tuple(found), names[0], names[1], ignored, tuple(comparison.notes))
+
+
+def match_tensors(a: Model, b: Model) -> dict[str, str]:
+    """Returns which tensor of ``b``'s main graph each tensor of ``a``'s is, whatever they are called.
+
+    Tensors without a partner are absent. Weights are not read, but for samples where nodes are alike.
+
+    Raises:
+        ModelError: The nodes of a model form a cycle, or make a tensor twice.
+    """
+    with _cycles_left():
+        names = ("the first model", "the second model")
+        return dict(Comparison(a, b, ignored=(), allowed=BITWISE, names=names).match_main().tensors)
 
 
 @contextmanager

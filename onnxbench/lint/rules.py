@@ -57,10 +57,6 @@ class Rule:
     mendable: bool = False
     needs: str = ""
 
-    def severity_for(self, target: str | None) -> Severity:
-        """Returns how bad a finding is for a target."""
-        return self.severities.get(target, self.severity) if target else self.severity
-
     def severity_text(self) -> str:
         """Returns the severity, with those for certain targets: ``warning; error for onnxruntime``."""
         return "; ".join([str(self.severity), *(f"{worse} for {name}" for name, worse in self.severities.items())])

@@ -1,0 +1,381 @@
+"""Where and why a model drifts: the node whose own computation goes wrong, told from those that pass the error on.
+
+    found = onnxbench.bisect("suspect.onnx", against="reference.onnx")
+    print(found.verdict)
+    for culprit in found.culprits:
+        print(culprit.node, culprit.own.rel, culprit.effect, culprit.why)
+
+``_sides`` says what a suspect and a reference are, ``_search`` how errors are told apart and what is noise.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxbench.bisection._bodies import body_run
+from onnxbench.bisection._effects import Telling, ranked
+from onnxbench.bisection._report import (
+    CLEAN,
+    DRIFT,
+    ROUNDING,
+    SPREAD,
+    Amplifier,
+    Bisection,
+    Culprit,
+    ModuleError,
+    Row,
+    verdict,
+)
+from onnxbench.bisection._repro import require_empty, write_repro
+from onnxbench.bisection._search import FACTOR, Search, make_twins
+from onnxbench.bisection._sides import (
+    Match,
+    ModelReference,
+    Place,
+    RecordedReference,
+    Reference,
+    Suspect,
+    parse_place,
+)
+from onnxbench.captures import Capture, Port, Value, check_feeds, input_ports
+from onnxbench.datafiles import load as load_values
+from onnxbench.drift import TensorDrift, Tolerance, compare_values
+from onnxbench.errors import BenchError, FeedsError, UnsupportedError, UsageError
+from onnxbench.feeding import FeedOptions, choices_explained, feed_sets
+from onnxbench.graph import GraphIndex
+from onnxbench.model import Model
+from onnxbench.model import load as load_model
+from onnxbench.progress import track
+from onnxbench.specs import parse_tolerances
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onnxbench.bisection._search import Finding
+
+__all__ = [
+    "Amplifier", "Bisection", "Culprit", "Match", "ModuleError", "Place", "Reference", "Row", "Suspect", "bisect",
+    "free_memory", "parse_place",
+]  # fmt: skip
+
+_LARGE = 1e-3
+"""Outputs that are off by more, relatively, have drifted, even if no node does more than round."""
+_DEFAULT_MEMORY = 2 << 30
+
+
+def bisect(
+    suspect: Model | str | os.PathLike[str],
+    *,
+    against: Model | Reference | str | os.PathLike[str] | None = None,
+    recorded: Sequence[str] | Mapping[str, Value] = (),
+    on: Place | str | None = None,
+    reference_on: Place | str | None = None,
+    feeds: Mapping[str, Value] | FeedOptions | None = None,
+    atol: Sequence[str] | float = (),
+    rtol: Sequence[str] | float = (),
+    memory: int | None = None,
+    repro: str | os.PathLike[str] | None = None,
+    allow_outside: bool = False,
+) -> Bisection:
+    """Returns where a model drifts from a reference: the nodes whose own computation goes wrong, and their effect.
+
+    Args:
+        suspect: A model or a model file.
+        against: The reference: another model, or anything that is a ``Reference``. None: the same model, unless values
+            are recorded.
+        recorded: The reference's values in place of a model: files as for feeds (one set each), or values by tensor.
+        on: What runs the suspect: ``ort``, ``ort:extended``, ``ort:all,threads=1``, ``reference``. By default ONNX
+            Runtime, with optimizations only if the reference is the same model: then these are what is searched.
+        reference_on: What runs the reference; by default ONNX Runtime without optimizations.
+        feeds: Values by input, or what a user says about them; None draws one set from seed 0.
+        atol: What outputs may be off: a number, or words such as ``1e-3`` and ``out:1e-2``. With neither this nor
+            ``rtol``, each element type has its own default, and rounding alone is no drift.
+        rtol: The same, relative to the expected value.
+        memory: How many bytes captured values may take; None: a quarter of free memory.
+        repro: Write the first culprit into this folder: a small model, inputs, expected outputs, and a script.
+        allow_outside: For model files: follow external data that leaves their folder.
+
+    Raises:
+        UsageError: The sides contradict each other.
+        UnsupportedError: No tensor of the suspect is known to the reference.
+        FeedsError: The inputs do not fit, or there are none for recorded values.
+        ExecutionError: A side failed.
+        NotFoundError: There is no such file.
+        OutputError: The folder for ``repro`` is not empty.
+    """
+    if against is not None and len(recorded):
+        raise UsageError("the reference is either a model (against) or recorded values, not both")
+    if repro is not None:
+        require_empty(Path(repro))
+    model = suspect if isinstance(suspect, Model) else load_model(suspect, allow_outside=allow_outside)
+    same = against is None and not len(recorded)
+    accused = Suspect(model, _place(on, "all" if same else "none", "--on"))
+    reference = _reference(model, against, recorded, _place(reference_on, "none", "--reference-on"), allow_outside)
+    if same and isinstance(reference, ModelReference) and accused.place == reference.side.place:
+        raise UsageError(
+            "the suspect and the reference are the same model on the same runtime",
+            hint="Name another model with --against, or run one of them otherwise: --on, --reference-on.",
+        )
+    try:
+        return _Bisector(accused, reference, atol, rtol, memory or free_memory()).run(feeds, repro)
+    finally:
+        accused.close()
+        if isinstance(reference, ModelReference):
+            reference.close()
+
+
+def free_memory() -> int:
+    """Returns a quarter of the memory that is free now, in bytes (512 MiB where that cannot be told)."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            found = {line.split(":")[0]: line.split()[1] for line in file}
+        return int(found["MemAvailable"]) * 1024 // 4
+    except (OSError, KeyError, IndexError, ValueError):
+        return _DEFAULT_MEMORY // 4
+
+
+def _place(given: Place | str | None, level: str, what: str) -> Place:
+    if isinstance(given, Place):
+        return given
+    return parse_place(given or "ort", level=level, what=what)
+
+
+def _reference(
+    model: Model,
+    against: Model | Reference | str | os.PathLike[str] | None,
+    recorded: Sequence[str] | Mapping[str, Value],
+    place: Place,
+    allow_outside: bool,
+) -> Reference:
+    if isinstance(against, (str, os.PathLike)):
+        against = load_model(against, allow_outside=allow_outside)
+    if against is None and not len(recorded):
+        against = model
+    if isinstance(against, Model):
+        return ModelReference(against, place)
+    if against is not None:
+        return against
+    if isinstance(recorded, Mapping):
+        return RecordedReference([recorded], "recorded values")
+    outputs = [Port(info.name, info.type if info.HasField("type") else None) for info in model.proto.graph.output]
+    sets = list(chain.from_iterable(_recorded_sets(word, outputs) for word in recorded))
+    if not sets or not all(sets):
+        raise FeedsError("the recorded values are empty, so nothing could be compared")
+    return RecordedReference(sets, f"recorded values ({', '.join(recorded)})")
+
+
+def _recorded_sets(word: str, outputs: Sequence[Port]) -> Iterator[Mapping[str, Value]]:
+    if word.lower().endswith(".npz") and Path(word).is_file():
+        return iter([Capture(word)])
+    return load_values(word, outputs, prefix="output")
+
+
+class _Bisector:
+    """One search from inputs to verdict."""
+
+    def __init__(
+        self,
+        suspect: Suspect,
+        reference: Reference,
+        atol: Sequence[str] | float,
+        rtol: Sequence[str] | float,
+        memory: int,
+    ) -> None:
+        self._suspect, self._reference = suspect, reference
+        names = set(suspect.parts.scope.tensor_names())
+        self._atol, self._rtol = _tolerances(atol, names, "--atol"), _tolerances(rtol, names, "--rtol")
+        self._memory = memory
+        self._is_told = bool(self._atol or self._rtol)
+        twins: Callable[[int, str], bool] = lambda position, partner: False  # noqa: E731
+        if isinstance(reference, ModelReference):
+            twins = make_twins(suspect, reference)
+        self._search = Search(suspect, reference, max_bytes=memory, tolerance=self._tolerance, twins=twins)
+        if not self._search.names:
+            raise UnsupportedError(
+                f"no tensor of the suspect is known to the reference ({reference.label})",
+                hint="Are these two forms of one model? 'onnxbench diff' shows what they have in common.",
+            )
+        self._outputs: dict[str, list[TensorDrift]] = {}
+        self._notes: list[str] = []
+        self._choices: dict[str, None] = {}
+        self._feeds: list[Mapping[str, Value]] = []
+
+    def _tolerance(self, name: str) -> Tolerance | None:
+        atol, rtol = (given.get(name, given.get(None)) for given in (self._atol, self._rtol))
+        return None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
+
+    def run(self, feeds: Mapping[str, Value] | FeedOptions | None, repro: str | os.PathLike[str] | None) -> Bisection:
+        """Returns what the search finds."""
+        search = self._search
+        for number, (values, choices) in enumerate(self._sets(feeds)):
+            self._choices.update(dict.fromkeys(choices))
+            self._feeds.append(values)
+            with choices_explained(choices), track("comparing", len(search.names), "tensors") as advance:
+                search.take(values, number, advance)
+                self._compare_outputs(values)
+        if not self._feeds:
+            raise FeedsError("the data holds no set of inputs")
+        return self._result(repro)
+
+    def _sets(
+        self, feeds: Mapping[str, Value] | FeedOptions | None
+    ) -> Iterator[tuple[Mapping[str, Value], tuple[str, ...]]]:
+        model, most = self._suspect.model, self._reference.sets
+        if isinstance(feeds, Mapping):
+            yield check_feeds(feeds, input_ports(model.proto.graph)), ()
+            return
+        recorded = self._recorded_feeds() if feeds is None or not feeds.sources else None
+        if recorded is not None:
+            yield from ((values, ()) for values in recorded)
+            return
+        if most is not None and (feeds is None or not feeds.sources):
+            self._notes.append("the inputs were drawn; the recorded values have to come from the same ones (--feeds)")
+        for feed_set in islice(feed_sets(model, feeds, index=GraphIndex(model.proto)), most):
+            yield feed_set.feeds, feed_set.choices
+
+    def _recorded_feeds(self) -> list[Mapping[str, Value]] | None:
+        """Returns the inputs, if they are recorded with the reference's values."""
+        if not isinstance(self._reference, RecordedReference):
+            return None
+        ports = [port for port in self._suspect.ports if port.required]
+        known = self._reference.match(self._suspect).tensors
+        if not ports or not all(port.name in known for port in ports):
+            return None
+        found: list[Mapping[str, Value]] = []
+        for number in range(self._reference.sets or 0):
+            values = next(self._reference.stream({}, [[port.name for port in ports]], number=number))
+            found.append(check_feeds(values, ports))
+        return found
+
+    def _compare_outputs(self, feeds: Mapping[str, Value]) -> None:
+        """Compares the outputs of the suspect itself, with nothing looked at within."""
+        search = self._search
+        names = [name for name in dict.fromkeys(search.parts.scope.outputs) if name in search.reference_outputs]
+        if not names:
+            return
+        values = self._suspect.outputs(feeds)
+        for name in names:
+            drifts = compare_values(
+                name, search.reference_outputs[name], values[name], tolerance=self._tolerance(name), check_dtype=False
+            )
+            known = self._outputs.get(name)
+            if known is None or max(map(_badness, drifts)) > max(map(_badness, known)):
+                self._outputs[name] = drifts
+
+    def _result(self, repro: str | os.PathLike[str] | None) -> Bisection:
+        search = self._search
+        median = search.median
+        groups = search.culprits()
+        telling = Telling(search)
+        culprits = [telling.culprit(group, median) for group in groups]
+        finding = {culprit.tensor: group for culprit, group in zip(culprits, groups, strict=True)}
+        ordered, explained = ranked(search, culprits, groups, self._feeds)
+        ordered = [self._with_inner(culprit, finding[culprit.tensor]) for culprit in ordered]
+        outputs = tuple(drift for drifts in self._outputs.values() for drift in drifts)
+        kind, passed = self._judge(outputs, bool(culprits), median)
+        rows = tuple(telling.rows(median))
+        judged = sum(row.own is not None for row in rows)
+        self._add_notes(rows, outputs, bool(culprits))
+        if repro is not None and ordered:
+            first = ordered[0]
+            worst = next(f for f in finding[first.tensor] if f.tensor == first.tensor)
+            write_repro(repro, search, first, worst, self._feeds[first.number], median)
+        elif repro is not None:
+            self._notes.append("no culprit was found, so nothing was written")
+        return Bisection(
+            suspect=self._suspect.label,
+            reference=self._reference.label,
+            kind=kind,
+            passed=passed,
+            verdict=verdict(kind, tuple(ordered), outputs, median, judged),
+            how=search.match.how,
+            matched=len(search.names),
+            unmatched=search.unmatched,
+            sets=len(self._feeds),
+            outputs=outputs,
+            culprits=tuple(ordered),
+            explained=explained,
+            median=median,
+            amplifiers=tuple(telling.amplifiers(median)),
+            modules=tuple(telling.modules(median)),
+            tensors=rows,
+            choices=tuple(self._choices),
+            notes=tuple(self._notes),
+        )
+
+    def _with_inner(self, culprit: Culprit, group: Sequence[Finding]) -> Culprit:
+        """Returns an If or a Loop with the culprits in its body; any other node as it is."""
+        search = self._search
+        worst = next(finding for finding in group if finding.tensor == culprit.tensor)
+        try:
+            run = body_run(search, worst, self._feeds[worst.number])
+            if run is None:
+                return culprit
+            places = [self._suspect.place, self._reference.side.place]  # type: ignore[attr-defined]
+            plain = [replace(place, options=replace(place.options, optimization="none")) for place in places]
+            suspect, reference = Suspect(run.suspect, plain[0]), ModelReference(run.reference, plain[1])
+            inner = _Bisector(suspect, reference, (), (), self._memory).run(run.feeds, None)
+        except BenchError as error:
+            self._notes.append(f"the body of {culprit.node} could not be searched: {error.message}")
+            return culprit
+        return replace(culprit, iteration=run.iteration, inner=tuple(_below(each, run.path) for each in inner.culprits))
+
+    def _judge(self, outputs: Sequence[TensorDrift], found: bool, median: float) -> tuple[str, bool]:
+        if found:
+            return DRIFT, False
+        if all(drift.passed for drift in outputs):
+            return CLEAN, True
+        worst = max(10 ** (-drift.sqnr_db / 20) if drift.sqnr_db is not None else math.inf for drift in outputs)
+        precision = max((f.precision for f in self._search.findings.values()), default=0.0)
+        kind = SPREAD if median > FACTOR * precision else ROUNDING
+        return kind, kind == ROUNDING and not self._is_told and worst <= max(_LARGE, FACTOR * precision)
+
+    def _add_notes(self, rows: Sequence[Row], outputs: Sequence[TensorDrift], found: bool) -> None:
+        search = self._search
+        unjudged = [row for row in rows if row.own is None]
+        if unjudged:
+            self._notes.append(
+                f"the own error of {len(unjudged):,} tensors could not be told: "
+                f"{unjudged[0].tensor!r}: {unjudged[0].note}"
+            )
+        missing = [name for name in dict.fromkeys(search.parts.scope.outputs) if name not in search.match.tensors]
+        if missing:
+            self._notes.append(f"the reference has no output {missing[0]!r}, so it was not compared")
+        types = [row for row in rows if row.total.dtypes[0] != row.total.dtypes[1]]
+        if types:
+            one, other = types[0].total.dtypes
+            self._notes.append(f"{len(types):,} tensors are of another element type ({other}, {one} in the reference)")
+        within = all(search.findings[d.name].total.passed for d in outputs if d.name in search.findings)
+        if found and outputs and all(drift.passed for drift in outputs):
+            self._notes.append("the outputs are within the tolerance all the same")
+        if outputs and within and not all(drift.passed for drift in outputs):
+            self._notes.append(
+                "the outputs drift only while nothing is looked at within: exposing tensors changes what is fused"
+            )
+
+
+def _below(culprit: Culprit, path: str) -> Culprit:
+    """Returns a culprit in a body with the path of that body before its names."""
+    return replace(
+        culprit,
+        node=f"{path}/{culprit.node}",
+        region=tuple(f"{path}/{name}" for name in culprit.region),
+        inner=tuple(_below(each, path) for each in culprit.inner),
+    )
+
+
+def _badness(drift: TensorDrift) -> tuple[bool, float, float]:
+    noise = -drift.sqnr_db if drift.sqnr_db is not None else math.inf
+    return not drift.passed, drift.nonfinite, noise if not drift.bitwise_equal else -math.inf
+
+
+def _tolerances(given: Sequence[str] | float, names: set[str], what: str) -> dict[str | None, float]:
+    if isinstance(given, (int, float)):
+        return {None: float(given)}
+    return parse_tolerances(given, names, what=what)

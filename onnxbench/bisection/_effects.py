@@ -1,0 +1,286 @@
+"""What culprits do to the outputs, why they do it, and which nodes only pass errors on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from onnxbench.bisection._measures import measure
+from onnxbench.bisection._report import Amplifier, Culprit, ModuleError, Row
+from onnxbench.bisection._search import FACTOR
+from onnxbench.bisection._sides import ModelReference, as_dtype, is_floating
+from onnxbench.boundary import reach_back
+from onnxbench.captures import Value, onnx_dtype
+from onnxbench.errors import BenchError, ExecutionError
+from onnxbench.graph import GraphIndex, Scope
+from onnxbench.provenance import Origins
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+    from onnxbench.bisection._search import Finding, Search
+
+MOST_RANKED = 12
+"""So many culprits are ranked by their effect, each with a run of the model; those furthest off."""
+_WHY = ("names", "metadata", "docs", "value-info", "producer", "opset", "input", "output", "ir-version")
+_MOST_REASONS = 4
+_MUCH_GROWTH = 10.0
+
+
+class Telling:
+    """Says of nodes what they are called, which module they belong to, and which line made them.
+
+    Args:
+        search: The search, when it is done.
+    """
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+        self._scope: Scope = search.parts.scope
+        plain = GraphIndex(search.suspect.plain.proto)
+        nodes = [node for scope in plain.scopes for node in scope.nodes]
+        self._origins = Origins(nodes, plain.main.constants)
+        self._main = plain.main
+
+    def _plain_node(self, position: int) -> NodeProto:
+        """Returns the node of the model before optimization that made the same tensor, which knows more of itself."""
+        node = self._scope.nodes[position]
+        for name in node.output:
+            if name in self._main.producers:
+                return self._main.nodes[self._main.producers[name]]
+        return node
+
+    def label(self, position: int) -> str:
+        """Returns a node's label; in the original where it came out of a function."""
+        return self._scope.label(position)
+
+    def op_type(self, position: int) -> str:
+        """Returns a node's operator, with the domain if it is not the standard one."""
+        node = self._scope.nodes[position]
+        return f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+
+    def culprit(self, findings: Sequence[Finding], median: float) -> Culprit:
+        """Returns what there is to say of a node with an error of its own."""
+        worst = max(findings, key=lambda finding: (finding.excess(median), finding.own.rel if finding.own else 0.0))
+        assert worst.own is not None
+        reasons, changed, theirs = self.reasons(worst)
+        position = changed[0] if changed else worst.maker
+        whence = self._origins.of(self._plain_node(position))
+        function = self._search.suspect.functions.get(worst.tensor, "").rpartition("/")[0]
+        return Culprit(
+            node=self.label(position),
+            op_type=self.op_type(position),
+            tensor=worst.tensor,
+            partner=worst.partner,
+            region=tuple(self.label(at) for at in worst.nodes),
+            own=worst.own,
+            inherited=worst.inherited,
+            total=worst.total,
+            excess=worst.excess(median),
+            reference_region=theirs,
+            why=reasons,
+            module=whence.scope or None,
+            source=whence.source,
+            code=whence.code,
+            function=function or None,
+            number=worst.number,
+        )
+
+    def reasons(self, finding: Finding) -> tuple[tuple[str, ...], list[int], tuple[str, ...]]:
+        """Returns what differs in the files between a region and its partner.
+
+        Returns:
+            The differences in words, the positions of the region's nodes that these concern, and the labels of the
+            reference's nodes that do what the region does.
+        """
+        from onnxbench.diffing import diff
+
+        reference = self._search.reference
+        if not isinstance(reference, ModelReference):
+            return (), [], ()
+        theirs, mine = reference.side.parts, self._search.parts
+        match = self._search.match.tensors
+        stops = {match[name] for name in finding.inputs if name in match} | set(theirs.scope.true_inputs())
+        start = theirs.scope.producers.get(finding.partner)
+        if start is None:
+            return (), [], ()
+        nodes = {start, *reach_back(theirs.scope, theirs.scope.reads[start], stops).nodes}
+        names = tuple(theirs.scope.label(at) for at in sorted(nodes, key=theirs.rank.__getitem__))
+        if self._search.suspect.place.optimizes or reference.side.place.optimizes:
+            return (), [], names  # graphs that a runtime rewrote: everything differs
+        try:
+            one = theirs.proto(nodes, dict.fromkeys(sorted(stops)), [finding.partner])[0]
+            two = mine.proto(finding.nodes, dict.fromkeys(finding.inputs), [finding.tensor])[0]
+            report = diff(theirs.model.derive(one), mine.model.derive(two), ignore=_WHY)
+        except BenchError:
+            return (), [], names
+        labels = GraphIndex(two).main.labels()
+        ordered = sorted(finding.nodes, key=mine.rank.__getitem__)
+        by_label = dict(zip(labels, ordered, strict=True))
+        reasons: list[str] = []
+        changed: list[int] = []
+        for change in report.changes:
+            if change.kind in ("wiring", "name", "type"):
+                continue
+            position = by_label.get(change.where)
+            if position is not None and position not in changed:
+                changed.append(position)
+            elif position is None and change.kind == "weight":
+                readers = [at for at in ordered if change.where in mine.scope.reads[at]]
+                changed += [at for at in readers if at not in changed]
+            where = self.label(position) if position is not None else change.where
+            values = " -> ".join(_short(value) for value in (change.before, change.after) if value is not None)
+            sign = f"{change.sign} " if change.sign in "+-" else ""
+            what = "" if change.what == change.kind else f" {change.what}"
+            note = f" ({change.note})" if change.note else ""
+            reasons.append(f"{sign}{change.kind} {where}{what}: {values}{note}")
+        return tuple(reasons[:_MOST_REASONS]), sorted(changed, key=mine.rank.__getitem__), names
+
+    def rows(self, median: float) -> list[Row]:
+        """Returns a row for every tensor that was compared."""
+        search = self._search
+        found = [search.findings[name] for name in search.names if name in search.findings]
+        return [
+            Row(
+                f.tensor, f.partner, self.label(f.maker), self.op_type(f.maker), f.total, f.own, f.inherited,
+                f.excess(median), f.number, f.note,
+            )
+            for f in found
+        ]  # fmt: skip
+
+    def amplifiers(self, median: float) -> list[Amplifier]:
+        """Returns nodes that make ten times and more of what they inherit, where that is more than rounding."""
+        found = []
+        for f in self._search.findings.values():
+            inherits = f.before is not None and f.before.rel > f.precision > 0
+            if inherits and f.growth >= _MUCH_GROWTH and f.total.rel > FACTOR * f.precision and f.excess(median) <= 1:
+                before = f.total.rel / f.growth
+                label, op_type = self.label(f.maker), self.op_type(f.maker)
+                found.append(Amplifier(label, op_type, f.tensor, before, f.total.rel, f.growth))
+        return sorted(found, key=lambda entry: -entry.growth)
+
+    def modules(self, median: float) -> list[ModuleError]:
+        """Returns the errors by PyTorch module, outer modules before inner ones, in the order of the model."""
+        found: dict[str, list[Finding]] = {}
+        for name in self._search.names:
+            finding = self._search.findings.get(name)
+            if finding is None:
+                continue
+            for call in self._origins.modules(self._plain_node(finding.maker)):
+                found.setdefault(str(call), []).append(finding)
+        return [
+            ModuleError(
+                path,
+                len(members),
+                max(member.excess(median) for member in members),
+                max(member.total.severity for member in members),
+            )
+            for path, members in found.items()
+        ]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def ranked(
+    search: Search,
+    culprits: Sequence[Culprit],
+    groups: Sequence[Sequence[Finding]],
+    feeds: Sequence[Mapping[str, Value]],
+) -> tuple[list[Culprit], float | None]:
+    """Returns culprits by their effect on the outputs, and what all of them together explain.
+
+    Each is mended in a run of the suspect: how much of the final error goes away? A mended tensor is the suspect's
+    value less the node's own error, so that what it inherits from other culprits stays. (The reference's value would
+    take away the effect of all culprits before it too, and the last one would look like the worst.) Where the own
+    error is no number (NaN, another shape), and for all culprits together, it is the reference's value.
+
+    Args:
+        search: The search, when it is done.
+        culprits: The culprits.
+        groups: What was found of each.
+        feeds: All sets of inputs.
+    """
+    if not culprits:
+        return [], None
+    outputs = [name for name in dict.fromkeys(search.parts.scope.outputs) if name in search.match.tensors]
+    order = sorted(range(len(culprits)), key=lambda at: (-culprits[at].excess, -culprits[at].own.rel))
+    number = culprits[order[0]].number
+    inputs = feeds[number]
+    effects: dict[int, float] = {}
+    together: float | None = None
+    try:
+        mending = _Mending(search, inputs, outputs, [finding for group in groups for finding in group])
+        if mending.base:
+            for at in order[:MOST_RANKED]:
+                effects[at] = mending.effect(groups[at])
+            together = mending.effect_of_all()
+    except ExecutionError:
+        pass
+    made = [replace(culprit, effect=effects.get(at)) for at, culprit in enumerate(culprits)]
+    place = {at: number for number, at in enumerate(order)}
+    chosen = sorted(range(len(made)), key=lambda at: (-round(effects.get(at, -math.inf), 2), place[at]))
+    return [made[at] for at in chosen], together
+
+
+class _Mending:
+    """Runs of the suspect in which culprits are mended."""
+
+    def __init__(
+        self, search: Search, feeds: Mapping[str, Value], outputs: Sequence[str], findings: Sequence[Finding]
+    ) -> None:
+        self._search, self._feeds, self._outputs = search, feeds, outputs
+        self._names = list(dict.fromkeys(finding.tensor for finding in findings))
+        inner = [name for finding in findings for name in finding.inputs if name not in feeds]
+        self._wanted = search.values([*outputs, *self._names, *inner], feeds, findings[0].number)
+        self._plain = search.with_values({}, feeds, list(dict.fromkeys([*outputs, *self._names, *inner])))
+        self.base = _error(outputs, self._wanted, self._plain)
+
+    def effect(self, group: Sequence[Finding]) -> float:
+        """Returns the share of the outputs' error that goes away when one node is mended."""
+        search = self._search
+        given = {
+            name: self._feeds[name] if name in self._feeds else self._as_suspects(name) for name in group[0].inputs
+        }
+        forced = search.parts.run(group[0].nodes, given, [finding.tensor for finding in group])
+        return self._less({f.tensor: self._mended(f.tensor, forced[f.tensor]) for f in group})
+
+    def effect_of_all(self) -> float:
+        """Returns the same for all culprits together."""
+        return self._less({name: self._as_suspects(name) for name in self._names})
+
+    def _as_suspects(self, name: str) -> Value:
+        plain = self._plain[name]
+        return as_dtype(self._wanted[name], onnx_dtype(plain.dtype) if hasattr(plain, "dtype") else 0)
+
+    def _mended(self, name: str, forced: Value) -> Value:
+        import numpy as np
+
+        right, plain = self._as_suspects(name), self._plain[name]
+        if not is_floating(plain) or plain.shape != right.shape or forced.shape != right.shape:
+            return right
+        wide = np.float64 if plain.dtype.itemsize > 2 else np.float32
+        with np.errstate(all="ignore"):
+            inherited = plain.astype(wide) - forced.astype(wide)
+            value = right.astype(wide) + np.where(np.isfinite(inherited), inherited, 0)
+        return value.astype(plain.dtype)
+
+    def _less(self, values: Mapping[str, Value]) -> float:
+        got = self._search.with_values(values, self._feeds, self._outputs)
+        return 1 - _error(self._outputs, self._wanted, got) / self.base
+
+
+def _error(names: Iterable[str], wanted: Mapping[str, Value], got: Mapping[str, Value]) -> float:
+    """Returns the error of all outputs in one number: relative, and larger than any such for what is wrong in kind."""
+    squares = 0.0
+    for name in names:
+        distance = measure(wanted[name], got[name])
+        size = 1e6 * (1 + distance.nonfinite / max(1, distance.elements)) if distance.problem else distance.rel
+        if not math.isfinite(size):
+            size = min(distance.max_abs, 1e6)
+        squares += size * size
+    return math.sqrt(squares)

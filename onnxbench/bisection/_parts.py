@@ -1,0 +1,228 @@
+"""A model that is run in parts: any nodes of it, on values from anywhere.
+
+Two things are made of this. *Capture in bounded memory*: the model runs from front to back in parts, each of which
+gives the tensors that were asked for next, and only tensors that a later part reads are kept meanwhile. (Running the
+whole model once per batch of outputs gives the same values, in many times the time.) *Teacher forcing*: parts that
+read the reference's values in place of what the nodes before them made, so that one run shows every node's own error.
+
+Graph optimizations are off in all parts, so a part computes what the same nodes compute within the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from onnxbench import backends
+from onnxbench.boundary import depends_on, reach_back
+from onnxbench.captures import Value, onnx_dtype
+from onnxbench.graph import GraphIndex, Scope, topological_order
+from onnxbench.tensortype import make_type
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TypeProto
+
+    from onnxbench.model import Model
+
+_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One part of a run from front to back.
+
+    Attributes:
+        nodes: Positions of its nodes.
+        outputs: What it makes for the caller or for later parts.
+        asked: What the caller asked for: made here, or earlier.
+        last: Tensors that nobody needs afterwards.
+    """
+
+    nodes: tuple[int, ...]
+    outputs: tuple[str, ...]
+    asked: tuple[str, ...]
+    last: tuple[str, ...]
+
+
+class Parts:
+    """A model whose nodes can be run on any values.
+
+    Args:
+        model: The model, without local functions; it is not changed.
+        backend: What runs it.
+        options: How sessions are set up, but for optimizations, which are off.
+        index: Its index, if there is one already.
+
+    Attributes:
+        scope: Its main graph.
+        varying: Tensors that depend on an input, or on a random operator; all others are constants.
+        random: Positions of nodes that make random numbers.
+    """
+
+    def __init__(
+        self, model: Model, backend: str, options: backends.Options, *, index: GraphIndex | None = None
+    ) -> None:
+        self.model, self._backend = model, backend
+        self._options = replace(options, optimization="none", frugal=True, profile=None)
+        self.scope: Scope = (index or GraphIndex(model.proto)).main
+        order = topological_order(self.scope)
+        self.rank = list(range(len(self.scope.nodes)))
+        for place, position in enumerate(order or ()):
+            self.rank[position] = place
+        self.random = {at for at, node in enumerate(self.scope.nodes) if node.op_type in _RANDOM}
+        made = [name for at in self.random for name in self.scope.writes[at]]
+        self.varying = depends_on(self.scope, [*self.scope.true_inputs(), *made])
+        self._declared = {name: info.type for name, info in self.scope.stated.items() if info.HasField("type")}
+        names = set(self.scope.producers)
+        self._mark = "onnxbench_made_"
+        while any(name.startswith(self._mark) for name in names):
+            self._mark += "_"
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Returns tensors in the order in which the model makes them; inputs and weights come first."""
+        producers, rank = self.scope.producers, self.rank
+        return sorted(names, key=lambda name: rank[producers[name]] if name in producers else -1)
+
+    def run(self, nodes: Collection[int], given: Mapping[str, Value], outputs: Sequence[str]) -> dict[str, Value]:
+        """Returns what some nodes make of given values.
+
+        Args:
+            nodes: Their positions.
+            given: Values that they read. One that a node among them makes all the same is read by all others in place
+                of what that node makes.
+            outputs: What to return: tensors that these nodes make.
+
+        Raises:
+            ExecutionError: They do not run on these values.
+        """
+        proto, made = self.proto(nodes, given, outputs)
+        session = self.open(self.model.derive(proto))
+        feeds = {info.name: given[info.name] for info in proto.graph.input}
+        values = session.run(feeds)
+        session.close()
+        return {name: values[made[name]] for name in outputs}
+
+    def open(self, model: Model) -> backends.Session:
+        """Returns a session for a model that is a part of this one."""
+        return backends.open_session(model, self._backend, options=self._options)
+
+    def body(self, body: Scope, values: Mapping[str, Value]) -> Model:
+        """Returns a body of a node as a model whose inputs are these values: its own inputs and what it captures."""
+        source = self.model.proto
+        proto = type(source)()
+        proto.ir_version = max(source.ir_version, 4)
+        proto.opset_import.extend(source.opset_import)
+        proto.graph.CopyFrom(body.graph)
+        graph = proto.graph
+        declared = {info.name: info.type for info in graph.input if info.HasField("type")}
+        del graph.input[:]
+        for name, value in values.items():
+            info = graph.input.add(name=name)
+            kind = type_of(value) or declared.get(name) or self._declared.get(name)
+            if kind is not None:
+                info.type.CopyFrom(kind)
+        stored = set(body.captures) - set(values)
+        graph.initializer.extend(t for t in source.graph.initializer if t.name in stored)
+        graph.sparse_initializer.extend(t for t in source.graph.sparse_initializer if t.values.name in stored)
+        for info in graph.output:
+            info.ClearField("type")  # what a body declares may be wrong for this run
+        return self.model.derive(proto)
+
+    def proto(
+        self, nodes: Collection[int], given: Mapping[str, Value], outputs: Sequence[str]
+    ) -> tuple[ModelProto, dict[str, str]]:
+        """Returns the model that ``run`` runs, and what its outputs are called there."""
+        source, scope = self.model.proto, self.scope
+        proto = type(source)()
+        proto.ir_version = max(source.ir_version, 4)  # before, initializers had to be listed as inputs
+        proto.opset_import.extend(source.opset_import)
+        proto.functions.extend(source.functions)
+        graph = proto.graph
+        graph.name = scope.graph.name or "part"
+        ordered = sorted(nodes, key=self.rank.__getitem__)
+        read = {name for position in ordered for name in scope.reads[position]}
+        fed = [name for name in given if name in read]
+        taken = set(fed)
+        made: dict[str, str] = {}
+        for position in ordered:
+            node = graph.node.add()
+            node.CopyFrom(scope.nodes[position])
+            for at, name in enumerate(node.output):
+                if name in taken:
+                    node.output[at] = made[name] = self._mark + name
+        for name in outputs:
+            made.setdefault(name, name)
+        graph.initializer.extend(t for t in scope.graph.initializer if t.name in read and t.name not in taken)
+        graph.sparse_initializer.extend(
+            t for t in scope.graph.sparse_initializer if t.values.name in read and t.values.name not in taken
+        )
+        for name in fed:
+            info = graph.input.add(name=name)
+            kind = type_of(given[name]) or self._declared.get(name)
+            if kind is not None:
+                info.type.CopyFrom(kind)
+        for name in outputs:
+            graph.output.add(name=made[name])
+        return proto, made
+
+    def plan(self, batches: Sequence[Sequence[str]]) -> list[Step]:
+        """Returns the parts of a run that gives these tensors, batch after batch, running each node once.
+
+        Nodes that depend on no input are the exception: each part that reads what they make runs them itself, so that
+        what is a constant for the runtime stays one.
+        """
+        scope, varying = self.scope, self.varying
+        made: set[str] = set()
+        parts: list[set[int]] = []
+        for batch in batches:
+            reach = reach_back(scope, batch, made)
+            parts.append(reach.nodes)
+            made.update(name for at in reach.nodes for name in scope.writes[at] if name in varying)
+        last: dict[str, int] = {}
+        for number, (nodes, batch) in enumerate(zip(parts, batches, strict=True)):
+            for name in batch:
+                last[name] = number
+            for position in nodes:
+                for name in scope.reads[position]:
+                    last[name] = number
+        steps = []
+        for number, (nodes, batch) in enumerate(zip(parts, batches, strict=True)):
+            own = {name for at in nodes for name in scope.writes[at]}
+            asked = set(batch)
+            kept = [name for name in own if name in asked or (name in varying and last.get(name, -1) > number)]
+            over = tuple(name for name in last if last[name] == number)
+            steps.append(Step(tuple(sorted(nodes)), tuple(self.in_order(kept)), tuple(batch), over))
+        return steps
+
+    def stream(self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Value]]:
+        """Yields the values of tensors, batch after batch (see ``plan``).
+
+        Raises:
+            ExecutionError: The run failed.
+        """
+        held: dict[str, Value] = dict(feeds)
+        for step in self.plan(batches):
+            if step.outputs:
+                held.update(self.run(step.nodes, held, step.outputs))
+            yield {name: held[name] if name in held else self.stored(name) for name in step.asked}
+            for name in step.last:
+                held.pop(name, None)
+
+    def stored(self, name: str) -> Value:
+        """Returns the values of an initializer."""
+        tensor = next(t for t in self.scope.graph.initializer if t.name == name)
+        return self.model.array(tensor)
+
+    def kinds(self, names: Sequence[str]) -> dict[str, TypeProto]:
+        """Returns the types of tensors, as far as a runtime or onnx can tell."""
+        return backends.tensor_types(self.model, names) if names else {}
+
+    def sizes(self, feeds: Mapping[str, Value], names: Sequence[str]) -> dict[str, int]:
+        """Returns the bytes that tensors take for these inputs, from a run that keeps none of them."""
+        return backends.observed_sizes(self.model, feeds, names, options=replace(self._options, optimization="none"))
+
+
+def type_of(value: Any) -> TypeProto | None:
+    """Returns the type of an array, its sizes left open; None for what is no array."""
+    return make_type(onnx_dtype(value.dtype), [None] * value.ndim) if hasattr(value, "dtype") else None

@@ -1,0 +1,221 @@
+"""What a search found, as data: the verdict, culprits, amplifiers, modules, and a row for every tensor."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from onnxbench.bisection._measures import Distance
+from onnxbench.drift import TensorDrift
+
+CLEAN, ROUNDING, DRIFT, SPREAD = "clean", "rounding", "drift", "spread"
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """A node whose own computation goes wrong.
+
+    Attributes:
+        node: Its label.
+        op_type: Its operator, with the domain if it is not the standard one.
+        tensor: The tensor that it makes (of several, the one that is furthest off).
+        partner: What the reference calls this tensor.
+        region: All nodes that may be meant: those between this tensor and the matched ones before it. One, as a rule.
+        reference_region: The reference's nodes that do the same; empty for recorded values.
+        own: How far the tensor is from the reference's when the node is fed the reference's values.
+        inherited: How far the suspect's tensor is from that; None if there was nothing to inherit.
+        total: How far the suspect's tensor is from the reference's.
+        excess: The own error over what rounding explains; infinite for NaN, Inf and other shapes.
+        effect: The share of the final outputs' error that goes away when the tensor is mended (its own error taken
+            away); None where the outputs have no error.
+        why: What differs between the node and its partner in the files, in words.
+        module: Its PyTorch module, or None.
+        source: Its PyTorch source line, or None.
+        code: The text of that line, or None.
+        function: The local function that it belongs to, or None.
+        number: Which set of inputs this was seen on.
+        iteration: Of a Loop, the first iteration that goes wrong when it is fed the reference's states.
+        inner: Of an If or a Loop, the culprits in its body, named by their paths (``If_3/then/Conv_1``).
+    """
+
+    node: str
+    op_type: str
+    tensor: str
+    partner: str
+    region: tuple[str, ...]
+    own: Distance
+    inherited: Distance | None
+    total: Distance
+    excess: float
+    effect: float | None = None
+    why: tuple[str, ...] = ()
+    module: str | None = None
+    source: str | None = None
+    code: str | None = None
+    function: str | None = None
+    number: int = 0
+    reference_region: tuple[str, ...] = ()
+    iteration: int | None = None
+    inner: tuple[Culprit, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """Node, operator and source in one phrase: ``/encoder/Gelu (Gelu, bert.py:412)``."""
+        return f"{self.node} ({', '.join(word for word in (self.op_type, self.source or self.module) if word)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Amplifier:
+    """A node that makes more of an error that it inherits, and none of its own.
+
+    Attributes:
+        node: Its label.
+        op_type: Its operator.
+        tensor: What it makes.
+        before: The largest relative error among its inputs.
+        after: The relative error of its output.
+        growth: The one over the other.
+    """
+
+    node: str
+    op_type: str
+    tensor: str
+    before: float
+    after: float
+    growth: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleError:
+    """The errors within a PyTorch module (or the part of a name before a slash).
+
+    Attributes:
+        path: The module.
+        tensors: How many matched tensors its nodes make, those of modules within included.
+        own: The largest own error over what rounding explains.
+        total: The largest relative error.
+    """
+
+    path: str
+    tensors: int
+    own: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One matched tensor.
+
+    Attributes:
+        tensor: The suspect's name.
+        partner: The reference's.
+        node: The node that makes it.
+        op_type: Its operator.
+        total: How far the suspect's value is from the reference's.
+        own: Its own error; None where it could not be judged.
+        inherited: Its inherited error; None likewise.
+        excess: The own error over what rounding explains.
+        number: The set of inputs that this was measured on: the worst one.
+        note: Why it could not be judged, or ``""``.
+    """
+
+    tensor: str
+    partner: str
+    node: str
+    op_type: str
+    total: Distance
+    own: Distance | None
+    inherited: Distance | None
+    excess: float
+    number: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bisection:
+    """What a search found.
+
+    Attributes:
+        suspect: The suspect, in words.
+        reference: The reference, in words.
+        kind: ``clean``; ``rounding``: outputs differ, and no node does more than round; ``drift``: there are culprits;
+            ``spread``: outputs differ, and many nodes do about equally.
+        passed: Whether there is no drift: no culprit, and no output beyond a tolerance that was given.
+        verdict: One line.
+        how: What told which tensor is which.
+        matched: How many tensors were compared.
+        unmatched: How many of the suspect's have no partner.
+        sets: How many sets of inputs were compared.
+        outputs: The model's outputs compared, on the set where each is worst; nothing was looked at within.
+        culprits: The culprits, by their effect on the outputs.
+        explained: The share of the outputs' error that goes away when all culprits are replaced; None likewise.
+        median: The median own error of all nodes: what is rounding here.
+        amplifiers: Nodes that make more of an error that they inherit.
+        modules: Errors by module, in the order of the model; empty where nodes tell of none.
+        tensors: All tensors that were compared, in the order of the model.
+        choices: What was decided about the inputs without being told.
+        notes: What else a user should know.
+    """
+
+    suspect: str
+    reference: str
+    kind: str
+    passed: bool
+    verdict: str
+    how: str
+    matched: int
+    unmatched: int
+    sets: int
+    outputs: tuple[TensorDrift, ...]
+    culprits: tuple[Culprit, ...]
+    explained: float | None
+    median: float
+    amplifiers: tuple[Amplifier, ...]
+    modules: tuple[ModuleError, ...]
+    tensors: tuple[Row, ...]
+    choices: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def unjudged(self) -> tuple[Row, ...]:
+        """Tensors whose own error could not be told."""
+        return tuple(row for row in self.tensors if row.own is None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as plain values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def verdict(
+    kind: str, culprits: tuple[Culprit, ...], outputs: tuple[TensorDrift, ...], median: float, judged: int
+) -> str:
+    """Returns the one line that says it all."""
+    worst = max((_relative(drift) for drift in outputs), default=0.0)
+    if kind == CLEAN:
+        same = all(drift.bitwise_equal for drift in outputs)
+        return f"no drift: {'outputs are equal bit for bit' if same else f'outputs agree within {worst:.1e}'}"
+    if kind == ROUNDING:
+        return (
+            f"no node is to blame: outputs differ by {worst:.1e}, and no node does more than round ({median:.1e} each)"
+        )
+    if kind == SPREAD:
+        return (
+            f"outputs differ by {worst:.1e}, and nodes do about equally (an own error of {median:.1e} each): the "
+            "models differ in precision or weights throughout"
+        )
+    first = culprits[0]
+    while first.inner:
+        first = first.inner[0]
+    inherited = first.inherited.text if first.inherited is not None else "0"
+    more = f", and {len(culprits) - 1} more" if len(culprits) > 1 else ""
+    what = {"nonfinite": "makes NaN or Inf out of finite values", "shape": "makes another shape"}.get(first.own.problem)
+    return f"drift starts at {first.place}: {what or f'own error {first.own.text}, inherited {inherited}'}{more}"
+
+
+def _relative(drift: TensorDrift) -> float:
+    if drift.bitwise_equal:
+        return 0.0
+    if drift.sqnr_db is None:
+        return math.inf
+    return float(10 ** (-drift.sqnr_db / 20))

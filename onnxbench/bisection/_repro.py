@@ -1,0 +1,139 @@
+"""A culprit as a folder that anyone can run: a small model, its inputs, what should come out, and a script."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxbench import backends, captures
+from onnxbench.bisection._sides import as_dtype
+from onnxbench.captures import Value, onnx_dtype
+from onnxbench.errors import OutputError, UnsupportedError
+from onnxbench.tensortype import make_type, make_value_info
+from onnxbench.version import __version__
+from onnxbench.writer import save, write_whole
+
+if TYPE_CHECKING:
+    from onnxbench.bisection._report import Culprit
+    from onnxbench.bisection._search import Finding, Search
+
+_SCRIPT = '''"""Shows that {node} ({op_type}) gives something else than the reference.
+
+Made by onnxbench {version}: {suspect}
+against {reference}. {runtime}.
+Needs: {needs}.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+{imports}
+
+here = Path(__file__).parent
+inputs = dict(np.load(here / "inputs.npz"))
+expected = dict(np.load(here / "expected.npz"))
+{run}
+print("model: culprit.onnx, on {runtime}")
+drifts = False
+for name, value in zip(names, values):
+    want = expected[name]
+    if value.shape != want.shape:
+        print(f"{{name}}: the shape is {{value.shape}}, expected {{want.shape}}")
+        drifts = True
+        continue
+    a, b = value.astype(np.float64), want.astype(np.float64)
+    finite = np.isfinite(a) & np.isfinite(b)
+    odd = int((~finite & ~((a == b) | (np.isnan(a) & np.isnan(b)))).sum())
+    a, b = np.where(finite, a, 0), np.where(finite, b, 0)
+    error = float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-300))
+    print(f"{{name}}: relative error {{error:.3e}}, largest difference {{np.abs(a - b).max(initial=0):.3e}}, "
+          f"NaN or Inf on one side {{odd}}")
+    drifts = drifts or bool(odd) or error > {threshold!r}
+print("the failure shows" if drifts else "the failure does not show here")
+sys.exit(1 if drifts else 0)
+'''
+_ORT = """options = ort.SessionOptions()
+options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+session = ort.InferenceSession(str(here / "culprit.onnx"), options, providers=["CPUExecutionProvider"])
+names = [output.name for output in session.get_outputs()]
+values = session.run(names, inputs)
+"""
+_REFERENCE = """evaluator = ReferenceEvaluator(str(here / "culprit.onnx"))
+names = list(evaluator.output_names)
+values = [np.asarray(value) for value in evaluator.run(names, inputs)]
+"""
+
+
+def write_repro(
+    folder: str | os.PathLike[str],
+    search: Search,
+    culprit: Culprit,
+    finding: Finding,
+    feeds: Mapping[str, Value],
+    median: float,
+) -> tuple[Path, ...]:
+    """Writes a culprit as a small model with inputs, expected outputs and a script; returns the files.
+
+    Args:
+        folder: Where; it is made, and must be empty if it is there.
+        search: The search, when it is done.
+        culprit: The culprit.
+        finding: What was found of it.
+        feeds: The set of inputs that it was found on.
+        median: The median own error of the search.
+
+    Raises:
+        OutputError: The folder is not empty, or cannot be written.
+        UnsupportedError: NumPy cannot hold the values.
+    """
+    target = Path(folder)
+    require_empty(target)
+    inner = [name for name in finding.inputs if name not in feeds]
+    wanted = search.values([*inner, finding.tensor], feeds, finding.number)
+    plain = search.with_values({}, feeds, [*inner, finding.tensor])
+    inputs = {
+        name: feeds[name] if name in feeds else as_dtype(wanted[name], onnx_dtype(plain[name].dtype))
+        for name in finding.inputs
+    }
+    for name, value in (*inputs.items(), (finding.tensor, wanted[finding.tensor])):
+        if not hasattr(value, "dtype") or value.dtype.kind == "V" or value.dtype.num >= 256:
+            raise UnsupportedError(f"NumPy alone cannot hold {name!r}, so no script with NumPy alone can show this")
+    proto, made = search.parts.proto(finding.nodes, inputs, [finding.tensor])
+    for info in proto.graph.input:
+        value = inputs[info.name]
+        info.type.CopyFrom(make_type(onnx_dtype(value.dtype), value.shape))
+    output = made[finding.tensor]
+    actual = search.parts.run(finding.nodes, inputs, [finding.tensor])[finding.tensor]
+    del proto.graph.output[:]
+    proto.graph.output.append(make_value_info(output, make_type(onnx_dtype(actual.dtype), actual.shape)))
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be made: {error.strerror}") from None
+    files = [target / name for name in ("culprit.onnx", "inputs.npz", "expected.npz", "reproduce.py")]
+    save(search.parts.model.derive(proto), files[0])
+    captures.save(files[1], inputs)
+    captures.save(files[2], {output: wanted[finding.tensor]})
+    place = search.suspect.place
+    is_reference = place.backend == "reference"
+    backend = backends.backend(place.backend)
+    script = _SCRIPT.format(
+        node=culprit.node, op_type=culprit.op_type, version=__version__, suspect=search.suspect.label,
+        reference=search.reference.label,
+        runtime=f"{'onnx.reference of onnx' if is_reference else 'ONNX Runtime'} {backend.version()}",
+        needs="onnx and numpy" if is_reference else "onnxruntime and numpy",
+        imports="from onnx.reference import ReferenceEvaluator" if is_reference else "import onnxruntime as ort",
+        run=_REFERENCE if is_reference else _ORT,
+        threshold=min(1e-2, max(culprit.own.rel / 4, median)) if culprit.own.rel < float("inf") else 1e-6,
+    )  # fmt: skip
+    write_whole(files[3], [script.encode()])
+    return tuple(files)
+
+
+def require_empty(target: Path) -> None:
+    """Raises OutputError when a folder to be written is there and not empty, or is a file."""
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise OutputError(f"{target} is there already", hint="Name a new folder, or an empty one.")

@@ -1,0 +1,510 @@
+"""The search itself: every tensor of both sides compared, and every node's own error told from what it inherits.
+
+*Problem.* Drift shows everywhere below the node that makes it, grows and shrinks on the way (a Softmax may hide it, a
+subtraction of near-equal values blow it up), and there may be several culprits. So neither the first tensor beyond a
+tolerance nor a binary search finds them: what counts is the error that a node makes of its own.
+
+*Way.* The suspect's graph falls into regions: the nodes between tensors that the reference knows too; one node each,
+where every tensor is matched. A region's own error is how far its outputs are from the reference's when it is fed the
+reference's values. All regions of a batch are run so in one session (teacher forcing). Where the suspect's own values
+at a region's inputs are the reference's, bit for bit, the plain run has shown its own error already.
+
+*Noise.* Two correct kernels differ by rounding. How much is too much is not one number:
+
+* nodes that are the same on both sides, run by the same kernels, must agree to the last bits (``TWIN``);
+* for others, the element type's precision, the median own error of all regions, and what the region makes of inputs
+  that are moved by one unit of precision (its condition: a sum of a million terms that cancel has a large one) are
+  measured, and the own error has to be ``FACTOR`` times the largest of the three. Rounding has been seen at up to 8
+  times, and the smallest fault tried (a Gelu by tanh) is at 1,000 times.
+
+Values that are NaN or infinite on one side only, and other shapes, need no threshold. Integers have no rounding of
+their own: they may differ only as far as moved inputs make them.
+
+*Memory.* Reference, suspect and forced values of one batch are held at a time, and the reference's values that a later
+region reads.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from onnxbench.bisection._measures import Distance, epsilon, measure
+from onnxbench.bisection._sides import as_dtype, is_floating
+from onnxbench.boundary import reach_back
+from onnxbench.captures import Value, onnx_dtype
+from onnxbench.drift import Tolerance, default_tolerance
+from onnxbench.errors import ExecutionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onnx import NodeProto, TypeProto
+
+    from onnxbench.bisection._parts import Parts
+    from onnxbench.bisection._sides import ModelReference, Reference, Suspect
+
+FACTOR, PEAK_FACTOR = 20.0, 200.0
+TWIN, PEAK_TWIN = 4.0, 64.0
+"""In units of precision: what the same node on the same kernels may be off."""
+_ENOUGH = 12
+_SINGLE = 2.0**-23
+_STEP = 2.0**-8
+_QUANTIZING = ("Quantize", "Integer", "QLinear", "QAttention", "QGemm", "NBits")
+_BOUNDED = {"Sigmoid", "Tanh", "Erf", "HardSigmoid", "LSTM", "GRU", "RNN"}
+"""Operators whose kernels are accurate to a unit of 1, not of what they give."""
+
+
+@dataclass(slots=True)
+class Finding:
+    """What was measured of one tensor, on the set of inputs where it is worst.
+
+    Attributes:
+        tensor: The suspect's tensor.
+        partner: The reference's.
+        maker: Position of the node that makes it.
+        nodes: The region: the nodes between it and the matched tensors before it.
+        inputs: These tensors.
+        total: How far the suspect's value is from the reference's.
+        own: The same, where the region is fed the reference's values; None where this could not be judged.
+        inherited: How far the suspect's value is from what the region makes of the reference's values.
+        before: The largest ``total`` among the region's inputs.
+        noise: ``rel`` and ``peak`` of what the region makes of inputs that are moved by one unit of precision.
+        precision: The coarser unit of precision of both values; 0 for integers and the like.
+        twin: Whether both sides run the same node on the same kernels.
+        number: Which set of inputs this was on.
+        note: Why it could not be judged, or ``""``.
+    """
+
+    tensor: str
+    partner: str
+    maker: int
+    nodes: tuple[int, ...] = ()
+    inputs: tuple[str, ...] = ()
+    total: Distance = field(default_factory=Distance)
+    own: Distance | None = None
+    inherited: Distance | None = None
+    before: Distance | None = None
+    noise: tuple[float, float] = (0.0, 0.0)
+    precision: float = 0.0
+    twin: bool = False
+    number: int = 0
+    note: str = ""
+
+    def excess(self, median: float) -> float:
+        """Returns the own error over what is allowed: more than 1 is a fault, and infinite what is wrong in kind."""
+        own = self.own
+        if own is None or own.equal:
+            return 0.0
+        if own.problem:
+            return math.inf
+        if self.twin:
+            return max(_over(own.rel, TWIN * self.precision), _over(own.peak, PEAK_TWIN * self.precision))
+        steps = math.sqrt(len(self.nodes))  # rounding adds up over the nodes of a region
+        return max(
+            _over(own.rel, FACTOR * steps * max(self.precision, self.noise[0], median)),
+            _over(own.peak, PEAK_FACTOR * steps * max(self.precision, self.noise[1], median)),
+        )
+
+    @property
+    def growth(self) -> float:
+        """How many times larger the error is behind the region than before it; 0 where there is none before."""
+        if self.before is None or not self.before.rel or self.total.problem:
+            return 0.0
+        return self.total.rel / self.before.rel if math.isfinite(self.total.rel) else 0.0
+
+
+def _over(value: float, allowed: float) -> float:
+    return value / allowed if allowed else math.inf if value else 0.0
+
+
+class Search:
+    """Compares a suspect with a reference, set of inputs after set.
+
+    Args:
+        suspect: The suspect.
+        reference: The reference.
+        max_bytes: How much memory values may take.
+        tolerance: What is allowed for a tensor, by its name; None: by its element type.
+
+    Attributes:
+        match: Which tensors are which.
+        findings: What was measured, by the suspect's tensor, in the order of the model.
+        unmatched: How many tensors of the suspect have no partner.
+        reference_outputs: The reference's values of the suspect's outputs, on the last set of inputs.
+    """
+
+    def __init__(
+        self,
+        suspect: Suspect,
+        reference: Reference,
+        *,
+        max_bytes: int,
+        tolerance: Callable[[str], Tolerance | None],
+        twins: Callable[[int, str], bool],
+    ) -> None:
+        self.suspect, self.reference, self.parts = suspect, reference, suspect.parts
+        self._max_bytes, self._tolerance, self._twins = max_bytes, tolerance, twins
+        self.match = reference.match(suspect)
+        scope = self.parts.scope
+        made = [name for names in scope.writes for name in names]
+        self._kinds: dict[str, TypeProto] = self.parts.kinds(list(dict.fromkeys(made)))
+        matched = [name for name in made if name in self.match.tensors and self._is_tensor(name)]
+        self.names = self.parts.in_order(matched)
+        self.unmatched = len(made) - len(matched)
+        self._forced = {name for name in matched if name in self.parts.varying}
+        self._batches: list[list[str]] | None = None
+        self.findings: dict[str, Finding] = {}
+        self.reference_outputs: dict[str, Value] = {}
+        self._outputs = set(scope.outputs)
+
+    def _is_tensor(self, name: str) -> bool:
+        kind = self._kinds.get(name)
+        return kind is None or kind.WhichOneof("value") == "tensor_type"
+
+    def take(self, feeds: Mapping[str, Value], number: int, advance: Callable[[int], None]) -> None:
+        """Compares all matched tensors on one set of inputs.
+
+        Raises:
+            ExecutionError: A side failed.
+        """
+        batches = self._split(feeds)
+        partners = [[self.match.tensors[name] for name in batch] for batch in batches]
+        last = self._last_reads(batches)
+        held: dict[str, Value] = dict(feeds)
+        totals: dict[str, Distance] = {name: Distance(equal=True) for name in feeds}
+        dtypes: dict[str, int] = {name: _dtype(value) for name, value in feeds.items()}
+        constants: set[str] = set()  # constants that differ: they are fed the reference's value like other tensors
+        expected = self.reference.stream(feeds, partners, number=number)
+        actual = self.parts.stream(feeds, batches)
+        for at, (batch, wanted, got) in enumerate(zip(batches, expected, actual, strict=True)):
+            for name in batch:
+                reference = wanted[self.match.tensors[name]]
+                totals[name] = measure(reference, got[name], self._allowed(name, reference, got[name]))
+                held[name], dtypes[name] = reference, _dtype(got[name])
+                if name in self._outputs:
+                    self.reference_outputs[name] = reference
+                if name not in self._forced and not totals[name].equal:
+                    constants.add(name)
+            groups = self._regions(batch, constants, held)
+            self._judge(groups, held, got, totals, dtypes, number)
+            for name in [name for name in held if last.get(name, -1) <= at and name not in constants]:
+                if name not in feeds:
+                    del held[name]
+            advance(len(batch))
+
+    def _split(self, feeds: Mapping[str, Value]) -> list[list[str]]:
+        """Returns the matched tensors in batches of a quarter of the memory: two sides, forced values, what is kept."""
+        if self._batches is None:
+            try:
+                sizes = self.parts.sizes(feeds, self.names)
+            except ExecutionError:
+                sizes = {}
+            self._batches = []
+            room = -1
+            for name in self.names:
+                size = sizes.get(name, 0)
+                if not self._batches or size > room:
+                    self._batches.append([])
+                    room = self._max_bytes // 4
+                self._batches[-1].append(name)
+                room -= size
+        return self._batches
+
+    def _last_reads(self, batches: Sequence[Sequence[str]]) -> dict[str, int]:
+        """Returns the last batch in which a region reads each matched tensor."""
+        last: dict[str, int] = {}
+        for at, batch in enumerate(batches):
+            for maker in {self.parts.scope.producers[name] for name in batch}:
+                for name in self._reach(maker, self._forced).stops:
+                    last[name] = at
+        return last
+
+    def _reach(self, maker: int, stops: Collection[str]) -> Any:
+        return reach_back(self.parts.scope, self.parts.scope.reads[maker], stops)
+
+    def _allowed(self, name: str, reference: Value, value: Value) -> Tolerance | None:
+        given = self._tolerance(name)
+        if given is not None or not hasattr(reference, "dtype") or not hasattr(value, "dtype"):
+            return given
+        both = default_tolerance(reference.dtype), default_tolerance(value.dtype)
+        return Tolerance(max(t.atol for t in both), max(t.rtol for t in both))
+
+    # ---- regions
+
+    def _regions(self, batch: Sequence[str], constants: set[str], held: Mapping[str, Value]) -> list[Finding]:
+        """Returns the regions that end in tensors of a batch: one finding for each tensor."""
+        by_maker: dict[int, list[str]] = {}
+        for name in batch:
+            by_maker.setdefault(self.parts.scope.producers[name], []).append(name)
+        found = []
+        stops = self._forced | constants if constants else self._forced
+        for maker, names in by_maker.items():
+            reach = self._reach(maker, stops)
+            nodes = tuple(sorted({maker, *reach.nodes}, key=self.parts.rank.__getitem__))
+            inputs = tuple(self.parts.in_order([*reach.stops, *(name for name in reach.inputs if name in held)]))
+            for name in names:
+                partner = self.match.tensors[name]
+                twin = len(nodes) == 1 and self._twins(maker, partner)
+                found.append(Finding(name, partner, maker, nodes, inputs, twin=twin))
+        return found
+
+    # ---- own error
+
+    def _judge(
+        self,
+        found: list[Finding],
+        held: Mapping[str, Value],
+        got: Mapping[str, Value],
+        totals: Mapping[str, Distance],
+        dtypes: Mapping[str, int],
+        number: int,
+    ) -> None:
+        """Finds own and inherited errors of regions, and keeps what is worse than on other inputs."""
+        to_run = []
+        for finding in found:
+            finding.number, finding.total = number, totals[finding.tensor]
+            finding.precision = max(map(epsilon, finding.total.dtypes))
+            if not finding.twin and self._quantizes(finding):
+                finding.precision = max(finding.precision, _STEP)
+            before = [totals[name] for name in finding.inputs]
+            # The runtime keeps 32 bits between half-precision nodes on a CPU, and rounds where one is fed.
+            finding.twin &= all(epsilon(word) <= _SINGLE for distance in before for word in distance.dtypes)
+            finding.before = max(before, key=lambda distance: distance.severity, default=None)
+            finding.note = self._unfit(finding, held, dtypes)
+            if finding.note:
+                continue
+            if all(distance.equal and distance.dtypes[0] == distance.dtypes[1] for distance in before):
+                finding.own, finding.inherited = finding.total, Distance(equal=True)
+            else:
+                to_run.append(finding)
+        given = {
+            name: as_dtype(held[name], dtypes[name]) for finding in found if not finding.note for name in finding.inputs
+        }
+        for finding, value in self._forced_values(to_run, given):
+            if value is None:
+                finding.note = finding.note or "its nodes do not run on the reference's values"
+                continue
+            finding.own = measure(held[finding.tensor], value.array)
+            finding.inherited = measure(value.array, got[finding.tensor])
+        suspicious = [finding for finding in found if finding.excess(0.0) > 1 and not finding.twin]
+        self._measure_noise(suspicious, given, held)
+        for finding in found:
+            self._keep(finding)
+
+    def _quantizes(self, finding: Finding) -> bool:
+        """Tells whether a region rounds to 8 bits or fewer on the way; kernels differ by a step there."""
+        nodes = self.parts.scope.nodes
+        return any(word in nodes[at].op_type for at in finding.nodes for word in _QUANTIZING)
+
+    def _unfit(self, finding: Finding, held: Mapping[str, Value], dtypes: Mapping[str, int]) -> str:
+        """Returns why a region cannot be fed the reference's values: they have no place in the suspect's types."""
+        import numpy as np
+
+        for name in finding.inputs:
+            value = held[name]
+            if not hasattr(value, "dtype"):
+                return f"its input {name!r} is no tensor"
+            if _dtype(value) == dtypes[name]:
+                continue
+            if not is_floating(value):
+                return f"its input {name!r} has another element type in the reference"
+            cast = as_dtype(value, dtypes[name])
+            if not is_floating(cast) or _dtype(cast) != dtypes[name]:
+                return f"its input {name!r} has another element type in the reference"
+            apart = measure(value, cast)
+            if apart.problem or apart.rel > 4 * epsilon(np.dtype(cast.dtype).name):
+                return f"the reference's values of its input {name!r} do not fit {cast.dtype.name}"
+        if self.parts.random.intersection(finding.nodes):
+            return "it makes random numbers"
+        return ""
+
+    def _forced_values(
+        self, found: Sequence[Finding], given: Mapping[str, Value]
+    ) -> Iterator[tuple[Finding, _Value | None]]:
+        """Yields what regions make of given values; None where they do not run on these.
+
+        All are run at once. If that fails, halves are, until those that fail stand alone.
+        """
+        pending = [list(found)] if found else []
+        while pending:
+            group = pending.pop()
+            nodes = {at for finding in group for at in finding.nodes}
+            fed = {name: given[name] for finding in group for name in finding.inputs}
+            try:
+                values = self.parts.run(nodes, fed, [finding.tensor for finding in group])
+            except ExecutionError as error:
+                makers = list(dict.fromkeys(finding.maker for finding in group))
+                if len(makers) == 1:
+                    for finding in group:
+                        finding.note = f"on the reference's values: {error.message}"
+                        yield finding, None
+                    continue
+                middle = set(makers[: len(makers) // 2])
+                pending.append([finding for finding in group if finding.maker not in middle])
+                pending.append([finding for finding in group if finding.maker in middle])
+                continue
+            for finding in group:
+                yield finding, _Value(values[finding.tensor])
+
+    def _measure_noise(self, found: Sequence[Finding], given: Mapping[str, Value], held: Mapping[str, Value]) -> None:
+        """Runs regions on inputs that are moved by one unit of precision, and measures what becomes of it."""
+        if not found:
+            return
+        moved: dict[str, Value] = {}
+        precision = {name: finding.precision for finding in found for name in finding.inputs}
+        for name in precision:
+            moved[name] = _move(given[name], name)
+        plain = {finding.tensor: value for finding, value in self._forced_values(found, given)}
+        for finding, value in self._forced_values(found, moved):
+            base = plain.get(finding.tensor)
+            if value is None or base is None:
+                continue
+            apart = measure(base.array, value.array)
+            reference = measure(held[finding.tensor], base.array)
+            scale = apart.rel if math.isfinite(apart.rel) else math.inf
+            finding.noise = (scale if not apart.problem else math.inf, apart.peak if not apart.problem else math.inf)
+            if reference.problem:
+                finding.noise = (0.0, 0.0)
+            self._bound_by_reference(finding, held)
+            if any(self.parts.scope.nodes[at].op_type in _BOUNDED for at in finding.nodes) and reference.size:
+                unit = finding.precision * math.sqrt(reference.elements) / reference.size
+                typical = reference.max_abs / reference.peak if reference.peak else 1.0
+                finding.noise = (
+                    max(finding.noise[0], unit),
+                    max(finding.noise[1], finding.precision / max(typical, finding.precision)),
+                )
+
+    def _bound_by_reference(self, finding: Finding, held: Mapping[str, Value]) -> None:
+        """Takes the noise of the reference's own nodes if it is less: a fault may make some, by rounding to 16 bits."""
+        side = getattr(self.reference, "side", None)
+        if side is None or not any(finding.noise):
+            return
+        parts: Parts = side.parts
+        values = {self.match.tensors.get(name, name): held[name] for name in finding.inputs}
+        maker = parts.scope.producers.get(finding.partner)
+        if maker is None:
+            return
+        reach = reach_back(parts.scope, parts.scope.reads[maker], set(values))
+        if not set(reach.inputs) <= set(values):
+            return
+        try:
+            made = [
+                parts.run({maker, *reach.nodes}, inputs, [finding.partner])[finding.partner]
+                for inputs in (values, {name: _move(value, name) for name, value in values.items()})
+            ]
+        except ExecutionError:
+            return
+        apart = measure(*made)
+        if not apart.problem:
+            finding.noise = (min(finding.noise[0], apart.rel), min(finding.noise[1], apart.peak))
+
+    def _keep(self, finding: Finding) -> None:
+        known = self.findings.get(finding.tensor)
+        if known is None or self._rank(finding) > self._rank(known):
+            self.findings[finding.tensor] = finding
+
+    @staticmethod
+    def _rank(finding: Finding) -> tuple[float, float]:
+        return finding.excess(0.0), finding.total.severity
+
+    # ---- what it comes to
+
+    @property
+    def median(self) -> float:
+        """The median own error of regions that are no twins; 0 where these are few."""
+        found = [
+            finding.own.rel
+            for finding in self.findings.values()
+            if finding.own is not None and not finding.twin and not finding.own.problem and finding.precision
+        ]
+        return statistics.median(found) if len(found) >= _ENOUGH else 0.0
+
+    def culprits(self) -> list[list[Finding]]:
+        """Returns the findings beyond noise, those of one node together, in the order of the model."""
+        median = self.median
+        found: dict[int, list[Finding]] = {}
+        for name in self.names:
+            finding = self.findings.get(name)
+            if finding is not None and finding.excess(median) > 1:
+                found.setdefault(finding.maker, []).append(finding)
+        return list(found.values())
+
+    def values(self, names: Sequence[str], feeds: Mapping[str, Value], number: int) -> dict[str, Value]:
+        """Returns the reference's values of some of the suspect's tensors, by the suspect's names."""
+        wanted = list(dict.fromkeys(names))
+        partners = [self.match.tensors[name] for name in wanted]
+        found = next(iter(self.reference.stream(feeds, [partners], number=number)))
+        return {name: found[partner] for name, partner in zip(wanted, partners, strict=True)}
+
+    def with_values(
+        self, replaced: Mapping[str, Value], feeds: Mapping[str, Value], outputs: Sequence[str]
+    ) -> dict[str, Value]:
+        """Returns the suspect's outputs when some of its tensors are replaced."""
+        given = {**feeds, **replaced}
+        there = {name: given[name] for name in outputs if name in given}
+        rest = [name for name in outputs if name not in given]
+        nodes = reach_back(self.parts.scope, rest, set(replaced)).nodes
+        return {**there, **(self.parts.run(nodes, given, rest) if rest else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A value that may be None itself."""
+
+    array: Any
+
+
+def make_twins(suspect: Suspect, reference: ModelReference) -> Callable[[int, str], bool]:
+    """Returns what tells whether a node and the one that makes the reference's tensor run on the same kernels."""
+    one, other = suspect.place, reference.side.place
+    same_kernels = one.backend == other.backend and all(
+        getattr(one.options, name) == getattr(other.options, name) for name in ("providers", "threads", "libraries")
+    )
+    cpu = one.backend == "reference" or {name.lower() for name in one.options.providers} == {"cpu"}
+    versions = [
+        {entry.domain or "ai.onnx": entry.version for entry in side.parts.model.proto.opset_import}
+        for side in (suspect, reference.side)
+    ]
+    own, scope = suspect.parts.scope, reference.side.parts.scope
+    comparable = same_kernels and cpu and not one.optimizes and not other.optimizes
+
+    def is_twin(position: int, partner: str) -> bool:
+        at = scope.producers.get(partner)
+        if at is None or not comparable:
+            return False
+        mine, theirs = own.nodes[position], scope.nodes[at]
+        domain = mine.domain or "ai.onnx"
+        # Kernels for weights that are stored are others than for those that are computed: they pack them beforehand.
+        stored = [[name in holder.constants for name in node.input] for holder, node in ((own, mine), (scope, theirs))]
+        alike = _kind(mine) == _kind(theirs) and stored[0] == stored[1]
+        return alike and versions[0].get(domain) == versions[1].get(domain)
+
+    return is_twin
+
+
+def _kind(node: NodeProto) -> tuple[str, str, int, int]:
+    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type, len(node.input), len(node.output))
+
+
+def _move(value: Value, name: str) -> Value:
+    """Returns an array whose numbers are moved up or down by one unit of precision each, the same for a name."""
+    import zlib
+
+    import numpy as np
+
+    if not is_floating(value):
+        return value
+    unit = epsilon(value.dtype.name)
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    signs = random.integers(0, 2, size=value.shape, dtype=np.int8) * 2 - 1
+    wide = value.astype(np.float64 if value.dtype.itemsize > 2 else np.float32)
+    with np.errstate(all="ignore"):
+        return (wide * (1 + unit * signs)).astype(value.dtype)
+
+
+def _dtype(value: Value) -> int:
+    return onnx_dtype(value.dtype) if hasattr(value, "dtype") else 0

@@ -1,0 +1,324 @@
+"""The two sides of a search: a suspect that can be run in parts, and a reference that gives the values of tensors.
+
+A reference is anything with ``Reference``'s four members. Here it is a model on a runtime, or recorded values; a
+PyTorch program is another one. The search asks it which of the suspect's tensors it knows (``match``), and for the
+values of these, batch after batch (``stream``). It knows nothing else of it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from onnxbench import backends
+from onnxbench.bisection._parts import Parts
+from onnxbench.captures import Feeds, Port, Value, input_ports, numpy_dtype
+from onnxbench.errors import FeedsError, UsageError, did_you_mean
+from onnxbench.graph import GraphIndex
+from onnxbench.inlining import inline_functions
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+    from onnxbench.model import Model
+
+_NAMES_AGREE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What runs a model: a backend and how it is set up.
+
+    Attributes:
+        backend: Its name.
+        options: Optimization level, providers, threads.
+    """
+
+    backend: str = "ort"
+    options: backends.Options = field(default_factory=backends.Options)
+
+    @property
+    def text(self) -> str:
+        """The place in words: ``ONNX Runtime, optimizations all``."""
+        if self.backend == "reference":
+            return "the reference evaluator"
+        others = [name.upper() for name in self.options.providers if name.lower() != "cpu"]
+        threads = [f"{self.options.threads} thread{'s' * (self.options.threads > 1)}"] if self.options.threads else []
+        return ", ".join(["ONNX Runtime", f"optimizations {self.options.optimization}", *others, *threads])
+
+    @property
+    def optimizes(self) -> bool:
+        """Whether it runs another graph than the file's."""
+        return self.backend == "ort" and self.options.optimization != "none"
+
+
+def parse_place(text: str, *, level: str, options: backends.Options | None = None, what: str = "--on") -> Place:
+    """Returns what a user means by ``ort``, ``ort:extended``, ``ort:none,threads=1,provider=cuda``, ``reference``.
+
+    Args:
+        text: What is typed.
+        level: The optimization level if none is typed.
+        options: What holds unless typed.
+        what: The option, for messages.
+
+    Raises:
+        UsageError: It cannot be understood.
+    """
+    head, *settings = text.split(",")
+    name, _, typed = head.partition(":")
+    backend = backends.backend(name).name
+    chosen = replace(options or backends.Options(), optimization=typed or level)
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign or key not in ("threads", "provider", "level"):
+            raise UsageError(
+                f"{what} {text!r}: {setting!r} is no setting",
+                hint=did_you_mean(key, ["threads", "provider", "level"])
+                or "Settings: threads=N, provider=EP, level=L.",
+            )
+        if key == "threads" and not value.isdigit():
+            raise UsageError(f"{what} {text!r}: {value!r} is no number of threads")
+        if key == "threads":
+            chosen = replace(chosen, threads=int(value))
+        elif key == "provider":
+            chosen = replace(chosen, providers=tuple(value.split("+")))
+        else:
+            chosen = replace(chosen, optimization=value)
+    levels = ("none", "basic", "extended", "all")
+    if chosen.optimization not in levels:
+        raise UsageError(
+            f"{what} {text!r}: {chosen.optimization!r} is no optimization level",
+            hint=did_you_mean(chosen.optimization, levels) or f"Levels: {', '.join(levels)}.",
+        )
+    if backend == "reference" and (typed or settings):
+        raise UsageError(f"{what} {text!r}: the reference evaluator has no levels, threads or providers")
+    return Place(backend, chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which of the suspect's tensors a reference knows.
+
+    Attributes:
+        tensors: The suspect's names to the reference's.
+        how: What told: ``names``, ``structure``.
+    """
+
+    tensors: dict[str, str]
+    how: str
+
+
+class Reference(Protocol):
+    """What is taken for right.
+
+    Attributes:
+        label: What it is, in words.
+        sets: How many sets of inputs it has values for; None: any.
+    """
+
+    label: str
+    sets: int | None
+
+    def match(self, suspect: Suspect) -> Match:
+        """Returns which of the suspect's tensors it knows."""
+        ...
+
+    def stream(
+        self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, number: int = 0
+    ) -> Iterator[dict[str, Value]]:
+        """Yields the values of its tensors, batch after batch.
+
+        Args:
+            feeds: The inputs, by the suspect's names.
+            batches: Its own names.
+            number: Which set of inputs this is.
+        """
+        ...
+
+
+class Suspect:
+    """A model on a runtime: what is searched.
+
+    Attributes:
+        model: The model as given.
+        place: What runs it.
+        parts: Its graph as the runtime runs it: without functions, and optimized as told.
+        functions: Tensors that came out of local functions, to their paths there.
+    """
+
+    def __init__(self, model: Model, place: Place, *, index: GraphIndex | None = None) -> None:
+        self.model, self.place = model, place
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        inlined, moved = inline_functions(model)
+        self.functions = {new: path for path, names in moved.items() for new in names}
+        self.plain = inlined
+        graph = inlined
+        if place.optimizes:
+            self._folder = tempfile.TemporaryDirectory(prefix="onnxbench-")
+            graph = backends.optimized_graph(inlined, place.options, Path(self._folder.name))
+        known = index if graph is model else None
+        self.parts = Parts(graph, place.backend, place.options, index=known)
+
+    @property
+    def label(self) -> str:
+        """The model file and what runs it."""
+        name = self.model.origin.name if self.model.origin is not None else "the model"
+        return f"{name} on {self.place.text}"
+
+    @cached_property
+    def ports(self) -> list[Port]:
+        """The inputs of the model."""
+        return input_ports(self.model.proto.graph)
+
+    def outputs(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        """Returns what the model itself gives, with nothing looked at within, so that nothing is computed otherwise."""
+        session = backends.open_session(self.model, self.place.backend, options=self.place.options)
+        values = session.run(feeds)
+        session.close()
+        return values
+
+    def close(self) -> None:
+        """Removes what was written on the way."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+class ModelReference:
+    """A model on a runtime as the reference."""
+
+    def __init__(self, model: Model, place: Place) -> None:
+        self.sets: int | None = None
+        self.side = Suspect(model, place)
+        self.label = self.side.label
+        self._inputs: dict[str, str] = {}
+
+    def match(self, suspect: Suspect) -> Match:
+        """Returns the tensors that mean the same, by names if these can be trusted, else by what nodes compute."""
+        own, other = self.side.parts.scope, suspect.parts.scope
+        names = {name: name for name in other.tensor_names() if own.defines(name)}
+        if suspect.model is self.side.model or _names_can_be_trusted(suspect.parts, self.side.parts, names):
+            tensors, how = names, "names"
+        else:
+            from onnxbench.diffing import match_tensors
+
+            tensors, how = match_tensors(suspect.plain, self.side.plain), "structure"
+            tensors = {one: two for one, two in tensors.items() if other.defines(one) and own.defines(two)}
+        self._inputs = self._match_inputs(suspect, tensors)
+        return Match(tensors, how)
+
+    def _match_inputs(self, suspect: Suspect, tensors: Mapping[str, str]) -> dict[str, str]:
+        """Returns which input of this model each input of the suspect's is: matched, or at the same place."""
+        own = [port.name for port in self.side.ports]
+        found = {port.name: tensors[port.name] for port in suspect.ports if tensors.get(port.name) in own}
+        rest = [name for name in own if name not in set(found.values())]
+        left = [port.name for port in suspect.ports if port.name not in found]
+        if len(rest) == len(left):
+            found.update(zip(left, rest, strict=True))
+        return found
+
+    def own_feeds(self, feeds: Mapping[str, Value]) -> Feeds:
+        """Returns the suspect's inputs as this model's: by its names, in its element types."""
+        by_name = {port.name: port for port in self.side.ports}
+        fed: Feeds = {}
+        for name, value in feeds.items():
+            port = by_name.get(self._inputs.get(name, name))
+            if port is not None:
+                fed[port.name] = as_dtype(value, port.dtype)
+        missing = [port.name for port in self.side.ports if port.required and port.name not in fed]
+        if missing:
+            raise FeedsError(
+                f"the reference has an input {missing[0]!r} that the suspect has not",
+                details=[f"the suspect's inputs: {', '.join(port.name for port in suspect_names(feeds))}"],
+            )
+        return fed
+
+    def stream(
+        self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, number: int = 0
+    ) -> Iterator[dict[str, Value]]:
+        """Yields the values of tensors (see ``Reference``)."""
+        yield from self.side.parts.stream(self.own_feeds(feeds), batches)
+
+    def close(self) -> None:
+        """Removes what was written on the way."""
+        self.side.close()
+
+
+def suspect_names(feeds: Mapping[str, Value]) -> list[Port]:
+    """Returns the inputs that are given, as ports without a type."""
+    return [Port(name, None) for name in feeds]
+
+
+class RecordedReference:
+    """Recorded values as the reference: one mapping per set of inputs."""
+
+    def __init__(self, recorded: Sequence[Mapping[str, Value]], label: str) -> None:
+        self._recorded, self.label = recorded, label
+        self.sets: int | None = len(recorded)
+
+    def match(self, suspect: Suspect) -> Match:
+        """Returns the tensors of the suspect that values are recorded of."""
+        known = set(self._recorded[0])
+        for values in self._recorded[1:]:
+            known &= set(values)
+        scope = suspect.parts.scope
+        return Match({name: name for name in scope.tensor_names() if name in known}, "names")
+
+    def stream(
+        self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, number: int = 0
+    ) -> Iterator[dict[str, Value]]:
+        """Yields the values of tensors (see ``Reference``)."""
+        values = self._recorded[number]
+        for batch in batches:
+            yield {name: values[name] for name in batch}
+
+    def close(self) -> None:
+        """Does nothing: files are closed by who opened them."""
+
+
+def as_dtype(value: Value, wanted: int) -> Value:
+    """Returns an array in another floating element type, if both are floating; anything else as it is."""
+    if not wanted or not hasattr(value, "dtype"):
+        return value
+    target = numpy_dtype(wanted)
+    if value.dtype == target or not (is_floating(value) and _is_float_dtype(target)):
+        return value
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        return value.astype(target)
+
+
+def is_floating(value: Any) -> bool:
+    """Tells whether an array holds floating-point numbers of any kind."""
+    return hasattr(value, "dtype") and _is_float_dtype(value.dtype)
+
+
+def _is_float_dtype(dtype: Any) -> bool:
+    return bool(dtype.kind == "f" or "float" in dtype.name)
+
+
+def _names_can_be_trusted(suspect: Parts, reference: Parts, names: Mapping[str, str]) -> bool:
+    """Tells whether tensors that are called the same are the same as a rule.
+
+    They are if the nodes that make them have the same operator. Operators that the reference has none of (fused ones)
+    say nothing. Exporters that number tensors shift every number when a node is inserted: then most disagree.
+    """
+    there = {_operator(node) for node in reference.scope.nodes}
+    made = [name for name in names if name in suspect.scope.producers and name in reference.scope.producers]
+    total = same = 0
+    for name in made:
+        one = suspect.scope.nodes[suspect.scope.producers[name]]
+        if _operator(one) in there:
+            total += 1
+            same += _operator(one) == _operator(reference.scope.nodes[reference.scope.producers[name]])
+    few = len(made) < 0.5 * min(len(suspect.scope.producers), len(reference.scope.producers))
+    fused = total < 0.5 * len(made)
+    return bool(made) and (not few or fused) and same >= _NAMES_AGREE * total
+
+
+def _operator(node: NodeProto) -> tuple[str, str]:
+    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)

@@ -1,0 +1,312 @@
+"""``onnxbench bisect``: where and why a model drifts from a reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnxbench.cli._command import means_nothing_without
+from onnxbench.cli._options import (
+    AllowOutside,
+    AsJson,
+    DimOption,
+    FeedsOption,
+    ModelArgument,
+    Quiet,
+    RangeOption,
+    Seed,
+    ShapeOption,
+)
+
+if TYPE_CHECKING:
+    from onnxbench.bisection import Bisection, Culprit, ModuleError
+
+_MOST_MODULES = 40
+
+
+@means_nothing_without(fill="feeds", cast="feeds")
+def bisect(
+    model: ModelArgument,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            "--reference",
+            metavar="REF.onnx",
+            show_default=False,
+            help="The model that is right; without it and --load-outputs, the same model on --reference-on.",
+        ),
+    ] = None,
+    load_outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--load-outputs",
+            "--expect",
+            metavar="DATA...",
+            show_default=False,
+            help="Recorded values that are right, of any tensors: .npz, Polygraphy .json, a folder.",
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="PLACE",
+            show_default=False,
+            help="What runs MODEL: ort:all, ort:none,threads=1, ort:extended,provider=cuda, reference.",
+        ),
+    ] = None,
+    reference_on: Annotated[
+        str | None,
+        typer.Option(
+            "--reference-on", metavar="PLACE", show_default=False, help="What runs the reference, likewise (ort:none)."
+        ),
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            "--optimization-level",
+            metavar="LEVEL",
+            show_default=False,
+            help="The level of --on: none, basic, extended, all (none; all if the reference is the same model).",
+        ),
+    ] = None,
+    reference_level: Annotated[
+        str | None,
+        typer.Option("--reference-level", metavar="LEVEL", show_default=False, help="That of --reference-on (none)."),
+    ] = None,
+    feeds: FeedsOption = None,
+    shape: ShapeOption = None,
+    dim: DimOption = None,
+    val_range: RangeOption = None,
+    seed: Seed = 0,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples",
+            "--iterations",
+            min=1,
+            show_default=False,
+            help="Sets of inputs to compare on (all in the data, or 1); the worst is told.",
+        ),
+    ] = None,
+    fill: Annotated[bool, typer.Option("--fill", help="Draw the inputs that the data lacks.")] = False,
+    cast: Annotated[bool, typer.Option("--cast", help="Convert element types of the data to the model's.")] = False,
+    atol: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--atol",
+            "--abs",
+            metavar="TOL...",
+            show_default=False,
+            help="What outputs may be off: 1e-5, out:1e-3 (by element type; rounding alone is no drift then).",
+        ),
+    ] = None,
+    rtol: Annotated[
+        list[str] | None,
+        typer.Option("--rtol", "--rel", metavar="TOL...", show_default=False, help="Relative tolerance, likewise."),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            show_default=False,
+            help="What captured values may take (a quarter of what is free).",
+        ),
+    ] = None,
+    repro: Annotated[
+        Path | None,
+        typer.Option(
+            "--repro",
+            metavar="DIR",
+            show_default=False,
+            help="Write the first culprit there: a small model, inputs, expected outputs, and a script that shows it.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, metavar="N", help="In text: culprits and amplifiers listed (0: all).")
+    ] = 10,
+    allow_outside: AllowOutside = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find where a model drifts from a reference: the nodes whose own computation goes wrong; exit code 1 if any does.
+
+    Every tensor that both sides know is compared, and each node is fed the reference's values, so that its own error is
+    told from what it inherits. Culprits are ranked by how much of the outputs' error goes away when they are mended.
+    Rounding is no drift, unless --atol or --rtol say so. Without --against and --load-outputs, the model as ONNX
+    Runtime optimizes it is compared with the model as it stands.
+
+    \b
+    Examples:
+      onnxbench bisect exported.onnx --against original.onnx
+      onnxbench bisect fp16.onnx --against fp32.onnx --feeds x.npz --repro culprit/
+      onnxbench bisect model.onnx --optimization-level all
+      onnxbench bisect model.onnx --on ort:none --reference-on reference
+      onnxbench bisect model.onnx --feeds x.npz --load-outputs golden.npz
+      onnxbench bisect a.onnx --against b.onnx --samples 8 --memory 2GiB --json
+    """
+    from onnxbench import bisection, feeding, specs
+
+    found = bisection.bisect(
+        model, against=against, recorded=load_outputs or (), on=_place(on, level, "--optimization-level"),
+        reference_on=_place(reference_on, reference_level, "--reference-level"),
+        feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
+        atol=atol or (), rtol=rtol or (), memory=None if memory is None else specs.parse_size(memory), repro=repro,
+        allow_outside=allow_outside,
+    )  # fmt: skip
+    _show(found, str(model), repro, limit=limit, as_json=as_json, quiet=quiet)
+    raise typer.Exit(0 if found.passed else 1)
+
+
+def _place(place: str | None, level: str | None, option: str) -> str | None:
+    """Returns the place with a level that is typed in an option of its own."""
+    from onnxbench.errors import UsageError
+
+    if level is None:
+        return place
+    head, comma, rest = (place or "ort").partition(",")
+    if ":" in head or "level=" in rest:
+        raise UsageError(f"{option} and {place!r} both name a level")
+    return f"{head}:{level}{comma}{rest}"
+
+
+def _show(found: Bisection, model: str, repro: Path | None, *, limit: int, as_json: bool, quiet: bool) -> None:
+    from onnxbench.cli._render import chosen, note, print_json
+
+    note(*found.notes, *chosen(found.choices), quiet=quiet)
+    if as_json:
+        print_json("bisect", found)
+        return
+    many = f", {found.sets} sets of inputs" if found.sets > 1 else ""
+    print(f"suspect:   {found.suspect}")
+    print(f"reference: {found.reference}")
+    print(f"compared {found.matched:,} tensors, matched by {found.how} ({found.unmatched:,} without a partner){many}")
+    _show_tables(found, limit)
+    if repro is not None and found.culprits:
+        print(f"wrote {repro}: run 'python {repro}/reproduce.py'")
+    elif found.culprits:
+        print("next: --repro DIR writes the first culprit as a small model with its inputs and a script")
+    for line in _next_steps(found, model):
+        print(f"next: {line}")
+    print(_coloured(found.verdict, "green" if found.passed else "red"))
+
+
+def _show_tables(found: Bisection, limit: int) -> None:
+    from onnxbench.cli._render import console, table
+
+    screen = console()
+    most = limit or len(found.culprits) + len(found.amplifiers)
+    if found.culprits:
+        columns = ["culprit", "operator", "module", ">own error", ">inherited", ">x rounding", ">of the outputs' error"]
+        screen.print(table(columns, [_culprit_row(culprit) for culprit in found.culprits[:most]]))
+        for culprit in found.culprits[:most]:
+            for line in _detail_lines(culprit, found.sets):
+                print(line)
+        if len(found.culprits) > most:
+            print(f"and {len(found.culprits) - most:,} more (--limit 0 shows all)")
+        if found.explained is not None and len(found.culprits) > 1:
+            print(f"all of them together: {found.explained:.0%} of the outputs' error")
+    if found.amplifiers and not found.passed:
+        rows = [
+            (entry.node, entry.op_type, f"{entry.before:.1e}", f"{entry.after:.1e}", f"{entry.growth:,.0f}")
+            for entry in found.amplifiers[:most]
+        ]
+        screen.print(
+            table(["amplifier (right, but makes more of it)", "operator", ">error in", ">out", ">times"], rows)
+        )
+    rows = [
+        (
+            drift.name,
+            "passed" if drift.passed else "FAILED",
+            _number(drift.max_abs),
+            _number(drift.sqnr_db),
+            drift.reason,
+        )
+        for drift in found.outputs
+    ]
+    screen.print(table(["output", "verdict", ">max abs", ">SQNR dB", "why"], rows))
+    if found.modules and not found.passed:
+        screen.print(_module_tree(found.modules))
+
+
+def _culprit_row(culprit: Culprit) -> tuple[str, ...]:
+    inherited = culprit.inherited.text if culprit.inherited is not None else "-"
+    excess = "-" if math.isinf(culprit.excess) else f"{culprit.excess:,.0f}"
+    effect = "-" if culprit.effect is None else f"{culprit.effect:.0%}"
+    return (
+        culprit.node, culprit.op_type, culprit.module or "-", culprit.own.text, inherited, excess, effect,
+    )  # fmt: skip
+
+
+def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
+    yield f"{culprit.node} makes {culprit.tensor}" + (
+        f" ({culprit.partner})" if culprit.partner != culprit.tensor else ""
+    )
+    if len(culprit.region) > 1:
+        from onnxbench.cli._records import listed
+
+        yield f"  one of {listed(list(culprit.region), most=6)}: what lies between is not in the reference"
+    if culprit.reference_region and culprit.reference_region != culprit.region:
+        from onnxbench.cli._records import listed
+
+        yield f"  in the reference: {listed(list(culprit.reference_region), most=6)}"
+    for word, value in (("source", culprit.source), ("code", culprit.code), ("function", culprit.function)):
+        if value:
+            yield f"  {word}: {value}"
+    for reason in culprit.why:
+        yield f"  the files differ here: {reason}"
+    if sets > 1:
+        yield f"  seen on set {culprit.number}"
+    when = f" in iteration {culprit.iteration}, the first that goes wrong" if culprit.iteration is not None else ""
+    for inner in culprit.inner:
+        yield f"  within{when}: {inner.place}: own error {inner.own.text}"
+        for line in _detail_lines(inner, 1):
+            yield f"  {line}"
+
+
+def _next_steps(found: Bisection, model: str) -> Iterator[str]:
+    if found.culprits:
+        inner = found.culprits[0].tensor
+        yield f"onnxbench run {model} --outputs '{inner}' shows what the tensor holds"
+    elif found.kind == "spread":
+        yield "onnxbench diff shows how the two models differ"
+    elif not found.passed:
+        yield "more inputs (--samples 8), or inputs that are like real ones (--feeds), may tell more"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _module_tree(modules: tuple[ModuleError, ...]) -> Any:
+    """Returns the modules as a tree, red where a node has an error of its own, yellow where errors are inherited."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    root = Tree("modules (own error in red, inherited in yellow)")
+    places: dict[str, Any] = {"": root}
+    shown = [entry for entry in modules if entry.own > 1 or entry.total > 0][:_MOST_MODULES]
+    for entry in shown:
+        above = entry.path.rpartition(".")[0]
+        while above not in places:
+            above = above.rpartition(".")[0]
+        colour = "red" if entry.own > 1 else "yellow" if entry.total > 1e-5 else "green"
+        size = "NaN, Inf or shape" if math.isinf(entry.total) else f"{entry.total:.1e}"
+        own = f", {entry.own:,.0f} x rounding of its own" if 1 < entry.own < math.inf else ", its own" * (entry.own > 1)
+        places[entry.path] = places[above].add(Text(f"{entry.path}  {size}{own}", style=colour))
+    return root
+
+
+def _coloured(text: str, colour: str) -> str:
+    import os
+    import sys
+
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\033[{'32' if colour == 'green' else '31'}m{text}\033[0m"

@@ -1,0 +1,506 @@
+"""Bisection: the injected fault is named, a clean model is not accused, and memory stays bounded."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from cases import Case, cases, named
+from corpus import fetch
+from injections import FAULTS, Injected, inject
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxbench import backends, captures
+from onnxbench.bisection import Bisection, bisect, parse_place
+from onnxbench.bisection._measures import measure
+from onnxbench.bisection._parts import Parts
+from onnxbench.errors import BenchError, FeedsError, OutputError, UnsupportedError, UsageError
+from onnxbench.feeding import FeedOptions
+from onnxbench.graph import node_bodies
+from onnxbench.inlining import inline_functions
+from onnxbench.model import from_proto, load
+
+Corpus = Callable[[str], tuple[Path, Any]]
+ONE = "ort:none,threads=1"
+
+
+# ---------------------------------------------------------------- measures
+
+
+def test_measure_sees_what_a_single_number_hides() -> None:
+    base = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    assert measure(base, base.copy()).equal
+    one = base.copy()
+    one[3, 5] += 0.5
+    assert measure(base, one).at == (3, 5)
+    masked, other = base.copy(), base.copy()
+    masked[0] = other[0] = -3.0e38
+    other[5] += 1
+    found = measure(masked, other)
+    assert found.rel < 1e-30  # the mask drowns everything
+    assert found.peak > 0.1
+    assert measure(masked, masked * np.float32(1)).equal
+
+
+def test_measure_judges_kind_before_numbers() -> None:
+    base = np.ones((2, 3), np.float32)
+    bad = base.copy()
+    bad[1, 1] = np.nan
+    assert (measure(base, bad).problem, measure(base, bad).at) == ("nonfinite", (1, 1))
+    assert measure(bad, bad.copy()).equal
+    assert measure(bad, np.where(np.isnan(bad), bad, bad + 1)).problem == ""
+    assert measure(base, base.T).problem == "shape"
+    assert measure(base, [base]).problem == "kind"
+    infinite = np.array([np.inf, 1], np.float32)
+    assert measure(infinite, -infinite).problem == "nonfinite"
+    assert measure(infinite, infinite.copy()).equal
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int64", "uint8", "bool", "complex64"])
+def test_measure_takes_every_kind_of_number(dtype: str) -> None:
+    base = (np.arange(12).reshape(3, 4) % 2).astype(dtype)
+    other = base.copy()
+    other[2, 3] = 1 - other[2, 3] if dtype != "bool" else not other[2, 3]
+    found = measure(base, other)
+    assert found.max_abs == 1
+    assert 0 < found.rel < 1
+    assert measure(np.array(["a", "b"], object), np.array(["a", "c"], object)).rel == 0.5
+
+
+# ---------------------------------------------------------------- parts
+
+
+@pytest.mark.parametrize("name", ["attacut_sc", "eeg_seizure_lstm", "ppocr_v2_cls", "nakdimon_loop"])
+def test_a_run_in_parts_gives_the_same_bits(name: str, corpus: Corpus) -> None:
+    path, entry = corpus(name)
+    model = load(path)
+    feeds = fetch.seeded_feeds(path, entry)
+    parts = Parts(model, "ort", backends.Options(threads=1))
+    names = parts.in_order(name for names in parts.scope.writes for name in names if name in parts.varying)
+    whole = backends.run_with_outputs(model, feeds, names, options=backends.Options("none", threads=1))
+    size = max(1, len(names) // 7)
+    found: dict[str, Any] = {}
+    for values in parts.stream(feeds, [names[at : at + size] for at in range(0, len(names), size)]):
+        found.update(values)
+    assert list(found) == names
+    for tensor in names:
+        if isinstance(whole[tensor], np.ndarray):
+            np.testing.assert_array_equal(whole[tensor], found[tensor])
+
+
+def test_parts_read_given_values_in_place_of_what_is_made() -> None:
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["a"]),
+        helper.make_node("Mul", ["a", "a"], ["b"]),
+        helper.make_node("Sub", ["b", "a"], ["y"]),
+    ]
+    parts = Parts(_model(nodes), "ort", backends.Options())
+    ten = np.full((2,), 10, np.float32)
+    made = parts.run([0, 1, 2], {"x": ten / 10, "a": ten, "b": ten}, ["a", "b", "y"])
+    assert [made[name].tolist() for name in ("a", "b", "y")] == [[2, 2], [100, 100], [0, 0]]
+
+
+# ---------------------------------------------------------------- clean models
+
+
+@cases(lambda case: case.engine == "ort" and case.name not in ("no_nodes_initializer.onnx", "no_nodes_input.onnx"))
+def test_no_fixture_is_accused(case: Case) -> None:
+    if case.name == "sequence_io.onnx":
+        with pytest.raises(UnsupportedError, match="no tensor of the suspect"):
+            bisect(case.path, on="ort:all", feeds=case.feeds())
+        return
+    found = bisect(case.path, on="ort:all", feeds=case.feeds())
+    assert found.culprits == ()
+    assert found.passed
+
+
+@pytest.mark.parametrize(
+    "name", ["attacut_sc", "eeg_seizure_lstm", "magika", "ppocr_v2_cls", "minilm_int8w", "swift_f0"]
+)
+@pytest.mark.parametrize("on", ["ort:all,threads=1", "ort:extended", "ort:none,threads=2"])
+def test_no_real_model_is_accused(name: str, on: str, corpus: Corpus) -> None:
+    path, entry = corpus(name)
+    found = bisect(path, on=on, reference_on=ONE, feeds=fetch.seeded_feeds(path, entry))
+    assert found.culprits == ()
+    assert found.passed
+    assert not found.unjudged
+
+
+# ---------------------------------------------------------------- faults
+
+
+def _inject(corpus: Corpus, name: str, kinds: tuple[str, ...], seed: int) -> tuple[Path, Injected, dict[str, Any]]:
+    path, entry = corpus(name)
+    feeds = fetch.seeded_feeds(path, entry)
+    injected = inject(onnx.load(path), kinds, feeds, seed)
+    assert injected is not None
+    return path, injected, feeds
+
+
+def _names(found: Bisection, injected: Injected) -> None:
+    makers = {node.name: set(node.output) for node in injected.model.graph.node if node.name}
+    wanted = list(injected.truths)
+    for culprit in found.culprits[: len(wanted)]:
+        assert any(culprit.tensor in truth for truth in wanted), (injected.words, culprit)
+        hit = next(truth for truth in wanted if culprit.tensor in truth)
+        assert makers.get(culprit.node, {culprit.tensor}) & hit
+        wanted.remove(hit)
+    assert not wanted, (injected.words, found.verdict)
+    assert len(found.culprits) == len(injected.truths)
+    assert not found.passed
+
+
+_SINGLE = [
+    ("attacut_sc", "perturbed weight"), ("attacut_sc", "bad cast"), ("attacut_sc", "swapped axes"),
+    ("eeg_seizure_lstm", "one weight"), ("ppocr_v2_cls", "shifted pad"), ("eeg_seizure_lstm", "half overflow"),
+    ("ppocr_v2_cls", "truncated constant"), ("ppocr_v2_cls", "wrong epsilon"), ("ppocr_v2_cls", "nan branch"),
+    ("minilm_int8w", "gelu by tanh"), ("minilm_int8w", "swapped operator"), ("magika", "bad cast"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind"), _SINGLE)
+def test_the_node_with_a_fault_is_named(name: str, kind: str, corpus: Corpus) -> None:
+    path, injected, feeds = _inject(corpus, name, (kind,), 0)
+    found = bisect(from_proto(injected.model), against=path, on=ONE, reference_on=ONE, feeds=feeds)
+    _names(found, injected)
+    assert found.kind == "drift"
+    assert found.culprits[0].effect is None or found.culprits[0].effect > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("attacut_sc", ("perturbed weight", "swapped operator")),
+        ("eeg_seizure_lstm", ("one weight", "bad cast")),
+        ("ppocr_v2_cls", ("truncated constant", "shifted pad")),
+    ],
+)
+def test_two_faults_are_both_named(name: str, kinds: tuple[str, ...], corpus: Corpus) -> None:
+    path, injected, feeds = _inject(corpus, name, kinds, 0)
+    found = bisect(from_proto(injected.model), against=path, on=ONE, reference_on=ONE, feeds=feeds)
+    _names(found, injected)
+    assert found.explained is None or found.explained > 0.99
+
+
+def test_every_kind_of_fault_is_tried() -> None:
+    assert set(FAULTS) >= {kind for _, kind in _SINGLE}
+
+
+def test_little_memory_finds_the_same(corpus: Corpus) -> None:
+    path, injected, feeds = _inject(corpus, "ppocr_v2_cls", ("truncated constant",), 1)
+    suspect = from_proto(injected.model)
+    runs = [
+        bisect(suspect, against=path, on=ONE, reference_on=ONE, feeds=feeds, memory=size) for size in (1 << 30, 1 << 16)
+    ]
+    rows = [[(row.tensor, row.total, row.own, row.excess) for row in run.tensors] for run in runs]
+    assert rows[0] == rows[1]
+    _names(runs[1], injected)
+
+
+def test_shifted_names_are_matched_by_structure(corpus: Corpus) -> None:
+    path, injected, feeds = _inject(corpus, "attacut_sc", ("perturbed weight",), 0)
+    suspect = injected.model
+    made = [name for node in suspect.graph.node for name in node.output]
+    outputs = {info.name for info in suspect.graph.output}
+    inner = [name for name in made if name not in outputs]
+    shifted = dict(zip(inner, [*inner[1:], "one_more"], strict=True))  # as exporters do that number tensors
+    for node in suspect.graph.node:
+        node.input[:] = [shifted.get(name, name) for name in node.input]
+        node.output[:] = [shifted.get(name, name) for name in node.output]
+    del suspect.graph.value_info[:]
+    found = bisect(from_proto(suspect), against=path, on=ONE, reference_on=ONE, feeds=feeds)
+    assert found.how == "structure"
+    (truth,) = injected.truths
+    assert [culprit.tensor for culprit in found.culprits] == [shifted.get(name, name) for name in truth]
+
+
+def test_a_fault_shows_on_the_optimized_graph_too(corpus: Corpus) -> None:
+    path, injected, feeds = _inject(corpus, "minilm_int8w", ("wrong epsilon",), 0)
+    found = bisect(from_proto(injected.model), against=path, on="ort:all,threads=1", reference_on=ONE, feeds=feeds)
+    assert [culprit.tensor for culprit in found.culprits] == list(injected.truths[0])
+    assert found.culprits[0].op_type == "com.microsoft::SkipLayerNormalization"
+    assert len(found.culprits[0].reference_region) > 1
+
+
+def test_the_worst_of_several_sets_is_told() -> None:
+    weights = {"w": np.eye(4, dtype=np.float32)}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Relu", ["m"], ["y"])]
+    wrong = [nodes[0], helper.make_node("Clip", ["m", "", "top"], ["y"])]
+    right = _model(nodes, weights, shape=(1, 4))
+    suspect = _model(wrong, {**weights, "top": np.array(2, np.float32)}, shape=(1, 4))
+    found = bisect(suspect, against=right, feeds=FeedOptions(ranges=["[0,2.5]"], iterations=6))
+    assert [culprit.tensor for culprit in found.culprits] == ["y"]
+    assert found.sets == 6
+
+
+def test_an_amplifier_is_not_accused() -> None:
+    """(m - m by another way) * 1e6 blows up what a slightly wrong weight does before it."""
+    weights = {"w": np.eye(8, dtype=np.float32), "big": np.array(1e4, np.float32), "c": np.array(1.0, np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Sub", ["m", "c"], ["small"]),
+        helper.make_node("Mul", ["small", "big"], ["y"]),
+    ]
+    feeds = {"x": (1 + 1e-4 * np.random.default_rng(0).standard_normal((2, 8))).astype(np.float32)}
+    right = _model(nodes, weights, shape=(2, 8))
+    off = {**weights, "w": weights["w"] * np.float32(1 + 3e-5)}
+    found = bisect(_model(nodes, off, shape=(2, 8)), against=right, feeds=feeds)
+    assert [culprit.tensor for culprit in found.culprits] == ["m"]
+    assert [entry.tensor for entry in found.amplifiers] == ["small"]
+    assert found.culprits[0].why[0].startswith("weight w")
+
+
+def test_a_constant_that_differs_is_named_itself() -> None:
+    def build(value: float) -> Any:
+        constant = helper.make_node(
+            "Constant", [], ["c"], value=numpy_helper.from_array(np.full((4,), value, np.float32))
+        )
+        nodes = [constant, helper.make_node("Mul", ["x", "c"], ["m"]), helper.make_node("Add", ["m", "c"], ["y"])]
+        return _model(nodes, shape=(4,))
+
+    found = bisect(build(0.3), against=build(0.3125), feeds={"x": np.ones(4, np.float32)})
+    assert [culprit.tensor for culprit in found.culprits] == ["c"]
+
+
+def test_half_precision_is_spread_and_an_overflow_in_it_is_not(corpus: Corpus) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w0"], ["m0"])]
+    weights = {"w0": np.random.default_rng(9).standard_normal((8, 8)).astype(np.float32)}
+    for at in range(1, 16):
+        weights[f"w{at}"] = np.random.default_rng(at).standard_normal((8, 8)).astype(np.float32) / 3
+        nodes.append(helper.make_node("MatMul", [f"m{at - 1}", f"w{at}"], [f"m{at}"]))
+    nodes += [helper.make_node("Mul", ["m15", "scale"], ["big"]), helper.make_node("Mul", ["big", "down"], ["y"])]
+    feeds = {"x": np.random.default_rng(1).standard_normal((4, 8)).astype(np.float32)}
+    for scale, culprits in ((1.0, []), (3e5, ["big"])):
+        given = {**weights, "scale": np.array(scale, np.float32), "down": np.array(1 / scale, np.float32)}
+        halves = {name: value.astype(np.float16) for name, value in given.items() if name != "scale"}
+        suspect = _model(
+            nodes, {**halves, "scale": np.float16(min(scale, 6e4))}, shape=(4, 8), dtype=TensorProto.FLOAT16
+        )
+        if culprits:
+            given["scale"] = np.array(6e4, np.float32)
+            given["down"] = np.array(1 / 6e4, np.float32)
+        found = bisect(suspect, against=_model(nodes, given, shape=(4, 8)), feeds=_as_half(feeds))
+        assert [culprit.tensor for culprit in found.culprits] == culprits, found.verdict
+
+
+def _as_half(feeds: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.astype(np.float16) for name, value in feeds.items()}
+
+
+def _break_bodies(model: onnx.ModelProto, operators: dict[str, str]) -> list[str]:
+    """Swaps operators within bodies only, and returns the names of the nodes."""
+    pending, names = [body for node in model.graph.node for _, body in node_bodies(node)], []
+    while pending:
+        graph = pending.pop()
+        for node in graph.node:
+            pending += [body for _, body in node_bodies(node)]
+            if node.op_type in operators:
+                node.op_type = operators[node.op_type]
+                names.append(node.name)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("name", "operators", "path"),
+    [
+        ("silero_vad", {"Sigmoid": "HardSigmoid"}, "If_0/then/"),
+        ("silero_vad_ifless", {"Relu": "LeakyRelu"}, "node_cond__1/then/"),
+        ("nakdimon_loop", {"Tanh": "Softsign"}, "model/bidirectional"),
+    ],
+)
+def test_culprits_in_bodies_are_named_by_their_paths(
+    name: str, operators: dict[str, str], path: str, corpus: Corpus
+) -> None:
+    file, entry = corpus(name)
+    feeds = fetch.seeded_feeds(file, entry)
+    suspect = onnx.load(file)
+    broken = _break_bodies(suspect, operators)
+    found = bisect(from_proto(suspect), against=file, on=ONE, reference_on=ONE, feeds=feeds)
+    assert not found.passed
+    inner = [each for culprit in found.culprits for each in culprit.inner]
+    assert inner
+    for culprit in inner:
+        assert culprit.node.startswith(path)
+        assert culprit.op_type in operators.values()
+        assert any(culprit.node.endswith(f"/{label}") for label in broken if label)
+    assert inner[0].node in found.verdict
+    if name == "nakdimon_loop":
+        assert found.culprits[0].iteration == 0
+
+
+def test_the_first_bad_iteration_is_named() -> None:
+    """A loop that adds 1 each time, and from its fourth iteration on 2 in the suspect."""
+
+    def build(limit: float) -> Any:
+        body = helper.make_graph(
+            [
+                helper.make_node("Identity", ["going"], ["goes"]),
+                helper.make_node("Cast", ["trip"], ["count"], to=TensorProto.FLOAT),
+                helper.make_node("Sub", ["count", "limit"], ["beyond"]),
+                helper.make_node("Sign", ["beyond"], ["sign"]),
+                helper.make_node("Relu", ["sign"], ["extra"]),
+                helper.make_node("Add", ["extra", "one"], ["step"]),
+                helper.make_node("Add", ["state", "step"], ["next"]),
+            ],
+            "body",
+            [
+                helper.make_tensor_value_info("trip", TensorProto.INT64, []),
+                helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("state", TensorProto.FLOAT, [2]),
+            ],
+            [
+                helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("next", TensorProto.FLOAT, [2]),
+            ],
+        )
+        weights = {"n": np.array(6), "limit": np.array(limit, np.float32), "one": np.array(1, np.float32)}
+        return _model([helper.make_node("Loop", ["n", "", "x"], ["y"], "loop", body=body)], weights)
+
+    found = bisect(build(2.5), against=build(99), feeds={"x": np.zeros(2, np.float32)})
+    (culprit,) = found.culprits
+    assert culprit.iteration == 3
+    assert [each.tensor for each in culprit.inner] == ["beyond"]
+    assert found.verdict.startswith("drift starts at loop/body/Sub#2")
+
+
+def test_functions_are_looked_into() -> None:
+    case = named("function_nested")
+    model = inline_functions(load(case.path))[0]
+    broken = onnx.load(case.path)
+    tensor = next((t for t in broken.graph.initializer if t.data_type == TensorProto.FLOAT), None)
+    found = bisect(case.path, against=model, feeds=case.feeds())
+    assert found.passed
+    if tensor is not None:
+        values = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array((values * 1.01).astype(np.float32), tensor.name))
+        assert not bisect(from_proto(broken), against=case.path, feeds=case.feeds()).passed
+
+
+# ---------------------------------------------------------------- recorded values, files, command
+
+
+@pytest.fixture
+def broken(tmp_path: Path, corpus: Corpus) -> tuple[Path, Path, Path, Injected]:
+    """A suspect, its reference, inputs, and the truth."""
+    path, injected, feeds = _inject(corpus, "attacut_sc", ("perturbed weight",), 0)
+    onnx.save(injected.model, tmp_path / "suspect.onnx")
+    captures.save(tmp_path / "feeds.npz", feeds)
+    return tmp_path / "suspect.onnx", path, tmp_path / "feeds.npz", injected
+
+
+def _run(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "onnxbench", "bisect", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_recorded_values_serve_as_the_reference(broken: Any, tmp_path: Path) -> None:
+    suspect, reference, feeds, injected = broken
+    golden = tmp_path / "golden.npz"
+    inputs = dict(captures.Capture(feeds))
+    parts = Parts(load(reference), "ort", backends.Options(threads=1))
+    names = [name for names in parts.scope.writes for name in names]
+    captures.save(golden, next(parts.stream(inputs, [names])))
+    found = bisect(suspect, recorded=[str(golden)], on=ONE, feeds=FeedOptions([str(feeds)]))
+    assert {culprit.tensor for culprit in found.culprits} <= set.union(*map(set, injected.truths))
+    assert found.culprits
+    captures.save(golden, {**inputs, **next(parts.stream(inputs, [names]))})  # inputs may be recorded too
+    assert bisect(suspect, recorded=[str(golden)], on=ONE).verdict == found.verdict
+    assert bisect(reference, recorded=[str(golden)], on=ONE).passed
+
+
+def test_recorded_outputs_alone_tell_of_drift(broken: Any, tmp_path: Path) -> None:
+    suspect, reference, feeds, _ = broken
+    golden = tmp_path / "golden.npz"
+    values = backends.open_session(load(reference), options=backends.Options("none")).run(dict(captures.Capture(feeds)))
+    captures.save(golden, values)
+    found = bisect(suspect, recorded=[str(golden)], feeds=FeedOptions([str(feeds)]))
+    assert not found.passed
+    assert len(found.culprits[0].region) > 5
+
+
+def test_the_command_tells_and_writes_a_repro(broken: Any, tmp_path: Path) -> None:
+    suspect, reference, feeds, injected = broken
+    repro = tmp_path / "repro"
+    done = _run(suspect, "--against", reference, "--feeds", feeds, "--repro", repro)
+    assert done.returncode == 1, done.stderr
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.startswith("drift starts at ")
+    assert "the files differ here: weight" in done.stdout
+    script = subprocess.run([sys.executable, repro / "reproduce.py"], capture_output=True, text=True, check=False)
+    assert script.returncode == 1, script.stderr
+    assert "the failure shows" in script.stdout
+    onnx.checker.check_model(str(repro / "culprit.onnx"), full_check=True)
+    again = _run(suspect, "--against", reference, "--feeds", feeds, "--repro", repro)
+    assert again.returncode == 7
+    assert injected.truths
+
+
+def test_the_command_passes_a_clean_model(broken: Any) -> None:
+    _, reference, feeds, _ = broken
+    done = _run(reference, "--feeds", feeds, "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["schema_version"] >= 1
+    assert (said["result"]["kind"], said["result"]["culprits"]) == ("clean", [])
+    assert all(row["own"] is not None for row in said["result"]["tensors"])
+
+
+def test_rounding_is_drift_only_where_a_tolerance_says_so(corpus: Corpus) -> None:
+    path, entry = corpus("minilm_int8w")
+    feeds = fetch.seeded_feeds(path, entry)
+    assert bisect(path, on="ort:all", feeds=feeds).passed
+    strict = bisect(path, on="ort:all", feeds=feeds, atol=1e-12)
+    assert (strict.kind, strict.passed, strict.culprits) == ("rounding", False, ())
+
+
+def test_what_cannot_be_understood_is_refused(broken: Any, tmp_path: Path) -> None:
+    suspect, reference, _, _ = broken
+    with pytest.raises(UsageError, match="no optimization level"):
+        parse_place("ort:al", level="none")
+    with pytest.raises(UsageError, match="no setting"):
+        parse_place("ort,thread=2", level="none")
+    with pytest.raises(UsageError, match="has no levels"):
+        parse_place("reference:all", level="none")
+    with pytest.raises(UsageError, match="not both"):
+        bisect(suspect, against=reference, recorded=["x.npz"])
+    with pytest.raises(UsageError, match="the same model on the same runtime"):
+        bisect(suspect, on="ort:none")
+    with pytest.raises(UnsupportedError, match="no tensor of the suspect"):
+        bisect(suspect, recorded={"nothing": np.ones(1)}, feeds={})
+    with pytest.raises(OutputError, match="there already"):
+        bisect(suspect, against=reference, repro=tmp_path)
+    with pytest.raises(FeedsError):
+        bisect(suspect, against=reference, feeds={"nothing": np.ones(1)})
+    with pytest.raises(BenchError):
+        bisect(tmp_path / "absent.onnx")
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    weights: dict[str, Any] | None = None,
+    *,
+    shape: tuple[int, ...] = (2,),
+    dtype: int = TensorProto.FLOAT,
+) -> Any:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", dtype, shape)],
+        [helper.make_tensor_value_info("y", dtype, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (weights or {}).items()],
+    )
+    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def test_numbers_in_results_are_finite_or_said_to_be_infinite(broken: Any) -> None:
+    suspect, reference, feeds, _ = broken
+    found = bisect(suspect, against=reference, feeds=FeedOptions([str(feeds)]))
+    assert all(not math.isnan(row.excess) and not math.isnan(row.total.rel) for row in found.tensors)
