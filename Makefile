@@ -41,11 +41,11 @@ $(VENV)/.demo: pyproject.toml
 
 $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]' '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,torch,trt]' '$(TORCH)'
 	touch $@
 
 $(VENV)/.peers: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --editable '.[dev,torch,peers]' '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,torch,trt,peers]' '$(TORCH)'
 	touch $@
 
 clean:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from onnxbench.bisection import bisect as bisect
     from onnxbench.diffing import diff as diff
     from onnxbench.division import divide as divide
+    from onnxbench.engine import BuildSpec as BuildSpec
+    from onnxbench.engine import build_engine as build_engine
+    from onnxbench.engine import diagnose as diagnose
+    from onnxbench.engine import read_engine as read_engine
     from onnxbench.environment import examine as examine
     from onnxbench.errors import BenchError as BenchError
     from onnxbench.feeding import FeedOptions as FeedOptions
@@ -58,6 +62,7 @@ _HOMES = {
     "bisect": "bisection",
     "BenchError": "errors",
     "ExportOptions": "pytorch.exporting",
+    "BuildSpec": "engine",
     "FeedOptions": "feeding",
     "GraphIndex": "graph",
     "MergeOptions": "merging",
@@ -66,9 +71,11 @@ _HOMES = {
     "SaveOptions": "writer",
     "Step": "recipe",
     "build": "modelspec",
+    "build_engine": "engine",
     "check": "lint",
     "edit": "surgery",
     "convert_opset": "opsets",
+    "diagnose": "engine",
     "diff": "diffing",
     "divide": "division",
     "examine": "environment",
@@ -85,6 +92,7 @@ _HOMES = {
     "marked": "pytorch.marks",
     "merge": "merging",
     "prove": "proof",
+    "read_engine": "engine",
     "run": "running",
     "save": "writer",
     "show": "modeltext",

@@ -267,6 +267,7 @@ def _what_is_it(head: bytes) -> str | None:
         b"\x89HDF": "It is an HDF5 file (a Keras model, perhaps).",
         b"ptrt": "It is a TensorRT engine.",
         b"ftrt": "It is a TensorRT engine.",
+        b"vtrt": "It is a TensorRT-RTX engine.",
         b"version https://git-lfs": "It is a Git LFS pointer: fetch the file itself with 'git lfs pull'.",
         b"\x1f\x8b": "It is a gzip file.",
     }

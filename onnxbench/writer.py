@@ -184,6 +184,32 @@ def held_back(path: str | os.PathLike[str] | None) -> Iterator[Path | None]:
         raise _cannot_write(error, target) from None
 
 
+@contextlib.contextmanager
+def held_together(target: str | os.PathLike[str], *others: str) -> Iterator[Path]:
+    """Gives a folder for files that appear beside a target, all of them or none, if the block goes well.
+
+    Args:
+        target: The file that gives the folder its place; one of its name must be made.
+        others: Names of further files that must be made.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    whole = Path(target)
+    for each in (whole, *(whole.parent / name for name in others)):
+        if each.exists() and not each.is_file():
+            raise OutputError(f"{each} exists and is not a regular file")
+    try:
+        with _staging(whole) as staging:
+            yield staging
+            for name in (*others, whole.name):
+                with open(staging / name, "rb+") as made:
+                    os.fsync(made.fileno())
+            _publish(staging, whole.parent, [*others, whole.name])
+    except OSError as error:
+        raise _cannot_write(error, whole) from None
+
+
 def _publish(staging: Path, folder: Path, names: list[str]) -> None:
     """Moves files into a folder, all of them or none; the model, the last one, is never beside wrong weights."""
     if len(names) == 1:

@@ -40,6 +40,48 @@ SECOND_NAMES: dict[str, tuple[str, ...]] = {
     "--save-as-external-data": ("--save-external-data", "auto"),
     "--no-save-all-tensors-to-one-file": ("--external-per-tensor",),
     "--output-file": ("--output",),
+    "--trt-min-shapes": ("--min-shapes",),
+    "--minShapes": ("--min-shapes",),
+    "--trt_profile_min_shapes": ("--min-shapes",),
+    "--trt-opt-shapes": ("--opt-shapes",),
+    "--optShapes": ("--opt-shapes",),
+    "--trt_profile_opt_shapes": ("--opt-shapes",),
+    "--trt-max-shapes": ("--max-shapes",),
+    "--maxShapes": ("--max-shapes",),
+    "--trt_profile_max_shapes": ("--max-shapes",),
+    "--compute-capabilities": ("--compute-capability",),
+    "--computeCapabilities": ("--compute-capability",),
+    "--builder-optimization-level": ("--optimization-level",),
+    "--builderOptimizationLevel": ("--optimization-level",),
+    "--timingCacheFile": ("--timing-cache",),
+    "--load-timing-cache": ("--timing-cache",),
+    "--memPoolSize": ("--mem-pool-size",),
+    "--plugins": ("--plugin",),
+    "--staticPlugins": ("--plugin",),
+    "--dynamicPlugins": ("--plugin",),
+    "--noTF32": ("--no-tf32",),
+    "--refittable": ("--refit",),
+    "--strip-plan": ("--strip-weights",),
+    "--stripWeights": ("--strip-weights",),
+    "--allowWeightStreaming": ("--weight-streaming",),
+    "--versionCompatible": ("--version-compatible",),
+    "--excludeLeanRuntime": ("--exclude-lean-runtime",),
+    "--hardware-compatibility-level": ("--hardware-compatibility",),
+    "--hardwareCompatibilityLevel": ("--hardware-compatibility",),
+    "--runtimePlatform": ("--runtime-platform",),
+    "--useDLACore": ("--dla-core",),
+    "--allowGPUFallback": ("--gpu-fallback",),
+    "--allow-gpu-fallback": ("--gpu-fallback",),
+    "--profilingVerbosity": ("--profiling-verbosity",),
+    "--tacticSources": ("--tactic-sources",),
+    "--maxAuxStreams": ("--max-aux-streams",),
+    "--maxTactics": ("--max-tactics",),
+    "--avgTiming": ("--avg-timing",),
+    "--avg-timing-iterations": ("--avg-timing",),
+    "--tilingOptimizationLevel": ("--tiling-level",),
+    "--tiling-optimization-level": ("--tiling-level",),
+    "--directIO": ("--direct-io",),
+    "--saveEngine": ("--output",),
 }
 """What users of Polygraphy, trtexec, onnxsim, onnxslim and sne4onnx type, where a command has that option.
 
@@ -143,7 +185,7 @@ class BenchCommand(TyperCommand):
     def _required(self, args: list[str]) -> int:
         """Returns how many single arguments the command wants; ``-o`` stands for one where there are several."""
         arguments = [param for param in self.params if isinstance(param, TyperArgument) and param.nargs == 1]
-        named_output = any(word in ("-o", "--output") or word.startswith("--output=") for word in args)
+        named_output = any(word in ("-o", "--output", "--doctor") or word.startswith("--output=") for word in args)
         return len(arguments) - (named_output and len(arguments) > 1)
 
     def _sort_out(self, args: list[str]) -> _Typed:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxbench.cli import _render
+from onnxbench.cli import _engines, _render
 from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 from onnxbench.cli._records import (
@@ -121,10 +121,13 @@ def inspect(
       onnxbench inspect model.onnx --attrs op:Conv
       onnxbench inspect model.onnx --tensors 'scope:encoder.layer.0' --json
       onnxbench inspect model.onnx --show layers attrs weights
+      onnxbench inspect model.engine
     """
     from onnxbench.inspection import inspect as take_apart
     from onnxbench.model import load
 
+    if _engines.print_engine(model, nodes=nodes or "layers" in (show or ()), as_json=as_json, quiet=quiet):
+        return
     loaded = load(model, allow_outside=allow_outside, require_weights=False)
     flags = {"card": card, "nodes": nodes, "attributes": attributes, "tensors": tensors, "modules": scopes,
              "weights": weights or values, "functions": functions, "bodies": bodies}  # fmt: skip

@@ -63,7 +63,7 @@ class Rule:
 
     def conditions(self) -> list[str]:
         """Returns when the rule is looked at, if not always."""
-        needs = {"values": "only with --values", "session": "only with --ort"}  # in Python: values=, openers=
+        needs = {"values": "only with --values", "session": "only with --ort or --trt"}  # in Python: values=, openers=
         found = [needs[self.needs]] if self.needs else []
         return found + [f"only with --target {target}" for target in self.only_for]
 
