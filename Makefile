@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The PyTorch that the tests are run with, to the digit: what its exporter writes changes from one to the next.
+TORCH := torch==2.13.0
 
 .PHONY: demo test lint types layers check docs bench clean
 
@@ -39,11 +41,11 @@ $(VENV)/.demo: pyproject.toml
 
 $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,torch,trt]' '$(TORCH)'
 	touch $@
 
 $(VENV)/.peers: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --editable '.[dev,peers]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,torch,trt,peers]' '$(TORCH)'
 	touch $@
 
 clean:

@@ -20,12 +20,18 @@ if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
     from onnxbench.bisection import bisect as bisect
     from onnxbench.diffing import diff as diff
+    from onnxbench.division import divide as divide
+    from onnxbench.engine import BuildSpec as BuildSpec
+    from onnxbench.engine import build_engine as build_engine
+    from onnxbench.engine import diagnose as diagnose
+    from onnxbench.engine import read_engine as read_engine
     from onnxbench.environment import examine as examine
     from onnxbench.errors import BenchError as BenchError
     from onnxbench.feeding import FeedOptions as FeedOptions
     from onnxbench.graph import GraphIndex as GraphIndex
     from onnxbench.inspection import inspect as inspect
     from onnxbench.lint import check as check
+    from onnxbench.marks import unmark as unmark
     from onnxbench.merging import MergeOptions as MergeOptions
     from onnxbench.merging import merge as merge
     from onnxbench.model import Model as Model
@@ -37,6 +43,10 @@ if TYPE_CHECKING:
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
     from onnxbench.proof import prove as prove
+    from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
+    from onnxbench.pytorch.exporting import export as export
+    from onnxbench.pytorch.marks import mark as mark
+    from onnxbench.pytorch.marks import marked as marked
     from onnxbench.recipe import Recipe as Recipe
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
@@ -51,6 +61,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "bisect": "bisection",
     "BenchError": "errors",
+    "ExportOptions": "pytorch.exporting",
+    "BuildSpec": "engine",
     "FeedOptions": "feeding",
     "GraphIndex": "graph",
     "MergeOptions": "merging",
@@ -59,11 +71,15 @@ _HOMES = {
     "SaveOptions": "writer",
     "Step": "recipe",
     "build": "modelspec",
+    "build_engine": "engine",
     "check": "lint",
     "edit": "surgery",
     "convert_opset": "opsets",
+    "diagnose": "engine",
     "diff": "diffing",
+    "divide": "division",
     "examine": "environment",
+    "export": "pytorch.exporting",
     "expose": "pieces",
     "extract": "pieces",
     "find": "records",
@@ -72,12 +88,16 @@ _HOMES = {
     "load": "model",
     "load_recipe": "recipe",
     "make_batch_dynamic": "batching",
+    "mark": "pytorch.marks",
+    "marked": "pytorch.marks",
     "merge": "merging",
     "prove": "proof",
+    "read_engine": "engine",
     "run": "running",
     "save": "writer",
     "show": "modeltext",
     "split": "splitting",
+    "unmark": "marks",
     "validate": "validity",
 }
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxbench import weights
-from onnxbench.draft import Draft, home_of, root_of, tree_of
-from onnxbench.graph import NodeRef, Scope
+from onnxbench.draft import Draft
+from onnxbench.graph import NodeRef, Scope, home_of, root_of, tree_of
+from onnxbench.messages import copy_of
 from onnxbench.schemas import plain_domain
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _lifted(draft: Draft, ref: NodeRef, body: Scope, defined: Counter[str], node
             node.name = node.name and _free(node.name, node_names.__contains__)
         node_names.add(node.name)
     nodes = _moved_weights(ref.scope, body)
-    nodes += [_copy(node) for node in body.graph.node]
+    nodes += [copy_of(node) for node in body.graph.node]
     for outer, inner in copied:
         nodes.append(NodeProto(op_type="Identity", input=[names.get(inner, inner)], output=[outer]))
     graph = ref.scope.graph
@@ -178,9 +179,3 @@ def _moved_weights(scope: Scope, body: Scope) -> list[NodeProto]:
         node.attribute.add(name="sparse_value", type=11).sparse_tensor.CopyFrom(sparse)
         nodes.append(node)
     return nodes
-
-
-def _copy(message: Any) -> Any:
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy

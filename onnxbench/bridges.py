@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 from onnxbench import weights
 from onnxbench.errors import ExecutionError, MissingDependencyError, RefusedResultError, UnsupportedError
 from onnxbench.graph import GraphIndex, Scope
-from onnxbench.messages import carry_field, carry_unknown
+from onnxbench.messages import carry_field, carry_unknown, copy_of
+from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import initializer_type
 
 if TYPE_CHECKING:
@@ -86,8 +87,7 @@ def run_tool(
 
 def _outgoing(model: Model, *, limit: int, keep_large_away: bool) -> tuple[ModelProto, set[str]]:
     """Returns a copy with its weights in it, and the names of those that are inputs of it instead."""
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     away: set[str] = set()
     if keep_large_away:
         inputs = {info.name for info in proto.graph.input}
@@ -206,8 +206,7 @@ class _Record:
     @classmethod
     def of(cls, model: Model) -> _Record:
         """Returns the record of a model."""
-        proto = type(model.proto)()
-        proto.CopyFrom(model.proto)
+        proto = copy_of(model.proto)
         record = cls(model.derive(proto))
         record._stored.update((tensor.name, tensor) for tensor in proto.graph.initializer)
         for place, scope in _places(proto):
@@ -243,9 +242,9 @@ def _put_back(original: ModelProto, returned: ModelProto, before: _Record) -> li
     carry_unknown(original, returned)
     del returned.metadata_props[:]  # tools leave statistics of their own there
     returned.metadata_props.extend(original.metadata_props)
-    imported = {("" if o.domain == "ai.onnx" else o.domain) for o in returned.opset_import}
+    imported = {plain_domain(o.domain) for o in returned.opset_import}
     for opset in original.opset_import:
-        if ("" if opset.domain == "ai.onnx" else opset.domain) not in imported:
+        if plain_domain(opset.domain) not in imported:
             returned.opset_import.add().CopyFrom(opset)
     if not returned.training_info:
         returned.training_info.extend(original.training_info)
@@ -289,11 +288,7 @@ def _restore_interface(original: GraphProto, graph: GraphProto) -> None:
     before = {tensor.name for tensor in original.initializer}
     inputs = [info for info in original.input if info.name in there or (info.name in before and info.name in stored)]
     for target, wanted in ((graph.input, inputs), (graph.output, list(original.output))):
-        copies = []
-        for info in wanted:
-            copy = type(info)()
-            copy.CopyFrom(info)
-            copies.append(copy)
+        copies = [copy_of(info) for info in wanted]
         del target[:]
         target.extend(copies)
 

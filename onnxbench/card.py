@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from onnxbench import select, weighing, weights
 from onnxbench.errors import ExternalDataError
-from onnxbench.graph import GraphIndex, Scope
+from onnxbench.graph import GraphIndex, root_of
+from onnxbench.messages import as_text
 from onnxbench.records import operator
 from onnxbench.tensortype import Dim, dtype_bits, dtype_name, elem_type, format_type, tensor_shape
 from onnxbench.weighing import Stored
@@ -316,8 +317,8 @@ def summarize(model: Model, index: GraphIndex | None = None, origins: Origins | 
         model_version=proto.model_version,
         domain=proto.domain,
         graph_name=proto.graph.name,
-        doc=_text(proto.doc_string) or _text(proto.graph.doc_string),
-        metadata={_text(entry.key): _text(entry.value) for entry in proto.metadata_props},
+        doc=as_text(proto.doc_string) or as_text(proto.graph.doc_string),
+        metadata={as_text(entry.key): as_text(entry.value) for entry in proto.metadata_props},
         inputs=tuple(_port(info, index.main.constants) for info in proto.graph.input),
         outputs=tuple(_port(info, ()) for info in proto.graph.output),
         nodes=len(index.main.nodes),
@@ -340,11 +341,6 @@ def summarize(model: Model, index: GraphIndex | None = None, origins: Origins | 
     )
 
 
-def _text(value: str | bytes) -> str:
-    """Returns a string field as text; protobuf hands out bytes where it is not UTF-8."""
-    return value if isinstance(value, str) else value.decode(errors="backslashreplace")
-
-
 def _port(info: ValueInfoProto, defaults: Iterable[str]) -> Port:
     number = elem_type(info.type)
     return Port(
@@ -354,7 +350,7 @@ def _port(info: ValueInfoProto, defaults: Iterable[str]) -> Port:
         tensor_shape(info.type),
         info.name in defaults,
         info.type.denotation or None,
-        _text(info.doc_string) or None,
+        as_text(info.doc_string) or None,
     )
 
 
@@ -383,7 +379,7 @@ class _OpCounts:
             self.by_key.update(keys)
             if scope.parent is not None:
                 self._in_bodies.update(keys)
-            if _is_in_function(scope):
+            if root_of(scope).is_function:
                 self._in_functions.update(keys)
             self.nodes += len(keys)
             self.unnamed += sum(not node.name for node in scope.nodes)
@@ -414,15 +410,6 @@ class _OpCounts:
 def written(domain: str, op_type: str) -> str:
     """Returns an operator with its domain, unless that is the standard one."""
     return op_type if domain in ("", _STANDARD) else f"{domain}::{op_type}"
-
-
-def _is_in_function(scope: Scope) -> bool:
-    outer: Scope | None = scope
-    while outer is not None:
-        if outer.is_function:
-            return True
-        outer = outer.parent
-    return False
 
 
 def _external_files(model: Model, stored: Iterable[Stored]) -> tuple[ExternalFile, ...]:
@@ -494,7 +481,7 @@ def describe_function(
         attributes=(*function.attribute, *(attribute.name for attribute in function.attribute_proto)),
         opsets={opset.domain or _STANDARD: opset.version for opset in function.opset_import},
         ops=dict(Counter(map(operator, nodes)).most_common()),
-        doc=_text(function.doc_string) or None,
+        doc=as_text(function.doc_string) or None,
     )
 
 

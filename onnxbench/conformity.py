@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxbench.errors import did_you_mean
-from onnxbench.graph import GraphIndex, Scope, declared_types
+from onnxbench.graph import GraphIndex, Scope, declared_types, root_of
 from onnxbench.inference import inferred
+from onnxbench.messages import copy_of
 from onnxbench.modeltext import ATTRIBUTE_WORDS
 from onnxbench.schemas import attribute_type, describe_unknown, find_schema, known_domains, plain_domain
 from onnxbench.tensortype import format_type
@@ -133,9 +134,9 @@ class _Checker:
                 yield Flaw(scope, f"output {name!r} is made by no node", output=at, hint=hint)
 
     def _nodes(self, scope: Scope) -> Iterator[Flaw]:
-        versions = self._main_versions
-        if is_in_function(scope):
-            versions = {plain_domain(o.domain): o.version for o in root(scope).graph.opset_import}
+        versions, root = self._main_versions, root_of(scope)
+        if root.is_function:
+            versions = {plain_domain(o.domain): o.version for o in root.graph.opset_import}
         for position, node in enumerate(scope.nodes):
             callee = self._functions.get((node.domain, node.op_type, node.overload))
             domain = plain_domain(node.domain)
@@ -190,7 +191,7 @@ class _Checker:
                 message += f"{'takes' if what == 'input' else 'makes'} {takes}"
                 yield Flaw(scope, message, position, hint=f"They are: {', '.join(f.name for f in formals)}.")
         for formal, name in zip(schema.inputs, node.input, strict=False):
-            if not name and formal.option.name == "Single":  # type: ignore[attr-defined]
+            if not name and formal.option.name == "Single":  # type: ignore[attr-defined]  # the stubs do not know its name
                 message = f"{name_of_node} leaves input {formal.name!r} empty, which {node.op_type} needs"
                 yield Flaw(scope, message, position)
         if node.attribute or schema.attributes:
@@ -223,7 +224,7 @@ class _Checker:
 def _coerce(attribute: AttributeProto, wanted: int) -> bool:
     """Gives an attribute the type that its operator states where the value allows; tells whether it does."""
     if attribute.type == 0 and attribute.ref_attr_name:
-        attribute.type = wanted  # type: ignore[assignment]
+        attribute.type = wanted  # type: ignore[assignment]  # the stub wants its enum
         return True
     if attribute.type == _INT and wanted == _FLOAT:
         attribute.f = float(attribute.i)
@@ -233,7 +234,7 @@ def _coerce(attribute: AttributeProto, wanted: int) -> bool:
         attribute.ClearField("ints")
     else:
         return False
-    attribute.type = wanted  # type: ignore[assignment]
+    attribute.type = wanted  # type: ignore[assignment]  # the stub wants its enum
     return True
 
 
@@ -259,18 +260,6 @@ def called(scope: Scope, position: int) -> str:
         return f"node {node.name!r} ({node.op_type})"
     made = next(filter(None, node.output), None)
     return f"the {node.op_type} that makes {made!r}" if made else f"a {node.op_type} node"
-
-
-def root(scope: Scope) -> Scope:
-    """Returns the main graph or function around a graph."""
-    while scope.parent is not None:
-        scope = scope.parent
-    return scope
-
-
-def is_in_function(scope: Scope) -> bool:
-    """Tells whether a graph is a function or lies in one."""
-    return root(scope).is_function
 
 
 # -- names and operators -----------------------------------------------------------------------------------------
@@ -307,8 +296,7 @@ class Located:
     """
 
     def __init__(self, proto: ModelProto) -> None:
-        self.numbered = type(proto)()
-        self.numbered.CopyFrom(proto)
+        self.numbered = copy_of(proto)
         self._places: list[tuple[Scope, int, str]] = []
         for scope in GraphIndex(self.numbered).scopes:
             for position, node in enumerate(scope.nodes):

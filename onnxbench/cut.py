@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 from onnxbench.boundary import Reach, missing_at_rim, reach_back, smallest_cut
 from onnxbench.errors import CutError, NotFoundError, Proposal, UnsupportedError, UsageError, did_you_mean
-from onnxbench.graph import GraphIndex, Scope, TensorRef, node_bodies, topological_order
+from onnxbench.graph import GraphIndex, Scope, TensorRef, home_of, node_bodies, root_of, topological_order
 from onnxbench.inference import TypeFinder, TypeSource, bare, inferred, inferred_types
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
+from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import format_type, make_value_info, tensor_shape
 
 if TYPE_CHECKING:
@@ -291,8 +293,7 @@ def _without_given(index: GraphIndex, scope: Scope, cut: Cut) -> tuple[list[Node
         if position not in makers:
             nodes.append(node)
             continue
-        copy = type(node)()
-        copy.CopyFrom(node)
+        copy = copy_of(node)
         for at, name in enumerate(node.output):
             if name in given:
                 taken = {ref.name for ref in index.tensors()} if taken is None else taken
@@ -325,8 +326,7 @@ def _shell(proto: ModelProto) -> ModelProto:
 
 def _copy_plain_fields(source: GraphProto | FunctionProto, graph: GraphProto) -> None:
     """Makes a graph's name, doc string, metadata and unknown fields those of a body or function."""
-    plain = type(source)()
-    plain.CopyFrom(source)
+    plain = copy_of(source)
     graph.Clear()
     if isinstance(plain, type(graph)):
         for name in _OWNED_FIELDS:
@@ -365,8 +365,7 @@ def _boundary_infos(
         info = make_value_info(name, value)
         origin = "given" if name in given else "inferred"
         if name in stated:
-            kept = type(info)()
-            kept.CopyFrom(stated[name])
+            kept = copy_of(stated[name])
             if name not in given and kept.type == value:
                 origin = "model"
             kept.type.CopyFrom(value)
@@ -443,21 +442,16 @@ def _copy_functions(
     domains = _domains(nodes)
     for key in needed:
         domains |= _domains(index.functions[key].nodes)
-    kept = [opset for opset in imports if _plain(opset.domain) in domains]
-    target.opset_import.extend(kept or [opset for opset in imports if not _plain(opset.domain)][:1] or imports)
+    kept = [opset for opset in imports if plain_domain(opset.domain) in domains]
+    target.opset_import.extend(kept or [opset for opset in imports if not plain_domain(opset.domain)][:1] or imports)
 
 
 def _imports(proto: ModelProto, scope: Scope) -> list[OperatorSetIdProto]:
     """Returns the opset imports that hold in a graph: a function has its own, which go before the model's."""
-    while scope.parent is not None:
-        scope = scope.parent
-    own = list(scope.graph.opset_import) if scope.is_function else []
-    said = {_plain(opset.domain) for opset in own}
-    return [*own, *(opset for opset in proto.opset_import if _plain(opset.domain) not in said)]
-
-
-def _plain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
+    root = root_of(scope)
+    own = list(root.graph.opset_import) if root.is_function else []
+    said = {plain_domain(opset.domain) for opset in own}
+    return [*own, *(opset for opset in proto.opset_import if plain_domain(opset.domain) not in said)]
 
 
 def _domains(nodes: Iterable[NodeProto]) -> set[str]:
@@ -468,7 +462,7 @@ def _domains(nodes: Iterable[NodeProto]) -> set[str]:
             found.add(node.domain)
             if node.attribute:
                 pending.extend(body.node for _, body in node_bodies(node))
-    return {_plain(domain) for domain in found}
+    return {plain_domain(domain) for domain in found}
 
 
 def frontier(scope: Scope, positions: Collection[int]) -> tuple[list[str], list[str]]:
@@ -541,9 +535,7 @@ def _captured(scope: Scope) -> tuple[list[str], set[str]]:
     """Splits what a body captures into tensors and initializers."""
     tensors, constants = [], set()
     for name in scope.captures:
-        holder = scope.parent
-        while holder is not None and not holder.defines(name):
-            holder = holder.parent
+        holder = home_of(scope, name)
         if holder is not None and name in holder.constants:
             constants.add(name)
         else:
@@ -578,8 +570,7 @@ def expose(
     new = [name for name in dict.fromkeys(outputs) if name not in set(scope.outputs)]
     cut = Cut((), tuple(new), tuple(range(len(scope.nodes))), (), total_nodes=len(scope.nodes))
     infos, boundaries, notes = _boundary_infos(scope, cut, TypeFinder(model, index, sources), types or {})
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     graph = proto.graph
     graph.output.extend(infos[name] for name in new)
     named = set(new)

@@ -191,7 +191,12 @@ def from_yaml(text: str, source: str) -> Item:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         words = " ".join(part for part in (error.context, error.problem) if part)
+        if error.context and error.context_mark and error.context_mark.line + 1 != line:
+            words += f" (it began in line {error.context_mark.line + 1})"
         hint = "Quote values that have [ ] { } , : or # in them."
+        before = document.lines[line - 1][:column] if line <= len(document.lines) else ""
+        if "\t" in before and not before.strip():
+            hint = "YAML is indented by spaces, not by tabs."
         raise SpecError(
             f"{source}:{line}:{column}: not well-formed YAML: {words}",
             hint=hint,

@@ -10,15 +10,17 @@ What was changed is recorded (``changes``), so that an edit can be shown before 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench import select
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError, UsageError
-from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
+from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, home_of, root_of, tree_of
+from onnxbench.handover import correct_sizes
 from onnxbench.inference import TypeFinder, TypeSource, inferred, without_made_up_dims
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.schemas import default_version, find_schema, plain_domain
 from onnxbench.tensortype import elem_type, format_type, is_complete, tensor_shape
@@ -73,6 +75,8 @@ class Draft:
         notes: What a user should know beyond that.
         renamed: New names of the main graph's former inputs and outputs, by their old ones.
         saving: How the result should be saved, where an operation said so; what the user says goes before it.
+        awaited: Tensors that were added for later steps to read, by path of their graph and name, with what their
+            change is about.
     """
 
     model: Model
@@ -84,6 +88,7 @@ class Draft:
     notes: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     saving: SaveOptions | None = None
+    awaited: dict[tuple[str, str], str] = field(default_factory=dict)
     _index: GraphIndex | None = None
     _finder: TypeFinder | None = None
     _names: dict[int, set[str]] = field(default_factory=dict)
@@ -104,14 +109,12 @@ class Draft:
         sources: Sequence[TypeSource] = (),
     ) -> Draft:
         """Returns a draft of a model, which itself stays as it is."""
-        proto = type(model.proto)()
-        proto.CopyFrom(model.proto)
+        proto = copy_of(model.proto)
         return cls(model.derive(proto), model, folder or Path.cwd(), allow_outside, sources)
 
     def snapshot(self) -> tuple[ModelProto, int, int, dict[str, str], SaveOptions | None]:
         """Returns the state of the draft, for ``restore``."""
-        proto = type(self.model.proto)()
-        proto.CopyFrom(self.model.proto)
+        proto = copy_of(self.model.proto)
         return proto, len(self.changes), len(self.notes), dict(self.renamed), self.saving
 
     def restore(self, state: tuple[ModelProto, int, int, dict[str, str], SaveOptions | None]) -> None:
@@ -156,8 +159,8 @@ class Draft:
     def opset(self, scope: Scope | None = None, domain: str = "") -> int:
         """Returns the version of a domain that a graph imports; 0 if it imports none."""
         holder = self.model.proto if scope is None or not root_of(scope).is_function else root_of(scope).graph
-        versions: dict[str, int] = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in holder.opset_import}
-        return versions.get("" if domain == "ai.onnx" else domain, 0)
+        versions: dict[str, int] = {plain_domain(o.domain): o.version for o in holder.opset_import}
+        return versions.get(plain_domain(domain), 0)
 
     def type_of(self, ref: TensorRef) -> TypeProto | None:
         """Returns the type of a tensor: stated, inferred, or told by ``sources``; None if nothing tells."""
@@ -176,7 +179,7 @@ class Draft:
         """Returns the nodes that a selector stands for (see ``onnxbench.select``)."""
         _require_selector(selector, "op:*")
         try:
-            return select.nodes(self.index, [selector])
+            return select.nodes(self.index, [selector], folder=self.folder)
         except NotFoundError as error:
             if error.message.endswith("matches no tensor of the model"):
                 error.message = error.message.replace("no tensor", "no node and no tensor")
@@ -190,7 +193,7 @@ class Draft:
     def tensors(self, selector: str) -> list[TensorRef]:
         """Returns the tensors that a selector stands for."""
         _require_selector(selector, "*")
-        return select.tensors(self.index, [selector])
+        return select.tensors(self.index, [selector], folder=self.folder)
 
     def tensor(self, selector: str) -> TensorRef:
         """Returns the one tensor that a selector stands for.
@@ -243,6 +246,20 @@ class Draft:
         """Records a change."""
         self.changes.append(Change(kind, where, what, before, after))
 
+    def await_reader(self, scope: Scope, name: str, where: str) -> None:
+        """Says that a tensor was added for later steps to read, and what its change is about (``Change.where``)."""
+        self.awaited[scope.path, name] = where
+
+    def unread(self) -> set[str]:
+        """Returns what changes are about that added tensors which nothing reads."""
+        scopes = self.index.scope_paths
+        return {
+            where
+            for (path, name), where in self.awaited.items()
+            if path in scopes and scopes[path].defines(name)
+            and name not in scopes[path].consumers and name not in scopes[path].outputs
+        }  # fmt: skip
+
     def splice(
         self, scope: Scope, inserted: Mapping[int, Sequence[NodeProto]] | None = None, removed: Collection[int] = ()
     ) -> None:
@@ -268,9 +285,7 @@ class Draft:
             for position in range(len(scope.nodes) + 1):
                 kept.extend(inserted.get(position, ()))
                 if position < len(scope.nodes) and position not in gone:
-                    copy = type(scope.nodes[position])()
-                    copy.CopyFrom(scope.nodes[position])
-                    kept.append(copy)
+                    kept.append(copy_of(scope.nodes[position]))
             del nodes[:]
             nodes.extend(kept)
         self.touch()
@@ -285,6 +300,8 @@ class Draft:
             names: New names by old ones.
         """
         graph = scope.graph
+        for path, name in [key for key in self.awaited if key[0] == scope.path and key[1] in names]:
+            self.awaited[path, names[name]] = self.awaited.pop((path, name))
         if scope.is_function:
             for names_of in (graph.input, graph.output):
                 for position, name in enumerate(names_of):
@@ -407,7 +424,9 @@ class Draft:
         version = version or self.opset(None, domain) or default_version(domain)
         holder.opset_import.add(domain=domain, version=version)
         where = top.path if top.is_function else ""
-        self.record("function" if where else "model", where, "opset import", after=f"{domain or 'ai.onnx'} {version}")
+        self.record(
+            "function" if where else "model", where, "opset import added", after=f"{domain or 'ai.onnx'} {version}"
+        )
         if where and not self.opset(None, domain):
             self.import_domain(self.main, domain, version)
 
@@ -477,7 +496,8 @@ class Draft:
         Names of dimensions stay where the new size is unknown. So do sizes that inference could not tell before the
         edit either, unless ``strictly`` was said. A value info that nothing can tell the type of is removed. An
         output keeps the element type that it said if inference finds none. What an operator makes that onnx does
-        not know keeps the type that was stated: nothing else could tell it.
+        not know keeps the type that was stated: nothing else could tell it. Sizes that bodies state of their inputs
+        are opened where they are given others now.
         """
         if not self._stale:
             return
@@ -489,6 +509,11 @@ class Draft:
         )
         self._stale.clear()
         self._strictly, self._same_rank = False, True
+        for scope, info, before in correct_sizes(
+            self.model, self.index, affected, before=self.origin, strictly=strictly, opset=self.opset
+        ):
+            where = TensorRef(scope, info.name).path
+            self.record("tensor", where, "type", before=format_type(before), after=format_type(info.type))
         said: list[_Said] = []
         for scope, names in affected.items():
             if scope.is_function:
@@ -581,30 +606,6 @@ def _require_selector(selector: str, everything: str) -> None:
         raise UsageError("the selector is empty", hint=f"{everything!r} stands for all.")
 
 
-def root_of(scope: Scope) -> Scope:
-    """Returns the main graph or the function around a graph (itself, if it is one)."""
-    while scope.parent is not None:
-        scope = scope.parent
-    return scope
-
-
-def home_of(scope: Scope, name: str) -> Scope | None:
-    """Returns the graph that defines a tensor which ``scope`` sees: itself, or one around it; None if none does."""
-    around: Scope | None = scope
-    while around is not None and not around.defines(name):
-        around = around.parent
-    return around
-
-
-def tree_of(scope: Scope) -> Iterator[Scope]:
-    """Yields a graph and all bodies in it."""
-    pending = [scope]
-    while pending:
-        inner = pending.pop()
-        yield inner
-        pending.extend(body for bodies in inner.bodies.values() for body in bodies)
-
-
 def rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
     """Renames tensors in the quantization annotations of a graph."""
     for annotation in graph.quantization_annotation:
@@ -655,8 +656,7 @@ def _withdraw(scope: Scope, names: Collection[str]) -> list[_Said]:
     for infos, is_output in ((scope.graph.value_info, False), (scope.graph.output, True)):
         for info in infos:
             if info.name in names and info.name not in scope.inputs:
-                before = type(info.type)()
-                before.CopyFrom(info.type)
+                before = copy_of(info.type)
                 said.append(_Said(scope, info, before, is_output))
                 info.ClearField("type")
     return said
@@ -681,8 +681,7 @@ def _told(model: Model, proto: ModelProto, wanted: Mapping[str, set[str]]) -> di
 
 def _told_before(origin: Model, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], TypeProto]:
     """Returns what inference told of tensors before the edit, where the model stated nothing of them."""
-    proto = type(origin.proto)()
-    proto.CopyFrom(origin.proto)
+    proto = copy_of(origin.proto)
     for path, scope in GraphIndex(proto).scope_paths.items():
         if path in wanted and not scope.is_function:
             _withdraw(scope, wanted[path])

@@ -493,7 +493,12 @@ def _backend_findings(
             yield Finding(
                 "note", "ONNX Runtime is a GPU build, and no GPU is seen", "It falls back on the CPU; check the driver."
             )
-    if not machine.gpus and (versions.get("tensorrt") or versions.get("tensorrt-rtx")):
+    if not machine.gpus and versions.get("tensorrt-rtx"):
+        yield Finding(
+            "note", "TensorRT-RTX is installed, and no GPU is seen",
+            "Engines can be built here ('onnxbench build-trt'); they run on a GPU only.",
+        )  # fmt: skip
+    elif not machine.gpus and versions.get("tensorrt"):
         yield Finding("note", "TensorRT is installed, and no GPU is seen", "Engines are built and run on a GPU only.")
 
 

@@ -13,7 +13,8 @@
     ├── SpecError               11   a text or YAML specification with a mistake in it
     ├── MissingDependencyError  12   an optional package is not installed
     ├── UnsupportedError        13   a case that is understood and not supported
-    └── GuardError              14   a step of a recipe matches other than it expects
+    ├── GuardError              14   a step of a recipe matches other than it expects
+    └── EngineError             15   TensorRT does not take the model, or its build failed
 
 0 means fine and 1 means that a check found something (no error is raised for that); 130 is Ctrl-C and
 70 a bug in onnxbench itself.
@@ -175,6 +176,13 @@ class GuardError(BenchError):
 
     exit_code = 14
     kind = "guard"
+
+
+class EngineError(BenchError):
+    """TensorRT does not take the model, or building the engine failed; no engine was written."""
+
+    exit_code = 15
+    kind = "engine"
 
 
 def error_kinds() -> list[type[BenchError]]:

@@ -24,11 +24,22 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends, pruning, weights
 from onnxbench.backends import Options
-from onnxbench.draft import Draft, home_of, root_of, tree_of
+from onnxbench.draft import Draft
 from onnxbench.errors import BenchError, ExecutionError
-from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, node_bodies, topological_order
+from onnxbench.graph import (
+    GraphIndex,
+    NodeRef,
+    Scope,
+    TensorRef,
+    home_of,
+    node_bodies,
+    root_of,
+    topological_order,
+    tree_of,
+)
 from onnxbench.inference import inferred
-from onnxbench.schemas import find_schema, known_domains, plain_domain
+from onnxbench.messages import copy_of
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, find_schema, known_domains, plain_domain
 from onnxbench.tensortype import dtype_bits, elem_type, raw_size, tensor_shape
 
 if TYPE_CHECKING:
@@ -61,23 +72,26 @@ class Folded:
         grown: By how many bytes the weights grew; negative if they shrank.
         left: How many nodes are constant and stay, since they would make the model too large.
         larger: By how many bytes those would have.
+        spent: How much of what the model may grow by is used up, by earlier calls too.
     """
 
     nodes: int
     grown: int
     left: int
     larger: int
+    spent: int = 0
 
 
-def fold_constants(draft: Draft, *, max_bytes: int, among: Sequence[NodeRef] | None = None) -> Folded:
+def fold_constants(draft: Draft, *, max_bytes: int, among: Sequence[NodeRef] | None = None, spent: int = 0) -> Folded:
     """Replaces nodes of constants by their results.
 
     Args:
         draft: The model.
         max_bytes: No larger tensor is made, and the model grows by no more.
         among: Only these nodes, quantizing ones too; None: all but those.
+        spent: By how many bytes earlier calls let the model grow already.
     """
-    folder = _Folder(draft, max_bytes, among)
+    folder = _Folder(draft, max_bytes, among, spent)
     for _ in range(_MOST_ROUNDS):
         if not folder.round():
             break
@@ -104,14 +118,14 @@ class _Plan:
 
 
 class _Folder:
-    def __init__(self, draft: Draft, max_bytes: int, among: Sequence[NodeRef] | None) -> None:
+    def __init__(self, draft: Draft, max_bytes: int, among: Sequence[NodeRef] | None, spent: int) -> None:
         self._draft = draft
         self._most = max_bytes
         self._before = _weight_bytes(draft.model.proto)
         self._ids = {id(scope): number for number, scope in enumerate(draft.index.scopes)}
         self._among = None if among is None else {self._key(ref.scope, ref.position) for ref in among}
         self._refused: set[tuple[int, str]] = set()
-        self._nodes = self._spent = 0
+        self._nodes, self._spent = 0, spent
         self._left: dict[tuple[int, str], int] = {}
         self._types: dict[str, dict[str, TypeProto]] = {}
         self._known: dict[int, dict[str, TensorProto | NodeProto]] = {}
@@ -119,7 +133,7 @@ class _Folder:
     def done(self) -> Folded:
         """Returns what was done."""
         grown = _weight_bytes(self._draft.model.proto) - self._before
-        return Folded(self._nodes, grown, len(self._left), sum(self._left.values()))
+        return Folded(self._nodes, grown, len(self._left), sum(self._left.values()), self._spent)
 
     def _key(self, scope: Scope, position: int) -> tuple[int, str]:
         """Returns what a node is known by from round to round: its graph's number and its first output."""
@@ -235,7 +249,8 @@ class _Folder:
         if known is None:
             known = {}
             graph: Any = scope.graph
-            settable = set(scope.inputs) if scope.parent or self._draft.model.proto.ir_version > 3 else set()
+            is_old = self._draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
+            settable = set() if is_old and scope.parent is None else set(scope.inputs)
             for tensor in () if scope.is_function else graph.initializer:
                 if tensor.name not in settable:
                     known[tensor.name] = tensor
@@ -419,7 +434,7 @@ class _Folder:
         keep = _without_results(plan, values)
         positions = [position for position in plan.positions if position not in keep]
         graph: Any = scope.graph
-        listed = draft.model.proto.ir_version <= 3 and scope.parent is None
+        listed = draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART and scope.parent is None
         inserted: dict[int, list[NodeProto]] = {}
         stored: list[str] = []
         for position in positions:
@@ -460,8 +475,7 @@ def _weight_bytes(proto: ModelProto) -> int:
 
 def _types_without_statements(model: Model) -> dict[str, dict[str, TypeProto]]:
     """Returns the types of tensors, by graph, as inference tells them from inputs and weights alone."""
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     for scope in GraphIndex(proto).scopes:
         del scope.graph.value_info[:]
         for info in () if scope.is_function else scope.graph.output:
@@ -626,14 +640,12 @@ def _is_repeatable(draft: Draft, scope: Scope, node: NodeProto) -> bool:
 
 def _meaning(node: NodeProto, same: dict[str, str]) -> Any:
     """Returns what two nodes that compute the same have in common."""
-    bare = type(node)()
-    bare.CopyFrom(node)
+    bare = copy_of(node)
     for message in ("name", "doc_string", "metadata_props", "input", "output", "attribute"):
         bare.ClearField(message)
     attributes = []
     for attribute in node.attribute:
-        copy = type(attribute)()
-        copy.CopyFrom(attribute)
+        copy = copy_of(attribute)
         copy.ClearField("doc_string")
         if copy.type == 4:
             copy.t.ClearField("name")

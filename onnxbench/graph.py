@@ -280,6 +280,30 @@ class GraphIndex:
         return needed
 
 
+def root_of(scope: Scope) -> Scope:
+    """Returns the main graph or the function around a graph (itself, if it is one)."""
+    while scope.parent is not None:
+        scope = scope.parent
+    return scope
+
+
+def home_of(scope: Scope, name: str) -> Scope | None:
+    """Returns the graph that defines a tensor which ``scope`` sees: itself, or one around it; None if none does."""
+    around: Scope | None = scope
+    while around is not None and not around.defines(name):
+        around = around.parent
+    return around
+
+
+def tree_of(scope: Scope) -> Iterator[Scope]:
+    """Yields a graph and all bodies in it."""
+    pending = [scope]
+    while pending:
+        inner = pending.pop()
+        yield inner
+        pending.extend(body for bodies in inner.bodies.values() for body in bodies)
+
+
 def node_bodies(node: NodeProto) -> list[tuple[str, GraphProto]]:
     """Returns the bodies of a node with the attribute (and position, in a list) that holds each."""
     bodies = []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.graph import GraphIndex, Scope, declared_types, sort_nodes, topological_order
+from onnxbench.messages import copy_of
 from onnxbench.tensortype import Dim, agree, is_complete, make_value_info, tensor_shape
 
 if TYPE_CHECKING:
@@ -113,8 +114,7 @@ def _without_dims(value: TypeProto, wrong: Callable[[TensorShapeProto.Dimension]
     """Returns a tensor type with these dimensions made unknown ones; the given one if it has none."""
     if value.WhichOneof("value") != "tensor_type" or not any(wrong(dim) for dim in value.tensor_type.shape.dim):
         return value
-    copy = type(value)()
-    copy.CopyFrom(value)
+    copy = copy_of(value)
     for dim in copy.tensor_type.shape.dim:
         if wrong(dim):
             dim.ClearField("value")
@@ -141,6 +141,11 @@ class TypeFinder:
         self._moved: dict[Scope, dict[int, int]] = {}
         self._verified: set[str] = set()
         self._from_operators: set[str] = set()
+
+    @property
+    def index(self) -> GraphIndex:
+        """The index of the model."""
+        return self._index
 
     def find(self, scope: Scope, names: Iterable[str]) -> dict[str, TypeProto]:
         """Returns the types of these tensors of a graph; a name that no source can tell is absent.
@@ -246,8 +251,7 @@ class TypeFinder:
         spelled = any(node.domain == "ai.onnx" for scope in scopes for node in scope.nodes)
         if not unsorted and not spelled:
             return self._model.proto
-        proto = type(self._model.proto)()
-        proto.CopyFrom(self._model.proto)
+        proto = copy_of(self._model.proto)
         if spelled:
             for ref in GraphIndex(proto).nodes():
                 if ref.node.domain == "ai.onnx":
@@ -284,8 +288,7 @@ class TypeFinder:
         moved = self._moved.get(self._index.main, {})
         positions = [self._index.main.producers[name] for name in wanted if name in self._index.main.producers]
         last = max((moved.get(position, position) for position in positions), default=-1)
-        proto = type(self._ready)()
-        proto.CopyFrom(self._ready)
+        proto = copy_of(self._ready)
         del proto.graph.node[last + 1 :]
         return proto
 
@@ -333,8 +336,7 @@ def _without_negative_dims(value: TypeProto) -> TypeProto:
 
 def bare(proto: ModelProto) -> ModelProto:
     """Returns a copy of a model that states no type but those of its inputs and initializers."""
-    copy = type(proto)()
-    copy.CopyFrom(proto)
+    copy = copy_of(proto)
     del copy.graph.value_info[:]
     for output in copy.graph.output:
         output.ClearField("type")
@@ -350,8 +352,7 @@ def _without_contradictions(proto: ModelProto) -> ModelProto:
     wrong = {name for name, value in stated.items() if name in found and not agree(value, found[name])}
     if not wrong:
         return proto
-    right = type(proto)()
-    right.CopyFrom(proto)
+    right = copy_of(proto)
     for info in (*right.graph.value_info, *right.graph.output):
         if info.name in wrong:
             info.type.CopyFrom(found[info.name])

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench.errors import UnsupportedError
 from onnxbench.graph import node_bodies, sort_nodes
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.provenance import take_scope
+from onnxbench.schemas import plain_domain, same_operator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,8 +45,7 @@ def inline_functions(model: Model) -> tuple[Model, dict[str, list[str]]]:
 
     if not model.proto.functions:
         return model, {}
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     sort_nodes(proto)  # the inliner renames as it goes, and loses its way where a tensor is read before it is made
     _give_defaults(proto)
     _adopt_opsets(proto)
@@ -148,13 +149,12 @@ def inline_everything(model: Model) -> ModelProto:
     Raises:
         UnsupportedError: As for ``inline_functions``.
     """
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     sort_nodes(proto)
     _adopt_opsets(proto)
-    versions = {_plain(o.domain): o.version for o in proto.opset_import}
+    versions = {plain_domain(o.domain): o.version for o in proto.opset_import}
     imports = [o for function in proto.functions for o in function.opset_import]
-    if any(versions.get(_plain(o.domain), o.version) != o.version for o in imports):
+    if any(versions.get(plain_domain(o.domain), o.version) != o.version for o in imports):
         return inline_functions(model)[0].proto
     for _ in range(len(proto.functions)):
         keys = {(f.domain, f.name, f.overload) for f in proto.functions}
@@ -193,7 +193,7 @@ def _called(proto: ModelProto) -> set[tuple[str, str, str]]:
 
 
 def _said(holder: Any) -> str:
-    return ", ".join(f"{_plain(o.domain) or 'ai.onnx'} {o.version}" for o in holder.opset_import)
+    return ", ".join(f"{plain_domain(o.domain) or 'ai.onnx'} {o.version}" for o in holder.opset_import)
 
 
 def _make_constants_of_outputs(proto: ModelProto) -> None:
@@ -243,29 +243,15 @@ def _adopt_opsets(proto: ModelProto) -> None:
 
     The inliner takes no others as they are: it converts them, and their metadata is lost on the way.
     """
-    versions = {_plain(opset.domain): opset.version for opset in proto.opset_import}
+    versions = {plain_domain(opset.domain): opset.version for opset in proto.opset_import}
     for function in proto.functions:
         nodes = [*function.node, *_nodes_below(function.node)]
         for opset in function.opset_import:
-            domain = _plain(opset.domain)
+            domain = plain_domain(opset.domain)
             version = versions.get(domain, opset.version)
-            used = {node.op_type for node in nodes if _plain(node.domain) == domain}
-            if version != opset.version and all(_same(name, domain, version, opset.version) for name in used):
+            used = {node.op_type for node in nodes if plain_domain(node.domain) == domain}
+            if version != opset.version and all(same_operator(domain, name, version, opset.version) for name in used):
                 opset.version = version
-
-
-def _same(name: str, domain: str, one: int, other: int) -> bool:
-    from onnx import defs
-
-    try:
-        first, second = (defs.get_schema(name, max_inclusive_version=v, domain=domain) for v in (one, other))
-    except (defs.SchemaError, TypeError):  # no such operator, or a version that is out of all range
-        return False
-    return bool(first.since_version == second.since_version)
-
-
-def _plain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
 
 
 def _give_defaults(proto: ModelProto) -> None:

@@ -184,7 +184,7 @@ def _parse_integer(token: str, index: int, number: int) -> int:
 def _integer_limits(dtype: np.dtype) -> tuple[int, int]:
     import ml_dtypes
 
-    limits = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
+    limits = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]  # ml_dtypes is not typed
     return int(limits.min), int(limits.max)
 
 

@@ -1,4 +1,4 @@
-"""Parts of protobuf messages carried over to others, whatever is in them.
+"""Copies of protobuf messages, and parts of them carried over to others, whatever is in them.
 
 A text field of a model may hold bytes that are no UTF-8. Protobuf reads and writes them, and copies them along with
 their message, but refuses to set them; and fields that the installed onnx does not know have no name to be set by.
@@ -7,11 +7,24 @@ Both are carried over by merging a message that has nothing else in it.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from google.protobuf.message import Message
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
-_Message = TypeVar("_Message", bound=Message)
+_Message = TypeVar("_Message", bound="Message")
+
+
+def copy_of(message: _Message) -> _Message:
+    """Returns a message of its own that says the same."""
+    copy: _Message = type(message)()
+    copy.CopyFrom(message)
+    return copy
+
+
+def as_text(value: str | bytes) -> str:
+    """Returns a text field as text; protobuf hands out bytes where it is not UTF-8."""
+    return value if isinstance(value, str) else value.decode(errors="backslashreplace")
 
 
 def carry_field(source: _Message, target: _Message, name: str) -> None:
@@ -24,8 +37,7 @@ def carry_field(source: _Message, target: _Message, name: str) -> None:
     """
     target.ClearField(name)
     if source.HasField(name):
-        part = type(source)()
-        part.CopyFrom(source)
+        part = copy_of(source)
         part.DiscardUnknownFields()
         for field, _ in source.ListFields():
             if field.name != name:
@@ -44,8 +56,7 @@ def carry_unknown(source: _Message, target: _Message) -> None:
 
 
 def _unknown(message: _Message) -> _Message:
-    rest: _Message = type(message)()
-    rest.CopyFrom(message)
+    rest = copy_of(message)
     for field, _ in message.ListFields():
         rest.ClearField(field.name)
     return rest

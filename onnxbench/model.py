@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.errors import ExternalDataError, ModelError, NotFoundError, UsageError, did_you_mean
+from onnxbench.messages import copy_of
 from onnxbench.scratch import Scratch
 from onnxbench.wire import STUB_PREFIX, WireError, lift
 
@@ -150,8 +151,7 @@ class Model:
                     small[number] = where
         if not small:
             return proto
-        copy = type(proto)()
-        copy.CopyFrom(proto)
+        copy = copy_of(proto)
         for number, tensor in enumerate(weights.tensors(copy)):
             if number in small:
                 tensor.ClearField("external_data")
@@ -267,6 +267,7 @@ def _what_is_it(head: bytes) -> str | None:
         b"\x89HDF": "It is an HDF5 file (a Keras model, perhaps).",
         b"ptrt": "It is a TensorRT engine.",
         b"ftrt": "It is a TensorRT engine.",
+        b"vtrt": "It is a TensorRT-RTX engine.",
         b"version https://git-lfs": "It is a Git LFS pointer: fetch the file itself with 'git lfs pull'.",
         b"\x1f\x8b": "It is a gzip file.",
     }

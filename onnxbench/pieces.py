@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends, captures, select
 from onnxbench.boundary import depends_on
 from onnxbench.captures import Feeds, Value
 from onnxbench.cut import Cut, Piece, assemble, frontier, lift, plan_cut, require_main
 from onnxbench.cut import expose as expose_tensors
+from onnxbench.ends import named_piece
 from onnxbench.errors import (
     BenchError,
     CutError,
@@ -32,7 +33,7 @@ from onnxbench.errors import (
 from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, Scope, TensorRef
 from onnxbench.inference import TypeFinder, TypeSource
-from onnxbench.inlining import inline_functions
+from onnxbench.marks import Unmarked, inline_all_but_marks, marks, unmark
 from onnxbench.model import Model, load
 from onnxbench.specs import TensorSpec, parse_tensor_specs
 from onnxbench.tensortype import Dim, dtype_name, format_shape, format_type, make_type, tensor_shape
@@ -52,15 +53,21 @@ def extract(
     auto_inputs: bool = False,
     keep_unused: bool = False,
     inline: bool = False,
+    rename: Mapping[str, str] | None = None,
+    without_marks: bool = False,
     feeds: Mapping[str, Value] | None = None,
     allow_outside: bool = False,
 ) -> Piece:
     """Returns a piece of a model: between tensors, around nodes, or one body.
 
+    At a Mark (``detector_forward:input``) the piece's input or output is called as the mark says, and the piece has no
+    Marks.
+
     Args:
         source: A model or a model file.
         inputs: Where the piece starts: selectors, or ``name:shape:dtype`` to state what the model leaves open. A
-            selector of nodes means the tensors that enter them. None: the model's own inputs.
+            selector of nodes means the tensors that enter them. None: the model's own inputs. A cut at a mark
+            (``mark:backbone:output``) is at the tensor that the Mark passes on, and the piece has no Marks.
         outputs: Where it ends. A selector of nodes means the tensors that leave them. None: the model's own outputs
             (those that depend on ``inputs``).
         nodes: Instead of inputs and outputs: exactly these nodes, with whatever enters and leaves them.
@@ -68,6 +75,9 @@ def extract(
         auto_inputs: Where the inputs do not bound the piece, add the smallest set of tensors that does.
         keep_unused: Keep inputs that change nothing.
         inline: Inline local functions first.
+        rename: Names for inputs and outputs of the piece, by what the model calls them, by the name at their mark, or
+            by its point (``yolo_head:input:pred_maps.0``).
+        without_marks: Leave Marks out even if the piece is not cut at one.
         feeds: Values for the model's inputs, with which a run may find out types that nothing else tells.
         allow_outside: For a model file: follow external data that leaves its folder.
 
@@ -82,26 +92,72 @@ def extract(
     sources = type_sources(feeds)
     if body is not None:
         _refuse_together("lift", body=body, inputs=inputs, outputs=outputs, nodes=nodes)
-        return lift(model, body, index=index, sources=sources)
+        return _named(index, lift(model, body, index=index, sources=sources), (), rename, None)
     types: dict[str, TypeProto] = {}
-    finder = TypeFinder(model, index, sources)
     if nodes:
         _refuse_together("nodes", nodes=nodes, inputs=inputs, outputs=outputs)
         cut = _cut_nodes(index, nodes)
-    else:
-        if inputs is None and outputs is None:
-            raise UsageError("nothing is named to extract", hint="Give --inputs, --outputs, --node, --scope or --lift.")
-        scope = index.main
-        starts = None
-        if inputs is not None:
-            starts = _boundary(index, inputs, what="--inputs", entering=True, types=types, moved=names)
-        if outputs is None:
-            ends = _outputs_behind(scope, starts or [])
-        else:
-            ends = _boundary(index, outputs, what="--outputs", entering=False, types=types, moved=names)
-        cut = plan_cut(scope, ends, starts, auto_inputs=auto_inputs, keep_unused=keep_unused)
+        piece = assemble(model, index, index.main, cut, finder=TypeFinder(model, index, sources))
+        return _named(index, piece, (), rename, None)
+    if inputs is None and outputs is None:
+        raise UsageError("nothing is named to extract", hint="Give --inputs, --outputs, --node, --scope or --lift.")
+    starts = ends = None
+    if inputs is not None:
+        starts = _boundary(index, inputs, what="--inputs", entering=True, types=types, moved=names)
+    if outputs is not None:
+        ends = _boundary(index, outputs, what="--outputs", entering=False, types=types, moved=names)
+    marked_index, plain = index, None
+    notes: tuple[str, ...] = ()
+    words = [*(inputs or ()), *(outputs or ())]
+    if (without_marks and marks(index)) or _names_marks(index, words):
+        plain, notes = unmark(model), ("the piece has no Marks: it is cut at the tensors that they pass on",)
+        model, index = plain.model, GraphIndex(plain.model.proto)
+        sources = [*sources[:-1], plain.recorded, *sources[-1:]]
+        types = {plain.name(name): kind for name, kind in types.items()}
+        starts = starts and list(dict.fromkeys(map(plain.name, starts)))
+        ends = ends and list(dict.fromkeys(map(plain.name, ends)))
+    finder = TypeFinder(model, index, sources)
+    cut = plan_cut(
+        index.main, ends or _outputs_behind(index.main, starts or []), starts, auto_inputs=auto_inputs,
+        keep_unused=keep_unused,
+    )  # fmt: skip
     complete_types(types, finder, index.main)
-    return assemble(model, index, index.main, cut, finder=finder, types=types)
+    piece = assemble(model, index, index.main, cut, finder=finder, types=types)
+    return _named(marked_index, replace(piece, notes=(*notes, *piece.notes)), words, rename, plain)
+
+
+def _named(
+    index: GraphIndex, piece: Piece, words: Sequence[str], rename: Mapping[str, str] | None, plain: Unmarked | None
+) -> Piece:
+    """Returns a piece whose ends are called as the user says, or as the marks say at which they lie.
+
+    Args:
+        index: The model as it was given, with its marks.
+        piece: The piece.
+        words: What the user calls its ends.
+        rename: Names that the user gives.
+        plain: The model without marks, of which it is a piece; None if it has none.
+    """
+    now = plain.name if plain is not None else lambda name: name
+    labels: dict[str, str] = {}
+    for word in words:
+        for ref, point in select.points(index, word) if index.tensor(word) is None else ():
+            labels.setdefault(now(ref.name), point.name)
+    ends = {boundary.name for boundary in (*piece.inputs, *piece.outputs)}
+    wanted: dict[str, str] = {}
+    for word, new in (rename or {}).items():
+        named = [word] if word in ends else [name for name, label in labels.items() if label == word and name in ends]
+        if not named:
+            refs = [ref for ref, _ in select.points(index, word)]
+            named = [name for name in dict.fromkeys(now(ref.name) for ref in refs) if name in ends] or [now(word)]
+        if len(named) > 1:
+            raise UsageError(
+                f"{word!r} stands for {len(named)} of the piece's inputs and outputs", hint=f"Name one: {named[0]!r}."
+            )
+        wanted[named[0]] = new
+    if not wanted and not labels:
+        return piece
+    return named_piece(piece, wanted, {name: label for name, label in labels.items() if name in ends})
 
 
 def expose(
@@ -200,8 +256,13 @@ def record(
     index = GraphIndex(model.proto)
     inputs = [boundary.name for boundary in piece.inputs]
     if not piece.cut.scope:
-        names = [*inputs, *(boundary.name for boundary in piece.outputs)]
-        return backends.run_with_outputs(model, dict(feeds), names, optimization="none")
+        ends = [*piece.inputs, *piece.outputs]
+        names = [*piece.cut.inputs, *piece.cut.outputs]
+        if marks(index):  # which no runtime has
+            plain = unmark(model)
+            model, names = plain.model, [plain.name(name) for name in names]
+        found = backends.run_with_outputs(model, dict(feeds), names, optimization="none")
+        return {end.name: found[name] for end, name in zip(ends, names, strict=True)}
     _require_recordable(index.scope_paths[piece.cut.scope], inputs)
     values = backends.run_with_outputs(model, dict(feeds), inputs, optimization="none") if inputs else {}
     session = backends.open_session(piece.model, options=backends.Options("none"))
@@ -268,6 +329,19 @@ class Extracted:
         """What a user should know: of the cut, and of what had to be mended."""
         return (*self.piece.notes, *(self.saved.repairs if self.saved else ()))
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns all but the model itself as JSON values."""
+        return {
+            "cut": self.piece.cut,
+            "inputs": self.piece.inputs,
+            "outputs": self.piece.outputs,
+            "notes": self.notes,
+            "choices": self.choices,
+            "saved": self.saved,
+            "feeds": self.feeds,
+            "expected": self.expected,
+        }
+
 
 def extract_file(
     source: Model | str | os.PathLike[str],
@@ -280,6 +354,7 @@ def extract_file(
     auto_inputs: bool = False,
     keep_unused: bool = False,
     inline: bool = False,
+    rename: Mapping[str, str] | None = None,
     feeds: FeedOptions | None = None,
     save_feeds: str | os.PathLike[str] | None = None,
     options: SaveOptions | None = None,
@@ -297,6 +372,7 @@ def extract_file(
         auto_inputs: As for ``extract``.
         keep_unused: As for ``extract``.
         inline: As for ``extract``.
+        rename: As for ``extract``.
         feeds: What is said of the model's inputs; with data or shapes in it, a run may find out types.
         save_feeds: Record the values at the piece's inputs in this ``.npz`` file, and those at its outputs in
             another whose name ends in ``_outputs.npz``.
@@ -312,13 +388,13 @@ def extract_file(
     values = first.feeds or None
     piece = extract(
         model, inputs, outputs, nodes=nodes, body=body, auto_inputs=auto_inputs, keep_unused=keep_unused,
-        inline=inline, feeds=values,
+        inline=inline, rename=rename, feeds=values,
     )  # fmt: skip
     if out is None:
         return Extracted(piece, None, choices=first.choices)
     recorded = None
     if save_feeds is not None:
-        whole = inline_functions(model)[0] if inline else model
+        whole = inline_all_but_marks(model)[0] if inline else model
         with choices_explained(first.choices):
             recorded = record(whole, piece, first.feeds)
             if piece.cut.scope:
@@ -329,6 +405,11 @@ def extract_file(
     captures.save(feeds_path, {b.name: recorded[b.name] for b in piece.inputs})
     captures.save(expected_path, {b.name: recorded[b.name] for b in piece.outputs})
     return Extracted(piece, saved, feeds_path, expected_path, first.choices)
+
+
+def _names_marks(index: GraphIndex, words: Sequence[str]) -> bool:
+    """Tells whether a boundary of a piece is spelled by a mark."""
+    return any(index.tensor(word) is None and ("mark:" in word or select.points(index, word)) for word in words)
 
 
 def _value_files(
@@ -380,7 +461,7 @@ def open_model(
 ) -> tuple[Model, dict[str, list[str]]]:
     """Returns the model of a source, and where the tensors inside functions went if these were inlined."""
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    return inline_functions(model) if inline else (model, {})
+    return inline_all_but_marks(model) if inline else (model, {})
 
 
 def _refuse_together(main: str, **given: object) -> None:
@@ -430,7 +511,7 @@ def _typed_word(index: GraphIndex, word: str) -> TensorSpec | None:
     ``output:*`` is a selector first, and the tensor ``output`` with a shape of one unknown dimension only where that
     selects nothing.
     """
-    if ":" not in word and "=" not in word:
+    if (":" not in word and "=" not in word) or select.points(index, word):
         return None
     if word.partition(":")[0] in select.PREFIXES:
         with suppress(BenchError):

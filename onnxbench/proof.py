@@ -75,19 +75,23 @@ def prove(
     """
     path = Path(manifest)
     wiring = _read_manifest(path)
-    made = {output["name"]: piece["file"] for piece in wiring["pieces"] for output in piece["outputs"]}
-    names = list(made)
+    made = [(piece["file"], _tensor(entry)) for piece in wiring["pieces"] for entry in piece["outputs"]]
     rounds = computes_in_fp16(model)
     with track("running the pieces", 2 * len(wiring["pieces"]), "pieces") as advance:
         exact, optimized = (
-            _differences(path.parent, wiring, model, feeds, names, backends.Options(level, threads=threads), advance)
+            _differences(path.parent, wiring, model, feeds, backends.Options(level, threads=threads), advance)
             for level in ("none", "all")
         )
     tensors = tuple(
-        ProvenTensor(name, made[name], exact[name].bitwise_equal, exact[name], optimized[name]) for name in names
-    )
+        ProvenTensor(key[1], key[0], exact[key].bitwise_equal, exact[key], optimized[key]) for key in made
+    )  # fmt: skip
     holds = all(tensor.exact or (rounds and tensor.drift.passed) for tensor in tensors)
     return Proof(tensors, holds, rounds)
+
+
+def _tensor(entry: Mapping[str, Any]) -> str:
+    """Returns what the whole model calls an input or output of a piece, which may have another name there."""
+    return str(entry.get("tensor", entry["name"]))
 
 
 def _differences(
@@ -95,28 +99,46 @@ def _differences(
     wiring: dict[str, Any],
     model: Model,
     feeds: Mapping[str, captures.Value],
-    names: list[str],
     options: backends.Options,
     advance: Callable[[int], None],
-) -> dict[str, TensorDrift]:
-    """Returns, by tensor, how the chained pieces differ from the whole at one optimization level."""
-    whole = backends.run_with_outputs(model, feeds, names, options=options)
-    last_use = {entry["name"]: number for number, piece in enumerate(wiring["pieces"]) for entry in piece["inputs"]}
+) -> dict[tuple[str, str], TensorDrift]:
+    """Returns, by piece and tensor, how the chained pieces differ from the whole at one optimization level.
+
+    What no earlier piece makes, because the pieces do not cover the model, is taken from the whole.
+    """
+    reads = [[_tensor(entry) for entry in piece["inputs"]] for piece in wiring["pieces"]]
+    writes = [[_tensor(entry) for entry in piece["outputs"]] for piece in wiring["pieces"]]
+    last_use = {name: number for number, names in enumerate(reads) for name in names}
+    last_made = {name: number for number, names in enumerate(writes) for name in names}
     values: dict[str, Any] = dict(feeds)
-    found: dict[str, TensorDrift] = {}
+    first_made: dict[str, int] = {}
+    for number, names in enumerate(writes):
+        for name in names:
+            first_made.setdefault(name, number)
+    lacking = {
+        name
+        for number, names in enumerate(reads)
+        for name in names
+        if name not in values and first_made.get(name, number) >= number
+    }
+    whole = backends.run_with_outputs(model, feeds, list(dict.fromkeys([*last_made, *lacking])), options=options)
+    found: dict[tuple[str, str], TensorDrift] = {}
     for number, piece in enumerate(wiring["pieces"]):
         part = load(folder / piece["file"])
-        wanted = [entry["name"] for entry in piece["inputs"]]
         session = backends.open_session(part, options=options)
-        made = session.run({name: values[name] for name in wanted})
+        given = {entry["name"]: _tensor(entry) for entry in piece["inputs"]}
+        made = session.run({name: values[key] if key in values else whole[key] for name, key in given.items()})
         session.close()
-        for name, value in made.items():
-            found[name] = compare(whole.pop(name), value, tolerance=Tolerance.for_rounding(), name=name)
-            if last_use.get(name, -1) > number:
-                values[name] = value
-        for name in wanted:
-            if last_use[name] == number:
-                values.pop(name, None)
+        for entry in piece["outputs"]:
+            key, value = _tensor(entry), made[entry["name"]]
+            found[piece["file"], key] = compare(whole[key], value, tolerance=Tolerance.for_rounding(), name=key)
+            if last_use.get(key, -1) > number and key not in lacking:
+                values[key] = value
+            if last_made[key] == number and key not in lacking:
+                del whole[key]
+        for key in given.values():
+            if last_use[key] == number:
+                values.pop(key, None)
         advance(1)
     return found
 

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -31,10 +32,24 @@ STACK_TRACE = "pkg.torch.onnx.stack_trace"
 FX_NODE = "pkg.torch.onnx.fx_node"
 RULE = "pkg.onnxscript.rewriter.rule_name"
 NAMESPACE = "namespace"
+FX_VALUES = "onnxbench.fx_values"
+"""On a node: the fx node whose value each output is, in order, ``-`` for none. Where it is missing, an output that is
+called like the fx node in ``FX_NODE`` is that node's value."""
+ORIGINS = "onnxbench.origins"
+"""On a node that the exporter's optimizer made out of several: the fx nodes that went into it."""
+TRACE = "onnxbench.stack_trace"
+"""On a node of the TorchScript exporter, which keeps no stack trace itself: the trace, as ``STACK_TRACE`` has it."""
+CLASSES = "onnxbench.class_hierarchy"
+"""On such a node: the classes of the modules around it, as ``CLASS_HIERARCHY`` has them."""
+EXPORT = "onnxbench.export"
+"""On the model: what exported it and how, as JSON."""
+SUMMARY = "onnxbench.provenance"
+"""On the model: how many of its values map to PyTorch (``Coverage``), as JSON."""
 
 _FRAME = re.compile(r'^ *File "([^"\n]+)", line (\d+)(?:, in (\S+))?[^\n]*(?:\n(?! *File ")([^\n]*))?', re.MULTILINE)
 _FRAME_START = re.compile(r'(?=^ *File ")', re.MULTILINE)
 _PLAIN_LIST = re.compile(r"\['[^'\\]*'(?:, '[^'\\]*')*\]")
+_FX_NAME = re.compile(r"%(\w+) ")
 _CALL = re.compile(r"(.+)_([1-9]\d*)")
 _REENTRY = re.compile(r"@(\d+)")
 _FRAMEWORK = re.compile(r"(^|[/\\])(site|dist)-packages[/\\]torch[/\\]|^<eval_with_key>")
@@ -153,6 +168,9 @@ class Origins:
         if spelled is None:
             return NONE
         scope, call = self._place(spelled)
+        if node.metadata_props and TRACE in said:
+            classes = tuple(_literal_list(said.get(CLASSES, "")))
+            return Provenance(scope, classes=classes, frames=_frames(said[TRACE]), call=call, kind="torchscript")
         return Provenance(scope, call=call, kind="torchscript")
 
     def kind(self, node: NodeProto) -> str:
@@ -320,6 +338,149 @@ def _common(lists: Collection[list[str]]) -> list[str]:
     return next((first[:at] for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), first)
 
 
+@dataclass(frozen=True, slots=True)
+class ValueOrigin:
+    """What a value that a node makes is in PyTorch.
+
+    Attributes:
+        value: The tensor, with the path of its graph.
+        node: The node that makes it, likewise.
+        kind: ``value`` if it is the value of an fx node; ``inside`` if it is a step within what one computes;
+            ``module`` if only the module or the line is known; ``unknown``.
+        fx: That fx node, or None.
+        scope: Module path.
+        module_class: The module's class.
+        source: ``file.py:12``.
+        code: What is written there.
+        rule: The rule of the exporter's optimizer that made the node, or None.
+        origins: The fx nodes that went into a node that such a rule made.
+    """
+
+    value: str
+    node: str
+    kind: Literal["value", "inside", "module", "unknown"]
+    fx: str | None = None
+    scope: str | None = None
+    module_class: str | None = None
+    source: str | None = None
+    code: str | None = None
+    rule: str | None = None
+    origins: tuple[str, ...] = ()
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether module path and source line are both known."""
+        return self.scope is not None and self.source is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many of a model's values map to PyTorch. A value is what a node makes, in any graph of the model.
+
+    Attributes:
+        values: All of them.
+        exact: Those that are the value of an fx node.
+        inside: Those that are a step within one.
+        placed: Those with a module path and a source line.
+        fused: Those of nodes that the exporter's optimizer made out of others.
+        missing: The values without a module path or a source line, by name, the first hundred.
+    """
+
+    values: int
+    exact: int
+    inside: int
+    placed: int
+    fused: int
+    missing: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The share of values with a module path and a source line; 1 for a model without values."""
+        return self.placed / self.values if self.values else 1.0
+
+
+def fx_name(node: NodeProto) -> str | None:
+    """Returns the fx node that the exporter's metadata names, or None."""
+    for entry in node.metadata_props:
+        if entry.key == FX_NODE and isinstance(entry.value, str):
+            match = _FX_NAME.match(entry.value)
+            return match[1] if match else None
+    return None
+
+
+def set_metadata(node: NodeProto, said: Mapping[str, str]) -> None:
+    """Sets entries of a node's metadata; what else stands there stays."""
+    known = {entry.key: entry for entry in node.metadata_props}
+    for key, value in said.items():
+        if key in known:
+            known[key].value = value
+        else:
+            node.metadata_props.add(key=key, value=value)
+
+
+def fx_values(node: NodeProto) -> list[str | None]:
+    """Returns the fx node whose value each output of a node is, None where it is that of none."""
+    for entry in node.metadata_props:
+        if entry.key == FX_VALUES and isinstance(entry.value, str):
+            said: list[str | None] = [None if name == "-" else name for name in entry.value.split()]
+            return (said + [None] * len(node.output))[: len(node.output)]
+    name = fx_name(node)
+    return [output if output and output == name else None for output in node.output]
+
+
+def set_fx_values(node: NodeProto, names: Sequence[str | None]) -> None:
+    """Says whose values the outputs of a node are, where its metadata does not say so already."""
+    if list(names) != fx_values(node):
+        set_metadata(node, {FX_VALUES: " ".join(name or "-" for name in names)})
+
+
+def value_origins(nodes: Iterable[tuple[str, NodeProto]], origins: Origins) -> list[ValueOrigin]:
+    """Returns what each value is in PyTorch.
+
+    Args:
+        nodes: The nodes with the paths of their graphs (``""``, ``If_3/then/``).
+        origins: Reads their provenance.
+    """
+    found = []
+    for path, node in nodes:
+        said = origins.of(node)
+        name, values = fx_name(node), fx_values(node)
+        made = {entry.key: entry.value for entry in node.metadata_props if entry.key == ORIGINS}
+        for output, fx in zip(node.output, values, strict=True):
+            if not output:
+                continue
+            kind: Literal["value", "inside", "module", "unknown"] = "unknown"
+            if said.scope is not None or said.source is not None:
+                kind = "module"
+            if fx or name:
+                kind = "value" if fx else "inside"
+            found.append(
+                ValueOrigin(
+                    path + output,
+                    path + (node.name or node.op_type),
+                    kind,
+                    fx or name,
+                    said.scope,
+                    said.module_class,
+                    said.source,
+                    said.code,
+                    said.rule,
+                    tuple(made.get(ORIGINS, "").split()),
+                )
+            )
+    return found
+
+
+def coverage(values: Collection[ValueOrigin]) -> Coverage:
+    """Returns how many of these values map to PyTorch."""
+    kinds = Counter(each.kind for each in values)
+    missing = [each.value for each in values if not each.is_placed]
+    return Coverage(
+        len(values), kinds["value"], kinds["inside"], len(values) - len(missing),
+        sum(each.rule is not None for each in values), tuple(missing[:100]),
+    )  # fmt: skip
+
+
 def provenance(node: NodeProto) -> Provenance:
     """Returns what a node itself tells of where it comes from (see ``Origins`` for what the model tells)."""
     return _ALONE.of(node)
@@ -331,9 +492,10 @@ def scope_of(node: NodeProto) -> str | None:
 
 
 def torchscript_scope(name: str) -> str:
-    """Returns the module path in a TorchScript-style node name: ``/layer1/layer1.0/conv1/Conv`` is in
-    ``layer1.0.conv1``.
-    """  # noqa: D205
+    """Returns the module path in a TorchScript-style node name.
+
+    ``/layer1/layer1.0/conv1/Conv`` is in ``layer1.0.conv1``.
+    """
     return _module_path(name.rpartition("/")[0], frozenset())
 
 

@@ -11,12 +11,30 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench.graph import TensorRef
 from onnxbench.inlining import remove_uncalled
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART
 
 if TYPE_CHECKING:
     from onnxbench.draft import Draft
     from onnxbench.graph import Scope
 
-_LAST_IR_WITH_LISTED_INITIALIZERS = 3
+KINDS = ("nodes", "initializers", "functions", "value_infos", "opset_imports")
+"""What can be dead."""
+
+
+def remove_dead(draft: Draft, kinds: Collection[str] = KINDS) -> None:
+    """Removes what is dead: functions first, since they need others, then nodes, then what only those read."""
+    if "functions" in kinds:
+        remove_dead_functions(draft)
+    if "nodes" in kinds:
+        remove_dead_nodes(draft)
+    if "initializers" in kinds:
+        for scope in draft.index.scopes:
+            if scope.constants:
+                remove_unread(draft, scope)
+    if "value_infos" in kinds:
+        remove_stray_value_infos(draft)
+    if "opset_imports" in kinds:
+        remove_dead_imports(draft)
 
 
 def remove_dead_functions(draft: Draft) -> None:
@@ -71,6 +89,40 @@ def _named_in_training(draft: Draft) -> Iterator[str]:
             yield from (info.name for info in graph.output)
 
 
+def remove_upstream(draft: Draft, names: Iterable[str]) -> None:
+    """Removes what makes these tensors of the main graph, and what only that needed, as far as nothing reads it."""
+    main = draft.main
+    waiting = {name: len(readers) for name, readers in main.consumers.items()}
+    outputs = set(main.outputs)
+    removed: set[int] = set()
+    weights: set[str] = set()
+    pending = list(names)
+
+    def unneeded(name: str) -> bool:
+        return not waiting.get(name) and name not in outputs
+
+    while pending:
+        name = pending.pop()
+        if not unneeded(name):
+            continue
+        position = main.producers.get(name)
+        if position is None:
+            if name in main.constants:
+                weights.add(name)
+            continue
+        if position in removed or not all(map(unneeded, main.writes[position])):
+            continue
+        removed.add(position)
+        for read in dict.fromkeys(main.reads[position]):
+            waiting[read] -= 1
+            pending.append(read)
+    remove_nodes(draft, main, removed)
+    for name in sorted(weights):
+        draft.record("weight", name, "removed")
+    if weights:
+        draft.remove_initializers(draft.main, weights)
+
+
 def remove_unread(draft: Draft, scope: Scope, among: Iterable[str] | None = None) -> None:
     """Removes initializers and Constant nodes' outputs that nothing reads; an input that a caller may set stays.
 
@@ -86,7 +138,7 @@ def remove_unread(draft: Draft, scope: Scope, among: Iterable[str] | None = None
             read.update(_named_in_training(draft))
         for annotation in graph.quantization_annotation:
             read.update(entry.value for entry in annotation.quant_parameter_tensor_names)
-    listed = draft.model.proto.ir_version > _LAST_IR_WITH_LISTED_INITIALIZERS or scope.parent is not None
+    listed = draft.model.proto.ir_version >= FIRST_IR_WITH_WEIGHTS_APART or scope.parent is not None
     kept = set(scope.inputs) if listed else set()
     unread = {
         name

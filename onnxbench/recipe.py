@@ -29,7 +29,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from onnxbench.documents import Item, from_python, from_yaml, plain_float, scalar_kind, to_integer
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
-from onnxbench.operations import OPERATIONS, Effect, Operation, field_form, spelled_fields, spelled_form
+from onnxbench.operations import (
+    OPERATIONS,
+    Effect,
+    Operation,
+    content_digest,
+    field_form,
+    files_of,
+    spelled_fields,
+    spelled_form,
+)
 
 VERSION = 1
 _STEP_KEYS = ("name", "expect", "changes", "atol", "rtol")
@@ -107,14 +116,31 @@ class Recipe:
     Attributes:
         steps: The steps.
         description: What it is for.
+        files: The files that it was read from.
     """
 
     steps: tuple[Step, ...]
     description: str = ""
+    files: tuple[Path, ...] = field(default=(), compare=False)
+
+    def read_files(self) -> Iterator[Path]:
+        """Yields the files that it was read from and those that its steps refer to: weights, tables, rules."""
+        yield from self.files
+        for step in self.steps:
+            yield from files_of(step.operation, step.folder or Path.cwd()).values()
 
     def digest(self) -> str:
-        """Returns ``sha256:...`` of the steps as they are after variables and includes."""
-        text = json.dumps([step.to_data() for step in self.steps], sort_keys=True, ensure_ascii=False, default=_plain)
+        """Returns ``sha256:...`` of the steps, variables and includes filled in, and of the files that they refer to.
+
+        Beside the name of a file its whole content counts: of rules, tables of names, lists of selectors, scripts
+        (not of what these import) and data, and of weights, which are read for this in blocks.
+
+        Raises:
+            NotFoundError: A file is not there any more.
+        """
+        known: dict[Path, str] = {}
+        steps = [{**step.to_data(), **_file_digests(step, known)} for step in self.steps]
+        text = json.dumps(steps, sort_keys=True, ensure_ascii=False, default=_plain)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def to_yaml(self) -> str:
@@ -125,19 +151,37 @@ class Recipe:
         return _dump({**head, "steps": [step.to_data() for step in self.steps]})
 
 
-def load_recipe(path: str | Path, *, variables: Mapping[str, Any] | None = None) -> Recipe:
+def _file_digests(step: Step, known: dict[Path, str]) -> dict[str, Any]:
+    """Returns what the digest of a recipe says of the files of a step: nothing if it has none."""
+    found = {}
+    for name, path in files_of(step.operation, step.folder or Path.cwd()).items():
+        if path not in known:
+            try:
+                known[path] = content_digest(path)
+            except OSError as error:
+                raise NotFoundError(
+                    f"{path}, which the step {step.title()!r} refers to, cannot be read: {error.strerror}"
+                ) from None
+        found[name] = known[path]
+    return {"files": found} if found else {}
+
+
+def load_recipe(
+    path: str | Path, *, variables: Mapping[str, Any] | None = None, allow_outside: bool = False
+) -> Recipe:  # fmt: skip
     """Returns the recipe in a YAML (or JSON) file, its includes and variables filled in.
 
     Args:
         path: The file.
         variables: Values that replace those of the file's own ``variables``.
+        allow_outside: Follow includes out of the folder that the file lies in.
 
     Raises:
         NotFoundError: There is no such file.
         SpecError: It has a mistake; the message names the line.
         UsageError: A variable is given that the recipe does not have.
     """
-    return _Reader(variables or {}).recipe(Path(path))
+    return _Reader(variables or {}, allow_outside=allow_outside).recipe(Path(path))
 
 
 def parse_recipe(
@@ -165,7 +209,8 @@ def step_from_flag(word: str, text: str, *, expect: str | None = None) -> Step:
         UsageError: It has not the form of the operation.
     """
     flag = f"--{word.replace('_', '-')}"
-    item = _flow(text, flag) if text.lstrip().startswith("{") else None
+    is_mapping = re.match(r"\s*\{(?!\w+\})", text) is not None  # a mapping, and not a name in braces
+    item = _flow(text, flag) if is_mapping else None
     reader = _Reader({})
     if item is None:
         item = _spelled(OPERATIONS[word], text, flag)
@@ -208,10 +253,13 @@ def operation_data(operation: Operation) -> dict[str, Any]:
 class _Reader:
     """Reads a recipe and what it includes."""
 
-    def __init__(self, variables: Mapping[str, Any]) -> None:
+    def __init__(self, variables: Mapping[str, Any], *, allow_outside: bool = False) -> None:
         self._given = variables
+        self._allow_outside = allow_outside
+        self._root: Path | None = None
         self._unused = set(variables)
         self._named: set[str] = set()
+        self._files: list[Path] = []
 
     def recipe(self, path: Path, around: tuple[Path, ...] = ()) -> Recipe:
         resolved = path.resolve()
@@ -228,9 +276,11 @@ class _Reader:
             raise SpecError(f"{path} is not UTF-8 text, so it is no recipe") from None
         except OSError as error:
             raise SpecError(f"{path} cannot be read: {error.strerror}") from None
+        self._files.append(resolved)
         return self.read(from_yaml(text, str(path)), resolved.parent, (*around, resolved))
 
     def read(self, root: Item, folder: Path, around: tuple[Path, ...]) -> Recipe:
+        self._root = self._root or folder.resolve()
         if root.kind == "list":
             root = Item(root.document, "map", entries={"steps": (root, root)}, line=root.line, column=root.column)
         root.require_map("a recipe", _TOP_KEYS)
@@ -253,7 +303,7 @@ class _Reader:
             raise UsageError(f"the recipe has no variable {name!r}", hint=hint)
         description = root.get("description")
         said = description.require_text("the description") if description is not None else ""
-        return Recipe(tuple(steps), said)
+        return Recipe(tuple(steps), said, tuple(self._files))
 
     def _variables(self, item: Item | None) -> dict[str, Item]:
         """Returns the values of variables: of one file, each of which may use those above it, and the given ones."""
@@ -272,6 +322,10 @@ class _Reader:
 
     def _included(self, item: Item, folder: Path, around: tuple[Path, ...]) -> Sequence[Step]:
         path = folder / item.require_text("a file to include")
+        if self._root is not None and not self._allow_outside and not path.resolve().is_relative_to(self._root):
+            raise item.error(
+                f"{item.text} lies outside of the recipe's folder", hint="--allow-outside follows it, if you trust it."
+            )
         try:
             return self.recipe(path, around or (folder / "<recipe>",)).steps
         except NotFoundError as error:
@@ -376,7 +430,13 @@ def _operation(kind: type[Operation], item: Item) -> Operation:
         )
     if item.kind == "null":
         item = Item(item.document, "map", line=item.line, column=item.column, path=item.path)
-    item.require_map(f"the fields of {kind.word}", tuple(fields))
+    item.require_map(f"the fields of {kind.word}")
+    for name, key, _ in item.pairs():
+        if name not in fields:
+            hint = did_you_mean(name, fields) or f"Its fields: {', '.join(fields)}."
+            if name in _STEP_KEYS:
+                hint = f"{name}: stands beside {kind.word}:, not among its fields."
+            raise key.error(f"{kind.word} has no field {name!r}", hint=hint)
     values = {
         name: _converted(value, hints[name], f"{name!r} of {kind.word}")
         for name, _, value in item.pairs()
@@ -393,6 +453,14 @@ def _operation(kind: type[Operation], item: Item) -> Operation:
         return kind(**values)
     except UsageError as error:
         raise item.error(error.message, hint=error.hint) from None
+
+
+def needs_fields(kind: type[Operation]) -> bool:
+    """Tells whether an operation has fields that must be given."""
+    return any(
+        each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        for each in dataclasses.fields(kind)
+    )
 
 
 def example(kind: type[Operation]) -> str:
@@ -464,6 +532,8 @@ def _converted(item: Item, hint: Any, what: str) -> Any:
         return item.require_integer(what)
     if hint is float:
         return item.require_float(what)
+    if item.kind in ("list", "map", "array"):
+        raise item.error(f"expected {what} as text, found {item.described()}")
     return item.require_text(what)
 
 
@@ -500,8 +570,13 @@ def _plain(value: Any) -> Any:
 
 
 def _short(operation: Operation) -> str:
-    data = operation_data(operation)
-    text = " ".join(str(each) for each in data.values() if isinstance(each, (str, int, float)))
+    words = []
+    for name, value in operation_data(operation).items():
+        if isinstance(value, bool):
+            words.append(name if value else f"{name}: false")
+        elif isinstance(value, (str, int, float)):
+            words.append(str(value))
+    text = " ".join(" ".join(words).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onnxbench import select, weights
 from onnxbench.errors import BenchError, NotFoundError
-from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, declared_types
+from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, declared_types, home_of
 from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.provenance import NONE, Origins, Provenance
 from onnxbench.tensortype import Dim, dtype_name, elem_type, format_shape, format_type, raw_size, tensor_shape
@@ -300,9 +300,7 @@ class Reader:
         kind = self.kind(scope, name)
         if kind != "captured":
             return Link(f"{scope.path}/{name}" if scope.path else name, kind, self.type(scope, name).text)
-        outer: Scope | None = scope.parent
-        while outer is not None and not outer.defines(name):
-            outer = outer.parent
+        outer = home_of(scope, name)
         if outer is None:
             return Link(name, "undefined", "?")
         return Link(f"{outer.path}/{name}" if outer.path else name, "captured", self.type(outer, name).text)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.weights import ByteRange
 from onnxbench.wire import STUB_EXPLICIT, STUB_PREFIX
@@ -94,6 +95,7 @@ def undo(after: Model, patch: str | os.PathLike[str]) -> Model:
     if fingerprint(after.proto) != head["after"]:
         raise UsageError(
             f"{path} does not lead back from this model: it is not the one that the edit wrote, or was changed since",
+            hint="Name the file that was written with the patch, as it was then.",
         )
     pool = list(weights.tensors(after.proto))
     from onnx import ModelProto
@@ -133,8 +135,7 @@ def undo(after: Model, patch: str | os.PathLike[str]) -> Model:
 
 def fingerprint(proto: ModelProto) -> str:
     """Returns a digest of a structure that does not depend on where its weights lie."""
-    copy = type(proto)()
-    copy.CopyFrom(proto)
+    copy = copy_of(proto)
     for tensor in weights.tensors(copy):
         tensor.ClearField("raw_data")
         tensor.ClearField("data_location")
@@ -175,8 +176,7 @@ def _lists(proto: ModelProto) -> Iterator[tuple[str, Any]]:
 
 def _shell(proto: ModelProto) -> ModelProto:
     """Returns a model without the items of its lists."""
-    shell = type(proto)()
-    shell.CopyFrom(proto)
+    shell = copy_of(proto)
     for _, items in _lists(shell):
         del items[:]
     return shell

@@ -55,6 +55,16 @@ class RuleMatches:
     near: tuple[Explanation, ...] = ()
     refusal: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the matches as JSON values, with their number."""
+        return {
+            "rule": self.rule,
+            "count": len(self.nodes),
+            "nodes": self.nodes,
+            "near": self.near,
+            "refusal": self.refusal or None,
+        }
+
 
 def list_rules(references: Sequence[str] = ()) -> list[ListedRule]:
     """Returns what the rules are that come with onnxbench, or those that these words stand for."""
@@ -124,18 +134,3 @@ def explain_nodes(
 
 def _path(ref: NodeRef) -> str:
     return f"{ref.path} ({ref.node.op_type})"
-
-
-def to_json(explanation: Explanation) -> dict[str, Any]:
-    """Returns an explanation as JSON values."""
-    difference = explanation.difference
-    return {
-        "rule": explanation.rule,
-        "node": explanation.node,
-        "anchor": explanation.anchor,
-        "matches": explanation.matches,
-        "fitting": explanation.fitting,
-        "steps": explanation.steps,
-        "difference": None if difference is None else difference.sentence(),
-        "sentences": explanation.sentences(),
-    }

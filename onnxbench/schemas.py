@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxbench.errors import did_you_mean
-from onnxbench.modeltext import ATTRIBUTE_WORDS
+from onnxbench.tensortype import schema_word
 
 if TYPE_CHECKING:
     from onnx.defs import OpSchema
@@ -17,13 +17,21 @@ DEFAULT_ML_OPSET = 5
 """The version of ai.onnx.ml that came with it."""
 DEFAULT_IR_VERSION = 10
 """The IR version that came with it; newer element types need a newer one."""
-_ATTRIBUTE_NUMBERS = {word.upper(): number for number, word in ATTRIBUTE_WORDS.items()}
-_IR_OF_TYPES = {23: 11, 24: 12, 25: 13, 26: 13, 27: 14, 28: 14}
+FIRST_IR_WITH_WEIGHTS_APART = 4
+"""From this IR version on, an initializer need not be an input; one that is is a default, which callers may replace."""
+FIRST_IR_WITH_FUNCTIONS = 8
+"""The IR version that local functions came with."""
+_IR_OF_TYPES = {17: 9, 18: 9, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13, 27: 14, 28: 14}
 
 
 def default_version(domain: str) -> int:
     """Returns the opset version that a domain is imported with when nothing says one."""
     return {"": DEFAULT_OPSET, "ai.onnx.ml": DEFAULT_ML_OPSET}.get(domain, 1)
+
+
+def ir_version_of_type(number: int) -> int:
+    """Returns the IR version that an element type came with; 0 if it was there from the beginning."""
+    return _IR_OF_TYPES.get(number, 0)
 
 
 def ir_version_for(element_types: set[int], opsets: dict[str, int], *, has_overloads: bool) -> int:
@@ -32,7 +40,7 @@ def ir_version_for(element_types: set[int], opsets: dict[str, int], *, has_overl
 
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     needed = helper.find_min_ir_version_for(imports, ignore_unknown=True)
-    of_types = max((_IR_OF_TYPES.get(number, 0) for number in element_types), default=0)
+    of_types = max(map(ir_version_of_type, element_types), default=0)
     return max(DEFAULT_IR_VERSION, needed, of_types, 10 if has_overloads else 0)
 
 
@@ -50,6 +58,12 @@ def find_schema(domain: str, op_type: str, version: int) -> OpSchema | None:
         return defs.get_schema(op_type, version, plain_domain(domain))
     except (defs.SchemaError, TypeError):  # no such operator, or a version of more than 31 bits
         return None
+
+
+def same_operator(domain: str, op_type: str, one: int, other: int) -> bool:
+    """Tells whether an operator is the same in two versions of its domain; False if onnx does not know it."""
+    first, second = (find_schema(domain, op_type, version) for version in (one, other))
+    return first is not None and second is not None and first.since_version == second.since_version
 
 
 @cache
@@ -97,5 +111,14 @@ def describe_unknown(domain: str, op_type: str, version: int) -> tuple[str, str 
 
 def attribute_type(schema: OpSchema, name: str) -> int:
     """Returns the type of an operator's attribute as AttributeProto numbers it, or 0 if it has no such attribute."""
-    known = schema.attributes.get(name)
-    return _ATTRIBUTE_NUMBERS[known.type.name] if known is not None else 0  # type: ignore[attr-defined]
+    from onnx import AttributeProto
+
+    known: Any = schema.attributes.get(name)
+    return AttributeProto.AttributeType.Value(known.type.name) if known is not None else 0
+
+
+def takes(schema: OpSchema | None, slot: int, number: int) -> bool:
+    """Tells whether an operator takes tensors of an element type as an input; False if onnx does not know it."""
+    if schema is None or not schema.inputs:
+        return False
+    return f"tensor({schema_word(number)})" in schema.inputs[min(slot, len(schema.inputs) - 1)].types

@@ -65,7 +65,9 @@ class Scratch:
 
     def _open(self) -> tuple[IO[bytes], Path]:
         if self._file is None or self._path is None:
-            self._file = tempfile.NamedTemporaryFile(prefix="onnxbench-", suffix=".weights", dir=self._folder)  # noqa: SIM115
+            self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - for as long as the model is there
+                prefix="onnxbench-", suffix=".weights", dir=self._folder
+            )
             self._path = Path(self._file.name)
             weakref.finalize(self, self._file.close)
         return self._file, self._path

@@ -9,7 +9,8 @@ r"""The selector language: how every command names tensors and nodes.
     scope:layer1.0           nodes of a PyTorch module and of the modules in it (glob)
     input:* output:* weight:*  the graph's inputs, outputs, initializers, by glob
     dtype:float16            tensors whose element type is known to be this
-    mark:func[1]:output      tensors at a Mark (function, call number, input or output; a name may follow)
+    mark:func[1]:output      tensors at a Mark (function, call number, input or output; a name may follow);
+                             func[1]:output alone means the same where the model has such a Mark
     upstream(x) downstream(x)  x and what it depends on, or what depends on it
     between(a, b)            downstream(a) & upstream(b)
     A & B   A | B   !A   (A) both, either, not
@@ -31,6 +32,7 @@ from pathlib import Path
 from onnxbench.errors import NotFoundError, UsageError, did_you_mean, nearest
 from onnxbench.graph import GraphIndex, NodeRef, TensorRef, declared_types
 from onnxbench.provenance import Origins
+from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import dtype_name, dtype_number, elem_type
 
 PREFIXES = ("node", "op", "scope", "mark", "input", "output", "weight", "dtype")
@@ -67,23 +69,28 @@ class Selection:
         )
 
 
-def select(index: GraphIndex, selector: str) -> Selection:
+def select(index: GraphIndex, selector: str, *, folder: Path | None = None) -> Selection:
     """Returns what one selector stands for.
+
+    Args:
+        index: The model's index.
+        selector: The selector.
+        folder: What ``@FILE`` is relative to; by default the current folder.
 
     Raises:
         NotFoundError: It matches nothing; the hint has the nearest names.
         UsageError: It cannot be parsed.
     """
-    return _select(index, selector, ())
+    return _select(index, selector, (), folder or Path())
 
 
-def _select(index: GraphIndex, selector: str, files: tuple[Path, ...]) -> Selection:
+def _select(index: GraphIndex, selector: str, files: tuple[Path, ...], folder: Path) -> Selection:
     """Does so for a selector that stands in these files, each named in the one before."""
     exact = index.tensor(selector)
     if exact is not None:
         return Selection(frozenset([exact]))
     if selector.startswith("@"):
-        return _from_file(index, selector[1:], files)
+        return _from_file(index, selector[1:], files, folder)
     try:
         selection = _Parser(index, selector).parse()
     except UsageError:
@@ -99,13 +106,16 @@ def _select(index: GraphIndex, selector: str, files: tuple[Path, ...]) -> Select
     return selection
 
 
-def tensors(index: GraphIndex, selectors: Sequence[str], *, what: str = "selector") -> list[TensorRef]:
+def tensors(
+    index: GraphIndex, selectors: Sequence[str], *, what: str = "selector", folder: Path | None = None
+) -> list[TensorRef]:
     """Returns the tensors that the selectors stand for: selector by selector, each in the order of the graph.
 
     Args:
         index: The model's index.
         selectors: Selectors, each of which must match.
         what: What the selectors are for, named in an error ("--outputs", say).
+        folder: What ``@FILE`` is relative to; by default the current folder.
 
     Raises:
         NotFoundError: A selector matches no tensor.
@@ -113,17 +123,20 @@ def tensors(index: GraphIndex, selectors: Sequence[str], *, what: str = "selecto
     """
     found: dict[TensorRef, None] = {}
     for selector in selectors:
-        refs = select(index, selector).as_tensors()
+        refs = select(index, selector, folder=folder).as_tensors()
         if not refs:
             raise NotFoundError(f"{what} {selector!r} names nodes that make no tensor")
         found.update(dict.fromkeys(in_order(index, refs)))
     return list(found)
 
 
-def nodes(index: GraphIndex, selectors: Sequence[str], *, what: str = "selector") -> list[NodeRef]:
+def nodes(
+    index: GraphIndex, selectors: Sequence[str], *, what: str = "selector", folder: Path | None = None
+) -> list[NodeRef]:
     """Returns the nodes that the selectors stand for, in the order of the graph, without repeats.
 
-    A tensor stands for its producer; a bare name that is no tensor but a node's is that node.
+    A tensor stands for its producer; a bare name that is no tensor but a node's is that node. ``@FILE`` is relative to
+    ``folder``, or else to the current one.
 
     Raises:
         NotFoundError: A selector matches no node.
@@ -133,7 +146,7 @@ def nodes(index: GraphIndex, selectors: Sequence[str], *, what: str = "selector"
     for selector in selectors:
         named = nodes_named(index, selector)
         try:
-            refs = frozenset(named) if named else select(index, selector).as_nodes()
+            refs = frozenset(named) if named else select(index, selector, folder=folder).as_nodes()
         except NotFoundError:
             if selector.partition(":")[0] in PREFIXES or not _PLAIN.fullmatch(selector):
                 raise
@@ -173,8 +186,8 @@ def _comma_list(index: GraphIndex, selector: str) -> Selection | None:
     return Selection(frozenset(ref for ref in refs if ref is not None))
 
 
-def _from_file(index: GraphIndex, path: str, files: tuple[Path, ...]) -> Selection:
-    file = Path(path)
+def _from_file(index: GraphIndex, path: str, files: tuple[Path, ...], folder: Path) -> Selection:
+    file = folder / path
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -186,7 +199,7 @@ def _from_file(index: GraphIndex, path: str, files: tuple[Path, ...]) -> Selecti
         raise UsageError(f"the selector file {path} names nothing")
     if file.resolve() in files:
         raise UsageError(f"the selector file {path} names itself")
-    parts = [_select(index, selector, (*files, file.resolve())) for selector in selectors]
+    parts = [_select(index, selector, (*files, file.resolve()), folder) for selector in selectors]
     if all(part.is_nodes for part in parts):
         return Selection(nodes=frozenset().union(*(part.nodes for part in parts)), is_nodes=True)
     return Selection(frozenset().union(*(part.as_tensors() for part in parts)))
@@ -199,7 +212,10 @@ def _nothing(index: GraphIndex, selector: str) -> NotFoundError:
         hint = did_you_mean(rest, candidates)
         if hint is None and candidates:
             some = ", ".join(candidates[:8])
-            hint = f"The model has {len(candidates)} of these: {some}{', ...' if len(candidates) > 8 else ''}."
+            more = f" and {len(candidates) - 8} more" if len(candidates) > 8 else ""
+            hint = f"The model has {len(candidates)} of these: {some}{more}."
+        elif prefix == "scope" and not candidates:
+            hint = "The nodes of the model tell of no modules: 'onnxbench inspect MODEL --scopes' shows what is known."
         return NotFoundError(f"{selector!r} matches nothing in the model", hint=hint)
     plain = rest if prefix in PREFIXES and rest else selector
     near = nearest(plain, (ref.path for ref in index.tensors()))
@@ -209,6 +225,13 @@ def _nothing(index: GraphIndex, selector: str) -> NotFoundError:
         hint = f"Nodes are written node:NAME; did you mean {f'node:{near[0]}'!r}?" if near else None
     if any(ref.node.name == plain for ref in index.nodes()):
         hint = f"There is a node of that name: write 'node:{plain}'."
+    if _MARK_SPELLING.fullmatch(plain):
+        at_marks = sorted(_CANDIDATES["mark"](index))
+        hint = (
+            f"The model's marks are: {', '.join(at_marks[:8])}{', ...' if len(at_marks) > 8 else ''}."
+            if at_marks
+            else hint
+        )
     hint = hint or "'onnxbench inspect MODEL --tensors' lists its tensors."
     return NotFoundError(f"{selector!r} matches no tensor of the model", hint=hint)
 
@@ -240,9 +263,7 @@ _CANDIDATES: dict[str, Callable[[GraphIndex], Iterable[str]]] = {
     "node": lambda index: {ref.path for ref in index.nodes()},
     "op": lambda index: {ref.node.op_type for ref in index.nodes()},
     "scope": _scopes_of,
-    "mark": lambda index: {
-        f"{point.function}[{point.call}]:{point.side}" for point in (mark_point(ref) for ref in index.nodes()) if point
-    },
+    "mark": lambda index: {point.spelling for point in (mark_point(ref) for ref in index.nodes()) if point},
     "dtype": lambda index: {
         dtype_name(elem_type(value)) for scope in index.scopes for value in declared_types(scope).values()
     },
@@ -346,6 +367,9 @@ class _Parser:
             ref = index.tensor(name)
             if ref is not None:
                 return Selection(frozenset([ref]))
+            at_marks = [] if exact else points(index, name)
+            if at_marks:
+                return Selection(frozenset(ref for ref, _ in at_marks))
             if exact or not _is_glob(name):
                 raise _nothing(index, name)
             return self._tensors_matching(_glob(name))
@@ -368,7 +392,9 @@ class _Parser:
                 )
             )
         if prefix == "mark":
-            return Selection(frozenset(_marked(index, name)))
+            if _MARK_SPELLING.fullmatch(name) is None:
+                raise UsageError(f"mark:{name} is not a mark", hint="Write mark:FUNCTION[CALL]:input or ...:output.")
+            return Selection(frozenset(ref for ref, _ in points(index, name)))
         return Selection(nodes=frozenset(_NODE_FILTERS[prefix](index, name, exact)), is_nodes=True)
 
     def _tensors_matching(self, pattern: re.Pattern[str]) -> Selection:
@@ -426,8 +452,8 @@ def _combine(
     operation: Callable[[frozenset[object], frozenset[object]], frozenset[object]],
 ) -> Selection:
     if first.is_nodes and second.is_nodes:
-        return Selection(nodes=operation(first.nodes, second.nodes), is_nodes=True)  # type: ignore[arg-type]
-    return Selection(operation(first.as_tensors(), second.as_tensors()))  # type: ignore[arg-type]
+        return Selection(nodes=operation(first.nodes, second.nodes), is_nodes=True)  # type: ignore[arg-type]  # as below
+    return Selection(operation(first.as_tensors(), second.as_tensors()))  # type: ignore[arg-type]  # it gives back what it got
 
 
 def _is_glob(name: str) -> bool:
@@ -464,7 +490,7 @@ def _nodes_by_name(index: GraphIndex, pattern: str, exact: bool) -> Iterable[Nod
 def _nodes_by_op(index: GraphIndex, pattern: str, exact: bool) -> Iterable[NodeRef]:
     domain, separator, op_type = pattern.rpartition("::")
     matches = matcher(op_type, exact=exact)
-    wanted = "" if domain == "ai.onnx" else domain
+    wanted = plain_domain(domain)
     return (
         ref
         for ref in index.nodes()
@@ -512,6 +538,11 @@ class MarkPoint:
     name: str
     number: int
 
+    @property
+    def spelling(self) -> str:
+        """The point as it is selected: ``yolo_head[0]:input``."""
+        return f"{self.function}[{self.call}]:{self.side}"
+
 
 _MARK_SPELLING = re.compile(r"(?P<function>[^:\[\]]+)(\[(?P<call>\d+)\])?:(?P<side>input|output)(:(?P<name>.+))?")
 
@@ -535,10 +566,14 @@ def mark_point(ref: NodeRef) -> MarkPoint | None:
     )
 
 
-def _marked(index: GraphIndex, spelling: str) -> list[TensorRef]:
-    match = _MARK_SPELLING.fullmatch(spelling)
+def points(index: GraphIndex, spelling: str) -> list[tuple[TensorRef, MarkPoint]]:
+    """Returns the tensors at the Marks that ``func[1]:output:name`` means, with or without ``mark:`` before it.
+
+    Where a word is no such spelling, or the model has no such Mark, there are none.
+    """
+    match = _MARK_SPELLING.fullmatch(spelling.removeprefix("mark:"))
     if match is None:
-        raise UsageError(f"mark:{spelling} is not a mark", hint="Write mark:FUNCTION[CALL]:input or ...:output.")
+        return []
     found = []
     for ref in index.nodes():
         point = mark_point(ref)
@@ -548,7 +583,7 @@ def _marked(index: GraphIndex, spelling: str) -> list[TensorRef]:
             and point.call == int(match["call"] or 0)
             and match["name"] in (None, point.name)
         ):
-            found += [TensorRef(ref.scope, name) for name in ref.scope.writes[ref.position]]
+            found += [(TensorRef(ref.scope, name), point) for name in ref.scope.writes[ref.position]]
     return found
 
 

@@ -19,6 +19,7 @@ from onnxbench.errors import OutputError, UsageError
 from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set
 from onnxbench.graph import GraphIndex
 from onnxbench.inference import TypeFinder
+from onnxbench.marks import marks, unmark
 from onnxbench.model import Model
 from onnxbench.partition import Partition, split_at, split_parts, split_scopes, split_weights
 from onnxbench.pieces import open_model, tells_more, type_sources
@@ -28,7 +29,7 @@ from onnxbench.specs import parse_size
 from onnxbench.staging import staging_folder
 from onnxbench.version import SCHEMA_VERSION
 from onnxbench.weights import tensor_bytes, tensors
-from onnxbench.writer import SaveOptions, save
+from onnxbench.writer import Saved, SaveOptions, save
 
 MANIFEST = "manifest.yaml"
 
@@ -93,10 +94,25 @@ def partition(
     if sum(ways) != 1:
         raise UsageError("one of --at, --parts, --max-weights and --by-scopes says how to split", hint="Give just one.")
     if at:
-        return split_at(index, require_main(select.tensors(index, at, what="--at"), what="--at"))
+        return split_at(index, named_tensors(index, at))
     if parts is not None:
         return split_parts(index, parts)
     return split_weights(index, max_weights) if max_weights is not None else split_scopes(index, by_scopes or 1)
+
+
+def named_tensors(index: GraphIndex, at: Sequence[str]) -> list[str]:
+    """Returns the tensors of the main graph that selectors of cuts stand for."""
+    return require_main(select.tensors(index, at, what="--at"), what="--at")
+
+
+def _without_marks(model: Model, at: Sequence[str]) -> tuple[Model, Sequence[str]]:
+    """Returns a model without Marks, and where it is cut then."""
+    index = GraphIndex(model.proto)
+    if not marks(index):
+        return model, at
+    names = named_tensors(index, at) if at else []
+    plain = unmark(model)
+    return plain.model, [plain.name(name) for name in names]
 
 
 def split(
@@ -132,6 +148,7 @@ def split(
         OutputError: The folder cannot be written.
     """
     model, _ = open_model(source, allow_outside=allow_outside, inline=inline)
+    model, at = _without_marks(model, at)
     index = GraphIndex(model.proto)
     plan = partition(index, at=at, parts=parts, max_weights=max_weights, by_scopes=by_scopes)
     finder = TypeFinder(model, index, type_sources(feeds))
@@ -181,6 +198,7 @@ def split_file(
         BenchError: As for ``split`` and ``onnxbench.proof.prove``.
     """
     model, _ = open_model(source, allow_outside=allow_outside, inline=inline)
+    model, at = _without_marks(model, at)
     first = first_set(model, feeds) if prove or tells_more(feeds) else FeedSet({})
     limit = parse_size(max_weights) if isinstance(max_weights, str) else max_weights
     done = split(
@@ -207,7 +225,38 @@ def _write_split(
     folder: Path,
     options: SaveOptions,
 ) -> Split:
-    """Writes all pieces into a hidden folder first, then moves them; the manifest comes last."""
+    """Writes all pieces and their manifest."""
+    saved = write_pieces(
+        model, folder, [(file, piece.model) for file, _, piece in made], _manifest(model, index, plan, made), options
+    )  # fmt: skip
+    pieces = tuple(written_piece(folder / file, name, piece) for file, name, piece in made)
+    notes = list(plan.notes)
+    for (file, _, piece), done in zip(made, saved, strict=True):
+        notes += [f"{file}: {note}" for note in (*piece.notes, *done.repairs)]
+    return Split(folder / MANIFEST, pieces, plan.shared_nodes, plan.dead_nodes, tuple(notes))
+
+
+def written_piece(file: Path, name: str, piece: Piece) -> WrittenPiece:
+    """Returns what is told of a piece that was written."""
+    return WrittenPiece(file, name, len(piece.cut.nodes), _weight_bytes(piece), piece.inputs, piece.outputs)
+
+
+def write_pieces(
+    model: Model, folder: Path, made: Sequence[tuple[str, Model]], manifest: Mapping[str, Any], options: SaveOptions
+) -> list[Saved]:
+    """Writes models into a folder, with a manifest: into a hidden one first, then they are moved, the manifest last.
+
+    Args:
+        model: What they are made of, which must not be written over.
+        folder: The folder; it is made if it is not there. Pieces of an earlier manifest in it are removed.
+        made: The models by file name.
+        manifest: The manifest.
+        options: How weights are stored.
+
+    Raises:
+        OutputError: The folder cannot be written; nothing was.
+        UsageError: One of the files is what the model is read from.
+    """
     import yaml
 
     if folder.exists() and not folder.is_dir():
@@ -215,13 +264,13 @@ def _write_split(
     existed = folder.is_dir()
     if not folder.parent.is_dir():
         raise OutputError(f"there is no folder {folder.parent}", hint="Make it first.")
-    _refuse_sources(model, folder, [file for file, _, _ in made])
-    manifest = yaml.safe_dump(_manifest(model, index, plan, made), sort_keys=False, allow_unicode=True)
+    _refuse_sources(model, folder, [file for file, _ in made])
+    text = yaml.safe_dump(dict(manifest), sort_keys=False, allow_unicode=True)
     try:
         with staging_folder(folder) as staging:
             home = replace(options, home=folder)
-            saved = [save(piece.model, staging / file, options=home) for file, _, piece in made]
-            (staging / MANIFEST).write_text(manifest, encoding="utf-8")
+            saved = [save(each, staging / file, options=home) for file, each in made]
+            (staging / MANIFEST).write_text(text, encoding="utf-8")
             folder.mkdir(exist_ok=True)
             stale = _files_of(folder / MANIFEST)
             for written in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST):
@@ -229,20 +278,13 @@ def _write_split(
                 stale.discard(written.name)
             for name in stale:  # pieces of an earlier split that the new manifest does not know
                 (folder / name).unlink(missing_ok=True)
-    except BaseException as error:
+    except BaseException as error:  # an interrupt, too, must leave no empty folder
         if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         if isinstance(error, OSError):
             raise OutputError(f"cannot write {folder}: {error.strerror or error}") from None
         raise
-    pieces = tuple(
-        WrittenPiece(folder / file, name, len(piece.cut.nodes), weight, piece.inputs, piece.outputs)
-        for (file, name, piece), weight in zip(made, (_weight_bytes(piece) for _, _, piece in made), strict=True)
-    )
-    notes = list(plan.notes)
-    for (file, _, piece), done in zip(made, saved, strict=True):
-        notes += [f"{file}: {note}" for note in (*piece.notes, *done.repairs)]
-    return Split(folder / MANIFEST, pieces, plan.shared_nodes, plan.dead_nodes, tuple(notes))
+    return saved
 
 
 def _files_of(manifest: Path) -> set[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from onnxbench.graph import GraphIndex, NodeRef, Scope, topological_order
+from onnxbench.graph import GraphIndex, NodeRef, Scope, home_of, root_of, topological_order
 from onnxbench.schemas import find_schema, plain_domain
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def steering(index: GraphIndex) -> dict[tuple[Scope, str], str]:
         _find_fixed(scope, fixed)
     for scope in index.scopes:
         versions = opsets
-        if _root(scope).is_function:
-            versions = {plain_domain(each.domain): each.version for each in _root(scope).graph.opset_import}
+        if root_of(scope).is_function:
+            versions = {plain_domain(each.domain): each.version for each in root_of(scope).graph.opset_import}
         pending = [
             (scope, name, reason)
             for position, node in enumerate(scope.nodes)
@@ -65,9 +65,7 @@ def steering(index: GraphIndex) -> dict[tuple[Scope, str], str]:
         ]
         while pending:
             inner, name, reason = pending.pop()
-            home: Scope | None = inner
-            while home is not None and not home.defines(name):
-                home = home.parent
+            home = home_of(inner, name)
             if home is None or name not in fixed[home] or (home, name) in found:
                 continue
             found[home, name] = reason
@@ -75,12 +73,6 @@ def steering(index: GraphIndex) -> dict[tuple[Scope, str], str]:
             if maker is not None and home.nodes[maker].op_type not in _ONLY_SHAPES:
                 pending += [(home, read, reason) for read in home.reads[maker]]
     return found
-
-
-def _root(scope: Scope) -> Scope:
-    while scope.parent is not None:
-        scope = scope.parent
-    return scope
 
 
 def _find_fixed(scope: Scope, fixed: dict[Scope, set[str]]) -> None:
@@ -96,9 +88,7 @@ def _find_fixed(scope: Scope, fixed: dict[Scope, set[str]]) -> None:
 
 
 def _is_fixed(scope: Scope, name: str, fixed: dict[Scope, set[str]]) -> bool:
-    home: Scope | None = scope
-    while home is not None and not home.defines(name):
-        home = home.parent
+    home = home_of(scope, name)
     return home is not None and name in fixed[home]
 
 

@@ -28,6 +28,7 @@ from onnxbench.drift import BITWISE, DriftReport, Tolerance, compare_all
 from onnxbench.errors import BenchError, ExecutionError, GuardError, ModelError, NotFoundError, RefusedResultError
 from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, sort_nodes, topological_order
+from onnxbench.messages import copy_of
 from onnxbench.model import Model, load
 from onnxbench.operations import Operation
 from onnxbench.pieces import type_sources
@@ -90,6 +91,7 @@ class Edited:
         repairs: What had to be mended, of the model as it was or of the result.
         choices: What was decided about drawn inputs without being told.
         saving: How a step wants the model to be saved; None if none says so.
+        stamp: The digest of the recipe, if the model is stamped with it.
     """
 
     model: Model = field(repr=False)
@@ -98,11 +100,12 @@ class Edited:
     repairs: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     saving: SaveOptions | None = None
+    stamp: str = ""
 
     @property
     def digest(self) -> str:
         """The digest of the recipe."""
-        return self.recipe.digest()
+        return self.stamp or self.recipe.digest()
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -161,7 +164,7 @@ def edit(
         BenchError: What else a step may raise: names that are not there, values that do not fit.
     """
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    whole = _as_recipe(recipe, variables)
+    whole = _as_recipe(recipe, variables, allow_outside)
     verifier = _Verifier(model, verify, libraries) if verify is not False else None
     try:
         return _Edit(model, whole, verifier, approve, allow_outside).run(stamp=stamp)
@@ -178,12 +181,14 @@ def edit(
 
 
 def _as_recipe(
-    recipe: Recipe | Sequence[Step | Operation] | str | os.PathLike[str], variables: Mapping[str, Any] | None
+    recipe: Recipe | Sequence[Step | Operation] | str | os.PathLike[str],
+    variables: Mapping[str, Any] | None,
+    allow_outside: bool,
 ) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, (str, os.PathLike)):
-        return load_recipe(Path(recipe), variables=variables)
+        return load_recipe(Path(recipe), variables=variables, allow_outside=allow_outside)
     return Recipe(tuple(each if isinstance(each, Step) else Step(each) for each in recipe))
 
 
@@ -193,8 +198,7 @@ def _mended(model: Model) -> tuple[Model, list[str]] | None:
     Raises:
         ModelError: It cannot be mended.
     """
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     try:
         words = make_valid(proto, complete=model.with_small_weights)
     except RefusedResultError as error:
@@ -293,8 +297,7 @@ class _Edit:
     def _own_flaws(self) -> set[str]:
         """Returns what was wrong before the edit: what onnx's checker overlooks, say."""
         if self._flaws is None:
-            proto = type(self._origin.proto)()
-            proto.CopyFrom(self._origin.proto)
+            proto = copy_of(self._origin.proto)
             self._flaws = {flaw.sentence() for flaw in find_flaws(GraphIndex(proto))}
         return self._flaws
 
@@ -305,8 +308,17 @@ class _Edit:
             drift, passed, notes = self._verifier.judge(self._draft, done.step)
         return replace(done, drift=drift, passed=passed, notes=(*done.notes, *notes))
 
+    def _tell_unread(self) -> None:
+        """Notes of steps that added tensors which nothing reads now, after the last step."""
+        unread = self._draft.unread() if self._draft.awaited else set()
+        for number, done in enumerate(self._done):
+            names = [each.where for each in done.changes if each.what == "added" and each.where in unread]
+            notes = tuple(f"nothing reads {name!r} after the last step" for name in names)
+            self._done[number] = replace(done, notes=(*done.notes, *notes))
+
     def _finish(self, *, stamp: bool) -> Edited:
         draft = self._draft
+        self._tell_unread()
         recipe = replace(self._recipe, steps=tuple(done.step for done in self._done))
         digest = recipe.digest() if stamp and draft.changes else ""
         proto = draft.model.proto
@@ -320,7 +332,7 @@ class _Edit:
             self._repairs += make_valid(proto, complete=draft.model.with_small_weights)
         choices = self._verifier.choices if self._verifier is not None else ()
         repairs = tuple(dict.fromkeys(self._repairs))
-        return Edited(draft.model, tuple(self._done), recipe, repairs, choices, draft.saving)
+        return Edited(draft.model, tuple(self._done), recipe, repairs, choices, draft.saving, digest)
 
 
 def _twins(index: GraphIndex) -> list[tuple[str, Scope, int]]:
@@ -351,6 +363,7 @@ def _guard(draft: Draft, step: Step) -> int | None:
         found = step.operation.find(draft)
     except NotFoundError:
         if step.accepts(0):
+            step.operation.require_known(draft)
             return 0
         raise
     if found is None:
@@ -362,11 +375,12 @@ def _guard(draft: Draft, step: Step) -> int | None:
         listed = [_path(ref) for ref in found[:_SHOWN]]
         if len(found) > _SHOWN:
             listed.append(f"... and {len(found) - _SHOWN} more")
+        hint = "'expect: optional' lets a step match nothing."
+        if found:
+            hint = "'expect: all' takes all of them; a selector that is narrower or wider names others."
         raise GuardError(
             f"it matches {len(found)} {kind}{'s' if len(found) != 1 else ''}, and expects {words}",
-            hint="'expect: all' means all of them; a narrower selector names one."
-            if len(found) > 1 and expected == "1"
-            else "'expect: optional' lets a step match nothing.",
+            hint=hint,
             details=listed,
         )
     return len(found)
@@ -460,7 +474,7 @@ class _Verifier:
         self._outputs, self._feeds, self._renamed = now, feeds, dict(draft.renamed)
         self._model = draft.model.derive(draft.snapshot()[0])
         judged = step.effect != "numerics" or step.atol is not None or step.rtol is not None
-        passed = drift.passed or not judged
+        passed = drift.passed or not judged or not shared
         return (drift if shared else None), passed and (not gone or step.effect == "interface"), notes
 
     def _open(self, model: Model) -> Session:
@@ -484,8 +498,7 @@ def _without_marks(model: Model) -> Model:
     """Returns a model in which Identity stands for each Mark: it passes on what it is given, and no runtime has it."""
     if not any(entry.domain in select.MARK_DOMAINS for entry in _imports(model.proto)):
         return model
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     for ref in GraphIndex(proto).nodes():
         if select.mark_point(ref) is not None:
             ref.node.domain, ref.node.op_type = "", "Identity"
@@ -597,9 +610,11 @@ def edit_file(
     Raises:
         BenchError: As ``edit`` and ``onnxbench.writer.save`` do; nothing was written then.
     """
-    whole = _as_recipe(recipe, variables)
+    whole = _as_recipe(recipe, variables, allow_outside)
     model = load(source, allow_outside=allow_outside)
-    refuse_to_overwrite(model, (), out, save_recipe, save_undo)
+    read = [str(path) for path in (*whole.read_files(), *libraries)]
+    read += verify.sources if isinstance(verify, FeedOptions) else ()
+    refuse_to_overwrite(model, read, out, save_recipe, save_undo)
     edited = edit(
         model, whole, verify=verify, approve=approve, libraries=libraries, stamp=stamp, allow_outside=allow_outside
     )  # fmt: skip
@@ -636,5 +651,7 @@ def undo_file(
     Raises:
         BenchError: As ``onnxbench.reversal.undo`` and ``onnxbench.writer.save`` do; nothing was written then.
     """
-    before = undo(load(source, allow_outside=allow_outside), patch)
+    after = load(source, allow_outside=allow_outside)
+    refuse_to_overwrite(after, (os.fspath(patch),), out)
+    before = undo(after, patch)
     return save(before, out, options=options) if out is not None else None

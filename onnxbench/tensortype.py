@@ -45,6 +45,11 @@ def dtype_name(number: int) -> str:
     return _NAMES.get(number, "undefined" if number == 0 else f"dtype<{number}>")
 
 
+def schema_word(number: int) -> str:
+    """Returns the name of an element type as schemas and the text form of onnx spell it: ``float``, ``int64``."""
+    return {1: "float", 11: "double"}.get(number, dtype_name(number))
+
+
 def dtype_number(name: str) -> int:
     """Returns the ``TensorProto.DataType`` number of a spelling such as ``fp16``, ``FLOAT`` or ``np.int64``.
 

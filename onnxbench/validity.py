@@ -24,6 +24,7 @@ from onnxbench.errors import ModelError, RefusedResultError
 from onnxbench.graph import node_bodies
 from onnxbench.inference import slim
 from onnxbench.repair import repair
+from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import dtype_bits, make_type, make_value_info, raw_size, tensor_shape
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _opset_complaints(proto: ModelProto) -> Iterable[str]:
 
     versions: dict[str, int] = {}
     for opset in proto.opset_import:
-        domain = "" if opset.domain == "ai.onnx" else opset.domain
+        domain = plain_domain(opset.domain)
         if versions.setdefault(domain, opset.version) != opset.version:
             yield f"opset {domain or 'ai.onnx'!r} is imported in two versions, {versions[domain]} and {opset.version}"
     newest = defs.onnx_opset_version()

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 20
 """Elements that are held at once; a multiple of 8, so that a block of packed elements is whole bytes."""
-_BODIES = (5, 10)
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,8 +187,9 @@ def resolve(
     except OSError as error:
         raise ExternalDataError(f"the external data of tensor {name!r} has no usable name: {error.strerror}") from None
     if not exists:
+        what = f"the external data {where!r} of tensor {name!r}" if name else f"the file {where!r}"
         raise ExternalDataError(
-            f"the external data {where!r} of tensor {name!r} is missing from {folder}",
+            f"{what} is missing from {folder}",
             hint="Put the weights file beside the model; commands that need no weights still work.",
         )
     if not file.is_file():

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from onnxbench import weights
 from onnxbench.errors import BenchError, OutputError, UnsupportedError, UsageError
 from onnxbench.graph import GraphIndex
+from onnxbench.messages import copy_of
 from onnxbench.model import SMALL_WEIGHT, TEXT_FORMATS, Model
 from onnxbench.progress import track
 from onnxbench.staging import BEFORE, staging_folder
@@ -111,8 +112,7 @@ def save(
         target = Path(os.path.realpath(path))
     except ValueError:
         raise OutputError(f"{os.fspath(path)!r} is not a usable file name") from None
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     repairs = [] if is_valid else make_valid(proto, complete=model.with_small_weights)
     text = TEXT_FORMATS.get(Path(path).suffix.lower())
     if options.share_weights and (options.external or options.per_tensor or options.location):
@@ -184,6 +184,32 @@ def held_back(path: str | os.PathLike[str] | None) -> Iterator[Path | None]:
         raise _cannot_write(error, target) from None
 
 
+@contextlib.contextmanager
+def held_together(target: str | os.PathLike[str], *others: str) -> Iterator[Path]:
+    """Gives a folder for files that appear beside a target, all of them or none, if the block goes well.
+
+    Args:
+        target: The file that gives the folder its place; one of its name must be made.
+        others: Names of further files that must be made.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    whole = Path(target)
+    for each in (whole, *(whole.parent / name for name in others)):
+        if each.exists() and not each.is_file():
+            raise OutputError(f"{each} exists and is not a regular file")
+    try:
+        with _staging(whole) as staging:
+            yield staging
+            for name in (*others, whole.name):
+                with open(staging / name, "rb+") as made:
+                    os.fsync(made.fileno())
+            _publish(staging, whole.parent, [*others, whole.name])
+    except OSError as error:
+        raise _cannot_write(error, whole) from None
+
+
 def _publish(staging: Path, folder: Path, names: list[str]) -> None:
     """Moves files into a folder, all of them or none; the model, the last one, is never beside wrong weights."""
     if len(names) == 1:
@@ -197,7 +223,7 @@ def _publish(staging: Path, folder: Path, names: list[str]) -> None:
                 os.replace(folder / name, before / name)
         for name in names:
             os.replace(staging / name, folder / name)
-    except BaseException:
+    except BaseException:  # an interrupt, too, must leave the folder as it was
         for name in reversed(names):
             if not (staging / name).exists():
                 (folder / name).unlink(missing_ok=True)
@@ -444,8 +470,7 @@ def _normal(proto: ModelProto) -> ModelProto:
     """Returns a copy in which what can be written in two ways is written in one: tensor data, the standard domain."""
     from onnx import numpy_helper
 
-    copy = type(proto)()
-    copy.CopyFrom(proto)
+    copy = copy_of(proto)
     for tensor in weights.tensors(copy):
         if tensor.data_type != 8 and not tensor.HasField("raw_data"):  # 8: strings, which have no raw form
             raw = numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data

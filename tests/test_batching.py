@@ -469,6 +469,17 @@ def test_samples_sorted_and_put_back_pass_with_a_note():
     assert any("works along the batch, but the outputs do not show it" in note for note in made.notes)
 
 
+def test_an_output_that_is_stated_with_another_rank_is_stated_as_it_is():
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[1, 4] x) => (float[T, L] y)
+        { s = Constant <value_ints = [2]> () u = Unsqueeze (x, s) y = Transpose <perm = [1, 0, 2]> (u) }"""
+    model = onnxbench.model.from_proto(onnx.parser.parse_model(text))
+    done = onnxbench.edit(model, [onnxbench.operations.MakeBatchDynamic("N")])
+    assert tensor_shape(done.model.proto.graph.output[0].type) == (None, "N", None)
+    assert "output y: dimension 1 ? -> N" in [change.sentence() for change in done.changes]
+    assert "output 'y' was stated with 2 dimensions, and has 3" in done.steps[0].notes
+
+
 def test_results_cannot_be_changed():
     made = freed(model_of("g (float[1,3] x) => (float[1,3] y) { y = Neg (x) }"))
     with pytest.raises(FrozenInstanceError):

@@ -447,6 +447,15 @@ def test_tables_fit_a_terminal_and_are_whole_in_a_pipe(corpus, capsys, monkeypat
     assert shown.count("\n") >= piped.count("\n"), "no row is lost, and only prose is wrapped"
 
 
+def test_names_of_a_hundred_characters_leave_a_piped_table_aligned(capsys):
+    rows = [("a" * 100, "x"), ("b", "y"), ("c" * 300, "z")]
+    _tables.print_table([_tables.Column("name"), _tables.Column("type", "whole")], rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.index(mark) for line, mark in zip(lines[2:4], "xy", strict=True)] == [122, 122]
+    assert lines[0].index("type") == 122
+    assert lines[4] == f"{'c' * 300}  z"
+
+
 @pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize("view", ["--nodes", "--tensors", "--attrs"])
 def test_a_narrow_terminal_shows_every_name_whole(capsys, monkeypatch, width, view):

@@ -353,6 +353,11 @@ def test_an_input_of_a_function_is_not_the_tensor_of_the_same_name(run):
         (("extract", WHOLE, "o.onnx", "--outputs", "28", "--val-range", "0,1"), "without --save-feeds or --shape or"),
         (("expose", WHOLE, "o.onnx", "--outputs", "28", "--val-range", "0,1"), "without --shape or --dim"),
         (("split", WHOLE, "o", "--parts", "2", "--val-range", "0,1"), "without --prove or --shape or --dim"),
+        (("extract", WHOLE, "o.onnx", "--outputs", "28", "--seed", "1"), "without --save-feeds or --shape or"),
+        (("expose", WHOLE, "o.onnx", "--outputs", "28", "--seed", "1"), "without --shape or --dim"),
+        (("split", WHOLE, "o", "--parts", "2", "--seed", "1"), "--seed means nothing without --prove"),
+        (("edit", WHOLE, "o.onnx", "--sort", "file", "--seed", "1"), "--seed means nothing without --verify"),
+        (("rewrite", WHOLE, "o.onnx", "--rule", "silu", "--seed", "1"), "--seed means nothing without --verify"),
         (
             ("extract", WHOLE, "o.onnx", "--outputs", "28", "--external-data-size-threshold", "1M"),
             "--external-data-size-threshold means nothing without --save-external-data or --external-per-tensor",

@@ -24,6 +24,7 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 from strategies import RandomModel, models
 
+from onnxbench import pieces
 from onnxbench.boundary import depends_on
 from onnxbench.cut import Piece, assemble, expose, extract, frontier, lift, plan_cut, require_main
 from onnxbench.errors import (
@@ -35,10 +36,12 @@ from onnxbench.errors import (
     UnsupportedError,
     UsageError,
 )
+from onnxbench.feeding import FeedOptions
 from onnxbench.graph import GraphIndex, TensorRef
 from onnxbench.inference import TypeFinder
 from onnxbench.inlining import inline_functions
 from onnxbench.model import Model, from_proto, load
+from onnxbench.modeltext import parse
 from onnxbench.pieces import type_sources
 from onnxbench.tensortype import make_type
 from onnxbench.writer import save
@@ -522,6 +525,79 @@ def test_unknown_element_types_are_refused() -> None:
     model = load(named("mmdeploy_marks").path)
     with pytest.raises(UnsupportedError, match="element type"):
         extract(model, ["f0"])
+
+
+MARKED = """
+<ir_version: 10, opset_import: ["" : 17, "onnxbench" : 1]>
+net (float[2, 3] x, bool c) => (float[2, 3] y, float[2, 3] z)
+{
+   a = onnxbench.Mark <func = "f", type = "input", name = "a", func_id = 0, id = 0> (x)
+   h = Relu (a)
+   around = Exp (x)
+   b = onnxbench.Mark <func = "f", type = "output", name = "h", func_id = 0, id = 0> (h)
+   d = onnxbench.Mark <func = "g", type = "input", name = "h", func_id = 0, id = 0> (b)
+   [pick] t = If (c) <
+      then_branch: graph = yes () => (float[2, 3] e) {
+         i = onnxbench.Mark <func = "k", type = "input", name = "d", func_id = 0, id = 0> (d)
+         e = Exp (i)
+      },
+      else_branch: graph = no () => (float[2, 3] n) { n = Neg (d) }>
+   s = Add (t, around)
+   y = onnxbench.Mark <func = "g", type = "output", name = "s", func_id = 0, id = 0> (s)
+   z = Neg (y)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "bounds", "ops"),
+    [
+        (None, ["mark:f:output"], (["x"], ["h"]), ["Relu"]),
+        (None, ["mark:g:input"], (["x"], ["h"]), ["Relu"]),
+        (["mark:f:output", "mark:f:input", "c"], ["mark:g:output"], (["h", "x", "c"], ["y"]), ["Exp", "If", "Add"]),
+        (["mark:f:input", "c"], ["z"], (["x", "c"], ["z"]), ["Relu", "Exp", "If", "Add", "Neg"]),
+        (["mark:g:output"], None, (["y"], ["y", "z"]), ["Neg"]),
+        (["mark:g:output"], ["z"], (["y"], ["z"]), ["Neg"]),
+        (["mark:f:input | mark:f:output", "c"], ["mark:g:output:s"], (["x", "h", "c"], ["y"]), ["Exp", "If", "Add"]),
+    ],
+)
+def test_a_cut_at_a_mark_leaves_the_marks_out(inputs, outputs, bounds, ops, tmp_path) -> None:
+    """What goes round a mark comes from the same tensor, so that the marks bound a piece as the calls did."""
+    model = parse(MARKED)
+    before = model.proto.SerializeToString(deterministic=True)
+    feeds = FeedOptions(ranges=["[0.5,1.5]"], seed=3)
+    done = pieces.extract_file(
+        model, tmp_path / "p.onnx", inputs, outputs, feeds=feeds, save_feeds=tmp_path / "p.npz"
+    )  # fmt: skip
+    assert model.proto.SerializeToString(deterministic=True) == before
+    names = [each.name for each in done.piece.inputs], [each.name for each in done.piece.outputs]
+    cut = done.piece.cut  # whose ends are called as the marks say
+    assert (sorted(cut.inputs), list(cut.outputs)) == (sorted(bounds[0]), bounds[1])
+    piece = onnx.load(tmp_path / "p.onnx")
+    assert [node.op_type for node in piece.graph.node] == ops
+    assert {ref.node.op_type for ref in GraphIndex(piece).nodes()}.isdisjoint({"Mark"})
+    assert "onnxbench" not in {opset.domain for opset in piece.opset_import}
+    assert done.notes[0] == "the piece has no Marks: it is cut at the tensors that they pass on"
+    fed, expected = np.load(tmp_path / "p.npz"), np.load(tmp_path / "p_outputs.npz")
+    session = ort_session(tmp_path / "p.onnx")
+    for name, value in zip(names[1], session.run(names[1], {name: fed[name] for name in names[0]}), strict=True):
+        np.testing.assert_allclose(value, expected[name], rtol=1e-6)
+
+
+def test_a_cut_of_a_marked_model_at_a_tensor_keeps_the_marks() -> None:
+    piece = pieces.extract(parse(MARKED), ["x", "c"], ["y"])
+    ops = [node.op_type for node in piece.model.proto.graph.node]
+    assert ops == ["Mark", "Relu", "Exp", "Mark", "Mark", "If", "Add", "Mark"]
+
+
+@pytest.mark.parametrize("word", ["mark:yolo_head:output", "mark:detector_forward:output", "mark:yolo_head[1]:output"])
+def test_models_marked_by_mmdeploy_are_cut_to_what_runs(word, tmp_path) -> None:
+    case = named("mmdeploy_marks")
+    done = pieces.extract_file(case.path, tmp_path / "p.onnx", None, [word], save_feeds=tmp_path / "p.npz")
+    session = ort_session(tmp_path / "p.onnx")
+    fed, expected = dict(np.load(tmp_path / "p.npz")), np.load(tmp_path / "p_outputs.npz")
+    (name,) = (each.name for each in done.piece.outputs)
+    np.testing.assert_allclose(session.run([name], fed)[0], expected[name], rtol=1e-4, atol=1e-6)
 
 
 def test_sparse_constants_are_no_outputs() -> None:

@@ -452,7 +452,10 @@ def test_drift_of_weights_is_measured():
     note = only(two_weights(one, other)).note
     assert note == "max abs 2 at [2, 0] (8 -> 6), 2 of 12 elements differ"
     assert only(two_weights(one, other, atol=1.0)).note == "max abs 2 at [2, 0] (8 -> 6), 1 of 12 elements differ"
-    assert two_weights(one, other, atol=2.0).equal
+    within = two_weights(one, other, atol=2.0)
+    assert within.equal
+    assert within.notes == ("1 weight differs within the tolerance and is not counted",)
+    assert two_weights(one, one, atol=2.0).notes == ()
     assert two_weights(one, other, rtol=0.25).equal
 
 

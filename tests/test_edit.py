@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -20,20 +22,23 @@ import onnxbench
 from onnxbench import reversal
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
-from onnxbench.errors import BenchError, GuardError, RefusedResultError
+from onnxbench.errors import BenchError, GuardError, NotFoundError, RefusedResultError
 from onnxbench.graph import GraphIndex
 from onnxbench.model import from_proto, load
+from onnxbench.modeltext import parse
 from onnxbench.operations import (
     Delete,
     Externalize,
     Insert,
+    MakeBatchDynamic,
     RenameNode,
     RenameTensor,
     RenameTensors,
     SetAttribute,
     SetOp,
+    files_of,
 )
-from onnxbench.recipe import Step
+from onnxbench.recipe import Recipe, Step, load_recipe
 from onnxbench.surgery import edit, edit_file, undo_file
 from onnxbench.version import STAMP
 from onnxbench.writer import SaveOptions
@@ -179,7 +184,7 @@ def test_mistakes_in_a_recipe_are_told_with_their_line(run, tmp_path):
     code, _, err = run("edit", LINEAR, "out.onnx", "--recipe", "r.yaml")
     assert code == 11
     assert "r.yaml:3:" in err
-    assert "'too' is no key" in err
+    assert "rename_tensor has no field 'too'" in err
     (tmp_path / "r.yaml").write_text("steps:\n  - set_op: {at: op:Add, to: Sub}\n  - rename_tensor: {at: cc, to: d}\n")
     code, _, err = run("edit", LINEAR, "out.onnx", "--recipe", "r.yaml")
     assert code == 4
@@ -272,6 +277,101 @@ def test_the_json_schema_accepts_the_golden_recipes_and_refuses_mistakes():
                 assert validator.is_valid(case["recipe"]), case["name"]
     assert not validator.is_valid({"steps": [{"set_op": {"at": "x"}}]})
     assert not validator.is_valid({"steps": [{"set_opp": {"at": "x", "to": "y"}}]})
+
+
+RULE = """
+pattern: "f (a, b) => (y) { y = Add (a, b) }"
+replacement: "f (a, b) => (y) { y = %s (a, b) }"
+"""
+SMALL = """
+<ir_version: 10, opset_import: ["" : 17]>
+net (float[3] x) => (float[3] y) <float[3] w = {1, 2, 3}> { h = Mul (x, w) y = Add (h, w) }
+"""
+
+
+def referring(folder: Path) -> dict[str, tuple[str, Path]]:
+    """Returns steps that refer to a file in a folder, with the file, which is written there."""
+    (folder / "rules.yaml").write_text(RULE % "Sub")
+    (folder / "names.csv").write_text("h,hidden\n")
+    (folder / "names.txt").write_text("# what is renamed\n@more.txt\n")
+    (folder / "more.txt").write_text("node:#0\n")
+    (folder / "batches").mkdir()
+    for name in ("w.npy", "c.npy", "batches/x.npy"):
+        np.save(folder / name, np.ones(3, np.float32))
+    np.savez(folder / "all.npz", w=np.ones(3, np.float32), other=np.zeros(1))
+    return {
+        "rewrite: {rule: rules.yaml}": ("rules.yaml", folder / "rules.yaml"),
+        "rewrite: rules.yaml:rules": ("rules.yaml", folder / "rules.yaml"),
+        "rename_tensors: {file: names.csv}": ("names.csv", folder / "names.csv"),
+        "rename_node: {at: '@names.txt', to: first}": ("more.txt", folder / "more.txt"),
+        "set_weight: {at: w, value: {file: w.npy}}": ("w.npy", folder / "w.npy"),
+        "set_weight: {at: w, value: {file: 'all.npz:w'}}": ("all.npz", folder / "all.npz"),
+        "insert: {after: h, op: Add, inputs: [_, c], constants: {c: {file: c.npy}}}": ("c.npy", folder / "c.npy"),
+    }  # fmt: skip
+
+
+def test_the_digest_covers_the_files_that_a_recipe_refers_to(tmp_path, monkeypatch):
+    model = parse(SMALL)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for number, (step, (name, file)) in enumerate(referring(tmp_path).items()):
+        path = tmp_path / f"r{number}.yaml"
+        path.write_text(f"- {step}\n")
+        recipe = load_recipe(path)
+        first = recipe.digest()
+        assert edit(model, path).model.proto.metadata_props[0].value == first, step
+        assert edit(model, path, stamp=False).digest == first
+        assert name in files_of(recipe.steps[0].operation, tmp_path)
+        held = file.read_bytes()
+        file.write_bytes(held + b"\n")
+        assert load_recipe(path).digest() != first, step
+        file.write_bytes(held)
+        assert load_recipe(path).digest() == first
+        file.unlink()
+        if "@" not in step:  # '@x' may also be the name of a tensor
+            with pytest.raises(NotFoundError, match=f"{name}, which the step .* refers to, cannot be read"):
+                recipe.digest()
+        file.write_bytes(held)
+
+
+def test_the_digest_covers_what_an_included_recipe_says_and_data_in_folders(tmp_path):
+    (tmp_path / "part.yaml").write_text("- set_op: op:Add=Sub\n")
+    (tmp_path / "whole.yaml").write_text("include: part.yaml\n")
+    first = load_recipe(tmp_path / "whole.yaml").digest()
+    (tmp_path / "part.yaml").write_text("# a comment changes nothing\n- set_op: {at: op:Add, to: Sub}\n")
+    assert load_recipe(tmp_path / "whole.yaml").digest() == first
+    (tmp_path / "part.yaml").write_text("- set_op: op:Add=Mul\n")
+    assert load_recipe(tmp_path / "whole.yaml").digest() != first
+    (tmp_path / "data" / "set_0").mkdir(parents=True)
+    np.save(tmp_path / "data" / "set_0" / "x.npy", np.ones(3))
+    (tmp_path / "feeds.py").write_text("def load(): ...\n")
+    found = {}
+    for word in ("data", "feeds.py:load", "x:data/set_0/x.npy"):
+        recipe = Recipe((Step(MakeBatchDynamic(data=[word]), folder=tmp_path),))
+        found[word] = recipe, recipe.digest()
+    np.save(tmp_path / "data" / "set_0" / "x.npy", np.zeros(3))
+    (tmp_path / "feeds.py").write_text("def load(): return []\n")
+    assert all(recipe.digest() != digest for recipe, digest in found.values())
+
+
+def test_the_digest_of_steps_without_files_is_that_of_their_text():
+    recipe = Recipe((Step(SetOp("op:Add", "Sub")),))
+    text = json.dumps([{"set_op": {"at": "op:Add", "to": "Sub"}}], sort_keys=True)
+    assert recipe.digest() == f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        ("rename_tensors: {file: nmaes.csv}", "there is no file nmaes.csv"),
+        ("rewrite: {rule: ruels.yaml}", "there is no file ruels.yaml"),
+        ("rewrite: {rule: gelu_eft}", "there is no rule 'gelu_eft'"),
+    ],
+)
+def test_a_step_that_may_match_nothing_must_still_find_its_file(tmp_path, step, says):
+    (tmp_path / "r.yaml").write_text(f"- {step}\n  expect: optional\n")
+    with pytest.raises(NotFoundError, match=says):
+        edit(parse(SMALL), tmp_path / "r.yaml")
 
 
 def test_the_digest_is_in_the_metadata_and_steps_add_up():
@@ -584,3 +684,153 @@ def test_a_model_that_does_not_run_is_not_the_fault_of_a_step(run, tmp_path):
     assert code == 9
     assert "does not run as it is" in err
     assert "--shape" in err
+
+
+def test_no_file_that_an_edit_reads_is_written_over(run, tmp_path):
+    (tmp_path / "inner.yaml").write_text("- rename_node: node:#1=sum\n")
+    (tmp_path / "r.yaml").write_text("include: inner.yaml\nsteps:\n  - rename_tensors: {file: t.csv}\n")
+    (tmp_path / "t.csv").write_text("c,product\n")
+    np.savez(tmp_path / "f.npz", **{name: np.ones((10, 10), np.float32) for name in "axb"})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in before:
+        words = ("--verify", "--feeds", "f.npz", "--recipe", "r.yaml")
+        for target in ((name,), ("o.onnx", "--save-undo", name), ("o.onnx", "--save-recipe", name)):
+            code, _, err = run("edit", LINEAR, *target, *words)
+            assert (code, f"{name} is an input; name another file" in err) == (2, True), (target, err)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert run("edit", LINEAR, "o.onnx", *words, "--save-undo", "u.undo")[0] == 0
+    patch = (tmp_path / "u.undo").read_bytes()
+    code, _, err = run("edit", "o.onnx", "u.undo", "--undo", "u.undo")
+    assert (code, "u.undo is an input" in err) == (2, True)
+    assert (tmp_path / "u.undo").read_bytes() == patch
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--insert", "{at: c, op: Add, inputs: [_, two], constants: {two: 2.0, no: 1.0}}"), 11, "constant 'no'"),
+        (("--insert", "{at: c, op: Abs, constants: {no: 1.0}}"), 11, "inputs: [_, no] reads it"),
+        (("--insert", "{at: c, op: Add, inputs: [_, two], constants: {twoo: 2.0}}"), 11, "Did you mean 'two'?"),
+        (("--add-nodes", "{text: 't = Neg (c)', constants: {no: 1.0}}"), 2, "nothing reads the constant 'no'"),
+        (("--replace", "{at: op:Add, op: Relu, constants: {no: 1.0}}"), 11, "nothing reads the constant 'no'"),
+        (
+            ("--replace", "{at: op:Add, text: 'f (x, z) => (y) { y = Add (x, z) }', constants: {no: 1.0}}"),
+            2,
+            "nothing reads the constant 'no'",
+        ),
+        (("--add-nodes", " "), 2, "the text has no node"),
+        (("--add-nodes", "t = Neg (c)\nu = Abs (t\nv = Abs (u)"), 11, "the text:3:1: expected"),
+        (("--add-nodes", "tt Relu (linear)"), 11, "the text:1:4: expected"),
+        (("--insert", "c=Add"), 8, "Add needs the inputs A, B, and is given 1 input"),
+        (("--insert", "c=Cast"), 8, "attributes: {to: ...} gives them"),
+        (("--delete", "{at: op:Mul, bypass: none}"), 8, "say by bypass: what takes its place"),
+        (("--set-attribute", "op:Mul:axis=1"), 8, "has no attribute 'axis'"),
+        (("--set-op", "{at: 'op:*', to: Sub, expect: 1}"), 14, "'expect: all' takes all of them"),
+    ],
+)
+def test_a_step_that_cannot_be_meant_is_refused_with_what_helps(run, tmp_path, words, code, said):
+    got, _, err = run("edit", LINEAR, "o.onnx", *words)
+    assert (got, said in err) == (code, True), err
+    assert not list(tmp_path.iterdir())
+
+
+def test_attributes_that_the_new_operator_lacks_are_named_with_the_field_that_drops_them(run, tmp_path):
+    text = "g (float[2] x) => (float[2] y) { y = HardSigmoid <alpha = 0.3, beta = 0.5> (x) }"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 18]> {text}'), "m.onnx")
+    code, _, err = run("edit", "m.onnx", "o.onnx", "--set-op", "op:HardSigmoid=Sigmoid")
+    assert (code, "Sigmoid has no attribute 'alpha' and 'beta'" in err) == (8, True), err
+    assert "drop_attributes: true" in err
+    code, out, _ = run(
+        "edit", "m.onnx", "o.onnx", "--set-op", "{at: op:HardSigmoid, to: Sigmoid, drop_attributes: true}"
+    )
+    assert code == 0
+    assert "set_op op:HardSigmoid Sigmoid drop_attributes, 1 matched" in out
+    assert "attribute alpha removed (0.3)" in out
+
+
+def test_a_step_is_told_on_one_line_and_names_do_not_stutter(run, tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        "- add_nodes: |\n    t = Neg (c)\n    u = Abs (t)\n- insert: c=Abs\n- insert: c=Abs\n- insert: output=Abs\n"
+    )
+    code, out, _ = run("edit", LINEAR, "o.onnx", "--recipe", "r.yaml")
+    assert code == 0
+    assert "step 1: add_nodes t = Neg (c) u = Abs (t)\n" in out
+    names = [node.name for node in onnx.load("o.onnx").graph.node]
+    assert {"c_Abs", "c_Abs_1", "output_Abs"} <= set(names)
+
+
+def test_an_include_leaves_the_folder_only_if_that_is_allowed(run, tmp_path):
+    (tmp_path / "in" / "parts").mkdir(parents=True)
+    (tmp_path / "out.yaml").write_text("- rename_node: node:#1=sum\n")
+    (tmp_path / "in" / "r.yaml").write_text("include: parts/a.yaml\n")
+    (tmp_path / "in" / "parts" / "a.yaml").write_text("include: ../b.yaml\n")  # within the folder of the outermost one
+    (tmp_path / "in" / "b.yaml").write_text("- set_doc: hello\n")
+    assert run("edit", LINEAR, "o.onnx", "--recipe", "in/r.yaml")[0] == 0
+    (tmp_path / "in" / "b.yaml").write_text("include: ../out.yaml\n")
+    code, _, err = run("edit", LINEAR, "p.onnx", "--recipe", "in/r.yaml")
+    assert (code, "b.yaml:1:10: ../out.yaml lies outside of the recipe's folder" in err) == (11, True), err
+    assert "--allow-outside" in err
+    assert run("edit", LINEAR, "p.onnx", "--recipe", "in/r.yaml", "--allow-outside")[0] == 0
+    with pytest.raises(BenchError, match="outside of the recipe's folder"):
+        edit(LINEAR, "in/r.yaml")
+    assert len(edit(LINEAR, "in/r.yaml", allow_outside=True).steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("steps:\n  - set_op: {at: op:Relu, to: Sub\n  - delete: x\n", "(it began in line 2)"),
+        ("steps:\n\t- set_op: op:Relu=Sub\n", "indented by spaces, not by tabs"),
+        ("- set_op: {at: op:Add, too: Sub}\n", "1:24: set_op has no field 'too'"),
+        ("- set_op: {at: op:Add, to: [1]}\n", "expected 'to' of set_op as text, found a list"),
+    ],
+)
+def test_mistakes_in_yaml_say_what_is_wanted(run, tmp_path, text, said):
+    (tmp_path / "r.yaml").write_text(text)
+    code, _, err = run("edit", LINEAR, "o.onnx", "--recipe", "r.yaml")
+    assert (code, said in err) == (11, True), err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--set-opp", "x"), "no such option: --set-opp"),
+        (("--strip-weights",), "--strip-weights '{}' stands for its defaults"),
+        (("--set-op",), "'onnxbench edit --help' shows what there is"),
+        (("--sort", "file", "--seed", "-1"), "invalid value for '--seed'"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_told_like_all_others(run, words, said):
+    code, out, err = run("edit", "--json", LINEAR, "o.onnx", *words)
+    error = json.loads(out)["error"]
+    assert (code, error["kind"], error["exit_code"]) == (2, "usage", 2)
+    assert said in f"{error['message']} {error['hint']}"
+    assert err.startswith(f"onnxbench: error: {error['message']}")
+
+
+@pytest.mark.corpus
+def test_hints_on_a_real_model(run, corpus, tmp_path):
+    path, _ = corpus("attacut_c")
+    for words, code, said in (
+        (("--delete-metadata", "pkg.torch.*"), 4, "'{key: pkg.torch.*, at: all}' removes it wherever it is"),
+        (("--delete", "op:Nothing"), 4, "The model has 10 of these: Add, Concat,"),
+        (("--delete", "op:Nothing"), 4, "and 2 more."),
+        (("--rename-nodes", r"node_(.*)=\2"), 2, r"'node_(.*)' with '\2' cannot be used"),
+        (("--set-weight", "val_13={file: no.npy}"), 6, "the file 'no.npy' is missing from"),
+    ):
+        got, _, err = run("edit", path, "o.onnx", *words)
+        assert (got, said in err) == (code, True), err
+    _, out, _ = run("edit", path, "o.onnx", "--outline", "model.conv*=Conv1")
+    assert "a call of local::Conv1 for 1 node)" in out
+    code, out, _ = run("edit", path, "o.onnx", "--name-nodes", "{op_type}_{number}")
+    assert code == 0
+
+
+@pytest.mark.corpus
+def test_an_output_that_no_longer_has_the_size_it_is_stated_with_is_left_open(run, corpus, tmp_path):
+    path, _ = corpus("attacut_c")  # its output is all rows in one, stated as float32[seq_len]
+    code, out, _ = run("edit", path, "o.onnx", "--make-dynamic", "input:0=N")
+    assert code == 0
+    assert "output output: dimension 0 seq_len -> ?" in out
+    (dim,) = onnx.load("o.onnx").graph.output[0].type.tensor_type.shape.dim
+    assert dim.WhichOneof("value") is None

@@ -384,6 +384,10 @@ TABLE: dict[str, tuple[Callable[[Subject], Steps | None], set[str]]] = {
     "simplify": (always("simplify", tool="onnxslim"), _ALL),
     "fold_constants": (always("fold_constants", max_bytes="64K"), _WEIGHTS),
     "take_branches": (decided, _WEIGHTS | {"graph.input"}),
+    "clean": (
+        lambda s: [*(decided(s) or [])[:1], *one("clean", max_bytes="64K")],
+        _WEIGHTS | {"graph.input", "functions", "opset_import"},
+    ),
     "cse": (always("cse"), _WEIGHTS),
     "remove_dead": (always("remove_dead"), _WEIGHTS | {"functions", "opset_import"}),
     "sort": (always("sort", by="depth"), {"graph.node", "functions"}),
@@ -427,6 +431,10 @@ TABLE: dict[str, tuple[Callable[[Subject], Steps | None], set[str]]] = {
     "name_dim": (dimmed("name_dim", "named_by_a_test"), _PORTS | _NODES),
     "make_dynamic": (freed_dim, _PORTS | _NODES),
     "make_batch_dynamic": (freed_batch, _PORTS | _WEIGHTS),
+    "add_weight": (
+        always("add_weight", name="added by a test", value=[0.5, 1.5], dtype="float16"),
+        {"graph.initializer"},
+    ),
     "set_weight": (new_weight, {"graph.initializer"}),
     "cast_weight": (on_weight("cast_weight", to="bfloat16"), _WEIGHTS),
     "transpose_weight": (on_weight("transpose_weight", 2), _WEIGHTS),

@@ -50,7 +50,7 @@ FIELDS = {
 }
 WHOLE = {
     "simplify", "set_opset", "strip_weights", "make_batch_dynamic", "name_nodes", "rename_nodes", "rename_tensors",
-    "take_branches", "inline_functions",
+    "take_branches", "inline_functions", "clean",
 }  # fmt: skip
 """Operations that may change any item of their lists."""
 FOLLOWS = {

@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 from rejoin import pieces_of, rejoin
 from strategies import RandomModel, models
 
-from onnxbench.errors import BenchError, NotFoundError, RefusedResultError, UnsupportedError, UsageError
+from onnxbench.errors import BenchError, ExecutionError, NotFoundError, RefusedResultError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions, first_set
 from onnxbench.graph import GraphIndex
 from onnxbench.merging import Merged, MergeOptions, merge, merge_file, prove
@@ -768,16 +768,35 @@ def test_a_failed_proof_writes_nothing(tmp_path: Path) -> None:
     assert unproven.proof is None
 
 
-def test_what_cannot_be_run_is_merged_and_said_not_to_be_proven(tmp_path: Path) -> None:
+def test_what_cannot_be_run_is_merged_only_without_a_proof(tmp_path: Path) -> None:
     custom = from_proto(onnx.parser.parse_model(f"{FUNCTIONS} {A_F}"))
     b = _text("b (float[3] z) => (float[3] w) { w = Neg (z) }")
-    done = merge_file(custom, b, tmp_path / "o.onnx")
+    for proven in (None, True):
+        with pytest.raises(ExecutionError, match="cannot be proven, so it is not written: A does not run") as error:
+            merge_file(custom, b, tmp_path / "o.onnx", proven=proven)
+        assert error.value.hint == "--no-prove writes it without a proof."
+        assert not list(tmp_path.iterdir())
+    done = merge_file(custom, b, tmp_path / "o.onnx", proven=False)
     assert done.saved is not None
     assert done.proof is None
-    assert done.unproven
-    with pytest.raises(BenchError):
-        merge_file(custom, b, tmp_path / "p.onnx", proven=True)
-    assert not (tmp_path / "p.onnx").exists()
+
+
+def test_drawn_inputs_that_do_not_suit_the_second_model_are_told(tmp_path: Path) -> None:
+    b = _text("b (float[M] z) => (float[7,11] w) { s = Constant <value_ints = [7, 11]> () w = Reshape (z, s) }")
+    a = _text("a (float[N] x) => (float[N] y) { y = Relu (x) }")
+    with pytest.raises(ExecutionError, match="B, on what A gives, does not run") as error:
+        merge_file(a, b, tmp_path / "o.onnx", feeds=FeedOptions(seed=1))
+    assert "--dim" in str(error.value.hint)
+    assert any("dimension 0 (N)" in line for line in error.value.details)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_type_that_does_not_fit_is_told_whole() -> None:
+    b = _text("b (int64[3, 2] z) => (int64[3, 2] w) { w = Neg (z) }")
+    for cast, said in ((False, "the element types differ, and 1 dimension is not 2"), (True, ": 1 dimension is")):
+        with pytest.raises(RefusedResultError) as error:
+            merge(_relu(), b, options=MergeOptions(cast=cast))
+        assert said in error.value.details[0]
 
 
 def test_whoever_says_what_the_inputs_are_gets_a_proof(tmp_path: Path) -> None:
@@ -790,6 +809,8 @@ def test_whoever_says_what_the_inputs_are_gets_a_proof(tmp_path: Path) -> None:
     assert error.value.exit_code != 2
     with pytest.raises(UsageError, match="no proof is wanted"):
         merge_file(_text(RELU), _text(NEG), tmp_path / "o.onnx", feeds=given, proven=False)
+    with pytest.raises(UsageError, match="no proof is wanted"):
+        merge_file(_text(RELU), _text(NEG), tmp_path / "o.onnx", feeds=FeedOptions(seed=3), proven=False)
     dry = merge_file(_text(RELU), _text(NEG), None, feeds=FeedOptions(dims=["N=4"]))
     assert dry.proof is not None
     assert dry.proof.holds

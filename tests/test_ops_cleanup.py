@@ -18,6 +18,7 @@ from onnxbench.graph import GraphIndex
 from onnxbench.model import Model, load
 from onnxbench.modeltext import parse
 from onnxbench.operations import (
+    Clean,
     DedupeNames,
     FoldConstants,
     InlineFunctions,
@@ -34,7 +35,7 @@ from onnxbench.writer import save
 
 RUNNABLE = cases(lambda case: case.valid == "yes" and case.engine is not None and not case.is_external)
 HARMLESS: list[Operation] = [
-    FoldConstants(), MergeEqual(), RemoveDead(), Sort(), Sort(by="depth"), DedupeNames(), NameNodes(),
+    Clean(), FoldConstants(), MergeEqual(), RemoveDead(), Sort(), Sort(by="depth"), DedupeNames(), NameNodes(),
     NameNodes(pattern="n{position}_{op_type}", all=True),
 ]  # fmt: skip
 
@@ -57,7 +58,7 @@ EXTERNAL = cases(lambda case: case.valid == "yes" and case.engine == "ort" and c
 @EXTERNAL
 @pytest.mark.parametrize(
     "operation",
-    [FoldConstants(), MergeEqual(), RemoveDead(), Outline(at="op:*", name="All")],
+    [Clean(), FoldConstants(), MergeEqual(), RemoveDead(), Outline(at="op:*", name="All")],
     ids=lambda each: each.word,
 )
 def test_weights_outside_of_the_structure_come_along(case, operation, tmp_path):
@@ -155,6 +156,70 @@ def test_what_would_grow_the_model_is_left_as_a_whole():
     assert run_ort(small.model.proto, feeds) == run_ort(whole.model.proto, feeds) == run_ort(model.proto, feeds)
 
 
+DEPENDS = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    net (float[2, 3] x) => (float[k] y)
+    <bool c = {1}, int64 six = {6}, int64[1] zero = {0}>
+    {
+       t = If (c) <
+          then_branch: graph = flat () => (float[6] e) { [flat] s = Flatten <axis = 0> (x) e = Squeeze (s) },
+          else_branch: graph = whole () => (float[2, 3] n) { n = Identity (x) }>
+       size = Size (t)
+       is_six = Equal (size, six)
+       y = If (is_six) <
+          then_branch: graph = yes () => (float[6] p) { p = Abs (t) },
+          else_branch: graph = no () => (float[3] q) { q = ReduceSum <keepdims = 0> (x, zero) }>
+    }
+"""
+
+
+def test_cleaning_goes_on_as_long_as_something_changes():
+    """Of tensors whose rank an If leaves open, sizes are known only once it is decided; that decides the next one."""
+    done = edit(parse(DEPENDS), [Clean()], verify=True, stamp=False)
+    assert done.passed
+    assert [node.op_type for node in done.model.proto.graph.node] == ["Flatten", "Squeeze", "Abs"]
+    assert not done.model.proto.graph.initializer
+    (step,) = done.steps
+    assert step.notes == (
+        "round 1: 1 If replaced by the branch taken, 1 weight removed as dead",
+        "round 2: 2 nodes folded (weights -7 bytes), 1 If replaced by the branch taken, 2 weights removed as dead",
+    )
+    again = edit(done.model, [Clean()], stamp=False)
+    assert not again.changes
+    assert again.steps[0].notes == ("there was nothing to clean",)
+    bounded = edit(parse(DEPENDS), [Clean(max_rounds=1)], stamp=False)
+    assert bounded.steps[0].notes[-1] == "ended after 1 round, the last of which still changed something"
+    assert sum(node.op_type == "If" for node in bounded.model.proto.graph.node) == 1
+
+
+def test_cleaning_lets_a_model_grow_once():
+    """What the model may grow by is for all rounds together."""
+    text = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    net (float[1] x) => (float[k] y)
+    <bool c = {1}, int64[1] n = {3000}>
+    {
+       a = ConstantOfShape <value = float[1] {2}> (n)
+       b = Add (a, x)
+       t = If (c) <
+          then_branch: graph = yes () => (float[m] e) { d = Shape (b) f = ConstantOfShape (d) e = Sub (f, x) },
+          else_branch: graph = no () => (float[1, 1] q) {
+             o = Identity (x) z = Constant <value_ints = [0]> () q = Unsqueeze (o, z)
+          }>
+       u = Shape (t)
+       v = ConstantOfShape <value = float[1] {3}> (u)
+       w = Add (v, t)
+       y = Add (b, w)
+    }
+    """
+    done = edit(parse(text), [Clean(max_bytes=30_000)], verify=True, stamp=False)
+    (step,) = done.steps
+    assert [node.op_type for node in done.model.proto.graph.node].count("ConstantOfShape") == 1
+    assert step.notes[-1] == "1 more node of constants left, which would add 11,992 bytes; a larger max_bytes allows it"
+    done = edit(parse(text), [Clean(max_bytes=40_000)], verify=True, stamp=False)
+    assert [node.op_type for node in done.model.proto.graph.node].count("ConstantOfShape") == 0
+
+
 def test_unnamed_bodies_are_told_apart_from_round_to_round():
     """Paths of bodies have positions in them, which change when nodes before them are folded."""
     text = """
@@ -208,6 +273,17 @@ def test_functions_that_draw_numbers_are_not_equal():
     """
     done = edit(parse(text), [MergeEqual()], stamp=False).model.proto
     assert [node.op_type for node in done.graph.node] == ["R", "R", "N", "Add", "Add", "Add"]
+
+
+@pytest.mark.parametrize("name", ["silero_vad", "nakdimon_loop", "light_shufflenet", "tashkeel_seq2seq"])
+def test_real_models_come_out_clean(corpus, name):
+    path, entry = corpus(name)
+    model, feeds = load(path), fetch.seeded_feeds(path, entry)
+    done = edit(model, [Clean()], stamp=False).model
+    values = [backends.open_session(each, options=backends.Options("none")).run(feeds) for each in (model, done)]
+    assert compare_all(*values, tolerance=Tolerance(1e-5, 1e-5)).passed
+    assert not edit(done, [Clean()], stamp=False).changes
+    assert sum(1 for _ in GraphIndex(done.proto).nodes()) < sum(1 for _ in GraphIndex(model.proto).nodes())
 
 
 REAL = ["tashkeel_seq2seq", "silero_vad", "nakdimon_loop", "swift_f0", "ppocr_v2_cls", "light_shufflenet", "attacut_c"]

@@ -690,6 +690,32 @@ def bench(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_the_command_guards_and_goes_back_as_edit_does(tmp_path):
+    onnx.save(model_of(GELU_ERF["halved last"], 13, constants=GELU_CONSTANTS).proto, tmp_path / "m.onnx")
+    refused = bench("m.onnx", "o.onnx", "--rule", "gelu_erf_ms", "--expect", "2", cwd=tmp_path)
+    assert refused.returncode == 14
+    assert "it matches 1 node, and expects 2" in refused.stderr
+    assert not (tmp_path / "o.onnx").exists()
+    none = bench("m.onnx", "o.onnx", "--rule", "silu", "--expect", "optional", cwd=tmp_path)
+    assert none.returncode == 0, none.stderr
+    assert (tmp_path / "o.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
+    done = bench(
+        "m.onnx", "o.onnx", "--rule", "gelu_erf_ms", "--expect", "1", "--save-undo", "back.undo",
+        "--save-recipe", "r.yaml", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    surgery.undo_file(tmp_path / "o.onnx", tmp_path / "again.onnx", tmp_path / "back.undo")
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
+    surgery.edit_file(tmp_path / "m.onnx", tmp_path / "by_recipe.onnx", tmp_path / "r.yaml")
+    assert (tmp_path / "by_recipe.onnx").read_bytes() == (tmp_path / "o.onnx").read_bytes()
+    idle = bench("m.onnx", "--rule", "silu", "--dry-run", "--save-undo", "b.undo", cwd=tmp_path)
+    assert idle.returncode == 2
+    assert "--save-undo writes b.undo, and --dry-run writes nothing" in idle.stderr
+    for words in (["--expect", "1"], ["--save-undo", "b.undo"], ["--save-recipe", "b.yaml"], ["--interactive"]):
+        looked = bench("m.onnx", "--rule", "silu", "--count", *words, cwd=tmp_path)
+        assert (looked.returncode, f"--count only looks, and {words[0]} would be ignored" in looked.stderr) == (2, True)
+
+
 def test_the_command(tmp_path):
     onnx.save(model_of(GELU_ERF["halved last"], 13, constants=GELU_CONSTANTS).proto, tmp_path / "m.onnx")
     done = bench("m.onnx", "o.onnx", "--rule", "gelu_erf_ms", "--verify", cwd=tmp_path)

@@ -20,10 +20,15 @@ from onnxbench.errors import ExternalDataError, RefusedResultError, UnsupportedE
 from onnxbench.graph import GraphIndex
 from onnxbench.imitation import imitate
 from onnxbench.model import from_proto, load
+from onnxbench.modeltext import parse
 from onnxbench.operations import (
+    AddWeight,
     CastWeight,
     Externalize,
     InlineWeights,
+    Insert,
+    RemoveDead,
+    RenameTensor,
     SetWeight,
     ShareEqualWeights,
     StripWeights,
@@ -32,7 +37,8 @@ from onnxbench.operations import (
     TransposeWeight,
 )
 from onnxbench.steering import steering
-from onnxbench.surgery import edit, edit_file
+from onnxbench.surgery import edit, edit_file, undo_file
+from onnxbench.tensortype import dtype_name
 from onnxbench.writer import SaveOptions, save
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -291,9 +297,9 @@ def test_weights_of_every_type(number, tmp_path):
 
 
 def test_large_weights_are_transposed_in_pieces(tmp_path, monkeypatch):
-    from onnxbench.operations import _weights
+    from onnxbench.operations import _transposition
 
-    monkeypatch.setattr(_weights, "_HELD", 1)
+    monkeypatch.setattr(_transposition, "_HELD", 1)
     array = np.random.RandomState(0).rand(5, 700, 900).astype(np.float32)
     path = tmp_path / "big.onnx"
     path.write_bytes(linear(tensor("w", array)).SerializeToString())
@@ -470,11 +476,6 @@ def test_what_a_selector_names_stays_or_goes():
     done = edit(from_proto(proto), [StripWeights(keep="b", also="unread")]).model
     before, after = values(from_proto(proto)), values(done)
     assert {key for key in before if before[key] != after[key]} == {"/a", "/c", "/unread"}
-
-
-def test_training_information_is_not_shared_unnoticed():
-    with pytest.raises(UnsupportedError, match="training information"):
-        edit(load(named("training_info").path), [StripWeights()])
 
 
 # ---- files
@@ -656,3 +657,87 @@ def test_what_lies_in_the_temporary_file_can_be_edited_on():
     assert weights.is_outside(stored)
     again = edit(done.model, [SetWeight(at=f'"{stored.name}"', value={"full": 1})])
     assert (again.model.array(again.model.proto.graph.initializer[0]) == 1).all()
+
+
+# -- adding ------------------------------------------------------------------------------------------------------
+
+PLAIN = """
+<ir_version: 8, opset_import: ["" : 21]>
+net (float[3] x) => (float[3] y) { h = Relu (x) y = Neg (h) }
+"""
+
+
+def test_a_weight_that_nothing_reads_is_told_after_the_last_step():
+    model = parse(PLAIN)
+    alone = edit(model, [AddWeight("w", [1.0, 2.0, 3.0])], stamp=False)
+    assert alone.steps[0].notes == ("nothing reads 'w' after the last step",)
+    assert onnx.numpy_helper.to_array(alone.model.proto.graph.initializer[0]).tolist() == [1, 2, 3]
+    used = edit(model, [AddWeight("w", [1.0, 2.0, 3.0]), Insert(after="h", op="Add", inputs=["_", "w"])], stamp=False)
+    assert not used.steps[0].notes
+    renamed = edit(model, [AddWeight("w", 1.0), RenameTensor("w", "v"), RenameTensor("v", "u")], stamp=False)
+    assert renamed.steps[0].notes == ("nothing reads 'w' after the last step",)
+    gone = edit(model, [AddWeight("w", 1.0), RemoveDead()], stamp=False)
+    assert not gone.steps[0].notes
+    assert not gone.model.proto.graph.initializer
+
+
+def test_large_weights_are_added_without_being_read(tmp_path, monkeypatch):
+    array = np.arange(1 << 18, dtype=np.float32)
+    np.save(tmp_path / "w.npy", array)
+    (tmp_path / "r.yaml").write_text("- add_weight: {name: w, value: {file: w.npy}}\n")
+    done = edit(parse(PLAIN), tmp_path / "r.yaml")
+    (tensor,) = done.model.proto.graph.initializer
+    assert weights.is_outside(tensor)
+    save(done.model, tmp_path / "out.onnx")
+    np.testing.assert_array_equal(numpy_helper.to_array(onnx.load(tmp_path / "out.onnx").graph.initializer[0]), array)
+    with pytest.raises(RefusedResultError, match="there is a tensor 'w' already"):
+        edit(done.model, tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize(("dtype", "ir_version"), [("int4", 10), ("float8e5m2", 9), ("bfloat16", 8), ("string", 8)])
+def test_the_ir_version_of_an_element_type_comes_along(dtype, ir_version):
+    value = ["a"] if dtype == "string" else [1]
+    done = edit(parse(PLAIN), [AddWeight("w", value, dtype=dtype)], stamp=False).model.proto
+    assert done.ir_version == ir_version
+    assert dtype_name(done.graph.initializer[0].data_type) == dtype
+    onnx.checker.check_model(done, full_check=True)
+
+
+@pytest.mark.parametrize("name", ["if_initializer_branch", "function_metadata", "dtypes_int4"])
+def test_a_new_weight_leaves_the_rest_alone_and_can_be_undone(name, tmp_path):
+    case = named(name)
+    edit_file(case.path, tmp_path / "o.onnx", [AddWeight("w_new", [1])], save_undo=tmp_path / "u", stamp=False)
+    before, after = onnx.load(case.path), onnx.load(tmp_path / "o.onnx")
+    del after.graph.initializer[-1]
+    assert after == before
+    undo_file(tmp_path / "o.onnx", tmp_path / "back.onnx", tmp_path / "u")
+    assert onnx.load(tmp_path / "back.onnx") == before
+
+
+# -- training information ------------------------------------------------------------------------------------------
+
+
+def test_the_weights_of_training_information_are_replaced_too(tmp_path):
+    source = named("training_info").path
+    done = edit(load(source), [StripWeights(few=1)], stamp=False)
+    before, after = onnx.load(source), done.model.proto
+    (old,), (new,) = before.training_info, after.training_info
+    started = [numpy_helper.to_array(each.initialization.node[0].attribute[0].t) for each in (old, new)]
+    assert not np.array_equal(*started)
+    assert started[0].min() <= started[1].min()
+    assert started[1].max() <= started[0].max()
+    assert new.algorithm == old.algorithm, "a rate of one element stays"
+    names = [change.where for change in done.changes]
+    assert names == ["W", "training_info.0/initialization/W_start"]
+    assert any("training_info.0/algorithm/rate" in note for note in done.steps[0].notes)
+    new.initialization.node[0].attribute[0].t.CopyFrom(old.initialization.node[0].attribute[0].t)
+    after.graph.initializer[0].CopyFrom(before.graph.initializer[0])
+    assert after == before
+    only = edit(load(source), [StripWeights(at="W", few=1)], stamp=False)
+    assert only.model.proto.training_info == before.training_info
+
+
+def test_names_that_training_information_goes_by_are_not_changed():
+    with pytest.raises(UnsupportedError, match="goes by the names of tensors") as caught:
+        edit(load(named("training_info").path), [StripWeights(few=1, anonymize=True)])
+    assert "extract" in (caught.value.hint or "")

@@ -24,6 +24,7 @@ from onnxbench.graph import NodeRef, sort_nodes
 from onnxbench.model import Model, from_proto
 from onnxbench.modeltext import parse, read_functions, show
 from onnxbench.patterns import Facts, Rule, Search, find_matches
+from onnxbench.patterns._rules import rules_of_text
 from onnxbench.validity import validate
 
 HEAD = '<ir_version: 9, opset_import: ["" : 17, "my.ops" : 1]>\n'
@@ -572,7 +573,11 @@ def test_an_opset_that_is_too_old_is_refused():
         ("p (x, w) => (y) { y = Relu (x) }", "r (x) => (y) { y = Neg (x) }", "no node reads its input 'w'"),
         ("p (x) => (y) { y = Relu (x) }", "r (z) => (y) { y = Neg (z) }", "which the pattern does not have"),
         ("p (x) => (y) { y = Relu (x) }", "r (x) => (y) { y = Neg (z) }", "reads 'z'"),
-        ("p (x) => (y) { y = Relu (x) }", "r (x) => (y, z) { y = Neg (x) z = Neg (x) }", "1 outputs"),
+        (
+            "p (x) => (y) { y = Relu (x) }",
+            "r (x) => (y, z) { y = Neg (x) z = Neg (x) }",
+            "1 output, and the replacement 2",
+        ),
         ("p (x) => (y) { y = Relu (x) }", "r (x) => (y) { y = Elu <alpha = @a> (x) }", "has @a, which"),
         (
             "p (x, z) => (y, w) { y = Relu (x) w = Neg (z) }",
@@ -813,3 +818,23 @@ def test_a_pattern_with_too_many_ways_is_refused_and_not_endless():
     text = f"p ({', '.join(f'v{k}' for k in range(6))}) => (y) {{ {' '.join(lines)} y = Sum ({', '.join(last)}) }}"
     with pytest.raises(UnsupportedError, match="too many ways"):
         find_matches(rule_of(text), Facts(Draft.of(model)))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "line", "said"),
+    [
+        ("s = Sigmoyd (x)", "y = Relu (x)", 3, "has 'Sigmoyd'"),
+        ("s = Sigmoid <axis = 1> (x)", "y = Relu (x)", 3, "has an attribute 'axis'"),
+        ("s = Sigmoid (x)", "y = Rellu (x)", 8, "has 'Rellu'"),
+        ("s = Sigmoid (x)", "y = Add (x, z)", 8, "reads 'z'"),
+    ],
+)
+def test_a_mistake_in_a_rule_is_told_with_its_own_line(pattern, replacement, line, said):
+    text = (
+        f"pattern: |\n  f (x) => (y) {{\n    {pattern}\n    y = Mul (x, s)\n  }}\n"
+        f"replacement: |\n  f (x) => (y) {{\n    {replacement}\n  }}\n"
+    )
+    with pytest.raises(SpecError) as error:
+        rules_of_text(text, "r.yaml", "r")
+    assert error.value.message.startswith(f"r.yaml:{line}:")
+    assert said in error.value.message

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from onnxbench.captures import Port, Value, input_ports, onnx_dtype
 from onnxbench.errors import ExecutionError, UsageError, did_you_mean
+from onnxbench.messages import copy_of
 from onnxbench.tensortype import dtype_bits, elem_type, is_complete
 
 if TYPE_CHECKING:
@@ -375,8 +376,7 @@ class _Probes:
         self._groups: list[list[str]] = [[]]
         self._ends: list[tuple[str, str]] = []
         self.outputs: list[str] = []
-        self.proto = type(source)()
-        self.proto.CopyFrom(source)
+        self.proto = copy_of(source)
         if not any(opset.domain in ("", "ai.onnx") for opset in self.proto.opset_import):
             self.proto.opset_import.add(domain="", version=13)
         self._graph = self.proto.graph

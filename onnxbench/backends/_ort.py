@@ -26,6 +26,7 @@ from onnxbench import weights
 from onnxbench.backends._structure import distinct_node_names, expose, inline_weights, require_tensors
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import ExecutionError, MissingDependencyError, OutputError, UnsupportedError, UsageError
+from onnxbench.messages import copy_of
 from onnxbench.tensortype import dtype_number, elem_type, initializer_type, is_complete, make_type
 
 if TYPE_CHECKING:
@@ -232,8 +233,7 @@ def _serialize(model: Model, proto: ModelProto) -> tuple[bytes, str | None]:
     outside = any(weights.is_outside(tensor) for tensor in weights.tensors(proto))
     if outside or proto.training_info:
         if proto is model.proto:
-            proto = type(proto)()
-            proto.CopyFrom(model.proto)
+            proto = copy_of(model.proto)
         proto.ClearField("training_info")
     root = _refer_to_files(model, proto) if outside else None
     try:
@@ -358,8 +358,7 @@ def _without_negative_dims(value: TypeProto) -> TypeProto:
     """Returns a type in which a dimension of -1, as old exporters write it, is unknown."""
     if not any(dim.dim_value < 0 for dim in value.tensor_type.shape.dim):
         return value
-    mended = type(value)()
-    mended.CopyFrom(value)
+    mended = copy_of(value)
     for dim in mended.tensor_type.shape.dim:
         if dim.dim_value < 0:
             dim.ClearField("dim_value")
@@ -409,8 +408,7 @@ def symbolic_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:
         from onnxruntime.tools import symbolic_shape_infer
     except ImportError:
         return {}
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     known = _symbols(proto)
     _make_inputs_of_weights(proto)
     inline_weights(model, [tensor for tensor in weights.tensors(proto) if weights.is_outside(tensor)])

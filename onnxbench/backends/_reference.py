@@ -13,6 +13,7 @@ from onnxbench.backends._structure import expose, inline_weights
 from onnxbench.captures import Port, Value, check_feeds, input_ports
 from onnxbench.errors import BenchError, ExecutionError
 from onnxbench.inlining import inline_functions
+from onnxbench.messages import copy_of
 from onnxbench.repair import repair
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ class ReferenceBackend:
         """Returns a session (see ``onnxbench.backends.open_session``); providers, threads and levels mean nothing."""
         # It runs nodes as they stand and knows one spelling of each domain: the model is mended. It mixes up overloads
         # of functions and loses default attributes: they are inlined.
-        proto = type(model.proto)()
-        proto.CopyFrom(expose(model.proto, outputs))
+        proto = copy_of(expose(model.proto, outputs))
         repair(proto)
         proto = inline_functions(model.derive(proto))[0].proto
         inline_weights(model, [tensor for tensor in weights.tensors(proto) if weights.is_outside(tensor)])

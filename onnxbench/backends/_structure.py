@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from onnxbench.boundary import reach_back
 from onnxbench.errors import NotFoundError, UnsupportedError, did_you_mean
 from onnxbench.graph import GraphIndex, node_bodies
+from onnxbench.messages import copy_of
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, TensorProto
@@ -31,8 +32,7 @@ def expose(proto: ModelProto, outputs: Sequence[str] | None) -> ModelProto:
     names = list(dict.fromkeys(outputs))
     require_tensors(proto, names)
     needed = reach_back(GraphIndex(proto).main, names, ()).nodes
-    copy = type(proto)()
-    copy.CopyFrom(proto)
+    copy = copy_of(proto)
     if len(needed) < len(proto.graph.node):
         del copy.graph.node[:]
         copy.graph.node.extend(node for position, node in enumerate(proto.graph.node) if position in needed)
@@ -83,8 +83,7 @@ def distinct_node_names(proto: ModelProto) -> ModelProto:
     """
     if all(_are_distinct(graph) for graph in _graphs(proto)):
         return proto
-    copy = type(proto)()
-    copy.CopyFrom(proto)
+    copy = copy_of(proto)
     for graph in _graphs(copy):
         if not _are_distinct(graph):
             often = {name for name, count in Counter(node.name for node in graph.node).items() if name and count > 1}

@@ -3,10 +3,10 @@
     made = make_batch_dynamic(model)                 # every input's first dimension becomes "batch"
     made.model, made.repairs, made.proof
 
-The batch is followed through the model (``onnxbench.batching._tracing``, ``_rules``), what stands in its way is
-repaired (``_mending``), and the result is run (``_proving``): the rows of a run at three batches at once must equal
-three runs of the model as it was. A node that mixes samples up, or that cannot be repaired, is named, and nothing is
-changed.
+The batch is followed through the model (``onnxbench.batching._tracing``, ``_rules``, ``_shaping``), what stands in
+its way is repaired (``_mending``), and the result is run (``_proving``): the rows of a run at three batches at once
+must equal three runs of the model as it was. A node that mixes samples up, or that cannot be repaired, is named, and
+nothing is changed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from onnxbench.batching._mending import Repair, mend
 from onnxbench.batching._proving import SAMPLES, BatchProof, ProvenRows, Prover
 from onnxbench.batching._rules import RULES
 from onnxbench.batching._tracing import Blocked, Observed, Spread, Trace, node_path, trace
-from onnxbench.draft import Draft, tree_of
+from onnxbench.draft import Draft
 from onnxbench.errors import FeedsError, NotFoundError, RefusedResultError, UsageError, did_you_mean
 from onnxbench.feeding import FeedOptions, feed_sets
-from onnxbench.graph import GraphIndex
+from onnxbench.graph import GraphIndex, tree_of
+from onnxbench.messages import copy_of
 from onnxbench.specs import parse_named
 from onnxbench.tensortype import Dim, format_shape, tensor_shape
 
@@ -34,7 +35,28 @@ if TYPE_CHECKING:
 _MOST_PROOFS = 4
 """So many choices of where the batch goes are run; that takes longer than to trace them."""
 
-__all__ = ["BatchDynamic", "BatchOutput", "BatchProof", "ProvenRows", "Repair", "free_batch", "make_batch_dynamic"]
+__all__ = [
+    "BatchBlockedError",
+    "BatchDynamic",
+    "BatchOutput",
+    "BatchProof",
+    "ProvenRows",
+    "Repair",
+    "free_batch",
+    "make_batch_dynamic",
+]
+
+
+class BatchBlockedError(RefusedResultError):
+    """A node stands in the way of a dynamic batch.
+
+    Attributes:
+        position: The node, in the main graph.
+    """
+
+    def __init__(self, message: str, *, hint: str | None, position: int) -> None:
+        super().__init__(message, hint=hint)
+        self.position = position
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +161,7 @@ def free_batch(
             raise first or _refusal(observed, blocked) from None
         made = Draft.of(draft.model, folder=draft.folder)
         mend(made, found.mends, source, batch)
-        _state(made, found, carrying, to)
+        _state(made, found, carrying, to, observed.shapes)
         try:
             proof = prover.prove(made.model, found.spreads)
             break
@@ -154,7 +176,7 @@ def free_batch(
         assert first is not None
         raise first
     repairs = mend(draft, found.mends, source, batch)
-    _state(draft, found, carrying, to)
+    _state(draft, found, carrying, to, observed.shapes)
     outputs = tuple(_described(name, found.spreads.get(name)) for name in draft.main.outputs)
     notes = [
         f"output {each.name!r} has {each.rows} rows of axis {each.axis} for each sample"
@@ -176,11 +198,13 @@ def _summary(proof: BatchProof) -> str:
     return f"run at batches {at}: the outputs of each sample are {how}, {proof.inner} inner tensors agree"
 
 
-def _refusal(observed: Observed, blocked: Blocked) -> RefusedResultError:
+def _refusal(observed: Observed, blocked: Blocked) -> BatchBlockedError:
     node = observed.draft.main.nodes[blocked.position]
     path = node_path(observed, blocked.position)
-    return RefusedResultError(
-        f"the batch cannot be made dynamic: {node.op_type} {path!r} {blocked.reason}", hint=blocked.hint
+    return BatchBlockedError(
+        f"the batch cannot be made dynamic: {node.op_type} {path!r} {blocked.reason}",
+        hint=blocked.hint,
+        position=blocked.position,
     )
 
 
@@ -300,8 +324,14 @@ def _interim(draft: Draft, mends: Sequence[Any], carrying: Mapping[str, int], ba
     return made.model
 
 
-def _state(draft: Draft, found: Trace, carrying: Mapping[str, int], to: str) -> None:
-    """States the new sizes: of the main graph as the trace tells them, in bodies as inference does."""
+def _state(
+    draft: Draft, found: Trace, carrying: Mapping[str, int], to: str, shapes: Mapping[str, Sequence[int]]
+) -> None:
+    """States the new sizes: of the main graph as the trace tells them, in bodies as inference does.
+
+    Where the model states another rank than its tensors have when it runs, nothing that it states of their dimensions
+    can be meant.
+    """
     graph: GraphProto = draft.main.graph
     was_fixed = False
     for info in graph.input:
@@ -310,13 +340,13 @@ def _state(draft: Draft, found: Trace, carrying: Mapping[str, int], to: str) -> 
             was_fixed |= before.isdigit()
             _set_dim(info, carrying[info.name], to)
             draft.record("input", info.name, f"dimension {carrying[info.name]}", before=before, after=to)
-    kept = [list(map(_copy, infos)) for infos in (graph.value_info, graph.output)]
+    kept = [list(map(copy_of, infos)) for infos in (graph.value_info, graph.output)]
     bodies = _touched_bodies(draft, found) if found.mends or was_fixed else []
     draft.touch()
     if found.only_outputs:
         draft.retype(draft.main, list(carrying), strictly=True, same_rank=True)
         draft.refresh_types()
-        kept = [list(map(_copy, draft.main.graph.value_info)), kept[1]]
+        kept = [list(map(copy_of, draft.main.graph.value_info)), kept[1]]
     if bodies:
         index = draft.index.scope_paths
         for path in bodies:
@@ -336,8 +366,21 @@ def _state(draft: Draft, found: Trace, carrying: Mapping[str, int], to: str) -> 
         if spread is None or info.name in carrying:
             continue
         shape = tensor_shape(info.type)
-        if shape is not None and spread.axis < len(shape):
-            _set_dim(info, spread.axis, to if spread.is_pure else None)
+        if shape is None:
+            continue
+        is_output = info.name in draft.main.outputs
+        rank = len(shapes.get(info.name, shape))
+        if rank != len(shape):
+            info.type.tensor_type.shape.ClearField("dim")
+            for _ in range(rank):
+                info.type.tensor_type.shape.dim.add()
+            if is_output:
+                draft.notes.append(f"output {info.name!r} was stated with {len(shape)} dimensions, and has {rank}")
+        if spread.axis < rank:
+            before, after = _dim_word(info, spread.axis), to if spread.is_pure else None
+            _set_dim(info, spread.axis, after)
+            if is_output and before != (after or "?"):
+                draft.record("output", info.name, f"dimension {spread.axis}", before=before, after=after or "?")
     draft.touch()
 
 
@@ -346,12 +389,6 @@ def _forget_sizes(infos: Iterable[ValueInfoProto]) -> None:
         if info.type.WhichOneof("value") == "tensor_type":
             for dim in info.type.tensor_type.shape.dim:
                 dim.ClearField("dim_value")
-
-
-def _copy(info: ValueInfoProto) -> ValueInfoProto:
-    made = type(info)()
-    made.CopyFrom(info)
-    return made
 
 
 def _set_dim(info: ValueInfoProto, axis: int, to: str | None) -> None:

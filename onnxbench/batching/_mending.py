@@ -139,8 +139,9 @@ class _Mender:
 
         self.replaced[name] = None
         dtype = known.dtype if known is not None else np.dtype(np.int64)
-        if known is not None and all(isinstance(element, int) for element in new):
-            array = np.array([min(int(v), np.iinfo(dtype).max) for v in new], dtype)  # type: ignore[arg-type]
+        sizes = [element for element in new if isinstance(element, int)]
+        if known is not None and len(sizes) == len(new):
+            array = np.array([min(size, np.iinfo(dtype).max) for size in sizes], dtype)
             if self._only_here(name, each.position) and self._change(name, array):
                 return name
             return self._constant_node(each.position, f"{name}_dynamic", array)

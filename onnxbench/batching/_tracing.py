@@ -108,7 +108,7 @@ class Mend:
     component: int = 0
 
 
-class Blocked(Exception):  # noqa: N818
+class Blocked(Exception):  # noqa: N818 - a finding, which the caller reports or works around
     """A node stands in the way.
 
     Attributes:
@@ -126,7 +126,7 @@ class Blocked(Exception):  # noqa: N818
         self.mends: list[Mend] = []
 
 
-class NoRule(Exception):  # noqa: N818
+class NoRule(Exception):  # noqa: N818 - a finding as well
     """What an operator does to the batch cannot be told from its inputs; it must be run."""
 
 

@@ -50,8 +50,9 @@ def _root(
 
 # Command name -> module of onnxbench.cli that holds a function of the same name (with "_" for "-").
 COMMANDS = (
-    "inspect", "find", "extract", "expose", "split", "merge", "edit", "rewrite", "build", "show", "check", "explain",
-    "run", "diff", "bisect", "doctor",
+    "inspect", "find", "extract", "expose", "split", "partition", "unmark", "merge", "edit", "rewrite", "build", "show",
+    "check", "explain", "run", "diff", "bisect", "export", "build-trt", "plugins",
+    "doctor",
 )  # fmt: skip
 _CLASSES = {"edit": EditCommand}
 

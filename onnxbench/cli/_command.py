@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from typer import BadParameter
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from onnxbench.errors import UsageError
@@ -38,6 +40,48 @@ SECOND_NAMES: dict[str, tuple[str, ...]] = {
     "--save-as-external-data": ("--save-external-data", "auto"),
     "--no-save-all-tensors-to-one-file": ("--external-per-tensor",),
     "--output-file": ("--output",),
+    "--trt-min-shapes": ("--min-shapes",),
+    "--minShapes": ("--min-shapes",),
+    "--trt_profile_min_shapes": ("--min-shapes",),
+    "--trt-opt-shapes": ("--opt-shapes",),
+    "--optShapes": ("--opt-shapes",),
+    "--trt_profile_opt_shapes": ("--opt-shapes",),
+    "--trt-max-shapes": ("--max-shapes",),
+    "--maxShapes": ("--max-shapes",),
+    "--trt_profile_max_shapes": ("--max-shapes",),
+    "--compute-capabilities": ("--compute-capability",),
+    "--computeCapabilities": ("--compute-capability",),
+    "--builder-optimization-level": ("--optimization-level",),
+    "--builderOptimizationLevel": ("--optimization-level",),
+    "--timingCacheFile": ("--timing-cache",),
+    "--load-timing-cache": ("--timing-cache",),
+    "--memPoolSize": ("--mem-pool-size",),
+    "--plugins": ("--plugin",),
+    "--staticPlugins": ("--plugin",),
+    "--dynamicPlugins": ("--plugin",),
+    "--noTF32": ("--no-tf32",),
+    "--refittable": ("--refit",),
+    "--strip-plan": ("--strip-weights",),
+    "--stripWeights": ("--strip-weights",),
+    "--allowWeightStreaming": ("--weight-streaming",),
+    "--versionCompatible": ("--version-compatible",),
+    "--excludeLeanRuntime": ("--exclude-lean-runtime",),
+    "--hardware-compatibility-level": ("--hardware-compatibility",),
+    "--hardwareCompatibilityLevel": ("--hardware-compatibility",),
+    "--runtimePlatform": ("--runtime-platform",),
+    "--useDLACore": ("--dla-core",),
+    "--allowGPUFallback": ("--gpu-fallback",),
+    "--allow-gpu-fallback": ("--gpu-fallback",),
+    "--profilingVerbosity": ("--profiling-verbosity",),
+    "--tacticSources": ("--tactic-sources",),
+    "--maxAuxStreams": ("--max-aux-streams",),
+    "--maxTactics": ("--max-tactics",),
+    "--avgTiming": ("--avg-timing",),
+    "--avg-timing-iterations": ("--avg-timing",),
+    "--tilingOptimizationLevel": ("--tiling-level",),
+    "--tiling-optimization-level": ("--tiling-level",),
+    "--directIO": ("--direct-io",),
+    "--saveEngine": ("--output",),
 }
 """What users of Polygraphy, trtexec, onnxsim, onnxslim and sne4onnx type, where a command has that option.
 
@@ -60,6 +104,9 @@ def means_nothing_without(**companions: str | tuple[str, ...]) -> Callable[[F], 
     return decorate
 
 
+_MISTYPED: Any = BadParameter.__bases__[0]  # click's UsageError, which typer has a copy of or not, by its version
+
+
 class BenchCommand(TyperCommand):
     """A typer command with argparse-style list options, and options that need others."""
 
@@ -69,9 +116,17 @@ class BenchCommand(TyperCommand):
             return super().parse_args(ctx, args)
         words = self._spread(self._in_first_names(args))
         TYPED.set(tuple(words))
-        rest = super().parse_args(ctx, words)
+        try:
+            rest = super().parse_args(ctx, words)
+        except _MISTYPED as error:  # as every other mistake is told, with --json too
+            said = error.format_message().rstrip(".")
+            raise UsageError(f"{said[:1].lower()}{said[1:]}", hint=self.usage_hint(error)) from None
         self._require_companions(ctx)
         return rest
+
+    def usage_hint(self, error: Exception) -> str:
+        """Returns what helps against a mistake on the command line."""
+        return f"'onnxbench {self.name} --help' shows what there is."
 
     def _in_first_names(self, args: list[str]) -> list[str]:
         """Puts second names of this command's options into the first ones, and gives values that may be left out."""
@@ -110,50 +165,90 @@ class BenchCommand(TyperCommand):
         return str(found.metavar).strip("[].")
 
     def _spread(self, args: list[str]) -> list[str]:
+        """Repeats list options before each of their values, but for the last values where arguments are missing."""
+        typed = self._sort_out(args)
+        missing = self._required(args) - typed.positionals
+        returned: list[str] = []
+        if typed.lists and missing > 0:
+            values = typed.lists[-1].values
+            keep = max(1, len(values) - missing)
+            returned = values[keep:]
+            del values[keep:]
+        spread: list[str] = []
+        for item in typed.items:
+            if isinstance(item, str):
+                spread.append(item)
+            else:
+                spread += [part for value in item.values for part in (item.option, value)] or [item.option]
+        return [*spread, *returned, *typed.rest]
+
+    def _required(self, args: list[str]) -> int:
+        """Returns how many single arguments the command wants; ``-o`` stands for one where there are several."""
+        arguments = [param for param in self.params if isinstance(param, TyperArgument) and param.nargs == 1]
+        named_output = any(word in ("-o", "--output", "--doctor") or word.startswith("--output=") for word in args)
+        return len(arguments) - (named_output and len(arguments) > 1)
+
+    def _sort_out(self, args: list[str]) -> _Typed:
+        """Tells list options with their values, other options with theirs, and arguments apart."""
         options = {
             name: param
             for param in self.params
             if isinstance(param, TyperOption)
             for name in (*param.opts, *param.secondary_opts)
         }
-        arguments = [param for param in self.params if isinstance(param, TyperArgument) and param.nargs == 1]
-        named_output = any(word in ("-o", "--output") or word.startswith("--output=") for word in args)
-        required = len(arguments) - (named_output and len(arguments) > 1)
-        words, positionals, rest = list(args), 0, []
-        groups: list[tuple[str, list[str]]] = []
-        out: list[str | tuple[str, list[str]]] = []
+        words, typed = list(args), _Typed()
         while words:
             word = words.pop(0)
             if word == "--":
-                rest = [word, *words]
-                positionals += len(words)
+                typed.rest = [word, *words]
+                typed.positionals += len(words)
                 break
             name, attached = (word.split("=", 1)[0], "=" in word) if word.startswith("--") else (word, False)
             option = options.get(name)
             if option is None:
-                positionals += not word.startswith("-") or word == "-"
-                out.append(word)
+                typed.positionals += _is_value(word)
+                typed.items.append(word)
             elif attached or option.is_flag or option.count:
-                out.append(word)
+                typed.items.append(word)
             elif option.multiple:
                 values = []
-                while words and (not words[0].startswith("-") or words[0] == "-"):
+                while words and _is_value(words[0]):
                     values.append(words.pop(0))
-                groups.append((name, values))
-                out.append(groups[-1])
+                typed.items.append(_List(name, values))
             else:
-                out += [word, *words[:1]]
+                typed.items += [word, *words[:1]]
                 del words[:1]
-        returned: list[str] = []
-        if groups and positionals < required:
-            values = groups[-1][1]
-            keep = max(1, len(values) - (required - positionals))
-            returned = values[keep:]
-            del values[keep:]
-        spread: list[str] = []
-        for item in out:
-            if isinstance(item, str):
-                spread.append(item)
-            else:
-                spread += [part for value in item[1] for part in (item[0], value)] or [item[0]]
-        return [*spread, *returned, *rest]
+        return typed
+
+
+@dataclass(slots=True)
+class _List:
+    """A list option as it was typed once, with the words behind it."""
+
+    option: str
+    values: list[str]
+
+
+@dataclass(slots=True)
+class _Typed:
+    """The words behind a command's name.
+
+    Attributes:
+        items: All up to ``--``, in order; a list option with its values is one item.
+        positionals: How many words are arguments.
+        rest: ``--`` and what is behind it.
+    """
+
+    items: list[str | _List] = field(default_factory=list)
+    positionals: int = 0
+    rest: list[str] = field(default_factory=list)
+
+    @property
+    def lists(self) -> list[_List]:
+        """The list options."""
+        return [item for item in self.items if isinstance(item, _List)]
+
+
+def _is_value(word: str) -> bool:
+    """Tells whether a word is no option: ``-`` alone is standard input or output."""
+    return not word.startswith("-") or word == "-"

@@ -12,6 +12,7 @@ from onnxbench.cli._command import TYPED, BenchCommand
 from onnxbench.cli._render import chosen, note, print_json
 from onnxbench.cli._tables import plain
 from onnxbench.errors import UsageError
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.draft import Change
@@ -33,6 +34,17 @@ class EditCommand(BenchCommand):
         general = next(param for param in self.params if STEP in param.opts)
         self.params += [option for option in _operation_options(general) if known.isdisjoint(option.opts)]
         return super().parse_args(ctx, args)
+
+    def usage_hint(self, error: Exception) -> str:
+        """Returns how an operation is written that needs nothing to be said, where its flag stands alone."""
+        from onnxbench.operations import OPERATIONS
+        from onnxbench.recipe import needs_fields
+
+        flag = str(getattr(error, "option_name", ""))
+        operation = OPERATIONS.get(flag.removeprefix("--").replace("-", "_"))
+        if operation is not None and not needs_fields(operation):
+            return f"{flag} '{{}}' stands for its defaults."
+        return super().usage_hint(error)
 
 
 def _operation_options(general: Any) -> Iterator[Any]:
@@ -56,6 +68,13 @@ def one_target(out: Path | None, short: Path | None, *, dry_run: bool) -> Path |
     return None if dry_run else out or short
 
 
+def refuse_idle(dry_run: bool, save_recipe: Path | None, save_undo: Path | None) -> None:
+    """Raises UsageError if files are to be written beside a model that is not."""
+    for flag, path in (("--save-recipe", save_recipe), ("--save-undo", save_undo)):
+        if dry_run and path is not None:
+            raise UsageError(f"{flag} writes {path}, and --dry-run writes nothing", hint="Leave one of them out.")
+
+
 def typed_steps(expect: str | None) -> list[Step]:
     """Returns the steps that the flags on the command line mean, in the order in which they were typed."""
     from onnxbench.operations import OPERATIONS
@@ -71,7 +90,9 @@ def typed_steps(expect: str | None) -> list[Step]:
     return steps
 
 
-def whole_recipe(files: Sequence[Path], variables: Sequence[str], expect: str | None) -> Recipe:
+def whole_recipe(
+    files: Sequence[Path], variables: Sequence[str], expect: str | None, *, allow_outside: bool
+) -> Recipe:  # fmt: skip
     """Returns the recipes of some files and the flags after them as one recipe."""
     from onnxbench.documents import from_yaml
     from onnxbench.recipe import Recipe, load_recipe, to_python
@@ -84,21 +105,23 @@ def whole_recipe(files: Sequence[Path], variables: Sequence[str], expect: str | 
         given[name] = to_python(from_yaml(value, f"--var {name}")) if value else ""
     if given and not files:
         raise UsageError("--var gives values to the variables of a recipe, and there is no --recipe")
-    loaded = [load_recipe(file, variables=given) for file in files]
+    loaded = [load_recipe(file, variables=given, allow_outside=allow_outside) for file in files]
     steps = tuple(step for recipe in loaded for step in recipe.steps) + tuple(typed_steps(expect))
     if not steps:
         raise UsageError("nothing is to be done", hint="Give --recipe FILE, or a step: --set-op op:Add=Sub.")
-    return Recipe(steps, loaded[0].description if len(loaded) == 1 else "")
+    files = tuple(file for recipe in loaded for file in recipe.files)
+    return Recipe(steps, loaded[0].description if len(loaded) == 1 else "", files)
 
 
 def ask() -> Callable[[Step, Sequence[Change]], bool]:
     """Returns what asks the user of each step: yes, no, all that follow, or stop."""
-    state = {"all": False}
+    state = {"all": False, "asked": 0}
 
     def approve(step: Step, changes: Sequence[Change]) -> bool:
         if state["all"]:
             return True
-        print(f"{step.title()}:", file=sys.stderr)
+        state["asked"] += 1
+        print(f"step {state['asked']}: {plain(step.title())}", file=sys.stderr)
         for line in _lines(changes):
             print(f"  {line}", file=sys.stderr)
         while True:
@@ -150,7 +173,7 @@ def print_edited(done: EditedFile, *, dry_run: bool, as_json: bool, quiet: bool,
         for line in _step_lines(number, step):
             print(line)
         note(*step.notes, quiet=quiet)
-    changes = f"{len(edited.changes):,} change{'' if len(edited.changes) == 1 else 's'}"
+    changes = plural(len(edited.changes), "change")
     if dry_run:
         print(f"{changes}; nothing was written (--dry-run)")
     elif done.saved is None:

@@ -78,6 +78,33 @@ RangeOption = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn values.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
 
+Expect = Annotated[
+    str | None,
+    typer.Option(
+        "--expect", metavar="N", show_default=False,
+        help="How many targets each step given by an option must match: 1, all, optional, >=2.",
+    ),
+]  # fmt: skip
+Verify = Annotated[
+    bool, typer.Option("--verify", "--validate", help="Run the model before and after each step, and judge the drift.")
+]
+Interactive = Annotated[bool, typer.Option("--interactive", help="Show each step and ask.")]
+SaveRecipe = Annotated[
+    Path | None,
+    typer.Option("--save-recipe", metavar="F.yaml", help="Write the steps out as a recipe.", show_default=False),
+]
+SaveUndo = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-undo", metavar="F.undo", show_default=False,
+        help="Write the way back to a file, for 'onnxbench edit --undo'.",
+    ),
+]  # fmt: skip
+NoStamp = Annotated[bool, typer.Option("--no-stamp", help="Do not name the recipe's digest in the model's metadata.")]
+ShortOutput = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="OUT", help="The same as OUT.", show_default=False)
+]
+
 
 def feed_options(
     feeds: list[str] | None, shape: list[str] | None, dim: list[str] | None, val_range: list[str] | None, seed: int

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxbench.cli._command import TYPED
-from onnxbench.cli._render import chosen, format_bytes, note, print_json
+from onnxbench.cli._render import chosen, format_bytes, note, print_json, print_written
 from onnxbench.cli._tables import Column, print_table
 from onnxbench.errors import CutError, UsageError
 from onnxbench.model import TEXT_FORMATS
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.cut import Boundary
+    from onnxbench.division import Divided
     from onnxbench.drift import TensorDrift
-    from onnxbench.merging import MergeResult
+    from onnxbench.merging import Merged, MergeResult
     from onnxbench.pieces import Extracted
     from onnxbench.proof import Proof
-    from onnxbench.splitting import Split
+    from onnxbench.splitting import Split, WrittenPiece
 
 
 _MODEL_ENDINGS = (".onnx", *TEXT_FORMATS)
@@ -58,6 +60,19 @@ def target(out: Path | None, short: Path | None, *, dry_run: bool) -> Path | Non
     return None if dry_run else out or short
 
 
+def renames(words: list[str] | None) -> dict[str, str]:
+    """Returns new names by old ones, of ``OLD=NEW``."""
+    found: dict[str, str] = {}
+    for word in words or ():
+        old, sign, new = word.rpartition("=")
+        if not sign or not old or not new:
+            raise UsageError(f"--rename {word!r} cannot be read", hint="Write OLD=NEW: --rename dets=boxes")
+        if old in found:
+            raise UsageError(f"--rename gives {old!r} two names, {found[old]!r} and {new!r}")
+        found[old] = new
+    return found
+
+
 @contextmanager
 def proposals_as_commands(inputs: Collection[str]) -> Iterator[None]:
     """Turns the cuts that a CutError proposes into command lines that are ready to be run: as typed, other inputs.
@@ -79,7 +94,7 @@ def proposals_as_commands(inputs: Collection[str]) -> Iterator[None]:
             line
             for proposal in error.proposals
             for line in (
-                f"{proposal.kind} ({count(proposal.nodes, 'node')}):",
+                f"{proposal.kind} ({plural(proposal.nodes, 'node')}):",
                 f"  {shlex.join(['onnxbench', 'extract', *kept, '--inputs', *proposal.inputs])}",
             )
         )
@@ -88,36 +103,23 @@ def proposals_as_commands(inputs: Collection[str]) -> Iterator[None]:
         raise
 
 
-def count(number: int, what: str) -> str:
-    """Returns ``1 node``, ``2,000 nodes``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def print_extracted(command: str, done: Extracted, *, as_json: bool, quiet: bool) -> None:
     """Prints what was cut and written."""
     note(*done.notes, *chosen(done.choices), quiet=quiet)
     if as_json:
-        print_json(
-            command,
-            {
-                "cut": done.piece.cut, "inputs": done.piece.inputs, "outputs": done.piece.outputs, "notes": done.notes,
-                "choices": done.choices, "saved": done.saved, "feeds": done.feeds, "expected": done.expected,
-            },
-        )  # fmt: skip
+        print_json(command, done)
         return
     cut = done.piece.cut
     place = f" of {cut.scope}" if cut.scope else ""
     if command == "expose":
-        print(f"all {count(cut.total_nodes, 'node')}, {count(len(done.piece.outputs), 'more output')}")
+        print(f"all {plural(cut.total_nodes, 'node')}, {plural(len(done.piece.outputs), 'more output')}")
     else:
         print(f"{len(cut.nodes):,} of {cut.total_nodes:,} nodes{place}, {len(cut.constants):,} initializers")
     _print_boundary(done.piece.inputs, done.piece.outputs)
     if done.saved is None:
         print("dry run: nothing was written")
     else:
-        print(f"wrote {done.saved.path} ({format_bytes(done.saved.size)})")
-        for file in done.saved.external_files:
-            print(f"wrote {file} ({format_bytes(file.stat().st_size)})")
+        print_written(done.saved)
     if done.feeds is not None and done.saved is not None:
         print(f"wrote {done.feeds}" + (f" and {done.expected}" if done.expected else ""))
         expect = f" --expect {done.expected}" if done.expected else ""
@@ -138,18 +140,36 @@ def print_split(done: Split, proof: Proof | None, *, as_json: bool, quiet: bool)
     if as_json:
         print_json("split", {"split": done, "proof": proof})
         return
-    for piece in done.pieces:
-        print(f"{piece.file.name}  {piece.nodes:,} nodes, {format_bytes(piece.weight_bytes)} of weights")
-        for what, side in (("in ", piece.inputs), ("out", piece.outputs)):
-            for number, boundary in enumerate(side):
-                print(f"  {what if number == 0 else '   '}  {boundary.name}  {boundary.type}")
+    _print_written(done.pieces)
     if done.shared_nodes:
         print(f"{done.shared_nodes:,} constant nodes are in more than one piece")
     if done.dead_nodes:
         print(f"{done.dead_nodes:,} nodes lead to no output and are in no piece")
-    print(f"wrote {count(len(done.pieces), 'piece')} and {done.manifest}")
+    print(f"wrote {plural(len(done.pieces), 'piece')} and {done.manifest}")
     if proof is not None:
         print_proof(proof)
+
+
+def _print_written(pieces: Sequence[WrittenPiece]) -> None:
+    for piece in pieces:
+        print(f"{piece.file.name}  {piece.nodes:,} nodes, {format_bytes(piece.weight_bytes)} of weights")
+        for what, side in (("in ", piece.inputs), ("out", piece.outputs)):
+            for number, boundary in enumerate(side):
+                print(f"  {what if number == 0 else '   '}  {boundary.name}  {boundary.type}")
+
+
+def print_divided(done: Divided, *, as_json: bool, quiet: bool) -> None:
+    """Prints the pieces of a configuration, what was recorded, and the proof if one was made."""
+    note(*done.notes, *chosen(done.choices), quiet=quiet)
+    if as_json:
+        print_json("partition", done)
+        return
+    _print_written(done.pieces)
+    print(f"wrote {plural(len(done.pieces), 'piece')}, {done.whole} and {done.manifest}")
+    for folder in done.calibration:
+        print(f"recorded {folder}")
+    if done.proof is not None:
+        print_proof(done.proof)
 
 
 def _difference(drift: TensorDrift) -> str:
@@ -161,25 +181,30 @@ def _difference(drift: TensorDrift) -> str:
 
 def print_merged(done: MergeResult, *, as_json: bool, quiet: bool) -> None:
     """Prints what was connected, renamed, shared and written, and the proof."""
-    merged = done.merged
     note(*done.notes, *chosen(done.choices), quiet=quiet)
     if done.unproven:
         note(f"not proven: {done.unproven}", quiet=quiet)
     if as_json:
-        fields = ("links", "inputs", "outputs", "renames", "shared_weights", "shared_bytes", "names_a", "names_b")
-        said = {name: getattr(merged, name) for name in fields}
-        print_json(
-            "merge",
-            {
-                **said,
-                "notes": done.notes,
-                "choices": done.choices,
-                "saved": done.saved,
-                "proof": done.proof,
-                "unproven": done.unproven or None,
-            },
-        )
+        print_json("merge", done)
         return
+    merged = done.merged
+    _print_links(merged)
+    _print_renames(merged)
+    if merged.shared_weights:
+        print(f"{plural(merged.shared_weights, 'weight')} of B {'is' if merged.shared_weights == 1 else 'are'} A's"
+              f" ({format_bytes(merged.shared_bytes)})")  # fmt: skip
+    if done.proof is not None:
+        print_proof(done.proof, what="A and then B", whole="the merged model", rounding=merged.converted)
+    if done.saved is not None:
+        print_written(done.saved)
+    elif done.proof is not None and not done.proof.holds:
+        print("nothing was written")
+    else:
+        print("dry run: nothing was written")
+
+
+def _print_links(merged: Merged) -> None:
+    """Prints which outputs feed which inputs, and the inputs and outputs that the whole has."""
     print_table(
         [Column("output of A"), Column("type", "whole"), Column("feeds input of B"), Column("which wants", "whole")],
         [(n.output, n.output_type, n.input + (" (cast)" if n.cast else ""), n.input_type) for n in merged.links],
@@ -192,31 +217,17 @@ def print_merged(done: MergeResult, *, as_json: bool, quiet: bool) -> None:
     if rows:
         print()
         print_table([Column("", "whole"), Column("tensor"), Column("type", "whole"), Column("of", "whole")], rows)
-    _print_renames(done)
-    if merged.shared_weights:
-        print(f"{count(merged.shared_weights, 'weight')} of B {'is' if merged.shared_weights == 1 else 'are'} A's"
-              f" ({format_bytes(merged.shared_bytes)})")  # fmt: skip
-    if done.proof is not None:
-        print_proof(done.proof, what="A and then B", whole="the merged model", rounding=merged.converted)
-    if done.saved is not None:
-        print(f"wrote {done.saved.path} ({format_bytes(done.saved.size)})")
-        for file in done.saved.external_files:
-            print(f"wrote {file} ({format_bytes(file.stat().st_size)})")
-    elif done.proof is not None and not done.proof.holds:
-        print("nothing was written")
-    else:
-        print("dry run: nothing was written")
 
 
-def _print_renames(done: MergeResult) -> None:
-    renames = done.merged.renames
+def _print_renames(merged: Merged) -> None:
+    renames = merged.renames
     kinds = {(rename.model, rename.kind): 0 for rename in renames}
     for rename in renames:
         kinds[rename.model, rename.kind] += 1
     for (model, kind), number in kinds.items():
         some = [r for r in renames if (r.model, r.kind) == (model, kind)][:3]
         shown = ", ".join(f"{rename.old} is {rename.new}" for rename in some)
-        print(f"{count(number, kind)} of {model.upper()} renamed: {shown}{', ...' if number > len(some) else ''}")
+        print(f"{plural(number, kind)} of {model.upper()} renamed: {shown}{', ...' if number > len(some) else ''}")
 
 
 def print_proof(
@@ -236,7 +247,7 @@ def print_proof(
     lenient = proof.rounds_fp16 or rounding
     wrong = [tensor for tensor in proof.tensors if not tensor.exact and not (lenient and tensor.drift.passed)]
     rounded = sum(not tensor.exact for tensor in proof.tensors) - len(wrong)
-    total = count(len(proof.tensors), "tensor")
+    total = plural(len(proof.tensors), "tensor")
     if rounded and not proof.rounds_fp16:
         print("ONNX Runtime computes some operators of another opset in another order, which rounds otherwise")
     elif (rounded or wrong) and proof.rounds_fp16:

@@ -77,11 +77,6 @@ def listed(items: Sequence[str], *, most: int = MOST_LISTED) -> str:
     return ", ".join(items) if len(items) <= most else f"{', '.join(items[:most])}, ... {len(items) - most} more"
 
 
-def plural(count: int, noun: str, nouns: str | None = None) -> str:
-    """Returns ``1 node``, ``2 nodes``."""
-    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
-
-
 def attribute_text(value: Any) -> str:
     """Returns an attribute's value on one line, without the later elements of a long list."""
     if isinstance(value, list):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from onnxbench.errors import BenchError
+    from onnxbench.writer import Saved
 
 
 def jsonable(value: Any) -> Any:
@@ -78,6 +79,12 @@ def note(*lines: str, quiet: bool = False) -> None:
 def chosen(choices: Iterable[str]) -> Iterable[str]:
     """Returns notes on what was decided about drawn inputs."""
     return (f"chosen: {choice}" for choice in choices)
+
+
+def print_written(saved: Saved) -> None:
+    """Prints the files that a model was written to, and their sizes."""
+    for file in (saved.path, *saved.external_files):
+        print(f"wrote {file} ({format_bytes(file.stat().st_size)})")
 
 
 def console(*, stderr: bool = False) -> Console:

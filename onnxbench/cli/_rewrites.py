@@ -12,6 +12,9 @@ from onnxbench.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxbench.operations import Rewrite
+    from onnxbench.patterns import Explanation
+    from onnxbench.recipe import Step
+    from onnxbench.rewriting import RuleMatches
 
 _SHOWN = 20
 
@@ -23,6 +26,13 @@ def operations(rules: Sequence[str], at: str | None, most: int | None) -> list[R
     if not rules:
         raise UsageError("no rule is named", hint="--rule NAME; onnxbench rewrite --list shows what there is.")
     return [Rewrite(rule=rule, at=at, max=most) for rule in rules]
+
+
+def guarded(operations: Sequence[Rewrite], expect: str | None) -> list[Step]:
+    """Returns the operations as steps, each of which must match as many places as ``expect`` says."""
+    from onnxbench.recipe import Step
+
+    return [Step(operation, expect, place=f"--rule {operation.rule}") for operation in operations]
 
 
 def required(model: Path | None) -> Path:
@@ -60,34 +70,34 @@ def look(model: Path | None, steps: Sequence[Rewrite], why: str | None, *, allow
     if why is not None:
         found = rewriting.explain_nodes(loaded, steps, why)
         if as_json:
-            print_json("rewrite", {"explanations": [rewriting.to_json(each) for each in found]})
+            print_json("rewrite", {"explanations": found})
             return
         for explanation in found:
-            for line in explanation.sentences():
-                print(plain(line))
+            _print_sentences(explanation)
         if any(explanation.matches for explanation in found):
             return
     counted = rewriting.find_rule_matches(loaded, steps)
     if as_json:
-        print_json(
-            "rewrite",
-            {
-                "rules": [
-                    {"rule": each.rule, "count": len(each.nodes), "nodes": each.nodes,
-                     "near": [rewriting.to_json(near) for near in each.near], "refusal": each.refusal or None}
-                    for each in counted
-                ]
-            },
-        )  # fmt: skip
+        print_json("rewrite", {"rules": counted})
         return
     for each in counted:
-        print(f"{plain(each.rule)}: {len(each.nodes)} match{'' if len(each.nodes) == 1 else 'es'}")
-        if each.refusal:
-            print(f"  {plain(each.refusal)}")
-        for path in each.nodes[:_SHOWN]:
-            print(f"  {plain(path)}")
-        if len(each.nodes) > _SHOWN:
-            print(f"  ... and {len(each.nodes) - _SHOWN} more (--json lists all)")
-        for near in each.near if why is None else ():
-            for at, line in enumerate(near.sentences()):
-                print(f"  {'  ' if at else ''}{plain(line)}")
+        _print_matches(each, with_near=why is None)
+
+
+def _print_sentences(explanation: Explanation) -> None:
+    for line in explanation.sentences():
+        print(plain(line))
+
+
+def _print_matches(found: RuleMatches, *, with_near: bool) -> None:
+    """Prints where a rule matches, and where it nearly does if it matches nowhere."""
+    print(f"{plain(found.rule)}: {len(found.nodes)} match{'' if len(found.nodes) == 1 else 'es'}")
+    if found.refusal:
+        print(f"  {plain(found.refusal)}")
+    for path in found.nodes[:_SHOWN]:
+        print(f"  {plain(path)}")
+    if len(found.nodes) > _SHOWN:
+        print(f"  ... and {len(found.nodes) - _SHOWN} more (--json lists all)")
+    for near in found.near if with_near else ():
+        for at, line in enumerate(near.sentences()):
+            print(f"  {'  ' if at else ''}{plain(line)}")

@@ -23,7 +23,7 @@ _NARROWEST = 10
 _READABLE = {"name": 24, "list": 32}
 """Fewer characters of a longer cell say too little."""
 _LONGEST = 400
-_WIDEST_PIPED = 64
+_WIDEST_PIPED = 120
 _WIDEST_WHOLE = 40
 _PROSE = 110
 

@@ -19,7 +19,8 @@ from onnxbench.cli._options import (
     ShareWeights,
     save_options,
 )
-from onnxbench.cli._render import format_bytes, note, print_json
+from onnxbench.cli._render import note, print_json, print_written
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.modelspec import Built
@@ -88,10 +89,9 @@ def build(
 def _print_built(done: Built) -> None:
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in done.opsets.items())
     held = {"node": done.nodes, "function": done.functions, "tensor": done.tensors}
-    counted = [f"{count:,} {what}{'' if count == 1 else 's'}" for what, count in held.items()]
+    counted = [plural(count, what) for what, count in held.items()]
     print(f"{', '.join(counted)}; {opsets}")
     for what, values in (("input", done.inputs), ("output", done.outputs)):
         for name, kind in values.items():
             print(f"{what:<7}{name}: {kind}")
-    for file in (done.saved.path, *done.saved.external_files):
-        print(f"wrote {file} ({format_bytes(file.stat().st_size)})")
+    print_written(done.saved)

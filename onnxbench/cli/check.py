@@ -16,6 +16,7 @@ import typer
 
 from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.lint import Finding, Findings, Opener, Severity
@@ -48,6 +49,14 @@ def check(
         ),
     ] = None,
     ort: Annotated[bool, typer.Option("--ort", help="Also make a session in ONNX Runtime.")] = False,
+    trt: Annotated[
+        bool | None,
+        typer.Option(
+            "--trt/--no-trt",
+            show_default=False,
+            help="Also ask TensorRT, with a trial build. Default: with --target tensorrt, its parser, if installed.",
+        ),
+    ] = None,
     custom_ops: Annotated[
         list[Path] | None,
         typer.Option(
@@ -100,7 +109,7 @@ def check(
     found = lint.check(
         loaded,
         select=select or (), ignore=ignore or (), target=target, values=values,
-        openers={"ONNX Runtime": _opener(custom_ops or [])} if ort else None,
+        openers=_openers(target, custom_ops or [], ort=ort, trt=trt),
     )  # fmt: skip
     _deliver(found.at_least(least), form, output, limit=limit, quiet=quiet)
     raise typer.Exit(1 if found.fails(worst) else 0)
@@ -115,6 +124,19 @@ def _known_format(form: str, *, as_json: bool) -> str:
     if as_json and form not in ("text", "json"):
         raise UsageError(f"--json and --format {form} contradict each other")
     return "json" if as_json else form
+
+
+def _openers(target: str | None, libraries: list[Path], *, ort: bool, trt: bool | None) -> dict[str, Opener] | None:
+    """Returns the runtimes that are asked themselves."""
+    openers: dict[str, Opener] = {"ONNX Runtime": _opener(libraries)} if ort else {}
+    if trt or (trt is None and target == "tensorrt"):
+        from onnxbench.engine import choose, installed, judge
+
+        if trt:
+            choose()
+        if trt or installed():
+            openers["TensorRT"] = lambda model: judge(model, trial=bool(trt))
+    return openers or None
 
 
 def _opener(libraries: list[Path]) -> Opener:
@@ -194,7 +216,7 @@ def _verdict(found: Findings) -> str:
     from onnxbench.lint import Severity
 
     counts = [(found.count(severity), str(severity)) for severity in Severity]
-    words = ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for count, noun in counts if count)
+    words = ", ".join(plural(count, noun) for count, noun in counts if count)
     mendable = sum(finding.mendable for finding in found.findings)
     note = f" ({mendable:,} mendable)" if mendable else ""
     name = f"{found.model}: " if found.model else ""

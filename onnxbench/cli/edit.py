@@ -15,24 +15,32 @@ from onnxbench.cli._options import (
     CustomOps,
     DimOption,
     DryRun,
+    Expect,
     ExternalData,
     ExternalThreshold,
     FeedsOption,
+    Interactive,
     ModelArgument,
+    NoStamp,
     PerTensor,
     Quiet,
     RangeOption,
+    SaveRecipe,
+    SaveUndo,
     Seed,
     ShapeOption,
     ShareWeights,
+    ShortOutput,
+    Verify,
     feed_options,
     save_options,
 )
 
 
 @means_nothing_without(
-    feeds="verify", shape="verify", dim="verify", val_range="verify", external_threshold=("external_data", "per_tensor")
-)
+    feeds="verify", shape="verify", dim="verify", val_range="verify", seed="verify",
+    external_threshold=("external_data", "per_tensor"),
+)  # fmt: skip
 def edit(
     model: ModelArgument,
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
@@ -44,18 +52,8 @@ def edit(
         list[str] | None,
         typer.Option("--var", metavar="NAME=VALUE...", help="Values of the recipes' variables.", show_default=False),
     ] = None,
-    expect: Annotated[
-        str | None,
-        typer.Option(
-            "--expect",
-            metavar="N",
-            show_default=False,
-            help="How many targets each step given as a flag must match: 1, all, optional, >=2.",
-        ),
-    ] = None,
-    short_o: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="The same as OUT.", show_default=False)
-    ] = None,
+    expect: Expect = None,
+    short_o: ShortOutput = None,
     step: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,19 +63,10 @@ def edit(
             show_default=False,
         ),
     ] = None,
-    verify: Annotated[
-        bool,
-        typer.Option("--verify", "--validate", help="Run the model before and after each step, and judge the drift."),
-    ] = False,
-    interactive: Annotated[bool, typer.Option("--interactive", help="Show each step and ask.")] = False,
-    save_recipe: Annotated[
-        Path | None,
-        typer.Option("--save-recipe", metavar="F.yaml", help="Write the steps out as a recipe.", show_default=False),
-    ] = None,
-    save_undo: Annotated[
-        Path | None,
-        typer.Option("--save-undo", metavar="F.undo", help="Write the way back to a file.", show_default=False),
-    ] = None,
+    verify: Verify = False,
+    interactive: Interactive = False,
+    save_recipe: SaveRecipe = None,
+    save_undo: SaveUndo = None,
     undo: Annotated[
         Path | None,
         typer.Option(
@@ -87,9 +76,7 @@ def edit(
             help="Instead of steps: make the model before an edit of the edited MODEL and what --save-undo wrote.",
         ),
     ] = None,
-    no_stamp: Annotated[
-        bool, typer.Option("--no-stamp", help="Do not name the recipe's digest in the model's metadata.")
-    ] = False,
+    no_stamp: NoStamp = False,
     custom_ops: CustomOps = None,
     feeds: FeedsOption = None,
     shape: ShapeOption = None,
@@ -132,8 +119,9 @@ def edit(
         target = _edits.one_target(out, short_o, dry_run=dry_run)
         _edits.undo(model, target, undo, storing, allow_outside=allow_outside, as_json=as_json)
         return
-    whole = _edits.whole_recipe(recipe or (), var or (), expect)
+    whole = _edits.whole_recipe(recipe or (), var or (), expect, allow_outside=allow_outside)
     target = _edits.one_target(out, short_o, dry_run=dry_run)
+    _edits.refuse_idle(dry_run, save_recipe, save_undo)
     wanted = feed_options(feeds, shape, dim, val_range, seed)
     done = surgery.edit_file(
         model, target, whole, verify=wanted if verify else False, stamp=not no_stamp, save_recipe=save_recipe,

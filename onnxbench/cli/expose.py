@@ -30,7 +30,9 @@ from onnxbench.cli._options import (
 )
 
 
-@means_nothing_without(val_range=("shape", "dim"), external_threshold=("external_data", "per_tensor"))
+@means_nothing_without(
+    val_range=("shape", "dim"), seed=("shape", "dim"), external_threshold=("external_data", "per_tensor")
+)
 def expose(
     model: ModelArgument,
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,

@@ -52,6 +52,7 @@ Outputs = Annotated[
     auto_inputs="inputs",
     keep_unused="inputs",
     val_range=("save_feeds", "shape", "dim"),
+    seed=("save_feeds", "shape", "dim"),
     external_threshold=("external_data", "per_tensor"),
 )
 def extract(
@@ -99,6 +100,15 @@ def extract(
         bool, typer.Option("--auto-inputs", help="Add the smallest set of tensors that bounds the piece.")
     ] = False,
     keep_unused: Annotated[bool, typer.Option("--keep-unused", help="Keep inputs that change nothing.")] = False,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rename",
+            metavar="OLD=NEW...",
+            help="Names for the piece's inputs and outputs, by tensor or by the name at a mark.",
+            show_default=False,
+        ),
+    ] = None,
     inline_functions: InlineFunctions = False,
     feeds: FeedsOption = None,
     shape: ShapeOption = None,
@@ -126,7 +136,8 @@ def extract(
     """Cut a piece out of a model: between tensors, around nodes or a module, or one body.
 
     The piece is right or refused. If the inputs do not bound it, the command ends with exit code 3, names the
-    tensors that are missing and shows cuts that would work. See `onnxbench find --help` for selectors.
+    tensors that are missing and shows cuts that would work. See `onnxbench find --help` for selectors. At the points
+    that marked PyTorch code left (docs/marks.md) inputs and outputs are called as the marks say, and no Mark is left.
 
     \b
     Examples:
@@ -137,6 +148,7 @@ def extract(
       onnxbench extract model.onnx piece.onnx --outputs 28 --inputs 24 --auto-inputs
       onnxbench extract model.onnx body.onnx --lift If_3/then
       onnxbench extract model.onnx piece.onnx --inputs a --outputs b --save-feeds a.npz
+      onnxbench extract marked.onnx head.onnx --from 'yolo_head[0]:input' --to yolo_head:output --rename dets=boxes
     """
     from onnxbench import pieces
 
@@ -145,7 +157,8 @@ def extract(
     with _pieces.proposals_as_commands(_INPUT_NAMES):
         done = pieces.extract_file(
             model, target, inputs, ends, nodes=selectors, body=lift, auto_inputs=auto_inputs, keep_unused=keep_unused,
-            inline=inline_functions, save_feeds=save_feeds, allow_outside=allow_outside,
+            inline=inline_functions, rename=_pieces.renames(rename), save_feeds=save_feeds,
+            allow_outside=allow_outside,
             feeds=feed_options(feeds, shape, dim, val_range, seed),
             options=save_options(external_data, per_tensor, external_threshold, share_weights),
         )  # fmt: skip

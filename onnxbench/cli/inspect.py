@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxbench.cli import _render
+from onnxbench.cli import _engines, _render
 from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 from onnxbench.cli._records import (
@@ -17,11 +17,11 @@ from onnxbench.cli._records import (
     listed,
     module_text,
     node_row,
-    plural,
     tensor_row,
     type_sources,
 )
 from onnxbench.cli._tables import NBSP, Column, plain, print_fields, print_heading, print_table
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.card import Card, ExternalFile, FunctionRecord, Port
@@ -121,10 +121,13 @@ def inspect(
       onnxbench inspect model.onnx --attrs op:Conv
       onnxbench inspect model.onnx --tensors 'scope:encoder.layer.0' --json
       onnxbench inspect model.onnx --show layers attrs weights
+      onnxbench inspect model.engine
     """
     from onnxbench.inspection import inspect as take_apart
     from onnxbench.model import load
 
+    if _engines.print_engine(model, nodes=nodes or "layers" in (show or ()), as_json=as_json, quiet=quiet):
+        return
     loaded = load(model, allow_outside=allow_outside, require_weights=False)
     flags = {"card": card, "nodes": nodes, "attributes": attributes, "tensors": tensors, "modules": scopes,
              "weights": weights or values, "functions": functions, "bodies": bodies}  # fmt: skip
@@ -276,6 +279,22 @@ def _counted(counts: Mapping[str, int], *, most: int = MOST_LISTED) -> str:
 
 
 def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
+    yield from _file_fields(card)
+    yield from _metadata_fields(card)
+    for side, ports in (("input", card.inputs), ("output", card.outputs)):
+        widest = min(40, max((len(plain(port.name)) for port in ports), default=0))
+        for port in ports:
+            yield side, _port(port, widest)
+    yield from _content_fields(card)
+    yield from _dimension_fields(card)
+    yield "PyTorch", _provenance(card)
+    if card.marks:
+        yield "marks", _counted(card.marks)
+    if card.training:
+        yield "training", "the file has training information, which is not looked at"
+
+
+def _file_fields(card: Card) -> Iterable[tuple[str, str]]:
     size = _render.format_bytes
     beside = card.total_bytes - card.file_bytes
     where = f", {size(card.file_bytes)} in the model file and {size(beside)} beside it" if beside else ""
@@ -283,6 +302,9 @@ def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
     for file in card.external:
         yield "external", _external(file)
     yield "format", f"ONNX IR {card.ir_version}; opset {_opsets(card)}"
+
+
+def _metadata_fields(card: Card) -> Iterable[tuple[str, str]]:
     yield "made by", card.producer or "unknown"
     for label, value in (("domain", card.domain), ("version", card.model_version), ("graph", card.graph_name)):
         if value:
@@ -293,10 +315,9 @@ def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
         yield "metadata", f"{key} = {_excerpt(value, 90)}"
     if len(card.metadata) > MOST_LISTED:
         yield "", f"... and {len(card.metadata) - MOST_LISTED} more entries of metadata"
-    for side, ports in (("input", card.inputs), ("output", card.outputs)):
-        widest = min(40, max((len(plain(port.name)) for port in ports), default=0))
-        for port in ports:
-            yield side, _port(port, widest)
+
+
+def _content_fields(card: Card) -> Iterable[tuple[str, str]]:
     yield "nodes", _node_counts(card)
     if card.ops:
         yield "operators", ", ".join(f"{op.op}{NBSP}{op.count:,}" for op in card.ops)
@@ -311,6 +332,10 @@ def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
         if not op.is_local_function:
             known = "ONNX Runtime's own" if op.known_to else "a mark" if op.op.endswith("::Mark") else "needs a library"
             yield "custom op", f"{op.op} {op.count}, {known}"
+
+
+def _dimension_fields(card: Card) -> Iterable[tuple[str, str]]:
+    """Yields the dimensions that vary at the model's ends; those that only one tensor has share a field."""
     at_ends = [dim for dim in card.dynamic_dims if dim.inputs or dim.outputs]
     alone = [dim for dim in at_ends if len(dim.inputs) + len(dim.outputs) == 1 and not dim.inner]
     for dim in at_ends:
@@ -321,11 +346,6 @@ def _card_fields(card: Card) -> Iterable[tuple[str, str]]:
         yield "dynamic", listed([f"{dim.symbol}: {(*dim.inputs, *dim.outputs)[0]}".replace(" ", NBSP) for dim in alone])
     if not at_ends:
         yield "dynamic", "no: all inputs and outputs have fixed shapes"
-    yield "PyTorch", _provenance(card)
-    if card.marks:
-        yield "marks", _counted(card.marks)
-    if card.training:
-        yield "training", "the file has training information, which is not looked at"
 
 
 def _external(file: ExternalFile) -> str:

@@ -99,10 +99,10 @@ def merge(
 
     The result is proven: A, then B on what A gives, and the merged model run in ONNX Runtime on the same inputs, and
     all outputs must be equal bit for bit with graph optimizations off. (float16 rounds at the cut, and operators of
-    a raised opset may round otherwise; that is told.) If they are not, nothing is written and the exit code is 1. By
-    default this is done if the weights have at most 256 MB and the graph 20,000 nodes, for three models are loaded
-    twice each, and if A and B run on drawn inputs; a note says if it was not. Whoever says what the inputs are
-    (--feeds, --shape, --dim, --val-range) gets a proof or an error.
+    a raised opset may round otherwise; that is told.) If they are not, nothing is written and the exit code is 1. If A
+    or B does not run on the inputs, which are drawn unless --feeds, --shape, --dim or --val-range say otherwise,
+    nothing is written either: --no-prove does without the proof. Where the weights have more than 256 MB or the graph
+    more than 20,000 nodes it is made only if asked for, for three models are loaded twice each; a note says so.
 
     \b
     Examples:

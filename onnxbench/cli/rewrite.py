@@ -15,15 +15,22 @@ from onnxbench.cli._options import (
     CustomOps,
     DimOption,
     DryRun,
+    Expect,
     ExternalData,
     ExternalThreshold,
     FeedsOption,
+    Interactive,
+    NoStamp,
     PerTensor,
     Quiet,
     RangeOption,
+    SaveRecipe,
+    SaveUndo,
     Seed,
     ShapeOption,
     ShareWeights,
+    ShortOutput,
+    Verify,
     feed_options,
     save_options,
 )
@@ -31,8 +38,9 @@ from onnxbench.errors import UsageError
 
 
 @means_nothing_without(
-    feeds="verify", shape="verify", dim="verify", val_range="verify", external_threshold=("external_data", "per_tensor")
-)
+    feeds="verify", shape="verify", dim="verify", val_range="verify", seed="verify",
+    external_threshold=("external_data", "per_tensor"),
+)  # fmt: skip
 def rewrite(
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="The model file; not with --list.", show_default=False)
@@ -68,16 +76,13 @@ def rewrite(
     ] = None,
     count: Annotated[bool, typer.Option("--count", "-c", help="Only say where the rules match.")] = False,
     list_rules: Annotated[bool, typer.Option("--list", help="List the rules, with what each is for.")] = False,
-    verify: Annotated[
-        bool,
-        typer.Option("--verify", "--validate", help="Run the model before and after each rule, and judge the drift."),
-    ] = False,
-    no_stamp: Annotated[
-        bool, typer.Option("--no-stamp", help="Do not name the recipe's digest in the model's metadata.")
-    ] = False,
-    short_o: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="The same as OUT.", show_default=False)
-    ] = None,
+    expect: Expect = None,
+    verify: Verify = False,
+    interactive: Interactive = False,
+    save_recipe: SaveRecipe = None,
+    save_undo: SaveUndo = None,
+    no_stamp: NoStamp = False,
+    short_o: ShortOutput = None,
     custom_ops: CustomOps = None,
     feeds: FeedsOption = None,
     shape: ShapeOption = None,
@@ -96,20 +101,25 @@ def rewrite(
     """Replace what a pattern matches, or say why it does not match.
 
     A rule is a pattern and a replacement, both ONNX text functions, with conditions (docs/rewriting.md). It is applied
-    until nothing matches any more. A rule that matches nowhere is an error that names the nearest misses. The same as
-    a step of a recipe: 'rewrite: {rule: gelu_erf_ms}'.
+    until nothing matches any more. A rule that matches nowhere is an error that names the nearest misses, unless
+    '--expect optional' says that it may. The same as a step of a recipe: 'rewrite: {rule: gelu_erf_ms}', which
+    --save-recipe writes; 'onnxbench edit --undo' goes back by what --save-undo wrote.
 
     \b
     Examples:
       onnxbench rewrite --list
-      onnxbench rewrite model.onnx out.onnx --rule gelu_erf_ms --verify
+      onnxbench rewrite model.onnx out.onnx --rule gelu_erf_ms --expect 12 --verify --save-undo back.undo
       onnxbench rewrite model.onnx --rule layer_norm --count
       onnxbench rewrite model.onnx --rule layer_norm --why /encoder/norm/Add_1
       onnxbench rewrite model.onnx out.onnx --rule rules.yaml:silu --at scope:backbone --max 3
       onnxbench rewrite model.onnx --rule my_rules.py:fuse --dry-run
     """
     looks = [name for name, said in (("--list", list_rules), ("--why", why is not None), ("--count", count)) if said]
-    acts = [name for name, said in (("--verify", verify), ("--dry-run", dry_run), ("-o", short_o is not None)) if said]
+    given = {
+        "--verify": verify, "--dry-run": dry_run, "-o": short_o, "--expect": expect, "--interactive": interactive,
+        "--save-recipe": save_recipe, "--save-undo": save_undo, "--no-stamp": no_stamp,
+    }  # fmt: skip
+    acts = [name for name, said in given.items() if said]
     if len(looks) > 1:
         raise UsageError(f"{looks[0]} and {looks[1]} are two questions; ask one at a time")
     if looks and acts:
@@ -124,11 +134,13 @@ def rewrite(
     from onnxbench import surgery
 
     target = _edits.one_target(out, short_o, dry_run=dry_run)
+    _edits.refuse_idle(dry_run, save_recipe, save_undo)
     wanted = feed_options(feeds, shape, dim, val_range, seed)
     done = surgery.edit_file(
-        _rewrites.required(model), target, steps, verify=wanted if verify else False, stamp=not no_stamp,
-        options=save_options(external_data, per_tensor, external_threshold, share_weights), libraries=custom_ops or (),
-        allow_outside=allow_outside,
+        _rewrites.required(model), target, _rewrites.guarded(steps, expect), verify=wanted if verify else False,
+        stamp=not no_stamp, approve=_edits.ask() if interactive else None, save_recipe=save_recipe,
+        save_undo=save_undo, allow_outside=allow_outside, libraries=custom_ops or (),
+        options=save_options(external_data, per_tensor, external_threshold, share_weights),
     )  # fmt: skip
     _edits.print_edited(done, dry_run=dry_run, as_json=as_json, quiet=quiet, command="rewrite")
     raise typer.Exit(0 if done.edited.passed else 1)

@@ -20,9 +20,10 @@ from onnxbench.cli._options import (
     Seed,
     ShapeOption,
 )
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
-    from onnxbench.drift import DriftReport, TensorDrift, TensorStats
+    from onnxbench.drift import TensorStats
     from onnxbench.nonfinite import NonFinite, Origin
     from onnxbench.running import Latency, RunResult
 
@@ -199,6 +200,7 @@ def run(
 
 
 def _show(result: RunResult, *, as_json: bool, quiet: bool) -> None:
+    from onnxbench.cli._drift import print_drift
     from onnxbench.cli._render import chosen, console, note, print_json
 
     note(*result.notes, *chosen(result.choices), *_warnings(result), quiet=quiet)
@@ -220,17 +222,15 @@ def _show(result: RunResult, *, as_json: bool, quiet: bool) -> None:
     for path in result.saved:
         print(f"wrote {path}")
     if result.drift is not None:
-        _show_drift(result.drift)
+        print_drift(result.drift)
     if result.validated:
         print(_validity(result))
 
 
 def _validity(result: RunResult) -> str:
-    from onnxbench.cli._pieces import count
-
     if not result.nonfinite_outputs:
-        return f"PASSED: no NaN and no Inf in {count(len(result.outputs), 'tensor')}"
-    return f"FAILED: NaN or Inf in {len(result.nonfinite_outputs):,} of {count(len(result.outputs), 'tensor')}"
+        return f"PASSED: no NaN and no Inf in {plural(len(result.outputs), 'tensor')}"
+    return f"FAILED: NaN or Inf in {len(result.nonfinite_outputs):,} of {plural(len(result.outputs), 'tensor')}"
 
 
 def _warnings(result: RunResult) -> Iterator[str]:
@@ -248,22 +248,19 @@ def _warnings(result: RunResult) -> Iterator[str]:
 
 
 def _stats_table(title: str, stats: tuple[TensorStats, ...]) -> object:
+    from onnxbench.cli._drift import number
     from onnxbench.cli._render import format_bytes, table
     from onnxbench.tensortype import format_shape
 
     rows = [
         (
-            entry.name, f"{entry.dtype}{format_shape(entry.shape)}", _number(entry.min), _number(entry.max),
-            _number(entry.mean), _number(entry.std), f"{entry.zeros / entry.elements:.1%}" if entry.elements else "-",
+            entry.name, f"{entry.dtype}{format_shape(entry.shape)}", number(entry.min), number(entry.max),
+            number(entry.mean), number(entry.std), f"{entry.zeros / entry.elements:.1%}" if entry.elements else "-",
             f"{entry.nans:,}", f"{entry.infs:,}", format_bytes(entry.bytes),
         )
         for entry in stats
     ]  # fmt: skip
     return table([title, "type", ">min", ">max", ">mean", ">std", ">zeros", ">NaN", ">Inf", ">bytes"], rows)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}"
 
 
 def _latency_table(latency: Latency) -> object:
@@ -294,6 +291,7 @@ def _nonfinite_lines(found: NonFinite) -> list[str]:
 
 
 def _origin_lines(which: str, origin: Origin) -> list[str]:
+    from onnxbench.cli._drift import number
     from onnxbench.tensortype import format_shape
 
     lines = [f"{which}: node {origin.node} ({origin.op_type}) makes {origin.makes}"]
@@ -305,30 +303,8 @@ def _origin_lines(which: str, origin: Origin) -> list[str]:
     ]
     for word, entries in (("in ", origin.inputs), ("out", origin.outputs)):
         lines += [
-            f"  {word} {entry.name}: {entry.dtype}{format_shape(entry.shape)} min {_number(entry.min)} "
-            f"max {_number(entry.max)} NaN {entry.nans:,} Inf {entry.infs:,}"
+            f"  {word} {entry.name}: {entry.dtype}{format_shape(entry.shape)} min {number(entry.min)} "
+            f"max {number(entry.max)} NaN {entry.nans:,} Inf {entry.infs:,}"
             for entry in entries
         ]
     return lines
-
-
-def _show_drift(report: DriftReport) -> None:
-    from onnxbench.cli._render import console, table
-    from onnxbench.drift import summarize
-
-    measures = [">max abs", ">mean abs", ">p99 abs", ">max rel", ">max ULP", ">cosine", ">SQNR dB"]
-    console().print(table(["compared", "verdict", *measures], [_drift_row(drift) for drift in report.tensors]))
-    for line in summarize(report):
-        print(line)
-    print(report.verdict)
-
-
-def _drift_row(drift: TensorDrift) -> tuple[str, ...]:
-    verdict = "bit for bit" if drift.bitwise_equal else "passed" if drift.passed else "FAILED"
-    return (
-        drift.name,
-        verdict,
-        *(_number(value) for value in (drift.max_abs, drift.mean_abs, drift.p99_abs, drift.max_rel)),
-        "-" if drift.max_ulp is None else f"{drift.max_ulp:,}",
-        *(_number(value) for value in (drift.cosine, drift.sqnr_db)),
-    )

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 from onnxbench.cli._render import console, note, print_json
 
+if TYPE_CHECKING:
+    from rich.highlighter import Highlighter
+    from rich.theme import Theme
+
 _COLOURED_LINES = 20_000  # colour costs more than the line; nobody reads beyond
+_STYLE = "onnx."
+_STYLES = {"operator": "bold cyan", "key": "blue", "type": "green", "string": "yellow", "elided": "magenta",
+           "comment": "dim"}  # fmt: skip
+_PARTS = (
+    r"(?P<operator>(?<= = )[A-Za-z_][\w.]*(?=[: (<]))",
+    r"(?P<key>[A-Za-z_]\w*(?=: ))",
+    r"(?P<type>\b(?:b?float|double|u?int|bool|string|complex|seq|map|optional|sparse)\w*(?=[\[\s(]))",
+    r"(?P<string>b?\"(?:[^\"\\]|\\.)*\")",
+    r"(?P<comment>#[^\"]*$)",
+    r"(?P<elided>\{\.\.\.[^}]*\})",
+)
 
 
 def show(
@@ -80,32 +95,35 @@ def show(
 
 def _print_lines(lines: Iterable[str]) -> None:
     """Prints the text as it is made; in colour if it goes to a terminal."""
-    sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
-    if not sys.stdout.isatty():
-        sys.stdout.writelines(f"{line}\n" for line in lines)
-        sys.stdout.flush()
+    stdout: Any = sys.stdout
+    stdout.reconfigure(encoding="utf-8", newline="\n")
+    if not stdout.isatty():
+        stdout.writelines(f"{line}\n" for line in lines)
+        stdout.flush()
         return
-    from rich.highlighter import RegexHighlighter
     from rich.text import Text
-    from rich.theme import Theme
 
-    class _TextHighlighter(RegexHighlighter):
-        base_style = "onnx."
-        highlights = (
-            r"(?P<operator>(?<= = )[A-Za-z_][\w.]*(?=[: (<]))",
-            r"(?P<key>[A-Za-z_]\w*(?=: ))",
-            r"(?P<type>\b(?:b?float|double|u?int|bool|string|complex|seq|map|optional|sparse)\w*(?=[\[\s(]))",
-            r"(?P<string>b?\"(?:[^\"\\]|\\.)*\")",
-            r"(?P<comment>#[^\"]*$)",
-            r"(?P<elided>\{\.\.\.[^}]*\})",
-        )
-
-    styles = {"operator": "bold cyan", "key": "blue", "type": "green", "string": "yellow", "elided": "magenta"}
-    out = console()
-    out.push_theme(Theme({f"onnx.{name}": style for name, style in {**styles, "comment": "dim"}.items()}))
-    highlight = _TextHighlighter()
+    out, highlight = console(), _highlighter()
+    out.push_theme(_theme())
     for number, line in enumerate(lines):
         text = Text(line)
         if number < _COLOURED_LINES:
             highlight.highlight(text)
         out.print(text)
+
+
+def _highlighter() -> Highlighter:
+    """Returns what finds the parts of the text that have a colour of their own."""
+    from rich.highlighter import RegexHighlighter
+
+    class _TextHighlighter(RegexHighlighter):
+        base_style = _STYLE
+        highlights = _PARTS
+
+    return _TextHighlighter()
+
+
+def _theme() -> Theme:
+    from rich.theme import Theme
+
+    return Theme({f"{_STYLE}{name}": style for name, style in _STYLES.items()})

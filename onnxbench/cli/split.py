@@ -29,7 +29,11 @@ from onnxbench.cli._options import (
 )
 
 
-@means_nothing_without(val_range=("prove", "shape", "dim"), external_threshold=("external_data", "per_tensor"))
+@means_nothing_without(
+    val_range=("prove", "shape", "dim"),
+    seed=("prove", "shape", "dim"),
+    external_threshold=("external_data", "per_tensor"),
+)
 def split(
     model: ModelArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder for the pieces.", show_default=False)],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from onnxbench.errors import UsageError, did_you_mean
+from onnxbench.wording import plural
 
 KINDS: dict[str, str] = {
     "node": "nodes added and removed",
@@ -124,7 +125,7 @@ class DiffReport:
             return f"no difference{ignored}"
         total = len(self.changes)
         words = ", ".join(f"{count:,} {kind}" for kind, count in self.counts.items())
-        return f"{total:,} change{'' if total == 1 else 's'}: {words}{ignored}"
+        return f"{plural(total, 'change')}: {words}{ignored}"
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as plain values."""

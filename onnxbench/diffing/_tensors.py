@@ -151,7 +151,9 @@ def same_place(model_a: Model, a: Any, model_b: Model, b: Any) -> bool:
 
 
 def distance(model_a: Model, a: Any, model_b: Model, b: Any, allowed: drift.Tolerance) -> Distance | None:
-    """Returns how far two tensors of one type and shape are apart; None if they are equal or within the tolerance.
+    """Returns how far two tensors of one type and shape are apart; None if their bytes are equal.
+
+    What is ``differing`` is told by the tolerance: none may be.
 
     Raises:
         ExternalDataError: Bytes that have to be read cannot be had.
@@ -168,12 +170,13 @@ def distance(model_a: Model, a: Any, model_b: Model, b: Any, allowed: drift.Tole
         differs = [at for at, (x, y) in enumerate(zip(a.string_data, b.string_data, strict=False)) if x != y]
         found.differing = len(differs) + abs(len(a.string_data) - len(b.string_data))
         return found if found.differing else None
-    start = 0
+    start, equal = 0, True
     for count, one, other in _pairs(model_a, a, model_b, b):
         if one != other:
+            equal = False
             _measure(found, a, start, _decoded(a, count, one), _decoded(b, count, other), allowed)
         start += count
-    return found if found.differing else None
+    return None if equal else found
 
 
 def _measure(found: Distance, tensor: TensorProto, start: int, one: Any, other: Any, allowed: drift.Tolerance) -> None:
@@ -194,7 +197,7 @@ def _sparse_distance(model_a: Model, a: Any, model_b: Model, b: Any, allowed: dr
     if layout != [(part.data_type, list(part.dims)) for part in (b.values, b.indices)]:
         return Distance(elements, max(math.prod(a.values.dims), math.prod(b.values.dims)))
     moved = distance(model_a, a.indices, model_b, b.indices, drift.BITWISE)
-    if moved is not None:
+    if moved is not None and moved.differing:
         return Distance(elements, moved.differing)
     found = distance(model_a, a.values, model_b, b.values, allowed)
     if found is not None:

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
 from onnxbench.errors import ModelError
-from onnxbench.graph import GraphIndex, Scope, node_bodies, topological_order
+from onnxbench.graph import GraphIndex, Scope, node_bodies, root_of, topological_order
 from onnxbench.inference import has_long_vector, without_made_up_dims
 from onnxbench.lint.data import is_element_type, is_sound
+from onnxbench.messages import copy_of
+from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import elem_type, initializer_type, is_complete, make_type, make_value_info, tensor_shape
 
 if TYPE_CHECKING:
@@ -94,9 +96,7 @@ def check_nodes(proto: ModelProto, index: GraphIndex) -> dict[NodeKey, str]:
     lexical = checker.LEXICAL_SCOPE_CONTEXT
     check_node, error = checker.C.check_node, checker.ValidationError
     for number, scope in enumerate(index.scopes):
-        root = scope
-        while root.parent is not None:
-            root = root.parent
+        root = root_of(scope)
         context = contexts.get(id(root))
         if context is None:
             context = contexts[id(root)] = _checker_context(proto, root)
@@ -121,7 +121,7 @@ def _checker_context(proto: ModelProto, root: Scope) -> Any:
 
     versions: dict[str, int] = {}
     for opset in getattr(root.graph, "opset_import", proto.opset_import):
-        versions["" if opset.domain == "ai.onnx" else opset.domain] = opset.version
+        versions[plain_domain(opset.domain)] = opset.version
     context = checker.C.CheckerContext()
     context.ir_version = min(proto.ir_version, IR_VERSION) or IR_VERSION
     most = (1 << 31) - 1  # the checker takes no more; no opset has such a version
@@ -133,7 +133,7 @@ def _hollow(node: NodeProto) -> NodeProto:
     """Returns a copy of a node whose tensors are empty and whose bodies have a name and nothing else."""
     from onnx import GraphProto, SparseTensorProto, TensorProto
 
-    copy = type(node)(name=node.name, op_type=node.op_type, domain="" if node.domain == "ai.onnx" else node.domain)
+    copy = type(node)(name=node.name, op_type=node.op_type, domain=plain_domain(node.domain))
     copy.input.extend(node.input)
     copy.output.extend(node.output)
     empty = TensorProto(data_type=1, dims=[0])
@@ -209,8 +209,7 @@ def makes_twice(index: GraphIndex) -> bool:
 
 def _probe(proto: ModelProto, index: GraphIndex, refused: frozenset[NodeKey]) -> ModelProto:
     """Returns a copy to run inference on (see the head of this module)."""
-    probe = type(proto)()
-    probe.CopyFrom(proto)
+    probe = copy_of(proto)
     for tensor in weights.tensors(probe):
         if weights.is_outside(tensor):
             del tensor.external_data[:]
@@ -285,14 +284,12 @@ def _complete_imports(probe: ModelProto, graphs: list[Any], index: GraphIndex) -
     """Imports domains that nodes use and nobody imports: inference would stop at the first such node."""
     roots: dict[int, tuple[Any, set[str]]] = {}
     for scope, graph in zip(index.scopes, graphs, strict=True):
-        root = scope
-        while root.parent is not None:
-            root = root.parent
+        root = root_of(scope)
         holder = graph if root is scope and root.is_function else probe
         _, used = roots.setdefault(id(root), (holder, set()))
         used.update(node.domain for node in graph.node)
     for holder, used in roots.values():
-        known = {"" if opset.domain == "ai.onnx" else opset.domain for opset in holder.opset_import}
+        known = {plain_domain(opset.domain) for opset in holder.opset_import}
         for domain in sorted(used - known):
             holder.opset_import.add(domain=domain, version=1)
 
@@ -404,8 +401,7 @@ def _first_line(error: str) -> str:
 
 def _correct_conflicts(probe: ModelProto, index: GraphIndex) -> list[Conflict]:
     """Corrects stated types that contradict inference without them, in place, and returns them."""
-    bare = type(probe)()
-    bare.CopyFrom(probe)
+    bare = copy_of(probe)
     for graph in _twins(bare, index, by_name=True):
         del graph.value_info[:]
         if hasattr(graph, "initializer"):
@@ -425,10 +421,8 @@ def _correct_conflicts(probe: ModelProto, index: GraphIndex) -> list[Conflict]:
                 found = known.get(info.name)
                 if found is None or not is_complete(found) or can_agree(info.type, found):
                     continue
-                stated = type(found)()
-                stated.CopyFrom(info.type)
-                right = type(found)()
-                right.CopyFrom(without_made_up_dims(found))
+                stated = copy_of(info.type)
+                right = copy_of(without_made_up_dims(found))
                 conflicts.append(Conflict(number, info.name, stated, right, is_output))
                 info.type.CopyFrom(right)
     return conflicts

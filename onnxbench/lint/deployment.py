@@ -7,18 +7,11 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.graph import Scope
-from onnxbench.lint.facts import (
-    STANDARD_DOMAINS,
-    Facts,
-    constant_tensor,
-    graph_of,
-    listed,
-    operator,
-    plural,
-    readable_array,
-)
+from onnxbench.lint.facts import STANDARD_DOMAINS, Facts, constant_tensor, graph_of, listed, operator, readable_array
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART
 from onnxbench.tensortype import elem_type, format_type, tensor_shape
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto, TypeProto
@@ -287,7 +280,7 @@ def _depends_on_inputs(scope: Scope) -> set[str]:
 def _overridable(facts: Facts) -> Iterator[Finding | NotRun]:
     main = facts.index.main
     both = [name for name in main.inputs if name in main.constants]
-    if both and facts.proto.ir_version >= 4:
+    if both and facts.proto.ir_version >= FIRST_IR_WITH_WEIGHTS_APART:
         message = f"{plural(len(both), 'initializer')} can be overridden by a caller: {listed(both)}"
         yield facts.find(OVERRIDABLE, message, scope=main, tensor=both[0])
 

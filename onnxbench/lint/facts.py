@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
 from onnxbench.errors import ExternalDataError, ModelError
-from onnxbench.graph import GraphIndex, Scope
+from onnxbench.graph import GraphIndex, Scope, home_of, root_of
 from onnxbench.lint.checker import NodeKey, StrictInference, check_nodes, infer_strictly
 from onnxbench.lint.data import is_element_type, is_sound
 from onnxbench.lint.findings import Finding, Place, Severity
 from onnxbench.lint.rules import Rule
+from onnxbench.messages import copy_of
 from onnxbench.model import SMALL_WEIGHT
 from onnxbench.provenance import NONE, Origins
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, plain_domain
 from onnxbench.tensortype import tensor_shape
 from onnxbench.validity import find_complaints
 
@@ -58,8 +60,7 @@ class Facts:
         self.unreadable: list[tuple[str, str]] = []
         self.proto = model.proto
         if not _is_readable(model.proto):
-            self.proto = type(model.proto)()
-            self.proto.CopyFrom(model.proto)
+            self.proto = copy_of(model.proto)
             self.unreadable = _make_readable(self.proto)
         self._constants: dict[int, dict[str, TensorProto]] = {}
         self._opsets: dict[int, dict[str, int]] = {}
@@ -71,22 +72,16 @@ class Facts:
         """The index of ``proto``."""
         return GraphIndex(self.proto)
 
-    def root(self, scope: Scope) -> Scope:
-        """Returns the main graph or the function that a graph is in."""
-        while scope.parent is not None:
-            scope = scope.parent
-        return scope
-
     def opsets(self, scope: Scope) -> dict[str, int]:
         """Returns the opset versions that hold in a graph, by domain; the standard one is ``""``."""
-        root = self.root(scope)
+        root = root_of(scope)
         found = self._opsets.get(id(root))
         if found is None:
             function = function_of(root)
             found = {}
             for opset in (function or self.proto).opset_import:
                 # Of two imports of one domain the last holds, for onnx as for ONNX Runtime.
-                found["" if opset.domain == "ai.onnx" else opset.domain] = opset.version
+                found[plain_domain(opset.domain)] = opset.version
             self._opsets[id(root)] = found
         return found
 
@@ -99,12 +94,8 @@ class Facts:
 
     def constant(self, scope: Scope, name: str) -> TensorProto | None:
         """Returns the constant of that name that a graph sees: an initializer or what a Constant node makes."""
-        at: Scope | None = scope
-        while at is not None:
-            if at.defines(name):
-                return self._constants_of(at).get(name)
-            at = at.parent
-        return None
+        home = home_of(scope, name)
+        return self._constants_of(home).get(name) if home is not None else None
 
     def integers(self, scope: Scope, name: str) -> list[int] | None:
         """Returns the values of a small constant of integers or booleans, or None."""
@@ -127,8 +118,7 @@ class Facts:
 
     def with_small_weights(self, proto: ModelProto) -> ModelProto:
         """Returns a structure with the small weights in it that can be had, for type inference."""
-        copy = type(proto)()
-        copy.CopyFrom(proto)
+        copy = copy_of(proto)
         for tensor in weights.tensors(copy):
             data = self.small_data(tensor)
             if data is not None:
@@ -140,8 +130,7 @@ class Facts:
         if found is None:
             found = {}
             for tensor in getattr(scope.graph, "initializer", ()):
-                # From IR version 4 on, an initializer that is an input as well can be fed something else.
-                if self.proto.ir_version < 4 or tensor.name not in scope.inputs:
+                if self.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART or tensor.name not in scope.inputs:
                     found[tensor.name] = tensor
             for node in scope.nodes:
                 if node.op_type == "Constant" and len(node.output) == 1 and node.domain in STANDARD_DOMAINS:
@@ -311,11 +300,6 @@ def listed(names: list[str], *, limit: int = 5) -> str:
     """Returns names as text, the first few of many."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(repr(name) for name in names[:limit]) + more
-
-
-def plural(count: int, noun: str) -> str:
-    """Returns ``1 node``, ``3 nodes``."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _live_nodes(scope: Scope) -> set[int]:

@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from onnxbench.lint.facts import Facts, listed, plural
+from onnxbench.lint.facts import Facts, listed
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
+from onnxbench.wording import plural
 
 checks = Checks("Names")
 

@@ -8,10 +8,12 @@ from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.graph import Scope
-from onnxbench.lint.facts import STANDARD_DOMAINS, Facts, function_of, graph_of, listed, operator, plural
+from onnxbench.graph import Scope, root_of
+from onnxbench.lint.facts import STANDARD_DOMAINS, Facts, function_of, graph_of, listed, operator
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
+from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import dtype_name, elem_type
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -389,21 +391,21 @@ def _removals(domain: str) -> dict[str, int]:
 @checks(DOMAIN_NOT_IMPORTED, DOMAIN_SPELLING)
 def _domains(facts: Facts) -> Iterator[Finding | NotRun]:
     functions = facts.index.functions
-    spelled = {id(facts.root(scope)): _spellings(facts, scope) for scope in facts.index.scopes if scope.parent is None}
+    spelled = {id(root_of(scope)): _spellings(facts, scope) for scope in facts.index.scopes if scope.parent is None}
     for scope in facts.index.scopes:
         imported = facts.opsets(scope)
-        names = spelled[id(facts.root(scope))]
+        names = spelled[id(root_of(scope))]
         missing: dict[str, list[int]] = {}
         other: list[int] = []
         for position, node in enumerate(scope.nodes):
             domain = node.domain
-            if ("" if domain == "ai.onnx" else domain) not in imported:
+            if plain_domain(domain) not in imported:
                 if (domain, node.op_type, node.overload) not in functions:
                     missing.setdefault(domain, []).append(position)
             elif domain in STANDARD_DOMAINS and domain not in names:
                 other.append(position)
         for domain, positions in missing.items():
-            root = facts.root(scope)
+            root = root_of(scope)
             who = f"function {root.path} does" if root.is_function else "the model does"
             more = f" (and {plural(len(positions) - 1, 'node')} more)" if len(positions) > 1 else ""
             message = f"{operator(scope.nodes[positions[0]])}{more} is of domain {domain!r}, which {who} not import"
@@ -432,7 +434,7 @@ def _opsets(facts: Facts) -> Iterator[Finding | NotRun]:
             continue
         versions: dict[str, list[int]] = {}
         for opset in (function_of(scope) or facts.proto).opset_import:
-            versions.setdefault("" if opset.domain == "ai.onnx" else opset.domain, []).append(opset.version)
+            versions.setdefault(plain_domain(opset.domain), []).append(opset.version)
         for domain, stated in versions.items():
             shown = domain or "ai.onnx"
             if len(set(stated)) > 1:
@@ -598,7 +600,7 @@ def _superseded(facts: Facts) -> Iterator[Finding | NotRun]:
     for scope in facts.index.scopes:
         imported = facts.opsets(scope)
         for position, node in enumerate(scope.nodes):
-            domain = "" if node.domain == "ai.onnx" else node.domain
+            domain = plain_domain(node.domain)
             if domain not in ("", "ai.onnx.ml"):
                 continue
             since = _removals(domain).get(node.op_type)

@@ -57,17 +57,13 @@ class Rule:
     mendable: bool = False
     needs: str = ""
 
-    def severity_for(self, target: str | None) -> Severity:
-        """Returns how bad a finding is for a target."""
-        return self.severities.get(target, self.severity) if target else self.severity
-
     def severity_text(self) -> str:
         """Returns the severity, with those for certain targets: ``warning; error for onnxruntime``."""
         return "; ".join([str(self.severity), *(f"{worse} for {name}" for name, worse in self.severities.items())])
 
     def conditions(self) -> list[str]:
         """Returns when the rule is looked at, if not always."""
-        needs = {"values": "only with --values", "session": "only with --ort"}  # in Python: values=, openers=
+        needs = {"values": "only with --values", "session": "only with --ort or --trt"}  # in Python: values=, openers=
         found = [needs[self.needs]] if self.needs else []
         return found + [f"only with --target {target}" for target in self.only_for]
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.errors import ModelError, did_you_mean
-from onnxbench.graph import Scope, refuse_duplicates, topological_order
-from onnxbench.lint.facts import Facts, function_of, graph_of, listed, nodes_of, plural
+from onnxbench.graph import Scope, home_of, refuse_duplicates, root_of, topological_order
+from onnxbench.lint.facts import Facts, function_of, graph_of, listed, nodes_of
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
+from onnxbench.schemas import plain_domain
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -337,9 +339,7 @@ def _captured_outputs(facts: Facts, scope: Scope) -> Iterator[Finding]:
     for name in dict.fromkeys(scope.outputs):
         if name in made:
             continue
-        at = scope.parent
-        while at is not None and not at.defines(name):
-            at = at.parent
+        at = home_of(scope, name)
         if at is not None:
             yield facts.find(
                 CAPTURED_OUTPUT,
@@ -617,7 +617,7 @@ def _calls(facts: Facts) -> Iterator[Finding | NotRun]:
                 continue
             function = functions[key]
             if key not in called and node.domain not in imported:
-                root = facts.root(scope)
+                root = root_of(scope)
                 who = f"function {root.path}" if root.is_function else "the model"
                 message = f"calls {function.path}, whose domain {node.domain!r} {who} does not import"
                 yield facts.find(FUNCTION_DOMAIN, message, scope=scope, position=position)
@@ -642,12 +642,12 @@ def _function_opsets(facts: Facts) -> Iterator[Finding | NotRun]:
 
     of_model = facts.opsets(facts.index.main)
     for scope in facts.index.scopes:
-        root = facts.root(scope)
+        root = root_of(scope)
         if not root.is_function:
             continue
         own = facts.opsets(root)
         for position, node in enumerate(scope.nodes):
-            domain = "" if node.domain == "ai.onnx" else node.domain
+            domain = plain_domain(node.domain)
             ours, theirs = own.get(domain), of_model.get(domain)
             if ours is None or theirs is None or ours == theirs or facts.index.function_of(node) is not None:
                 continue
@@ -670,7 +670,7 @@ def _version_of(defs: Any, op: str, opset: int, domain: str) -> int | None:
 @checks(DANGLING_REFERENCE)
 def _references(facts: Facts) -> Iterator[Finding | NotRun]:
     for scope in facts.index.scopes:
-        root = facts.root(scope)
+        root = root_of(scope)
         function = function_of(root)
         given: set[str] = set()
         if function is not None:

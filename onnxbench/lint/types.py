@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from onnxbench.graph import Scope
+from onnxbench.graph import Scope, root_of
 from onnxbench.lint.checker import Complaint, can_agree, is_ranked
 from onnxbench.lint.data import is_element_type
 from onnxbench.lint.facts import Facts, graph_of, listed, operator
@@ -323,7 +323,7 @@ def _lost_ranks(facts: Facts) -> Iterator[Finding | NotRun]:
         return
     blamed = facts.refused_nodes.keys() | {complaint.at for complaint in facts.inference.complaints}
     for number, scope in enumerate(facts.index.scopes):
-        if facts.root(scope).is_function:
+        if root_of(scope).is_function:
             continue  # the types in a function are those of each call
         types = facts.types(scope)
         outer = [facts.types(at) for at in _around(scope)]

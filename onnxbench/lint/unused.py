@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from shlex import quote
 
 from onnxbench.graph import Scope
-from onnxbench.lint.facts import STANDARD_DOMAINS, Facts, graph_of, listed, operator, plural
+from onnxbench.lint.facts import STANDARD_DOMAINS, Facts, graph_of, listed, operator
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
 from onnxbench.weights import tensor_bytes
+from onnxbench.wording import plural
 
 checks = Checks("Unused: what can be left out")
 

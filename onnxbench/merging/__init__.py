@@ -34,12 +34,13 @@ from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, first_set
 from onnxbench.graph import GraphIndex
 from onnxbench.merging._joining import Joiner, Merged, MergeOptions, Rename
 from onnxbench.merging._links import Link, Side, find_links
-from onnxbench.merging._naming import plain_domain
+from onnxbench.messages import copy_of
 from onnxbench.model import Model, load
-from onnxbench.opsets import convert_opset, same_operator, standard_opset
+from onnxbench.opsets import convert_opset, standard_opset
 from onnxbench.pieces import tells_more
 from onnxbench.progress import track
 from onnxbench.proof import Proof, ProvenTensor, computes_in_fp16
+from onnxbench.schemas import plain_domain, same_operator
 from onnxbench.tensortype import elem_type
 from onnxbench.writer import Saved, SaveOptions, save
 
@@ -113,7 +114,7 @@ def _same_opsets(a: Model, b: Model, target: int | str | None) -> tuple[Model, M
             low, high = sorted((ours[domain], theirs[domain]))
             letter = "A" if ours[domain] == low else "B"
             model = models[letter]
-            changed = sorted(op for op in _used(model.proto, domain) if not same_operator(op, domain, low, high))
+            changed = sorted(op for op in _used(model.proto, domain) if not same_operator(domain, op, low, high))
             if changed:
                 raise UnsupportedError(
                     f"A uses version {ours[domain]} of the domain {domain!r} and B version {theirs[domain]}, and "
@@ -121,8 +122,7 @@ def _same_opsets(a: Model, b: Model, target: int | str | None) -> tuple[Model, M
                     details=[f"{domain}::{op}" for op in changed[:12]],
                     hint="Export one of the models again with the other's version.",
                 )
-            proto = type(model.proto)()
-            proto.CopyFrom(model.proto)
+            proto = copy_of(model.proto)
             for imports in (proto.opset_import, *(function.opset_import for function in proto.functions)):
                 for opset in imports:
                     if opset.domain == domain:
@@ -188,7 +188,7 @@ def _compared(
     names_a, names_b = merged.names_a, merged.names_b
     inputs_a = list(dict.fromkeys(info.name for info in a.proto.graph.input))
     fed = {name: feeds[names_a[name]] for name in inputs_a if names_a[name] in feeds}
-    made = _run(a, fed, options)
+    made = _run(a, fed, options, "A")
     linked = {link.input: link for link in merged.links}
     fed_b: dict[str, captures.Value] = {}
     for name in dict.fromkeys(info.name for info in b.proto.graph.input):
@@ -199,7 +199,7 @@ def _compared(
         else:
             value = made[link.output] if link.output in made else fed[link.output]
             fed_b[name] = _cast(value, b, name, options) if link.cast else value
-    made_b = _run(b, fed_b, options)
+    made_b = _run(b, fed_b, options, "B, on what A gives,")
     expected = [("A", names_a[name], value) for name, value in made.items()]
     expected += [("B", names_b[name], value) for name, value in made_b.items()]
     wanted = list(dict.fromkeys(name for _, name, _ in expected))
@@ -217,12 +217,18 @@ def _compared(
     }
 
 
-def _run(model: Model, feeds: Mapping[str, captures.Value], options: backends.Options) -> dict[str, captures.Value]:
-    session = backends.open_session(model, options=options)
+def _run(
+    model: Model, feeds: Mapping[str, captures.Value], options: backends.Options, what: str
+) -> dict[str, captures.Value]:
     try:
-        return session.run(feeds)
-    finally:
-        session.close()
+        session = backends.open_session(model, options=options)
+        try:
+            return session.run(feeds)
+        finally:
+            session.close()
+    except ExecutionError as error:
+        error.message = f"{what} does not run: {error.message}"
+        raise
 
 
 def _cast(value: captures.Value, b: Model, name: str, options: backends.Options) -> captures.Value:
@@ -240,7 +246,7 @@ def _cast(value: captures.Value, b: Model, name: str, options: backends.Options)
     node = proto.graph.node.add(op_type="Cast", input=["value"], output=["made"])
     node.attribute.add(name="to", type=2, i=elem_type(info.type))
     proto.graph.output.add(name="made").type.tensor_type.elem_type = elem_type(info.type)
-    return _run(from_proto(proto), {"value": value}, options)["made"]
+    return _run(from_proto(proto), {"value": value}, options, "a Cast of what A gives")["made"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +257,7 @@ class MergeResult:
         merged: The result and how it came about.
         saved: The written files; None for a dry run, and where the proof failed.
         proof: The proof, or None if there is none.
-        unproven: Why there is none; empty where it was not wanted.
+        unproven: Why it was not tried; empty where it was not wanted.
         choices: What was decided about drawn inputs without being told.
     """
 
@@ -265,6 +271,18 @@ class MergeResult:
     def notes(self) -> tuple[str, ...]:
         """What a user should know: of the merge, and of what had to be mended."""
         return (*self.merged.notes, *(self.saved.repairs if self.saved else ()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all but the model itself as JSON values."""
+        fields = ("links", "inputs", "outputs", "renames", "shared_weights", "shared_bytes", "names_a", "names_b")
+        return {
+            **{name: getattr(self.merged, name) for name in fields},
+            "notes": self.notes,
+            "choices": self.choices,
+            "saved": self.saved,
+            "proof": self.proof,
+            "unproven": self.unproven or None,
+        }
 
 
 def merge_file(
@@ -288,18 +306,20 @@ def merge_file(
         connections: As for ``merge``.
         options: As for ``merge``.
         proven: Whether the proof is wanted. None: if something is said of the inputs; else where it is cheap, which
-            is up to ``PROVEN_WEIGHTS`` and ``PROVEN_NODES``, and if A and B run on drawn inputs.
+            is up to ``PROVEN_WEIGHTS`` and ``PROVEN_NODES``.
         feeds: What is said of the inputs of the merged model.
         save_options: How weights are stored.
         allow_outside: As for ``merge``.
 
     Raises:
         UsageError: Something is said of the inputs, and no proof is wanted.
+        ExecutionError: A proof is wanted, and A or B does not run on the inputs.
         BenchError: As for ``merge``, ``prove`` and ``onnxbench.writer.save``.
     """
-    if feeds is not None and (tells_more(feeds) or feeds.ranges):
-        if proven is False:
-            raise UsageError("the inputs that are given are for the proof, and no proof is wanted")
+    says_more = feeds is not None and bool(tells_more(feeds) or feeds.ranges)
+    if proven is False and (says_more or (feeds is not None and feeds.seed)):
+        raise UsageError("what is said of the inputs is for the proof, and no proof is wanted")
+    if says_more:
         proven = True
     first = a if isinstance(a, Model) else load(a, allow_outside=allow_outside)
     second = b if isinstance(b, Model) else load(b, allow_outside=allow_outside)
@@ -307,18 +327,16 @@ def merge_file(
     proof, unproven, drawn = None, "", FeedSet({})
     if proven is None and out is not None:
         unproven = _why_dear(merged.model)
-        if not unproven:
-            try:
-                drawn = first_set(merged.model, feeds)
+    if proven or (proven is None and out is not None and not unproven):
+        try:
+            drawn = first_set(merged.model, feeds)
+            with choices_explained(drawn.choices):
                 proof = prove(merged, first, second, drawn.feeds)
-            except (ExecutionError, FeedsError, UnsupportedError) as error:
-                unproven = error.message
-                if drawn.choices:
-                    unproven += " (the inputs were drawn; --shape, --dim and --val-range say which suit the models)"
-    elif proven:
-        drawn = first_set(merged.model, feeds)
-        with choices_explained(drawn.choices):
-            proof = prove(merged, first, second, drawn.feeds)
+        except (ExecutionError, FeedsError, UnsupportedError) as error:
+            error.message = f"the result cannot be proven, so it is not written: {error.message}"
+            helps = error.hint if "--custom-ops" not in (error.hint or "") else None  # which merge does not have
+            error.hint = " ".join(filter(None, (helps, "--no-prove writes it without a proof.")))
+            raise
     saved = None
     if out is not None and (proof is None or proof.holds):
         saved = save(merged.model, out, options=save_options)

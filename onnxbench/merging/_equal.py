@@ -10,6 +10,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
+from onnxbench.messages import copy_of
 from onnxbench.model import SMALL_WEIGHT, Model
 from onnxbench.progress import track
 
@@ -130,8 +131,7 @@ def same_messages(a: Model, one: Any, b: Model, other: Any) -> bool:
 
 def _settled(model: Model, message: Any) -> bytes:
     """Returns a message as bytes in which the data of every tensor is its hash."""
-    copy = type(message)()
-    copy.CopyFrom(message)
+    copy = copy_of(message)
     kind = copy.DESCRIPTOR.name
     if kind == "SparseTensorProto":
         held: Iterable[TensorProto] = (copy.values, copy.indices)

@@ -18,10 +18,11 @@ from onnxbench.errors import (
 from onnxbench.graph import GraphIndex, topological_order
 from onnxbench.merging._equal import equal_weights, same_messages
 from onnxbench.merging._links import Link, misfit
-from onnxbench.merging._naming import FunctionKey, Part, function_key, plain_domain, rename, symbols_of
-from onnxbench.messages import carry_field
+from onnxbench.merging._naming import FunctionKey, Part, function_key, rename, symbols_of
+from onnxbench.messages import carry_field, copy_of
 from onnxbench.model import Model
 from onnxbench.opsets import standard_opset
+from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import elem_type, format_type, tensor_shape
 
 if TYPE_CHECKING:
@@ -385,7 +386,7 @@ class Joiner:
         for info in {one.name: one for one in gone}.values():
             if info.name not in known:
                 graph.value_info.append(_completed(info, linked_infos.get(info.name)))
-        outputs = [_copy(info) for info in staying]
+        outputs = [copy_of(info) for info in staying]
         del graph.output[:]
         graph.output.extend({info.name: info for info in outputs}.values())
         for node in casts.values():
@@ -429,7 +430,7 @@ class Joiner:
             if theirs.sparse_initializer[at].values.name in theirs_only:
                 del theirs.sparse_initializer[at]
         if self._shared_nodes:
-            copies = [_copy(node) for at, node in enumerate(theirs.node) if at not in self._shared_nodes]
+            copies = [copy_of(node) for at, node in enumerate(theirs.node) if at not in self._shared_nodes]
             del theirs.node[:]
             theirs.node.extend(copies)
         annotated = {one.tensor_name for one in a.proto.graph.quantization_annotation}
@@ -487,8 +488,7 @@ def _anchored(model: Model) -> tuple[Model, GraphIndex]:
     Raises:
         ExternalDataError: They cannot be had.
     """
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     if model.has_outside:
         for tensor in weights.tensors(proto):
             where = model.byte_range(tensor)
@@ -528,21 +528,14 @@ def _calls(refs: Iterable[Any], defined: Collection[FunctionKey]) -> set[Functio
     return found.difference(defined)
 
 
-def _copy(message: Any) -> Any:
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy
-
-
 def _completed(info: ValueInfoProto, other: ValueInfoProto | None) -> ValueInfoProto:
     """Returns what A says of a tensor, completed by what B says of the input that it feeds."""
-    copy: ValueInfoProto = _copy(info)
+    copy: ValueInfoProto = copy_of(info)
     if other is None:
         return copy
     ours, theirs = tensor_shape(copy.type), tensor_shape(other.type)
     if ours is None and theirs is not None and not misfit(copy.type, other.type):
-        symbols = type(copy.type)()
-        symbols.CopyFrom(other.type)
+        symbols = copy_of(other.type)
         for dim in symbols.tensor_type.shape.dim:
             if dim.HasField("dim_value"):
                 dim.ClearField("value")  # what B wants is not what A promises

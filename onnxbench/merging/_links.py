@@ -14,11 +14,15 @@ from onnxbench.errors import (
 )
 from onnxbench.graph import GraphIndex
 from onnxbench.inference import TypeFinder
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.tensortype import elem_type, format_type, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import TypeProto
+
+
+_OTHER_ELEMENTS = "the element types differ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ def find_links(
         one, other = types_a.get(output), types_b.get(name)
         words = (format_type(one), format_type(other))
         needs_cast = cast and one is not None and other is not None and _differ_in_elements(one, other)
-        complaint = "" if needs_cast else misfit(one, other)
+        complaint = "" if needs_cast else _complaint(one, other, cast=cast)
         if complaint:
             only_elements &= one is not None and other is not None and _differ_in_elements(one, other)
             wrong.append(f"{output!r} of A is {words[0]}, and {name!r} of B wants {words[1]}: {complaint}")
@@ -202,12 +206,12 @@ def misfit(one: TypeProto | None, other: TypeProto | None) -> str:
         else:
             break
     if 0 not in (elem_type(one), elem_type(other)) and elem_type(one) != elem_type(other):
-        return "the element types differ"
+        return _OTHER_ELEMENTS
     have, want = tensor_shape(one), tensor_shape(other)
     if have is None or want is None:
         return ""
     if len(have) != len(want):
-        return f"{len(have)} dimensions are not {len(want)}"
+        return f"{len(have)} dimension{'s are' if len(have) != 1 else ' is'} not {len(want)}"
     for at, (size, needed) in enumerate(zip(have, want, strict=True)):
         if isinstance(size, int) and isinstance(needed, int) and size != needed:
             return f"dimension {at} is {size}, not {needed}"
@@ -218,14 +222,34 @@ def _kind_word(kind: str) -> str:
     return kind.removesuffix("_type").replace("_", " ")
 
 
+def _complaint(one: TypeProto | None, other: TypeProto | None, *, cast: bool) -> str:
+    """Returns all that keeps two types from being one; elements that a Cast would mend are no part of it."""
+    said = misfit(one, other)
+    if said != _OTHER_ELEMENTS or one is None or other is None or not _is_tensor(one, other):
+        return said
+    rest = misfit(_with_elements_of(one, other), other)
+    if cast and rest and _is_castable(one, other):
+        return rest
+    return f"{said}, and {rest}" if rest else said
+
+
 def _differ_in_elements(one: TypeProto, other: TypeProto) -> bool:
     """Tells whether two types differ in their elements alone, and a Cast mends that."""
-    if {one.WhichOneof("value"), other.WhichOneof("value")} != {"tensor_type"}:
+    if not _is_tensor(one, other) or not _is_castable(one, other):
         return False
+    return not misfit(_with_elements_of(one, other), other)
+
+
+def _is_tensor(*types: TypeProto) -> bool:
+    return {each.WhichOneof("value") for each in types} == {"tensor_type"}
+
+
+def _is_castable(one: TypeProto, other: TypeProto) -> bool:
     have, want = elem_type(one), elem_type(other)
-    if have == want or not have or not want or {have, want} & {8, 14, 15}:
-        return False
-    same = type(one)()
-    same.CopyFrom(one)
-    same.tensor_type.elem_type = want
-    return not misfit(same, other)
+    return bool(have and want) and have != want and not {have, want} & {8, 14, 15}
+
+
+def _with_elements_of(one: TypeProto, other: TypeProto) -> TypeProto:
+    same = copy_of(one)
+    same.tensor_type.elem_type = elem_type(other)
+    return same

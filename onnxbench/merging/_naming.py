@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.graph import GraphIndex, Scope, node_bodies
+from onnxbench.graph import GraphIndex, Scope, node_bodies, root_of
 from onnxbench.model import Model
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Part:
     @property
     def roots(self) -> list[Scope]:
         """The main graph and its bodies, without the functions, which have names of their own."""
-        return [scope for scope in self.index.scopes if not _in_function(scope)]
+        return [scope for scope in self.index.scopes if not root_of(scope).is_function]
 
     def tensor_names(self) -> dict[str, None]:
         """Returns the names of tensors in the order in which they come."""
@@ -56,12 +56,6 @@ class Part:
             for position, node in enumerate(scope.nodes)
             if node.name and not (scope is main and position in without)
         )
-
-
-def _in_function(scope: Scope) -> bool:
-    while scope.parent is not None:
-        scope = scope.parent
-    return scope.is_function
 
 
 def rename(part: Part, fresh: Mapping[str, str]) -> None:
@@ -195,8 +189,3 @@ def _renamed_dim(text: str, names: Mapping[str, str]) -> str:
 def function_key(function: FunctionProto) -> FunctionKey:
     """Returns what a call names a function by: domain, name, overload."""
     return function.domain, function.name, function.overload
-
-
-def plain_domain(domain: str) -> str:
-    """Returns a domain with the standard one spelled ``""``."""
-    return "" if domain == "ai.onnx" else domain

@@ -11,7 +11,7 @@ from onnxbench.documents import Document, Item, plain_float, to_integer
 from onnxbench.errors import SpecError, UsageError, did_you_mean
 from onnxbench.modelspec._tensors import TENSOR_KEYS, TensorContext, fill_tensor
 from onnxbench.modeltext import ATTRIBUTE_WORDS, MAX_BODY_DEPTH, Marks, ScopeKey, function_key, read_node
-from onnxbench.schemas import attribute_type, default_version, find_schema
+from onnxbench.schemas import attribute_type, default_version, find_schema, plain_domain
 from onnxbench.tensortype import dtype_number
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class SpecReader:
         if item.kind == "map":
             versions = {}
             for domain, _, version in item.pairs():
-                name = "" if domain == "ai.onnx" else domain
+                name = plain_domain(domain)
                 versions[name] = version.require_integer("an opset version", low=1, high=1 << 31)
             return versions
         return {"": item.require_integer("the opset", low=1, high=1 << 31)}
@@ -342,14 +342,14 @@ class SpecReader:
             hinted = item.entries[key][1]
             if key == "ref":
                 attribute.ref_attr_name = hinted.require_text("the name of a function's attribute")
-                attribute.type = wanted  # type: ignore[assignment]
+                attribute.type = wanted  # type: ignore[assignment]  # the stub wants its enum
                 return
             if key in _HINTS:
                 if wanted and wanted != _HINTS[key]:
                     raise at.error(f"{attribute.name!r} is of type {ATTRIBUTE_WORDS[wanted]}, and not {key}")
                 item, wanted = hinted, _HINTS[key]
         kind = wanted or self._implied_type(item, at)
-        attribute.type = kind  # type: ignore[assignment]
+        attribute.type = kind  # type: ignore[assignment]  # the stub wants its enum
         if kind in _SINGLES:
             single = _SINGLES[kind]
             elements = item.items if item.kind == "list" else [item]

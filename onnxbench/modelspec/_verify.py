@@ -11,18 +11,14 @@ import re
 from typing import TYPE_CHECKING
 
 from onnxbench import weights
-from onnxbench.conformity import Complaint, Flaw, Located, called, find_flaws, inside, is_in_function, root
+from onnxbench.conformity import Complaint, Flaw, Located, called, find_flaws, inside
 from onnxbench.errors import ModelError, RefusedResultError, SpecError
-from onnxbench.graph import GraphIndex, Scope, topological_order
+from onnxbench.graph import GraphIndex, Scope, root_of, topological_order
 from onnxbench.inference import has_long_vector, inferred, inferred_types, slim, without_made_up_dims
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.modeltext import Marks, ScopeKey, function_key, owner_name, quoted
-from onnxbench.schemas import (
-    default_version,
-    ir_version_for,
-    known_domains,
-    plain_domain,
-)
+from onnxbench.schemas import default_version, ir_version_for, known_domains, plain_domain
 from onnxbench.tensortype import is_complete
 from onnxbench.validity import find_complaints, make_valid
 
@@ -64,7 +60,9 @@ def verify(model: Model, marks: Marks, *, notes: list[str], mendable: bool) -> N
 def _set_versions(proto: ModelProto, index: GraphIndex, notes: list[str]) -> None:
     """Adds the opset imports and the IR version that are not stated."""
     stated = {plain_domain(opset.domain) for opset in proto.opset_import}
-    used = {plain_domain(node.domain) for scope in index.scopes if not is_in_function(scope) for node in scope.nodes}
+    used = {
+        plain_domain(node.domain) for scope in index.scopes if not root_of(scope).is_function for node in scope.nodes
+    }
     for domain in sorted((used if stated else used | {""}) - stated):
         version = default_version(domain)
         proto.opset_import.add(domain=domain, version=version)
@@ -75,7 +73,7 @@ def _set_versions(proto: ModelProto, index: GraphIndex, notes: list[str]) -> Non
     versions = {plain_domain(opset.domain): opset.version for opset in proto.opset_import}
     for function in proto.functions:
         own = {plain_domain(opset.domain) for opset in function.opset_import}
-        scopes = [scope for scope in index.scopes if root(scope).graph is function]
+        scopes = [scope for scope in index.scopes if root_of(scope).graph is function]
         for domain in sorted({plain_domain(node.domain) for scope in scopes for node in scope.nodes} - own):
             function.opset_import.add(domain=domain, version=versions.get(domain) or default_version(domain))
     if not proto.ir_version:
@@ -162,8 +160,7 @@ def _check_types(model: Model, marks: Marks, *, mendable: bool) -> None:
     if not find_complaints(proto, complete=model.with_small_weights):
         return
     if mendable:
-        mended = type(proto)()
-        mended.CopyFrom(proto)
+        mended = copy_of(proto)
         try:
             make_valid(mended, complete=model.with_small_weights)
         except RefusedResultError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from onnxbench import weights
 from onnxbench.errors import SpecError, did_you_mean
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.modeltext._syntax import (
     ELIDED,
@@ -24,6 +25,7 @@ from onnxbench.modeltext._syntax import (
     TENSORS,
     type_word,
 )
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -148,7 +150,7 @@ def _nothing_to_fill_from(elided: Sequence[Elided], text: ErrorAt) -> SpecError:
         hint="Take them from the model that was shown with --weights-from MODEL, or show it with --weights inline.",
     )
     others = len(elided) - 1
-    more = [f"and those of {others:,} more tensor{'s' if others > 1 else ''}"] if others else []
+    more = [f"and those of {plural(others, 'more tensor')}"] if others else []
     return SpecError(error.message, hint=error.hint, details=(*error.details, *more))
 
 
@@ -211,8 +213,7 @@ def _copy_data(original: Model, source: TensorProto, target: TensorProto) -> Non
     if where is not None:
         weights.refer(target, where)
         return
-    data = type(source)()
-    data.CopyFrom(source)
+    data = copy_of(source)
     for descriptor, _ in source.ListFields():
         if descriptor.name not in weights.DATA_FIELDS:
             data.ClearField(descriptor.name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from onnxbench import literals, weights
 from onnxbench.errors import ExternalDataError, ModelError
 from onnxbench.graph import GraphIndex, Scope
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.modeltext._syntax import (
     ATTRIBUTE_WORDS,
@@ -564,8 +565,7 @@ class Printer:
 
     def _note_unknown_fields(self, proto: ModelProto) -> None:
         """Notes fields that this version of onnx does not know; their bytes are in no text."""
-        known = type(proto)()
-        known.CopyFrom(proto)
+        known = copy_of(proto)
         known.DiscardUnknownFields()
         lost = proto.ByteSize() - known.ByteSize()
         if lost > 0:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from onnxbench import weights
-from onnxbench.tensortype import dtype_name
+from onnxbench.tensortype import schema_word
 
 MAX_BODY_DEPTH = 31
 """Bodies inside bodies: protobuf refuses messages nested more than 100 deep, and each body takes three levels."""
@@ -32,7 +32,7 @@ PLURALS = {
 }  # fmt: skip
 SINGULARS = {plural: single for single, plural in PLURALS.items()}
 
-TYPE_WORDS = {{1: "float", 11: "double"}.get(number, dtype_name(number)): number for number in range(1, 29)}
+TYPE_WORDS = {schema_word(number): number for number in range(1, 29)}
 """Element types as onnx.parser spells them."""
 TYPE_NAMES = {number: word for word, number in TYPE_WORDS.items()} | {0: "undefined"}
 WRAPPERS = frozenset({"seq", "map", "optional", "sparse_tensor", "opaque"})

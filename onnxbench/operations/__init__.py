@@ -7,6 +7,7 @@ the reference page follow from its fields and docstring.
 
 from __future__ import annotations
 
+from onnxbench.operations._adding import AddWeight
 from onnxbench.operations._base import (
     Effect,
     NodeOperation,
@@ -17,6 +18,7 @@ from onnxbench.operations._base import (
     spelled_form,
 )
 from onnxbench.operations._cleanup import (
+    Clean,
     DedupeNames,
     FoldConstants,
     MergeEqual,
@@ -26,24 +28,21 @@ from onnxbench.operations._cleanup import (
     Sort,
     TakeBranches,
 )
+from onnxbench.operations._constants import ToConstant, ToInitializer
+from onnxbench.operations._dimensions import MakeBatchDynamic, MakeDynamic, NameDim, SetDim, SetShape
+from onnxbench.operations._files import content_digest, files_of
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
 from onnxbench.operations._interface import (
     AddInput,
     AddOutput,
-    MakeBatchDynamic,
-    MakeDynamic,
-    NameDim,
     RemoveInput,
     RemoveOutput,
     RenameInput,
     RenameOutput,
     ReorderInputs,
     ReorderOutputs,
-    RetypeInput,
-    RetypeOutput,
-    SetDim,
-    SetShape,
 )
+from onnxbench.operations._marks import Unmark
 from onnxbench.operations._model import (
     DeleteMetadata,
     ImportOpset,
@@ -58,10 +57,12 @@ from onnxbench.operations._model import (
     SetProducer,
 )
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._retyping import RetypeInput, RetypeOutput
 from onnxbench.operations._rewrite import Rewrite
 from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
-from onnxbench.operations._weights import CastWeight, SetWeight, ToConstant, ToInitializer, TransposeWeight
+from onnxbench.operations._transposition import TransposeWeight
+from onnxbench.operations._values import CastWeight, SetWeight
 from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
 
 __all__ = [
@@ -69,7 +70,9 @@ __all__ = [
     "AddInput",
     "AddNodes",
     "AddOutput",
+    "AddWeight",
     "CastWeight",
+    "Clean",
     "DedupeNames",
     "Delete",
     "DeleteAttribute",
@@ -131,7 +134,10 @@ __all__ = [
     "ToConstant",
     "ToInitializer",
     "TransposeWeight",
+    "Unmark",
+    "content_digest",
     "field_form",
+    "files_of",
     "spelled_fields",
     "spelled_form",
 ]
@@ -142,12 +148,13 @@ _CLASSES: tuple[type[Operation], ...] = (
     RenameTensor, RenameTensors,
     Rewrite,
     Outline, InlineFunctions, Move,
-    Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
+    Unmark,
+    Clean, Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
     SetModelVersion, SetDomain, SetGraphName,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
     RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
-    SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
+    AddWeight, SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
     ShareEqualWeights, StripWeights, Externalize, InlineWeights,
 )  # fmt: skip
 

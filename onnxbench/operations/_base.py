@@ -6,10 +6,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from onnxbench.errors import UsageError
-from onnxbench.schemas import find_schema
+from onnxbench.errors import NotFoundError, UsageError
+from onnxbench.operations._files import files_of
+from onnxbench.schemas import find_schema, plain_domain
 from onnxbench.tensortype import dtype_name, format_shape
 
 if TYPE_CHECKING:
@@ -68,6 +70,25 @@ class Operation(ABC):
             NotFoundError: A selector matches nothing.
         """
         return None
+
+    def files(self, folder: Path) -> Sequence[str]:
+        """Returns the files that fields of this operation's own kind name; what all operations have is found anyway.
+
+        These are values given as ``{file: ...}``, selectors as ``@FILE`` and the external data of ONNX text.
+
+        Args:
+            folder: What names are relative to.
+        """
+        return ()
+
+    def require_known(self, draft: Draft) -> None:
+        """Raises NotFoundError where what is named outside of the model is not there: a file, a rule.
+
+        A step that may match nothing is asked for this; it may not match nothing because of a typing mistake.
+        """
+        for name, path in files_of(self, draft.folder).items():
+            if not path.exists():
+                raise NotFoundError(f"there is no file {name} in {draft.folder}")
 
     @abstractmethod
     def apply(self, draft: Draft) -> None:
@@ -160,7 +181,7 @@ def parse_operator(text: str) -> tuple[str, str]:
     if match is None:
         raise UsageError(f"{text!r} is no operator", hint="Write Add, or com.microsoft::Gelu.")
     domain = match["domain"] or ""
-    return ("" if domain == "ai.onnx" else domain), match["op_type"]
+    return plain_domain(domain), match["op_type"]
 
 
 def operator_name(domain: str, op_type: str) -> str:
@@ -209,8 +230,3 @@ def round_trip(value: float) -> str:
 def describe_tensor(tensor: TensorProto) -> str:
     """Returns type and shape of a tensor: ``float32[3, 4]``."""
     return f"{dtype_name(tensor.data_type)}{format_shape(tuple(tensor.dims))}"
-
-
-def plural(count: int, word: str) -> str:
-    """Returns ``1 node`` or ``3 nodes``."""
-    return f"{count:,} {word}{'s' if count != 1 else ''}"

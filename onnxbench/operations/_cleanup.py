@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxbench import pruning
-from onnxbench.draft import root_of, tree_of
 from onnxbench.errors import NotFoundError, UsageError, did_you_mean
-from onnxbench.graph import TensorRef, sort_nodes, topological_order
-from onnxbench.operations._base import Effect, NodeOperation, Operation, plural
+from onnxbench.graph import TensorRef, root_of, sort_nodes, topological_order, tree_of
+from onnxbench.operations._base import Effect, NodeOperation, Operation
 from onnxbench.specs import parse_size
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.draft import Draft
+    from onnxbench.folding import Folded
     from onnxbench.graph import NodeRef, Scope
 
-DEAD_KINDS = ("nodes", "initializers", "functions", "value_infos", "opset_imports")
+DEAD_KINDS = pruning.KINDS
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,8 @@ class RemoveDead(Operation):
         return [each.strip() for each in self.what.split(",")] if isinstance(self.what, str) else self.what
 
     def apply(self, draft: Draft) -> None:
-        """Removes it: functions first, since they need others, then nodes, then what only those read."""
-        kinds = self._kinds()
-        if "functions" in kinds:
-            pruning.remove_dead_functions(draft)
-        if "nodes" in kinds:
-            pruning.remove_dead_nodes(draft)
-        if "initializers" in kinds:
-            for scope in draft.index.scopes:
-                if scope.constants:
-                    pruning.remove_unread(draft, scope)
-        if "value_infos" in kinds:
-            pruning.remove_stray_value_infos(draft)
-        if "opset_imports" in kinds:
-            pruning.remove_dead_imports(draft)
+        """Removes it."""
+        pruning.remove_dead(draft, self._kinds())
 
 
 @dataclass(frozen=True)
@@ -258,10 +248,7 @@ class FoldConstants(Operation):
         done = fold_constants(draft, max_bytes=most, among=self.find(draft))
         draft.notes.append(f"{plural(done.nodes, 'node')} folded; weights {done.grown:+,} bytes")
         if done.left:
-            draft.notes.append(
-                f"{plural(done.left, 'more node')} of constants left, which would add {done.larger:,} bytes; "
-                "a larger max_bytes allows it"
-            )
+            draft.notes.append(_left_words(done))
 
 
 @dataclass(frozen=True)
@@ -301,7 +288,7 @@ class TakeBranches(NodeOperation):
         refs = self.find(draft)
         left = len(refs) - take_branches(draft, refs)
         if left:
-            draft.notes.append(f"{plural(left, 'If')} of functions stay: their branches have large weights")
+            draft.notes.append(_unlifted_words(left))
 
 
 @dataclass(frozen=True)
@@ -325,6 +312,117 @@ class MergeEqual(Operation):
         draft.notes.append(
             f"{plural(count, 'node')} computed what another one does, and {'is' if count == 1 else 'are'} gone"
         )
+
+
+@dataclass(frozen=True)
+class Clean(Operation):
+    """Fold constants, take constant branches, remove what is dead and merge equal nodes, until nothing changes.
+
+    Each makes more of the others possible: a folded condition decides a branch, and what was behind the branch can
+    be folded then. Written out, this is ``fold_constants``, ``take_branches``, ``remove_dead`` and ``cse`` in turn,
+    again and again, as ``polygraphy surgeon sanitize --fold-constants --cleanup`` has it.
+
+    Attributes:
+        max_bytes: As for fold_constants; the model grows by no more in all rounds together.
+        max_rounds: After so many rounds it ends, even if more could be done.
+        skip: Which of ``fold_constants``, ``take_branches``, ``remove_dead`` and ``cse`` to leave out.
+    """
+
+    word: ClassVar[str] = "clean"
+    spelling: ClassVar[str] = "{max_bytes}"
+    effect: ClassVar[Effect] = "rounding"
+
+    max_bytes: str | int = "16M"
+    max_rounds: int = 20
+    skip: str | list[str] = ""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for what is no part of it."""
+        if self.max_rounds < 1:
+            raise UsageError(f"max_rounds is {self.max_rounds}, and must be 1 or more")
+        skipped = self._skipped()
+        for word in skipped:
+            if word not in _PARTS:
+                raise UsageError(
+                    f"clean has no part {word!r} to skip",
+                    hint=did_you_mean(word, _PARTS) or f"Its parts are {', '.join(_PARTS)}.",
+                )
+        if len(set(skipped)) == len(_PARTS):
+            raise UsageError("clean does nothing if all of its parts are skipped")
+
+    def _skipped(self) -> list[str]:
+        listed = self.skip.split(",") if isinstance(self.skip, str) else self.skip
+        return [each.strip() for each in listed if each.strip()]
+
+    def apply(self, draft: Draft) -> None:
+        """Goes round until nothing changes."""
+        from onnxbench.branching import taken_branch
+        from onnxbench.folding import Folded
+
+        most = self.max_bytes if isinstance(self.max_bytes, int) else parse_size(self.max_bytes)
+        parts = [part for part in _PARTS if part not in self._skipped()]
+        folded = Folded(0, 0, 0, 0)
+        settled = False
+        number = 0
+        while number < self.max_rounds and not settled:
+            number += 1
+            before = len(draft.changes)
+            folded, words = _round(draft, parts, most, folded.spent)
+            settled = len(draft.changes) == before
+            if words:
+                draft.notes.append(f"round {number}: {', '.join(words)}")
+        if not settled:
+            draft.notes.append(f"ended after {plural(number, 'round')}, the last of which still changed something")
+        elif number == 1:
+            draft.notes.append("there was nothing to clean")
+        if folded.left:
+            draft.notes.append(_left_words(folded))
+        if "take_branches" in parts and settled:
+            left = sum(taken_branch(draft, ref) is not None for ref in draft.index.nodes())
+            if left:
+                draft.notes.append(_unlifted_words(left))
+
+
+_PARTS = ("fold_constants", "take_branches", "remove_dead", "cse")
+
+
+def _round(draft: Draft, parts: Sequence[str], max_bytes: int, spent: int) -> tuple[Folded, list[str]]:
+    """Does each part of ``Clean`` once, and returns what was folded and what was done in words."""
+    from onnxbench.branching import take_branches
+    from onnxbench.folding import Folded, fold_constants, merge_equal
+
+    folded, words = Folded(0, 0, 0, 0, spent), []
+    if "fold_constants" in parts:
+        folded = fold_constants(draft, max_bytes=max_bytes, spent=spent)
+        if folded.nodes:
+            words.append(f"{plural(folded.nodes, 'node')} folded (weights {folded.grown:+,} bytes)")
+    if "take_branches" in parts:
+        taken = take_branches(draft, list(draft.index.nodes()))
+        draft.refresh_types()
+        if taken:
+            words.append(f"{taken:,} If replaced by the branch taken")
+    if "remove_dead" in parts:
+        before = len(draft.changes)
+        pruning.remove_dead(draft)
+        removed = Counter(change.kind for change in draft.changes[before:])
+        if removed:
+            words.append(f"{' and '.join(plural(count, kind) for kind, count in removed.items())} removed as dead")
+    if "cse" in parts:
+        merged = merge_equal(draft)
+        if merged:
+            words.append(f"{plural(merged, 'node')} merged with an equal one")
+    return folded, words
+
+
+def _left_words(folded: Folded) -> str:
+    return (
+        f"{plural(folded.left, 'more node')} of constants left, which would add {folded.larger:,} bytes; "
+        "a larger max_bytes allows it"
+    )
+
+
+def _unlifted_words(count: int) -> str:
+    return f"{plural(count, 'If')} of functions stay: their branches have large weights"
 
 
 @dataclass(frozen=True)

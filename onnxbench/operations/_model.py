@@ -210,7 +210,7 @@ def _holders(draft: Draft, at: str) -> list[Holder]:
     named = select.nodes_named(draft.index, at)
     if named:
         return [("node", ref.path, ref.node) for ref in named]
-    selection = select.select(draft.index, at)
+    selection = select.select(draft.index, at, folder=draft.folder)
     if selection.is_nodes:
         return [("node", ref.path, ref.node) for ref in draft.nodes(at)]
     found: list[Holder] = []
@@ -307,6 +307,10 @@ class DeleteMetadata(Operation):
                     done += 1
         if not done:
             hint = did_you_mean(self.key, seen) or (f"There are: {', '.join(sorted(seen)[:8])}." if seen else None)
+            if self.at != "all" and any(
+                matches(e.key) for _, _, held in _everything(draft) for e in held.metadata_props
+            ):
+                hint = f"There is elsewhere: '{{key: {self.key}, at: all}}' removes it wherever it is."
             raise NotFoundError(f"no metadata {self.key!r} there", hint=hint or "There is none at all.")
         draft.touch()
 

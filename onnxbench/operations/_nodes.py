@@ -52,8 +52,7 @@ class SetOp(NodeOperation):
             draft.record("node", ref.path, "op_type", before=before, after=operator_name(domain, op_type))
             draft.import_domain(ref.scope, domain)
             self._require_attributes(draft, ref)
-            if self.drop_attributes:
-                self._drop_attributes(draft, ref)
+            self._drop_attributes(draft, ref)
             draft.retype(ref.scope, ref.scope.writes[ref.position])
         draft.touch()
 
@@ -71,11 +70,16 @@ class SetOp(NodeOperation):
 
     def _drop_attributes(self, draft: Draft, ref: NodeRef) -> None:
         schema = schema_of(draft, ref)
-        for attribute in list(ref.node.attribute) if schema is not None else ():
-            if schema is not None and attribute.name not in schema.attributes:
-                before = describe_attribute(attribute)
-                draft.record("node", ref.path, f"attribute {attribute.name}", before=before)
-                ref.node.attribute.remove(attribute)
+        unknown = [each for each in ref.node.attribute if schema is not None and each.name not in schema.attributes]
+        if unknown and not self.drop_attributes:
+            names = " and ".join(repr(each.name) for each in unknown)
+            raise RefusedResultError(
+                f"{self.to} has no attribute {names}, which {ref.path!r} has", hint="drop_attributes: true removes it."
+            )
+        for attribute in unknown:
+            before = describe_attribute(attribute)
+            draft.record("node", ref.path, f"attribute {attribute.name} removed", before=before)
+            ref.node.attribute.remove(attribute)
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class DeleteAttribute(NodeOperation):
                 names = [each.name for each in ref.node.attribute]
                 hint = did_you_mean(self.name, names) or f"It has: {', '.join(names) or 'none'}."
                 raise NotFoundError(f"node {ref.path} ({ref.node.op_type}) has no attribute {self.name!r}", hint=hint)
-            draft.record("node", ref.path, f"attribute {self.name}", before=describe_attribute(known))
+            draft.record("node", ref.path, f"attribute {self.name} removed", before=describe_attribute(known))
             ref.node.attribute.remove(known)
             draft.retype(ref.scope, ref.scope.writes[ref.position])
         draft.touch()

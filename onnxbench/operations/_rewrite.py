@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxbench import patterns
@@ -91,6 +92,17 @@ class Rewrite(Operation):
         for rule in self.rules(draft):
             count = patterns.rewrite(draft, rule, at=self.at, most=left)
             left = None if left is None else left - count
+
+    def files(self, folder: Path) -> Sequence[str]:
+        """Returns the file of the rule, unless it is one that comes with onnxbench."""
+        file = patterns.split_reference(self.rule)[0] if self.rule else None
+        return () if file is None else (file,)
+
+    def require_known(self, draft: Draft) -> None:
+        """Raises NotFoundError if there is no such rule."""
+        super().require_known(draft)
+        if not self.is_script:
+            self.rules(draft)
 
     @property
     def is_script(self) -> bool:

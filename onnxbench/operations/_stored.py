@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxbench import literals, weights
 from onnxbench.conversion import packed
-from onnxbench.draft import Draft, root_of
+from onnxbench.draft import Draft
 from onnxbench.errors import ExternalDataError, NotFoundError, UnsupportedError, UsageError
-from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef
+from onnxbench.graph import GraphIndex, Scope, TensorRef, root_of
 from onnxbench.imitation import imitate
+from onnxbench.messages import copy_of
 from onnxbench.operations._base import Effect, Operation, describe_tensor
-from onnxbench.schemas import plain_domain
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, plain_domain
 from onnxbench.steering import is_quantized_data, steering
 from onnxbench.tensortype import dtype_bits
 from onnxbench.weighing import Stored, statistics, stored_values
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
     from onnx import AttributeProto, TensorProto
 
-_DEFAULTS_FROM = 4  # from this IR version on, an initializer that is an input is a default, which callers may replace
 _STRING, _BOOL, _COMPLEX64, _COMPLEX128 = 8, 9, 14, 15
 _FLOATS = 6  # AttributeProto.FLOATS
 _READ = 1 << 23
@@ -85,7 +85,7 @@ def _find_twins(
     draft: Draft, names: set[tuple[int, str]] | None, min_bytes: int
 ) -> tuple[list[tuple[Scope, dict[str, str]]], int]:
     """Returns for each graph its initializers that an equal one replaces, and the bytes that this saves."""
-    index, is_old = draft.index, draft.model.proto.ir_version < _DEFAULTS_FROM
+    index, is_old = draft.index, draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
     groups: dict[tuple[int, tuple[int, ...], int], list[tuple[Scope, TensorProto]]] = {}
     for scope in index.scopes:
         if scope.is_function:
@@ -194,8 +194,8 @@ class StripWeights(Operation):
     Element type, shape, smallest and largest value, mean, standard deviation, shares of zeros, NaN and Inf stay, so
     most bugs do too. What stays as it is, and is listed: integers of more than 8 bits, booleans and strings; whatever
     steers shapes, indices and control flow; scales and zero points; and tensors of few elements. Lists of floats in
-    attributes (those of ai.onnx.ml) are replaced as well. Weights that were equal to each other no longer are, unless
-    share_equal_weights made them one before.
+    attributes (those of ai.onnx.ml) and the weights of training information are replaced as well. Weights that were
+    equal to each other no longer are, unless share_equal_weights made them one before.
 
     Attributes:
         at: Selector of the weights to replace; all, by default.
@@ -224,17 +224,48 @@ class StripWeights(Operation):
 
     def apply(self, draft: Draft) -> None:
         """Replaces them."""
-        if len(draft.model.proto.training_info):
-            raise UnsupportedError("this model has training information, whose weights would not be replaced")
-        chosen = self._names(draft, self.at) if self.at else None
-        keep, also = self._names(draft, self.keep), self._names(draft, self.also)
-        steers = steering(draft.index)
+        training = draft.model.proto.training_info
+        if training and self.anonymize:
+            raise UnsupportedError(
+                "this model has training information, which goes by the names of tensors, so they cannot be changed",
+                hint="Leave anonymize out; or take a piece of the model, which has no training information: "
+                "onnxbench extract MODEL OUT --outputs 'output:*'",
+            )
         kept: dict[str, list[str]] = {}
         made: dict[tuple[weights.ByteRange, int], weights.ByteRange] = {}
+        count, size = self._replace_in(draft, draft.index, "", kept, made)
+        for number, each in enumerate(training) if not self.at else ():
+            for word, graph in (("initialization", each.initialization), ("algorithm", each.algorithm)):
+                alone = type(draft.model.proto)(opset_import=draft.model.proto.opset_import)
+                alone.graph.CopyFrom(graph)
+                done = self._replace_in(draft, GraphIndex(alone), f"training_info.{number}/{word}/", kept, made)
+                graph.CopyFrom(alone.graph)
+                count, size = count + done[0], size + done[1]
+        draft.touch()
+        draft.notes.append(f"{count:,} weights of {size:,} bytes replaced")
+        for reason, names in kept.items():
+            more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
+            draft.notes.append(f"{len(names):,} stay ({reason}): {', '.join(names[:8])}{more}")
+        if self.anonymize:
+            anonymize(draft)
+
+    def _replace_in(
+        self,
+        draft: Draft,
+        index: GraphIndex,
+        prefix: str,
+        kept: dict[str, list[str]],
+        made: dict[tuple[weights.ByteRange, int], weights.ByteRange],
+    ) -> tuple[int, int]:
+        """Replaces the weights of the model, or of a graph of its training information; returns how many and bytes."""
+        is_model = index is draft.index
+        chosen = self._names(draft, self.at) if self.at else None
+        keep, also = (self._names(draft, each) if is_model else set() for each in (self.keep, self.also))
+        steers = steering(index)
         count = size = 0
         numbers: dict[str, int] = {}
-        for stored in list(stored_values(draft.index)):
-            where = (id(stored.scope), stored.name)
+        for stored in list(stored_values(index)):
+            where, path = (id(stored.scope), stored.name), prefix + stored.path
             if chosen is not None and where not in chosen:
                 continue
             reason = "kept as asked" if where in keep else None
@@ -243,22 +274,16 @@ class StripWeights(Operation):
             if reason is None and stored.tensor.data_type in (_STRING, _BOOL):
                 reason = f"{stored.dtype} has no statistics"
             if reason is not None:
-                kept.setdefault(reason, []).append(stored.path)
+                kept.setdefault(reason, []).append(path)
                 continue
-            number = numbers[stored.path] = numbers.get(stored.path, -1) + 1
-            self._replace(draft, stored.tensor, f"{stored.path}#{number}" if number else stored.path, made)
-            draft.record("weight", stored.path, "values replaced", after=describe_tensor(stored.tensor))
+            number = numbers[path] = numbers.get(path, -1) + 1
+            self._replace(draft, stored.tensor, f"{path}#{number}" if number else path, made)
+            draft.record("weight", path, "values replaced", after=describe_tensor(stored.tensor))
             count, size = count + 1, size + stored.bytes
         if chosen is None:
-            lists, numbers_in_lists = self._replace_lists(draft, kept)
+            lists, numbers_in_lists = self._replace_lists(draft, index, prefix, kept)
             count, size = count + lists, size + 4 * numbers_in_lists
-        draft.touch()
-        draft.notes.append(f"{count:,} weights of {size:,} bytes replaced")
-        for reason, names in kept.items():
-            more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
-            draft.notes.append(f"{len(names):,} stay ({reason}): {', '.join(names[:8])}{more}")
-        if self.anonymize:
-            anonymize(draft)
+        return count, size
 
     def _names(self, draft: Draft, selector: str) -> set[tuple[int, str]]:
         return {(id(ref.scope), ref.name) for ref in draft.tensors(selector)} if selector else set()
@@ -294,8 +319,7 @@ class StripWeights(Operation):
         for size in tensor.dims:
             elements *= size
         if number in (_COMPLEX64, _COMPLEX128):  # as the floats that it consists of
-            looked_at = type(tensor)()
-            looked_at.CopyFrom(tensor)
+            looked_at = copy_of(tensor)
             looked_at.data_type, number, elements = (1 if number == _COMPLEX64 else 11), *_parts(number, elements)
             looked_at.dims[:] = [elements]
         like = statistics(draft.model, looked_at)
@@ -307,29 +331,31 @@ class StripWeights(Operation):
         if where is not None and now is not None:
             made[where, tensor.data_type] = now
 
-    def _replace_lists(self, draft: Draft, kept: dict[str, list[str]]) -> tuple[int, int]:
+    def _replace_lists(
+        self, draft: Draft, index: GraphIndex, prefix: str, kept: dict[str, list[str]]
+    ) -> tuple[int, int]:
         """Replaces long lists of floats in attributes, and returns how many there were and their elements."""
         lists = elements = 0
-        for ref in draft.index.nodes():
+        for ref in index.nodes():
             for attribute in ref.node.attribute:
                 if attribute.type == _FLOATS and len(attribute.floats) > self.few:
-                    self._replace_list(draft, ref, attribute)
+                    self._replace_list(draft, prefix + ref.path, attribute)
                     lists, elements = lists + 1, elements + len(attribute.floats)
                 elif max(len(attribute.ints), len(attribute.strings)) > self.few:
-                    kept.setdefault("lists of integers or strings", []).append(f"{ref.path}.{attribute.name}")
+                    kept.setdefault("lists of integers or strings", []).append(f"{prefix}{ref.path}.{attribute.name}")
         return lists, elements
 
-    def _replace_list(self, draft: Draft, ref: NodeRef, attribute: AttributeProto) -> None:
+    def _replace_list(self, draft: Draft, path: str, attribute: AttributeProto) -> None:
         import numpy as np
         from onnx import TensorProto
 
         values = np.array(attribute.floats, np.float32)
         like = statistics(draft.model, TensorProto(data_type=1, dims=[values.size], raw_data=values.tobytes()))
         assert like is not None
-        name = f"{ref.path}.{attribute.name}"
+        name = f"{path}.{attribute.name}"
         drawn: list[np.ndarray] = list(imitate(like, 1, values.size, name, self.seed))
         attribute.floats[:] = np.concatenate(drawn).tolist()
-        draft.record("node", ref.path, f"attribute {attribute.name}", before=f"{values.size} floats", after="replaced")
+        draft.record("node", path, f"attribute {attribute.name}", before=f"{values.size} floats", after="replaced")
 
 
 def _parts(number: int, elements: int) -> tuple[int, int]:
@@ -360,7 +386,7 @@ def anonymize(draft: Draft) -> None:
     Names of inputs and outputs stay, those of dimensions, operators and attributes too. One pass over the model.
     """
     proto, index = draft.model.proto, draft.index
-    is_old = proto.ir_version < _DEFAULTS_FROM
+    is_old = proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
     functions = {key: f"F{number}" for number, key in enumerate(index.functions)}
     names: dict[int, dict[str, str]] = {}
     taken = {name for scope in index.scopes for name in (*scope.inputs, *scope.outputs)}

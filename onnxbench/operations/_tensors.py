@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from onnxbench.documents import from_yaml
-from onnxbench.draft import root_of, tree_of
 from onnxbench.errors import NotFoundError, RefusedResultError, SpecError, UsageError, did_you_mean
-from onnxbench.graph import TensorRef
+from onnxbench.graph import TensorRef, root_of, tree_of
 from onnxbench.operations._base import Operation, TensorOperation
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART
 
 if TYPE_CHECKING:
     from onnxbench.draft import Draft
     from onnxbench.graph import NodeRef, Scope
-
-
-_OPTIONAL_INPUTS = 4
-"""Since this IR version a weight is an input only if a caller may give another one."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,10 @@ class _Rule:
     suffix: str = ""
     at: str | None = None
 
+    def files(self, folder: Path) -> Sequence[str]:
+        """Returns the table of names."""
+        return () if self.file is None else (self.file,)
+
     def table(self, draft: Draft) -> dict[str, str]:
         """Returns the names that are spelled out, by ``map`` or ``file``.
 
@@ -111,7 +111,7 @@ class _Rule:
             compiled = re.compile(rf"\A(?:{pattern})\Z")
             compiled.sub(self.to or "", "")
         except (re.error, IndexError) as error:
-            raise UsageError(f"the pattern {self.pattern!r} with {self.to!r} cannot be used: {error}") from None
+            raise UsageError(f"the pattern '{self.pattern}' with '{self.to}' cannot be used: {error}") from None
         return compiled
 
 
@@ -217,8 +217,8 @@ class RenameNodes(_Rule, Operation):
 
 def _interface(draft: Draft) -> set[str]:
     """Returns the names that a caller of the model may use; before IR version 4 every weight was an input, too."""
-    inputs = draft.main.inputs if draft.model.proto.ir_version >= _OPTIONAL_INPUTS else draft.main.true_inputs()
-    return {*inputs, *draft.main.outputs}
+    is_old = draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
+    return {*(draft.main.true_inputs() if is_old else draft.main.inputs), *draft.main.outputs}
 
 
 def _rename_all(draft: Draft, pairs: list[tuple[TensorRef, str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from onnxbench import select
 from onnxbench.conformity import called
 from onnxbench.cut import frontier
-from onnxbench.draft import home_of, require_free
+from onnxbench.draft import require_free
 from onnxbench.errors import NotFoundError, RefusedResultError, SpecError, UnsupportedError, UsageError, did_you_mean
-from onnxbench.graph import NodeRef, TensorRef
+from onnxbench.graph import NodeRef, TensorRef, home_of
 from onnxbench.modelspec import fill_attribute, make_tensor
 from onnxbench.modeltext import read, read_functions
 from onnxbench.operations._base import (
@@ -28,6 +29,7 @@ from onnxbench.tensortype import is_complete, make_value_info
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, NodeProto, ValueInfoProto
+    from onnx.defs import OpSchema
 
     from onnxbench.draft import Draft
     from onnxbench.graph import Scope
@@ -78,6 +80,7 @@ class Insert(Operation):
             raise UsageError(
                 f"none of the inputs {self.inputs} is the edge", hint="Write _ in its place: [_, low, high]."
             )
+        _refuse_unread(self.constants, self.inputs)
 
     def find(self, draft: Draft) -> list[TensorRef] | list[NodeRef]:
         """Returns the tensors, or the nodes beside which the new ones stand."""
@@ -197,7 +200,10 @@ class AddNodes(Operation):
     def apply(self, draft: Draft) -> None:
         """Adds them behind the nodes that they read."""
         scope = _scope(draft, self.to)
-        body = _fragment(draft, f"nodes () => () {{\n{self.text}\n}}")
+        body = _fragment(draft, f"nodes () => () {{\n{self.text}\n}}", what="the text", lines=self.text.splitlines())
+        if not body.node:
+            raise UsageError("the text has no node", hint="- add_nodes: {text: t = Relu (x)}")
+        _refuse_unread(self.constants, _names_read(body.node))
         for node in body.node:
             for name in node.output:
                 if name:
@@ -245,6 +251,11 @@ class Delete(NodeOperation):
                     source = self._source(scope, position, made)
                     if source is not None:
                         passed[made] = source
+                    elif left := [each for each in scope.consumers.get(made, ()) if each not in gone]:
+                        raise RefusedResultError(
+                            f"{called(scope, left[0])} reads {made!r}, which {called(scope, position)} made",
+                            hint="Delete what reads it in the same step, or say by bypass: what takes its place.",
+                        )
         passed = {made: _followed(passed, made) for made in passed}
         kept: dict[int, list[NodeProto]] = {}
         renamed: dict[str, str] = {}
@@ -332,6 +343,8 @@ class Replace(NodeOperation):
     def __post_init__(self) -> None:
         if (self.op is None) == (self.text is None):
             raise UsageError("replace takes an op or a text", hint="- replace: {at: scope:gelu, op: Gelu}")
+        if self.op is not None:
+            _refuse_unread(self.constants, self.inputs or ())
 
     def apply(self, draft: Draft) -> None:
         """Replaces them."""
@@ -376,6 +389,7 @@ class Replace(NodeOperation):
         self, draft: Draft, scope: Scope, inputs: Sequence[str], outputs: Sequence[str]
     ) -> list[NodeProto]:
         fragment = _fragment(draft, self.text or "")
+        _refuse_unread(self.constants, _names_read(fragment.node))
         names = _bound(fragment.input, inputs, "input") | _bound(fragment.output, outputs, "output")
         for node in fragment.node:
             for made in node.output:
@@ -644,8 +658,31 @@ def _input_number(draft: Draft, ref: NodeRef, wanted: int | str) -> int:
 def _require_known(scope: Scope, names: Iterable[str], constants: Mapping[str, Any]) -> None:
     for name in names:
         if name and name not in constants and home_of(scope, name) is None:
-            hint = did_you_mean(name, scope.tensor_names())
+            hint = did_you_mean(name, [*constants, *scope.tensor_names()])
             raise NotFoundError(f"there is no tensor {name!r}", hint=hint)
+
+
+def _refuse_unread(constants: Mapping[str, Any], read_names: Iterable[str]) -> None:
+    """Raises UsageError if a constant is given that nothing would read."""
+    known = list(dict.fromkeys(read_names))
+    for name in constants:
+        if name not in known:
+            said = f"What is read: {', '.join(known)}." if known else f"inputs: [_, {name}] reads it."
+            raise UsageError(f"nothing reads the constant {name!r}", hint=did_you_mean(name, known) or said)
+
+
+def _names_read(nodes: Iterable[NodeProto]) -> set[str]:
+    """Returns the names that nodes read, in bodies too."""
+    found: set[str] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        found.update(node.input)
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                pending += body.node
+                found.update(info.name for info in body.output)
+    return found - {""}
 
 
 def _orphans(scope: Scope, gone: set[int]) -> set[str]:
@@ -672,10 +709,12 @@ def _new_nodes(
     if name is not None and any(node.name == name for node in scope.nodes):
         raise RefusedResultError(f"there is a node {name!r} already", hint="Choose another name.")
     node = NodeProto(op_type=op_type, domain=domain, input=inputs, output=outputs)
-    node.name = name or draft.fresh_node(scope, f"{outputs[0]}_{op_type}" if outputs else op_type)
+    node.name = name or draft.fresh_node(scope, _default_name(outputs, op_type))
     version = draft.opset(scope, domain)
     is_call = any((f.domain, f.name) == (domain, op_type) for f in draft.model.proto.functions)
     schema = find_schema(domain, op_type, version) if version and not is_call else None
+    if schema is not None:
+        _require_whole(schema, inputs, attributes or {})
     for key, value in (attributes or {}).items():
         wanted = attribute_type(schema, key) if schema is not None else 0
         if schema is not None and not wanted:
@@ -686,6 +725,29 @@ def _new_nodes(
             versions={o.domain: o.version for o in draft.model.proto.opset_import},
         )  # fmt: skip
     return [*_constant_nodes(draft, scope, constants or {}), node]
+
+
+def _default_name(outputs: Sequence[str], op_type: str) -> str:
+    """Returns ``x_Relu`` for a Relu that makes x, and for one that makes x_Relu or x_Relu_1 that name itself."""
+    made = outputs[0] if outputs else op_type
+    return made if re.search(rf"(?:^|_){op_type}(?:_\d+)?$", made) else f"{made}_{op_type}"
+
+
+def _require_whole(schema: OpSchema, inputs: Sequence[str], attributes: Mapping[str, Any]) -> None:
+    """Raises RefusedResultError if a new node has not all inputs and attributes that its operator needs."""
+    names = [formal.name for formal in schema.inputs]
+    if len(inputs) < schema.min_input:
+        given = f"{len(inputs)} input{'' if len(inputs) == 1 else 's'}"
+        raise RefusedResultError(
+            f"{schema.name} needs the inputs {', '.join(names[: schema.min_input])}, and is given {given}",
+            hint="inputs: [...] names all of them in order, and constants: {NAME: VALUE} makes those that are new.",
+        )
+    missing = [name for name, each in schema.attributes.items() if each.required and name not in attributes]
+    if missing:
+        said = ", ".join(f"{name}: ..." for name in missing)
+        raise RefusedResultError(
+            f"{schema.name} needs {' and '.join(map(repr, missing))}", hint=f"attributes: {{{said}}} gives them."
+        )
 
 
 def _constant_nodes(draft: Draft, scope: Scope, constants: Mapping[str, Any]) -> list[NodeProto]:
@@ -707,14 +769,24 @@ def _constant_nodes(draft: Draft, scope: Scope, constants: Mapping[str, Any]) ->
     return made
 
 
-def _fragment(draft: Draft, text: str) -> FunctionProto:
-    """Returns a fragment of ONNX text, ``f (x) => (y) { y = Relu (x) }``, as a function."""
+def _fragment(
+    draft: Draft, text: str, *, what: str = "the fragment", lines: Sequence[str] | None = None
+) -> FunctionProto:
+    """Returns a fragment of ONNX text, ``f (x) => (y) { y = Relu (x) }``, as a function.
+
+    Args:
+        draft: What it is for.
+        text: The fragment.
+        what: What errors call it.
+        lines: What the user wrote of it, if a line was put before that.
+    """
     imports = ", ".join(f'"{o.domain}": {o.version}' for o in draft.model.proto.opset_import)
     head = (
         f'<ir_version: 10, opset_import: [{imports}]> g () => () {{ }} <domain: "fragment", opset_import: [{imports}]>'
     )
-    read_functions(text, source="the fragment")  # its mistakes are told without what is put before it here
-    model = read(f"{head}\n{text}", source="the fragment", folder=draft.folder, allow_outside=draft.allow_outside).model
+    # its mistakes are told without what is put before it here
+    read_functions(text, source=what, line=1 if lines is None else 0, context=lines or ())
+    model = read(f"{head}\n{text}", source=what, folder=draft.folder, allow_outside=draft.allow_outside).model
     functions = model.proto.functions
     if len(functions) != 1:
         raise SpecError(f"the fragment is {len(functions)} functions, and one is wanted", hint="f (x) => (y) { ... }")

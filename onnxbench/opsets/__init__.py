@@ -26,28 +26,26 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
 from onnxbench.errors import ModelError, RefusedResultError, UnsupportedError, UsageError
-from onnxbench.graph import GraphIndex, Scope
+from onnxbench.graph import GraphIndex, Scope, home_of
 from onnxbench.inference import TypeFinder
+from onnxbench.messages import copy_of
 from onnxbench.model import SMALL_WEIGHT, Model
 from onnxbench.opsets._problems import (
     CONSTANT_SCALARS,
     MAIN,
     Problem,
     constant_tensor,
-    differs,
-    plain_domain,
     same_node,
-    same_operator,
-    schema_of,
     value_of,
 )
 from onnxbench.opsets._rules import SAME_UPWARD, bring_down, bring_up
+from onnxbench.schemas import find_schema, plain_domain, same_operator
 from onnxbench.validity import make_valid
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto
 
-__all__ = ["LOWEST", "convert_opset", "opset_number", "same_operator", "standard_opset"]
+__all__ = ["LOWEST", "convert_opset", "opset_number", "standard_opset"]
 
 _MOST_NAMED = 12
 _PLAIN_ELEMENTS = {1, 2, 3, 6, 7, 9, 10, 11}
@@ -118,8 +116,7 @@ def convert_opset(model: Model, version: int | str) -> tuple[Model, tuple[str, .
     changed = _solve(jobs, target)
     if not changed and all(_is_at(imports, target) for imports in _imports(model.proto)):
         return model, ()
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
+    proto = copy_of(model.proto)
     notes = _apply(proto, changed)
     before = standard_opset(proto)
     for imports in _imports(proto):
@@ -165,10 +162,10 @@ def _jobs(model: Model, index: GraphIndex, target: int) -> list[_Job]:
         for position, node in enumerate(scope.nodes):
             if plain_domain(node.domain) or (node.domain, node.op_type, node.overload) in function_keys:
                 continue
-            now = schema_of(node.op_type, source)
+            now = find_schema("", node.op_type, source)
             if now is None:
                 unknown.setdefault(node.op_type, scope.label(position))
-            elif differs(node.op_type, source, target):
+            elif not same_operator("", node.op_type, source, target):
                 found.append((scope, number, position, source))
     if unknown:
         raise UnsupportedError(
@@ -225,16 +222,14 @@ def _unsettled(found: list[_Place], target: int) -> list[_Place]:
 
 
 def _copied(node: NodeProto) -> NodeProto:
-    copy = type(node)()
-    copy.CopyFrom(node)
-    return copy
+    return copy_of(node)
 
 
 def _is_same(problem: Problem, original: NodeProto, target: int) -> bool:
     """Tells whether a node came out of the conversion as it was."""
     if problem.failure or problem.by_caller or len(problem.nodes) != 1:
         return False
-    return same_node(original, problem.nodes[0], schema_of(original.op_type, target))
+    return same_node(original, problem.nodes[0], find_schema("", original.op_type, target))
 
 
 def _version_in(proto: ModelProto, scope: Scope, versions: Mapping[int, int]) -> int:
@@ -329,8 +324,7 @@ class _Constants:
     def _small(self, found: TensorProto | None) -> TensorProto | None:
         if found is None or found.data_type not in _PLAIN_ELEMENTS or weights.tensor_bytes(found) > SMALL_WEIGHT:
             return None
-        value = type(found)()
-        value.CopyFrom(found)
+        value = copy_of(found)
         value.ClearField("name")
         value.ClearField("doc_string")
         where = self._model.byte_range(found)
@@ -354,8 +348,7 @@ def _solve(jobs: Sequence[_Job], target: int) -> dict[int, dict[int, _Job]]:
     for source, problems in by_source.items():
         listed = list(problems.values())
         for problem in listed:
-            first = type(problem.nodes[0])()
-            first.CopyFrom(problem.nodes[0])
+            first = copy_of(problem.nodes[0])
             originals[id(problem)] = first
         if target > source:
             bring_up(listed, source, target)
@@ -366,7 +359,8 @@ def _solve(jobs: Sequence[_Job], target: int) -> dict[int, dict[int, _Job]]:
     failed: dict[tuple[str, str], list[_Job]] = defaultdict(list)
     for job in jobs:
         problem, original = job.problem, originals[id(job.problem)]
-        same = len(problem.nodes) == 1 and same_node(original, problem.nodes[0], schema_of(original.op_type, target))
+        schema = find_schema("", original.op_type, target)
+        same = len(problem.nodes) == 1 and same_node(original, problem.nodes[0], schema)
         if problem.by_caller and not same and not problem.failure:
             problem.failure = f"the caller of the function gives its attribute {problem.by_caller[0]!r}"
         if problem.failure:
@@ -414,12 +408,9 @@ def _apply(proto: ModelProto, changed: Mapping[int, Mapping[int, _Job]]) -> list
             else:
                 expanded[position] = made
         if expanded:
-            rebuilt = []
+            rebuilt: list[NodeProto] = []
             for position, node in enumerate(scope.nodes):
-                for one in expanded.get(position, [node]):
-                    copy = type(one)()
-                    copy.CopyFrom(one)
-                    rebuilt.append(copy)
+                rebuilt.extend(copy_of(one) for one in expanded.get(position, [node]))
             del scope.graph.node[:]
             scope.graph.node.extend(rebuilt)
     dropped = _drop_unread(proto, gone)
@@ -508,9 +499,7 @@ def _drop_unread(proto: ModelProto, names: Iterable[tuple[int, str]]) -> int:
     index = GraphIndex(proto)
     drops: dict[int, set[str]] = defaultdict(set)
     for number, name in wanted:
-        scope: Scope | None = index.scopes[number]
-        while scope is not None and not scope.defines(name):
-            scope = scope.parent
+        scope = home_of(index.scopes[number], name)
         if scope is None or name in scope.consumers or name in scope.outputs or name in scope.inputs:
             continue
         position = scope.producers.get(name)
@@ -564,8 +553,7 @@ def _refuse_invalid(model: Model, result: Model, target: int) -> None:
     """Raises RefusedResultError if the result cannot be made valid and the model could."""
 
     def complaints(one: Model) -> RefusedResultError | None:
-        copy = type(one.proto)()
-        copy.CopyFrom(one.proto)
+        copy = copy_of(one.proto)
         try:
             make_valid(copy, complete=one.with_small_weights)
         except RefusedResultError as error:

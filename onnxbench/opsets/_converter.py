@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.messages import copy_of
 from onnxbench.opsets._problems import MAIN, Problem
 
 if TYPE_CHECKING:
@@ -127,8 +128,7 @@ def _short_names(nodes: Sequence[NodeProto], number: int) -> list[NodeProto]:
     shortened: list[NodeProto] = []
     fresh: dict[str, str] = {}
     for node in nodes:
-        copy = type(node)()
-        copy.CopyFrom(node)
+        copy = copy_of(node)
         copy.name = MAIN if node.name == str(number) else ""
         for names in (copy.output, copy.input):
             for at, name in enumerate(names):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
+from onnxbench.messages import copy_of
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto, TensorProto, TypeProto
@@ -69,38 +69,6 @@ def constant_tensor(attribute: AttributeProto) -> TensorProto | None:
     return tensor
 
 
-def plain_domain(domain: str) -> str:
-    """Returns a domain with the standard one spelled ``""``."""
-    return "" if domain == "ai.onnx" else domain
-
-
-@lru_cache(maxsize=4096)
-def schema_of(op_type: str, version: int) -> OpSchema | None:
-    from onnx import defs
-
-    try:
-        return defs.get_schema(op_type, max_inclusive_version=version, domain="")
-    except (defs.SchemaError, TypeError):
-        return None
-
-
-@lru_cache(maxsize=4096)
-def differs(op_type: str, source: int, target: int) -> bool:
-    one, other = schema_of(op_type, source), schema_of(op_type, target)
-    return one is None or other is None or one.since_version != other.since_version
-
-
-def same_operator(op_type: str, domain: str, one: int, other: int) -> bool:
-    """Tells whether an operator is the same in two versions of its domain; False if onnx does not know it."""
-    from onnx import defs
-
-    try:
-        first, second = (defs.get_schema(op_type, max_inclusive_version=v, domain=domain) for v in (one, other))
-    except (defs.SchemaError, TypeError):
-        return False
-    return bool(first.since_version == second.since_version)
-
-
 def same_node(one: NodeProto, other: NodeProto, schema: OpSchema | None) -> bool:
     """Tells whether two nodes say the same: attributes that are at their default count as left out."""
     if one.op_type != other.op_type or _without_end(one.input) != _without_end(other.input):
@@ -140,8 +108,7 @@ def value_of(attribute: AttributeProto) -> Any:
         array = numpy_helper.to_array(attribute.t)
         data = tuple(attribute.t.string_data) if array.dtype.kind in "OUS" else array.tobytes()
         return attribute.t.data_type, tuple(attribute.t.dims), data
-    copy = type(attribute)()
-    copy.CopyFrom(attribute)
+    copy = copy_of(attribute)
     copy.ClearField("name")
     copy.ClearField("doc_string")
     return copy.SerializeToString(deterministic=True)

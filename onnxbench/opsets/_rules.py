@@ -6,23 +6,21 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from onnxbench.messages import copy_of
 from onnxbench.opsets._converter import through_onnx
 from onnxbench.opsets._problems import (
     MAIN,
     Problem,
     constant_tensor,
-    differs,
-    plain_domain,
     same_node,
-    schema_of,
     value_of,
 )
-from onnxbench.tensortype import Dim, dtype_name, elem_type, tensor_shape
+from onnxbench.schemas import find_schema, plain_domain, same_operator
+from onnxbench.tensortype import Dim, elem_type, schema_word, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto, TypeProto
 
-_SCHEMA_WORDS = {"float32": "float", "float64": "double"}
 SAME_UPWARD = {"If": 1, "Loop": 1, "Scan": 9, "Constant": 1}
 """Operators that mean the same in all versions from this one on: later ones take more. They may hold much, so the
 converter is not asked."""
@@ -88,7 +86,7 @@ def _why_not_up(problem: Problem, source: int, target: int) -> str:
     modes = [attribute.s for attribute in node.attribute if attribute.name == "coordinate_transformation_mode"]
     if node.op_type == "Resize" and modes == [b"tf_half_pixel_for_nn"] and source < 13 <= target:
         return "opset 13 no longer knows coordinate_transformation_mode=tf_half_pixel_for_nn of it"
-    schema = schema_of(node.op_type, target)
+    schema = find_schema("", node.op_type, target)
     if problem.by_caller and schema is not None:
         missing = [name for name in problem.by_caller if name not in schema.attributes]
         if missing:
@@ -130,7 +128,7 @@ def bring_down(problems: Sequence[Problem], source: int, target: int) -> None:
         if problem.failure:
             continue
         for at, node in enumerate(problem.nodes):
-            if not plain_domain(node.domain) and differs(node.op_type, source, target):
+            if not plain_domain(node.domain) and not same_operator("", node.op_type, source, target):
                 alone = Problem([node], problem.types, problem.constants, problem.by_caller, problem.bodies)
                 steps.append((problem, at, alone))
     plans: list[tuple[Problem, int, Problem, NodeProto | None, str]] = []
@@ -149,7 +147,7 @@ def bring_down(problems: Sequence[Problem], source: int, target: int) -> None:
         node = alone.nodes[0]
         if candidate is not None and not _is_settled(candidate, source):
             nodes, failure = next(brought_up)
-            schema = schema_of(node.op_type, source)
+            schema = find_schema("", node.op_type, source)
             same = not failure and len(nodes) == 1
             same = same and any(same_node(nodes[0], one, schema) for one in (candidate, node))
             if not same:
@@ -190,8 +188,7 @@ def _is_settled(node: NodeProto, source: int) -> bool:
 
 
 def _named(node: NodeProto, name: str) -> NodeProto:
-    copy = type(node)()
-    copy.CopyFrom(node)
+    copy = copy_of(node)
     copy.name = name
     return copy
 
@@ -217,12 +214,11 @@ def _with_distinct_names(nodes: list[NodeProto]) -> list[NodeProto]:
 def _as_it_stands(problem: Problem, source: int, target: int) -> tuple[NodeProto | None, str]:
     """Returns a node as the version before would take it, or None and what that version lacks."""
     node = problem.nodes[0]
-    now, older = schema_of(node.op_type, source), schema_of(node.op_type, target)
+    now, older = find_schema("", node.op_type, source), find_schema("", node.op_type, target)
     assert now is not None
     if older is None or older.deprecated:
         return None, f"opset {target} has no such operator"
-    candidate = type(node)()
-    candidate.CopyFrom(node)
+    candidate = copy_of(node)
     del candidate.attribute[:]
     for attribute in node.attribute:
         if attribute.name in older.attributes:
@@ -330,7 +326,7 @@ def _range(least: int, most: int) -> str:
 
 def _type_complaint(node: NodeProto, types: Mapping[str, TypeProto], version: int) -> str:
     """Returns what a version's operator says against the types of a node's tensors, as far as they are known."""
-    schema = schema_of(node.op_type, version)
+    schema = find_schema("", node.op_type, version)
     if schema is None:
         return f"opset {version} has no operator {node.op_type}"
     bound: dict[str, str] = {}
@@ -366,8 +362,7 @@ def _type_word(value: TypeProto | None) -> str:
             break
     if value is None or value.WhichOneof("value") != "tensor_type" or not elem_type(value):
         return ""
-    name = dtype_name(elem_type(value))
-    word = f"tensor({_SCHEMA_WORDS.get(name, name)})"
+    word = f"tensor({schema_word(elem_type(value))})"
     for wrapper in reversed(wrappers):
         word = wrapper.format(word)
     return word

@@ -18,9 +18,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.draft import rename_annotations, root_of
+from onnxbench.draft import rename_annotations
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError, UsageError, did_you_mean
-from onnxbench.graph import NodeRef, Scope, TensorRef
+from onnxbench.graph import NodeRef, Scope, TensorRef, home_of, root_of
+from onnxbench.messages import copy_of
 from onnxbench.outlining._bodies import (
     SPARSE,
     TENSOR,
@@ -38,7 +39,7 @@ from onnxbench.outlining._bodies import (
 from onnxbench.outlining._contraction import contracted, is_shared_constant, own_nodes
 from onnxbench.outlining._moving import move_in, move_out
 from onnxbench.provenance import ModuleCall
-from onnxbench.schemas import known_domains, plain_domain
+from onnxbench.schemas import FIRST_IR_WITH_FUNCTIONS, known_domains, plain_domain
 from onnxbench.select import matcher, origins
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Instance", "Outlined", "chosen_instance", "filled", "module_instances", "move_in", "move_out", "outline"]
 
-FIRST_IR_WITH_FUNCTIONS = 8
 FIRST_IR_WITH_FUNCTION_TYPES = 10
 DEFAULT_DOMAIN = "local"
 _LISTED = 6
@@ -346,9 +346,7 @@ class _Maker:
             self._calls[id(body)] = call
         draft.model.proto.functions.append(function)
         said = (
-            f"{len(function.node)} nodes, called {len(group)} times"
-            if len(group) > 1
-            else f"{len(function.node)} nodes"
+            f"{_nodes(len(function.node))}, called {len(group)} times" if len(group) > 1 else _nodes(len(function.node))
         )
         draft.record("function", f"{self._domain}::{name}", "inserted", after=said)
         return Outlined(
@@ -394,9 +392,7 @@ class _Maker:
             return None
         found: list[tuple[Scope, str]] = []
         for body, name in zip(group, key, strict=True):
-            home: Scope | None = body.instance.scope
-            while home is not None and not home.defines(name):
-                home = home.parent
+            home = home_of(body.instance.scope, name)
             if home is None or (id(home), name) not in self._inside:
                 return None
             found.append((home, name))
@@ -506,11 +502,7 @@ class _Maker:
         draft = self._draft
         rank = {id(scope): number for number, scope in enumerate(draft.index.scopes)}
         for scope, order, bodies in sorted(orders, key=lambda each: -rank[id(each[0])]):
-            nodes = []
-            for unit in order:
-                copy = type(self._calls[id(bodies[0])])()
-                copy.CopyFrom(scope.nodes[unit] if isinstance(unit, int) else self._calls[id(unit)])
-                nodes.append(copy)
+            nodes = [copy_of(scope.nodes[unit] if isinstance(unit, int) else self._calls[id(unit)]) for unit in order]
             del scope.graph.node[:]
             scope.graph.node.extend(nodes)
             gone: set[str] = set()
@@ -528,7 +520,7 @@ class _Maker:
                     "node",
                     where,
                     "inserted",
-                    after=f"a call of {call.domain}::{call.op_type} for {len(body.nodes)} nodes",
+                    after=f"a call of {call.domain}::{call.op_type} for {_nodes(len(body.nodes))}",
                 )
             if not scope.is_function:
                 _note_annotations(draft, scope, gone)
@@ -623,3 +615,7 @@ def _some(words: str, names: Sequence[str]) -> str | None:
     if not names:
         return None
     return f"{words} {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}."
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node{'' if count == 1 else 's'}"

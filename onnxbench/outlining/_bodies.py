@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.graph import GraphIndex, Scope
+from onnxbench.messages import copy_of
 from onnxbench.provenance import ModuleCall
 from onnxbench.schemas import plain_domain
 
@@ -154,8 +155,7 @@ def _digest_graph(
             body._infos.append((graph.value_info, position, number))
             body.stated[number] = info.type.SerializeToString(deterministic=True)
     for position, node in enumerate(scope.nodes):
-        bare = type(node)()
-        bare.CopyFrom(node)
+        bare = copy_of(node)
         for attribute in node.attribute:
             if attribute.ref_attr_name:
                 body.references[attribute.ref_attr_name] = attribute.type
@@ -196,15 +196,13 @@ def attribute_digest(attribute: Any) -> tuple[str, Any, bytes]:
         return attribute.name, (kind, len(attribute.graphs)), b""
     if attribute.type == TENSOR:
         return attribute.name, (kind, attribute.t.data_type), tensor_digest(attribute.t)
-    copy = type(attribute)()
-    copy.CopyFrom(attribute)
+    copy = copy_of(attribute)
     copy.ClearField("doc_string")
     return attribute.name, kind, copy.SerializeToString(deterministic=True)
 
 
 def tensor_digest(tensor: TensorProto) -> bytes:
-    copy = type(tensor)()
-    copy.CopyFrom(tensor)
+    copy = copy_of(tensor)
     copy.ClearField("name")
     copy.ClearField("doc_string")
     return hashlib.sha256(copy.SerializeToString(deterministic=True)).digest()

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.draft import home_of
-from onnxbench.graph import Scope
+from onnxbench.graph import Scope, home_of
 from onnxbench.patterns._expressions import Expression, UnknownError, WrongError
 from onnxbench.patterns._facts import Facts, size_of
 from onnxbench.tensortype import Dim
@@ -26,7 +25,7 @@ class Named:
     def __eq__(self, other: object) -> bool:
         raise TypeError(f"{self.name!r} is a tensor: write value({self.name}), or same(a, b)")
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # how Python says that it cannot be hashed
 
 
 class Symbol:

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxbench.graph import NodeRef, Scope
 from onnxbench.patterns._facts import Facts
-from onnxbench.patterns._matcher import (
-    Attempt,
-    Difference,
-    Search,
+from onnxbench.patterns._fitting import (
     capture_attributes,
     constant_difference,
     count_difference,
@@ -27,6 +24,7 @@ from onnxbench.patterns._matcher import (
     output_difference,
     read_names,
 )
+from onnxbench.patterns._matcher import Attempt, Difference, Search
 from onnxbench.patterns._pattern import Pattern, Step, Value, permutations_of
 
 if TYPE_CHECKING:
@@ -78,6 +76,19 @@ class Explanation:
             f"rule {self.rule} does not match at {self.node}{where} ({fits})",
             f"first difference: {self.difference.sentence()}",
         ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the explanation as JSON values."""
+        return {
+            "rule": self.rule,
+            "node": self.node,
+            "anchor": self.anchor,
+            "matches": self.matches,
+            "fitting": self.fitting,
+            "steps": self.steps,
+            "difference": None if self.difference is None else self.difference.sentence(),
+            "sentences": self.sentences(),
+        }
 
 
 def explain(rule: Rule, facts: Facts, ref: NodeRef) -> Explanation:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -75,7 +76,8 @@ class Expression:
             self._tree = ast.parse(self.text, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             said = error.msg if isinstance(error, SyntaxError) else "nested too deep"
-            raise SpecError(f"{self.text!r} is no expression: {said}") from None
+            hint = "Equality is written ==." if re.search(r"(?<![=!<>])=(?!=)", self.text) else None
+            raise SpecError(f"{self.text!r} is no expression: {said}", hint=hint) from None
         known = {*functions, *_PLAIN}
         names: dict[str, None] = {}
         called: set[int] = set()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.draft import home_of
-from onnxbench.graph import TensorRef
+from onnxbench.graph import TensorRef, home_of
 from onnxbench.patterns._expressions import UnknownError
 from onnxbench.schemas import find_schema
 from onnxbench.tensortype import Dim, dtype_name, elem_type, make_type, tensor_shape
@@ -102,7 +101,8 @@ class Facts:
             return False  # ONNX Runtime refuses a call with fewer outputs than the function has
         version = self.opset(scope, node.domain)
         schema = find_schema(node.domain, node.op_type, version) if version else None
-        return schema is not None and schema.outputs[-1].option.name != "Variadic"  # type: ignore[attr-defined]
+        option: Any = schema.outputs[-1].option if schema is not None else None
+        return option is not None and option.name != "Variadic"
 
     # -- constants ----------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from onnxbench.errors import (
     did_you_mean,
 )
 from onnxbench.graph import GraphIndex, NodeRef, Scope
+from onnxbench.messages import copy_of
 from onnxbench.patterns._replacement import Common, Replacer, Swap
 from onnxbench.patterns._rules import split_reference
 from onnxbench.schemas import find_schema, plain_domain
@@ -97,7 +98,7 @@ def load_script(reference: str, folder: Path | None = None) -> ScriptRule:
 
 def _rules_in(found: Any, rewriter: Any) -> Iterator[Any]:
     if isinstance(found, type) and issubclass(found, rewriter.RewriteRuleClassBase):
-        found = found.rule()  # type: ignore[attr-defined]
+        found = found.rule()  # type: ignore[attr-defined]  # onnxscript is not typed
     elif callable(found) and not isinstance(found, (rewriter.RewriteRule, rewriter.RewriteRuleSet)):
         found = found()
     if isinstance(found, rewriter.RewriteRule):
@@ -250,8 +251,7 @@ def _readable(model: Model) -> ModelProto:
     """Returns a copy of a structure in which onnx-ir can read all weights: small ones inline, others by their file."""
     proto = model.with_small_weights(model.proto)
     if proto is model.proto:
-        proto = type(proto)()
-        proto.CopyFrom(model.proto)
+        proto = copy_of(model.proto)
     for tensor in weights.tensors(proto):
         where = model.byte_range(tensor)
         if where is None:

@@ -35,6 +35,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from onnxbench.errors import SpecError
+from onnxbench.schemas import plain_domain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +135,7 @@ class Step:
 
     def accepts(self, domain: str, op_type: str) -> bool:
         """Tells whether a node of this operator may be it."""
-        domain = "" if domain == "ai.onnx" else domain
+        domain = plain_domain(domain)
         return any(
             wanted_domain in ("*", domain) and wanted_op in ("*", op_type)
             for wanted_domain, wanted_op in self.operators
@@ -281,7 +282,7 @@ class _Compiler:
         return Pattern(
             function.name, inputs, frozenset(name for name in inputs if name not in read), tuple(outputs), tuple(steps),
             self._values, self._types(), anchor, self._reach(steps, outputs, before), tuple(missing),
-            {("" if each.domain == "ai.onnx" else each.domain): each.version for each in function.opset_import}, before,
+            {plain_domain(each.domain): each.version for each in function.opset_import}, before,
             dict(self._through),
         )  # fmt: skip
 
@@ -333,7 +334,7 @@ class _Compiler:
         return step
 
     def _operators(self, node: NodeProto) -> tuple[tuple[str, str], ...]:
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        domain = plain_domain(node.domain)
         if node.op_type in ("*", "any_op") and not domain:
             return (("*", "*"),)
         names = [name.strip() for name in node.op_type.split("|")]

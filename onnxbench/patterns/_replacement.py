@@ -17,18 +17,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.draft import Draft, home_of, root_of
+from onnxbench.draft import Draft
 from onnxbench.errors import RefusedResultError, UnsupportedError
-from onnxbench.graph import Scope
-from onnxbench.messages import carry_field
+from onnxbench.graph import Scope, home_of, root_of
+from onnxbench.messages import carry_field, copy_of
 from onnxbench.modelspec import fill_attribute
 from onnxbench.patterns._conditions import Bindings
 from onnxbench.patterns._expressions import UnknownError, WrongError
-from onnxbench.patterns._matcher import OVERLOAD, Match
+from onnxbench.patterns._fitting import OVERLOAD
+from onnxbench.patterns._matcher import Match
 from onnxbench.patterns._pattern import plain_name
 from onnxbench.patterns._rules import Rule
 from onnxbench.provenance import CLASS_HIERARCHY, NAME_SCOPES, STACK_TRACE
-from onnxbench.schemas import attribute_type, find_schema, plain_domain
+from onnxbench.schemas import (
+    FIRST_IR_WITH_FUNCTIONS,
+    FIRST_IR_WITH_WEIGHTS_APART,
+    attribute_type,
+    find_schema,
+    plain_domain,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,8 +46,6 @@ RULE_KEY = "onnxbench.rewrite"
 
 _HELPERS = ("_rest", "_op", "_like")
 _OPSET_OF_CONSTANTS = 18
-_FUNCTIONS_SINCE = 8  # IR version
-_INITIALIZERS_ALONE_SINCE = 4  # IR version; before it, every initializer was also an input
 
 
 @dataclass(slots=True)
@@ -141,8 +146,7 @@ class Replacer:
 
     def _bring(self, function: FunctionProto, rule: Rule) -> None:
         proto = self.draft.model.proto
-        made = type(function)()
-        made.CopyFrom(function)
+        made = copy_of(function)
         imported = {plain_domain(o.domain): o.version for o in proto.opset_import}
         for opset in made.opset_import:
             has = imported.get(plain_domain(opset.domain), 0)
@@ -159,8 +163,8 @@ class Replacer:
                 )
             return
         proto.functions.append(made)
-        if proto.ir_version < _FUNCTIONS_SINCE:
-            before, proto.ir_version = proto.ir_version, _FUNCTIONS_SINCE
+        if proto.ir_version < FIRST_IR_WITH_FUNCTIONS:
+            before, proto.ir_version = proto.ir_version, FIRST_IR_WITH_FUNCTIONS
             self.draft.record("model", "", "IR version", before=str(before), after=str(proto.ir_version))
         self.draft.record("function", f"{made.domain}::{made.name}", "added", after=f"{len(made.node)} nodes")
 
@@ -334,7 +338,7 @@ class Replacer:
     def store(self, made: Swap, tensor: TensorProto, base: str) -> str:
         """Stores a constant for new nodes and returns its name; equal ones of one run are stored once."""
         scope = made.scope
-        alone = scope.is_function or self.draft.model.proto.ir_version < _INITIALIZERS_ALONE_SINCE
+        alone = scope.is_function or self.draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
         key = scope.path, tensor.data_type, tuple(tensor.dims), tensor.raw_data
         if not alone and key in self._shared and tensor.raw_data:
             return self._shared[key]

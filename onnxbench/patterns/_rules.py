@@ -15,6 +15,8 @@ conditions stand in the pattern's ``metadata_props`` (``"where": "rank(x) >= 1"`
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -115,7 +117,7 @@ def make_rule(
     rule = Rule(
         name, doc, variants, replacement, constants, tuple(functions),
         {key: Expression(text, known) for key, text in (let or {}).items()},
-        tuple(Expression(text, known) for text in where), keep, effect,  # type: ignore[arg-type]
+        tuple(Expression(text, known) for text in where), keep, effect,  # type: ignore[arg-type]  # one of them, as seen above
     )  # fmt: skip
     _require_sound(rule)
     return rule
@@ -130,8 +132,8 @@ def _require_sound(rule: Rule) -> None:
     for pattern in rule.patterns:
         if len(pattern.outputs) != len(rule.replacement.output):
             raise SpecError(
-                f"{what}: the pattern has {len(pattern.outputs)} outputs, and the replacement "
-                f"{len(rule.replacement.output)}"
+                f"{what}: the pattern has {len(pattern.outputs)} output{'' if len(pattern.outputs) == 1 else 's'}, and "
+                f"the replacement {len(rule.replacement.output)}"
             )
         names = {*pattern.values, *pattern.aliases}
         wanted = taken - made
@@ -345,9 +347,23 @@ def _from_item(name: str, item: Item) -> Rule:
     except SpecError as error:
         said = [*conditions, *(value for _, _, value in (let.pairs() if let else ()))]
         blamed = next((each for each in said if f"'{each.text}'" in error.message), None)
-        if blamed is None and "replacement" in error.message:
-            blamed = replacement
+        if blamed is None:
+            part = [replacement] if "replacement" in error.message else texts
+            blamed = _where_it_says(part, error.message) or (replacement if part != texts else None)
         raise (blamed or item).error(error.message, hint=error.hint) from None
+
+
+def _where_it_says(texts: Sequence[Item], message: str) -> Item | None:
+    """Returns the place in some texts of the first name that a message quotes after the rule's own."""
+    for name in re.findall(r"'([^']+)'", message)[1:]:
+        word = re.compile(rf"(?<![\w.]){re.escape(name)}(?![\w.])")
+        for text in texts:
+            first = max(text.line, 1)
+            for number, line in enumerate(text.document.lines[first - 1 : first + text.text.count("\n")], first):
+                found = word.search(line)
+                if found is not None:
+                    return dataclasses.replace(text, line=number, column=found.start() + 1)
+    return None
 
 
 def _functions(item: Item) -> list[FunctionProto]:

@@ -1,0 +1,374 @@
+"""Plugins: custom operators, each defined once, that every part of onnxbench and TensorRT can use.
+
+A *bundle* is a folder whose ``plugin.py`` defines ``BUNDLE``, a ``Bundle``: what the operator is called and takes,
+the shapes and values of what it gives, and its CUDA kernel. From it come the ONNX schema, an operator of onnx's
+reference evaluator, a TensorRT plugin (``IPluginV3``) that carries the compiled kernel (PTX) into the engine, and
+tests, among them one that runs the very device code on the CPU. ``onnxbench plugins new`` makes a bundle that works.
+
+Other plugins can be loaded too: a ``.py`` file with TensorRT creators, or a shared library. Whatever is loaded is code
+and is run; nothing is loaded unasked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnx import ModelProto
+    from onnx.defs import OpSchema
+
+    from onnxbench.bundles._proof import Build, Outcome
+
+PATH_VARIABLE = "ONNXBENCH_PLUGIN_PATH"
+"""Folders (joined as in PATH) whose subfolders are looked through for bundles by name."""
+ENTRY_POINTS = "onnxbench.plugins"
+"""Group of entry points by which an installed package offers the folder of a bundle."""
+_PLUGIN_FILE = "plugin.py"
+_LIBRARIES = (".so", ".dll", ".dylib")
+
+Attributes = Mapping[str, Any]
+Shapes = Callable[[Sequence[Sequence[Any]], Attributes], Sequence[Sequence[Any]]]
+"""From the shapes of the inputs to those of the outputs. Sizes are ints, or in TensorRT symbols with + - * // and
+comparisons by ``onnxbench.bundles.smaller`` and ``larger``."""
+Reference = Callable[[Sequence["np.ndarray"], Attributes], Sequence["np.ndarray"]]
+Scalars = Callable[
+    [Sequence[Sequence[int]], Sequence[Sequence[int]], Attributes], tuple[Sequence[int], Sequence[float]]
+]
+Case = tuple[Sequence["np.ndarray"], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The CUDA kernel of an operator.
+
+    For each element type ``t`` that the operator computes in there is ``extern "C" __global__ void {entry}_{t}(inputs,
+    outputs, onnxbench_params)``: pointers to all inputs, then all outputs, then up to 16 integers and 8 floats. One
+    thread makes one element of the first output, number ``blockIdx.x * blockDim.x + threadIdx.x``.
+
+    Attributes:
+        source: The ``.cu`` file, relative to the bundle.
+        entry: What the functions are called, before ``_float32`` and so on.
+        scalars: From shapes of inputs and outputs and attributes to the integers and floats of ``onnxbench_params``.
+        ptx: The compiled file, relative to the bundle.
+        threads: Threads of a block.
+    """
+
+    source: str
+    entry: str
+    scalars: Scalars
+    ptx: str = "kernel.ptx"
+    threads: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """One custom operator.
+
+    Attributes:
+        name: What users call it.
+        op: The operator's name in ONNX models, and the plugin's in TensorRT.
+        domain: Its domain, and the plugin's namespace.
+        version: Version of the plugin.
+        description: One line.
+        inputs: Names of its inputs.
+        outputs: Names of its outputs.
+        dtypes: Element types that it computes in: ``float32``, ``float16``, ``bfloat16``.
+        any_dtype: Inputs whose element type does not matter (only their shape does).
+        attributes: Its attributes with their defaults: ints, floats, strings.
+        shapes: The shape function.
+        reference: What it computes, in NumPy.
+        cases: Inputs and attributes that its tests use: many, with the edges.
+        kernel: Its CUDA kernel.
+        tolerance: For each element type how far the kernel may be from the reference: (relative, absolute).
+        folder: Where it lies; filled in when it is loaded.
+    """
+
+    name: str
+    op: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shapes: Shapes
+    reference: Reference
+    cases: Callable[[], Iterable[Case]]
+    kernel: Kernel
+    version: str = "1"
+    description: str = ""
+    dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
+    any_dtype: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: Mapping[str, tuple[float, float]] = field(
+        default_factory=lambda: {"float32": (1e-3, 1e-5), "float16": (2e-3, 1e-3), "bfloat16": (2e-2, 1e-2)}
+    )
+    folder: Path = Path()
+
+    def filled(self, attributes: Attributes) -> dict[str, Any]:
+        """Returns attributes with defaults for those that are not given.
+
+        Raises:
+            UsageError: There is no such attribute.
+        """
+        for name in attributes:
+            if name not in self.attributes:
+                raise UsageError(f"{self.op} has no attribute {name!r}", hint=did_you_mean(name, self.attributes))
+        return {**self.attributes, **attributes}
+
+    def ptx(self) -> str:
+        """Returns the compiled kernel.
+
+        Raises:
+            NotFoundError: It was not compiled yet.
+            SpecError: It is of another source.
+        """
+        file = self.folder / self.kernel.ptx
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError:
+            raise NotFoundError(
+                f"bundle {self.name}: there is no compiled kernel {file}",
+                hint=f"'onnxbench plugins compile {self.folder}' makes it (with nvcc, no GPU needed).",
+            ) from None
+        if self.source_digest() not in text[:300]:
+            raise SpecError(
+                f"bundle {self.name}: {file.name} was not compiled from {self.kernel.source} as it is now",
+                hint=f"'onnxbench plugins compile {self.folder}' compiles it again.",
+            )
+        return text
+
+    def source_digest(self) -> str:
+        """Returns a digest of the kernel's source and of the headers beside it."""
+        digest = hashlib.sha256()
+        for file in (self.folder / self.kernel.source, *sorted(self.folder.glob("*.h"))):
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def model(
+        self, inputs: Sequence[np.ndarray], attributes: Attributes | None = None, *, dynamic: bool = False
+    ) -> ModelProto:
+        """Returns a model of one node, this operator, for inputs of these types and shapes."""
+        from onnxbench.bundles._onnx import model_of
+
+        return model_of(self, inputs, attributes or {}, dynamic=dynamic)
+
+    def schema(self) -> OpSchema:
+        """Returns the ONNX schema; with ``onnx.defs.register_schema`` the checker and inference know the operator."""
+        from onnxbench.bundles._onnx import schema_of
+
+        return schema_of(self)
+
+    def evaluator(self) -> type:
+        """Returns a class for ``onnx.reference.ReferenceEvaluator(model, new_ops=[...])``."""
+        from onnxbench.bundles._onnx import evaluator_of
+
+        return evaluator_of(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A plugin as it was found, not loaded yet.
+
+    Attributes:
+        name: What it is called.
+        path: The folder of a bundle, a ``.py`` file, or a library.
+        kind: ``bundle``, ``script`` or ``library``.
+        origin: Where it was found: ``given``, the path variable, or the package with the entry point.
+        version: Its version if that is known without running it.
+    """
+
+    name: str
+    path: Path
+    kind: str
+    origin: str = "given"
+    version: str = ""
+
+    def job(self) -> dict[str, Any]:
+        """Returns the plain values by which TensorRT's process loads it."""
+        return {"kind": self.kind, "path": os.fspath(self.path.resolve()), "name": self.name}
+
+    def digest(self) -> str:
+        """Returns a digest of its files."""
+        digest = hashlib.sha256()
+        files = [self.path] if self.path.is_file() else sorted(
+            each for each in self.path.rglob("*") if each.is_file() and "__pycache__" not in each.parts
+        )  # fmt: skip
+        for file in files:
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        return digest.hexdigest()
+
+
+def find_plugins(words: Sequence[str]) -> list[Plugin]:
+    """Returns the plugins that words mean: paths of bundles, scripts and libraries, or names of bundles that are known.
+
+    Raises:
+        NotFoundError: There is no such file, and no bundle of that name.
+        UsageError: The path is no plugin.
+    """
+    return [_find(word) for word in words]
+
+
+def _find(word: str) -> Plugin:
+    path = Path(word)
+    if path.is_dir():
+        if not (path / _PLUGIN_FILE).is_file():
+            raise UsageError(f"{path} is no bundle: there is no {_PLUGIN_FILE} in it",
+                             hint="'onnxbench plugins new' makes one.")  # fmt: skip
+        return Plugin(path.resolve().name, path, "bundle")
+    if path.is_file():
+        if path.name == _PLUGIN_FILE:
+            return Plugin(path.resolve().parent.name, path.parent, "bundle")
+        if path.suffix == ".py":
+            return Plugin(path.stem, path, "script")
+        if path.suffix in _LIBRARIES or ".so." in path.name:
+            return Plugin(path.name, path, "library")
+        raise UsageError(f"{path} is no plugin", hint="A plugin is a folder with plugin.py, a .py file, or a library.")
+    known = {plugin.name: plugin for plugin in discover()}
+    if word in known:
+        return known[word]
+    few = f"Known bundles: {', '.join(sorted(known))}." if known else f"{PATH_VARIABLE} names folders with bundles."
+    raise NotFoundError(f"there is no plugin {word!r}", hint=did_you_mean(word, known) or few)
+
+
+def discover() -> list[Plugin]:
+    """Returns the bundles that can be had by name: from the path variable, then from installed packages."""
+    return list({plugin.name: plugin for plugin in reversed([*_on_path(), *_of_packages()])}.values())[::-1]
+
+
+def _on_path() -> Iterator[Plugin]:
+    for word in filter(None, os.environ.get(PATH_VARIABLE, "").split(os.pathsep)):
+        folder = Path(word)
+        if (folder / _PLUGIN_FILE).is_file():
+            yield Plugin(folder.resolve().name, folder, "bundle", PATH_VARIABLE)
+        elif folder.is_dir():
+            for each in sorted(folder.iterdir()):
+                if (each / _PLUGIN_FILE).is_file():
+                    yield Plugin(each.name, each, "bundle", PATH_VARIABLE)
+
+
+def _of_packages() -> Iterator[Plugin]:
+    from importlib import metadata
+
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        module, _, _ = point.value.partition(":")
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            spec = None
+        if spec is not None and spec.origin is not None:
+            package = point.dist.name if point.dist is not None else module
+            version = point.dist.version if point.dist is not None else ""
+            yield Plugin(point.name, Path(spec.origin).parent, "bundle", package, version)
+
+
+def load_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Returns the bundle in a folder; its ``plugin.py`` is run.
+
+    Raises:
+        NotFoundError: There is no such folder.
+        SpecError: It raises, or defines no ``BUNDLE``.
+    """
+    folder = Path(path)
+    file = folder if folder.is_file() else folder / _PLUGIN_FILE
+    if not file.is_file():
+        raise NotFoundError(f"there is no bundle in {folder}")
+    module = run_file(file)
+    bundle = getattr(module, "BUNDLE", None)
+    if not isinstance(bundle, Bundle):
+        raise SpecError(f"{file} defines no BUNDLE", hint="It must define BUNDLE = onnxbench.bundles.Bundle(...).")
+    import dataclasses
+
+    return dataclasses.replace(bundle, folder=file.resolve().parent)
+
+
+def run_file(file: Path) -> Any:
+    """Returns a Python file as a module, run now.
+
+    Raises:
+        SpecError: It raises; the message says what and in which line.
+    """
+    name = f"onnxbench_plugin_{hashlib.sha256(os.fspath(file.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        import traceback
+
+        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == os.fspath(file)]
+        where = f", line {lines[-1].lineno}" if lines else ""
+        raise SpecError(f"plugin {file}{where}: {type(error).__name__}: {error}") from None
+    return module
+
+
+def compile_ptx(bundle: Bundle) -> Path:
+    """Returns the PTX that a bundle's kernel was compiled to, beside it (see ``onnxbench.bundles._kernels``)."""
+    from onnxbench.bundles import _kernels
+
+    return _kernels.compile_ptx(bundle)
+
+
+def make_skeleton(folder: Path, op: str) -> list[Path]:
+    """Returns the files of a new bundle that works, written into a new folder (see ``onnxbench.bundles._skeleton``)."""
+    from onnxbench.bundles import _skeleton
+
+    return _skeleton.make_skeleton(folder, op)
+
+
+def prove_bundle(bundle: Bundle, *, build: Build | None = None) -> list[Outcome]:
+    """Returns the outcomes of all tests of a bundle (see ``onnxbench.bundles._proof``)."""
+    from onnxbench.bundles import _proof
+
+    return _proof.prove_bundle(bundle, build=build)
+
+
+def smaller(a: Any, b: Any) -> Any:
+    """Returns the smaller of two sizes, also of symbols."""
+    return a.smaller(b) if hasattr(a, "smaller") else b.smaller(a) if hasattr(b, "smaller") else min(a, b)
+
+
+def larger(a: Any, b: Any) -> Any:
+    """Returns the larger of two sizes, also of symbols."""
+    return a.larger(b) if hasattr(a, "larger") else b.larger(a) if hasattr(b, "larger") else max(a, b)
+
+
+def register_with_tensorrt(rt: Any, plugin: Mapping[str, Any]) -> None:
+    """Loads a plugin in TensorRT's process and registers it there (see ``onnxbench.engine._worker``).
+
+    Raises:
+        BenchError: It cannot be loaded, or is not taken.
+    """
+    from onnxbench.bundles import _tensorrt
+
+    if plugin["kind"] == "bundle":
+        _tensorrt.register_bundle(rt, load_bundle(plugin["path"]))
+    else:
+        _tensorrt.register_script(rt, Path(plugin["path"]))
+
+
+__all__ = [
+    "Bundle",
+    "Kernel",
+    "Plugin",
+    "compile_ptx",
+    "discover",
+    "find_plugins",
+    "larger",
+    "load_bundle",
+    "make_skeleton",
+    "prove_bundle",
+    "register_with_tensorrt",
+    "run_file",
+    "smaller",
+]

@@ -1,0 +1,120 @@
+"""What onnx itself gets of a bundle: a schema, an operator of the reference evaluator, models of one node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnx import ModelProto
+    from onnx.defs import OpSchema
+
+    from onnxbench.bundles import Bundle
+
+_TYPE_NAMES = {"float32": "tensor(float)", "float16": "tensor(float16)", "bfloat16": "tensor(bfloat16)"}
+_OPSET = 17
+
+
+def model_of(
+    bundle: Bundle, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any], *, dynamic: bool
+) -> ModelProto:
+    """Returns a model of one node."""
+    from onnx import helper
+
+    from onnxbench.captures import onnx_dtype
+
+    def info(name: str, dtype: int, shape: Sequence[int] | None, rank: int) -> Any:
+        dims = [f"{name}_{axis}" for axis in range(rank)] if dynamic or shape is None else list(shape)
+        return helper.make_tensor_value_info(name, dtype, dims)
+
+    given = [info(n, onnx_dtype(v.dtype), v.shape, v.ndim) for n, v in zip(bundle.inputs, inputs, strict=True)]
+    shapes = bundle.shapes([value.shape for value in inputs], bundle.filled(attributes))
+    typed = inputs[_leading(bundle)]
+    made = [info(n, onnx_dtype(typed.dtype), s, len(s)) for n, s in zip(bundle.outputs, shapes, strict=True)]
+    node = helper.make_node(
+        bundle.op, bundle.inputs, bundle.outputs, name=bundle.name, domain=bundle.domain, **attributes
+    )
+    graph = helper.make_graph([node], bundle.name, given, made)
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(bundle.domain, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def _leading(bundle: Bundle) -> int:
+    """Returns the number of the input whose element type the outputs have."""
+    return next(at for at, name in enumerate(bundle.inputs) if name not in bundle.any_dtype)
+
+
+def schema_of(bundle: Bundle) -> OpSchema:
+    """Returns the operator's schema, with its shape function."""
+    from onnx import AttributeProto, defs, helper
+
+    schema = defs.OpSchema
+    kinds = {int: "INT", float: "FLOAT", str: "STRING"}
+    everything = sorted({f"tensor({each})" for each in (
+        "float", "double", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool")})  # fmt: skip
+    made = schema(
+        bundle.op, bundle.domain, 1, doc=bundle.description,
+        inputs=[schema.FormalParameter(n, "A" if n in bundle.any_dtype else "T") for n in bundle.inputs],
+        outputs=[schema.FormalParameter(n, "T") for n in bundle.outputs],
+        type_constraints=[("T", [_TYPE_NAMES[each] for each in bundle.dtypes], ""), ("A", everything, "")],
+        attributes=[
+            schema.Attribute(name, helper.make_attribute(name, value))
+            if not isinstance(value, type) else schema.Attribute(name, getattr(schema.AttrType, kinds[value]))
+            for name, value in bundle.attributes.items()
+        ],
+    )  # fmt: skip
+
+    def infer(context: Any) -> None:
+        given = [context.get_input_type(number) for number in range(context.get_num_inputs())]
+        attributes: dict[str, Any] = dict(bundle.attributes)
+        for name in attributes:
+            said: AttributeProto | None = context.get_attribute(name)
+            if said is not None and said.type:
+                attributes[name] = helper.get_attribute_value(said)
+        shapes = [_sizes(kind) for kind in given]
+        out = None if any(shape is None for shape in shapes) else bundle.shapes(shapes, attributes)  # type: ignore[arg-type]
+        for number in range(context.get_num_outputs()):
+            kind = type(given[0])()
+            kind.tensor_type.elem_type = given[_leading(bundle)].tensor_type.elem_type
+            for size in () if out is None else out[number]:
+                dim = kind.tensor_type.shape.dim.add()
+                if isinstance(size, int):
+                    dim.dim_value = size
+            context.set_output_type(number, kind)
+
+    made.set_type_and_shape_inference_function(infer)
+    return made
+
+
+class _Unknown:
+    """A size that is not known; so is whatever is computed from it."""
+
+    def __add__(self, other: Any) -> _Unknown:
+        return self
+
+    __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __floordiv__ = __rfloordiv__ = __add__
+    smaller = larger = __add__
+
+
+def _sizes(kind: Any) -> list[Any] | None:
+    if not kind.tensor_type.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.HasField("dim_value") else _Unknown() for dim in kind.tensor_type.shape.dim]
+
+
+def evaluator_of(bundle: Bundle) -> type:
+    """Returns the operator for onnx's reference evaluator."""
+    from onnx.reference.op_run import OpRun
+
+    def run(self: Any, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
+        given = {name: value for name, value in attributes.items() if value is not None and name in bundle.attributes}
+        return tuple(bundle.reference(list(inputs), bundle.filled(given)))
+
+    parameters = ", ".join([*bundle.inputs, *(f"{name}=None" for name in bundle.attributes)])
+    passed = ", ".join([*bundle.inputs, *(f"{name}={name}" for name in bundle.attributes)])
+    space: dict[str, Any] = {"run": run}
+    exec(
+        f"def _run(self, {parameters}):\n    return run(self, {passed})", space
+    )  # the evaluator looks at the signature
+    return type(bundle.op, (OpRun,), {"op_domain": bundle.domain, "_run": space["_run"], "op_schema": bundle.schema()})

@@ -1,0 +1,215 @@
+"""The tests that every bundle has without writing any: its parts against each other, on its own cases."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxbench.bundles._kernels import HostKernel, compile_ptx
+from onnxbench.errors import BenchError
+
+if TYPE_CHECKING:
+    from onnxbench.bundles import Bundle, Case
+
+Build = Callable[[Path, Path, "Bundle"], bytes]
+"""Builds an engine of a model file with a bundle, and returns its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one test.
+
+    Attributes:
+        name: What is tested.
+        passed: Whether it holds; None if it was not run.
+        detail: What was measured, what differs, or why it was not run.
+    """
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+def prove_bundle(bundle: Bundle, *, build: Build | None = None) -> list[Outcome]:
+    """Returns the outcomes of all tests of a bundle.
+
+    Args:
+        bundle: The bundle.
+        build: Builds engines; None: TensorRT is not there.
+    """
+    cases = list(bundle.cases())
+    tests: list[tuple[str, Callable[[], str | None]]] = [
+        ("shape function", lambda: _shapes(bundle, cases)),
+        ("onnx reference evaluator", lambda: _evaluator(bundle, cases)),
+        ("kernel on the CPU", lambda: _host(bundle, cases)),
+        ("kernel compiled to PTX", lambda: _ptx(bundle)),
+        ("ONNX Runtime", lambda: _onnxruntime(bundle, cases)),
+        ("TensorRT engine", lambda: _engine(bundle, cases, build)),
+    ]
+    outcomes = []
+    for name, test in tests:
+        try:
+            detail = test()
+        except _NotRunError as reason:
+            outcomes.append(Outcome(name, None, str(reason)))
+        except (BenchError, AssertionError) as error:
+            outcomes.append(Outcome(name, False, str(error)))
+        else:
+            outcomes.append(Outcome(name, True, detail or ""))
+    return outcomes
+
+
+class _NotRunError(Exception):
+    """A test cannot be run here."""
+
+
+def difference(actual: np.ndarray, expected: np.ndarray, tolerance: tuple[float, float]) -> str | None:
+    """Returns how two arrays differ beyond a tolerance (relative, absolute), NaN and infinities first; None if not."""
+    if actual.shape != expected.shape:
+        return f"shape {actual.shape} in place of {expected.shape}"
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
+    for words, test in (("NaN", np.isnan), ("infinities", np.isinf)):
+        if not np.array_equal(test(a), test(b)):
+            return f"{words} at {int((test(a) != test(b)).sum())} places that do not agree"
+    finite = np.isfinite(b)
+    if not np.array_equal(np.sign(a[~finite]), np.sign(b[~finite]), equal_nan=True):
+        return "infinities of the other sign"
+    gap = np.abs(a[finite] - b[finite])
+    allowed = tolerance[1] + tolerance[0] * np.abs(b[finite])
+    if (gap > allowed).any():
+        return f"{int((gap > allowed).sum())} of {gap.size} values, the largest difference {gap.max():.3g}"
+    return None
+
+
+def _in(dtype: str, bundle: Bundle, case: Case) -> list[np.ndarray]:
+    import ml_dtypes
+
+    kind = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
+    with np.errstate(over="ignore"):
+        return [v if n in bundle.any_dtype else v.astype(kind) for n, v in zip(bundle.inputs, case[0], strict=True)]
+
+
+def _shapes(bundle: Bundle, cases: list[Case]) -> str:
+    for inputs, attributes in cases:
+        filled = bundle.filled(attributes)
+        made = [tuple(value.shape) for value in bundle.reference(inputs, filled)]
+        told = [tuple(shape) for shape in bundle.shapes([value.shape for value in inputs], filled)]
+        assert made == told, f"it says {told} where the reference makes {made} of {[v.shape for v in inputs]}"
+    return f"{len(cases)} cases"
+
+
+def _evaluator(bundle: Bundle, cases: list[Case]) -> str:
+    from onnx.reference import ReferenceEvaluator
+
+    operator = bundle.evaluator()
+    few = cases[:: max(1, len(cases) // 8)]
+    for inputs, attributes in few:
+        session = ReferenceEvaluator(bundle.model(inputs, attributes), new_ops=[operator])
+        made = session.run(None, dict(zip(bundle.inputs, inputs, strict=True)))
+        for value, expected in zip(made, bundle.reference(inputs, bundle.filled(attributes)), strict=True):
+            assert difference(value, expected, (0, 0)) is None, "it runs, and gives other values than the reference"
+    return f"{len(few)} cases"
+
+
+def _host(bundle: Bundle, cases: list[Case]) -> str:
+    """Compares the device code, run on the CPU, with the reference in each element type."""
+    if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        raise _NotRunError("there is no C++ compiler")
+    kernel = HostKernel(bundle)
+    count, worst = 0, 0.0
+    for dtype in bundle.dtypes:
+        for case in cases:
+            inputs = _in(dtype, bundle, case)
+            expected = bundle.reference(inputs, bundle.filled(case[1]))
+            for actual, wanted in zip(kernel.run(dtype, inputs, case[1]), expected, strict=True):
+                differs = difference(actual, wanted, bundle.tolerance[dtype])
+                shapes = [value.shape for value in inputs]
+                assert differs is None, f"{dtype}, inputs {shapes}, attributes {case[1]}: {differs}"
+                if dtype == "float32":
+                    finite = np.isfinite(wanted)
+                    gaps = np.abs(actual[finite] - wanted[finite])
+                    worst = max(worst, float(gaps.max(initial=0) / np.abs(wanted[finite]).max(initial=1)))
+            count += 1
+    return f"{count} cases in {', '.join(bundle.dtypes)}; in float32 off by at most {worst:.2g} of the largest value"
+
+
+def _ptx(bundle: Bundle) -> str:
+    import dataclasses
+
+    text = bundle.ptx()
+    for dtype in bundle.dtypes:
+        entry = f".entry {bundle.kernel.entry}_{dtype}("
+        assert entry in text, f"{bundle.kernel.ptx} has no function {bundle.kernel.entry}_{dtype}"
+    if shutil.which("nvcc") is None:
+        return "it is of the source as it is; there is no nvcc to compile it again"
+    with tempfile.TemporaryDirectory() as folder:
+        copy = dataclasses.replace(bundle, folder=Path(folder, bundle.folder.name))
+        shutil.copytree(bundle.folder, copy.folder)
+        compile_ptx(copy)
+    return "it compiles; what lies there is of the source as it is"
+
+
+def _onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
+    if importlib.util.find_spec("onnxruntime_extensions") is None:
+        raise _NotRunError("onnxruntime-extensions is not installed")
+    return _run_in_onnxruntime(bundle, cases)
+
+
+def _run_in_onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
+    import onnxruntime
+    from onnxruntime_extensions import PyCustomOpDef, get_library_path, onnx_op
+
+    kinds = {int: PyCustomOpDef.dt_int64, float: PyCustomOpDef.dt_float, str: PyCustomOpDef.dt_string}
+
+    def compute(*inputs: Any, **attributes: Any) -> Any:
+        made = bundle.reference(list(inputs), bundle.filled(attributes))
+        return made[0] if len(made) == 1 else tuple(made)
+
+    onnx_op(
+        op_type=f"{bundle.domain}::{bundle.op}", inputs=[PyCustomOpDef.dt_float] * len(bundle.inputs),
+        outputs=[PyCustomOpDef.dt_float] * len(bundle.outputs),
+        attrs={name: kinds[type(value)] for name, value in bundle.attributes.items()},
+    )(compute)  # fmt: skip
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.register_custom_ops_library(get_library_path())
+    few = cases[:: max(1, len(cases) // 6)]
+    for inputs, attributes in few:
+        proto = bundle.model(inputs, bundle.filled(attributes))
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        made = session.run(None, dict(zip(bundle.inputs, inputs, strict=True)))
+        for value, expected in zip(made, bundle.reference(inputs, bundle.filled(attributes)), strict=True):
+            assert difference(value, expected, (0, 0)) is None, "it runs, and gives other values than the reference"
+    return f"{len(few)} cases, through onnxruntime-extensions"
+
+
+def _engine(bundle: Bundle, cases: list[Case], build: Build | None) -> str:
+    """Builds an engine in each element type and looks for the plugin and its kernel in it."""
+    import onnx
+
+    if build is None:
+        raise _NotRunError("TensorRT is not installed (pip install 'onnxbench[trt]')")
+    case = next(case for case in cases if all(value.size for value in case[0]))
+    done = []
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype, dynamic in _forms(bundle):
+            model = Path(folder, f"{dtype}.onnx")
+            onnx.save(bundle.model(_in(dtype, bundle, case), case[1], dynamic=dynamic), model)
+            data = build(model, Path(folder, f"{dtype}.engine"), bundle)
+            assert bundle.op.encode() in data, "the engine does not name the plugin"
+            assert bundle.ptx().encode() in data, "the engine does not carry the compiled kernel"
+            done.append(f"{dtype}{', dynamic shapes' if dynamic else ''}")
+    return f"built with the kernel in it: {'; '.join(done)}"
+
+
+def _forms(bundle: Bundle) -> Iterator[tuple[str, bool]]:
+    for dtype in bundle.dtypes:
+        yield dtype, False
+    yield bundle.dtypes[0], True

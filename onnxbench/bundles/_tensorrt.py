@@ -1,0 +1,344 @@
+"""A TensorRT plugin made of a bundle, and plugins of others in Python files. Runs in TensorRT's process only.
+
+What TensorRT does to plugins written in Python shapes this. It prints the exceptions of their methods and goes on, even
+to an engine that lacks what a method should have given, so every method is guarded and what it raised is an error of
+the build. It keeps no reference to instances, so they are kept here. It hands attributes over only if the creator
+lists their names. Of an engine's host code nothing is in the engine but the fields that a plugin serializes: the
+compiled kernel (PTX) is one of them, and is launched through the CUDA driver where the engine runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxbench.bundles import run_file
+from onnxbench.errors import EngineError, SpecError
+
+if TYPE_CHECKING:
+    from onnxbench.bundles import Bundle
+
+_KEPT: list[Any] = []
+_PTX = "onnxbench_ptx"
+
+
+class _Size:
+    """A size in TensorRT: an expression that is made by the same arithmetic as of integers."""
+
+    def __init__(self, rt: Any, builder: Any, expression: Any) -> None:
+        self._rt, self._builder, self.expression = rt, builder, expression
+
+    def _apply(self, operation: str, first: Any, second: Any) -> _Size:
+        operations = self._rt.api.DimensionOperation
+        made = self._builder.operation(
+            getattr(operations, operation), _expression(self, first), _expression(self, second)
+        )
+        return _Size(self._rt, self._builder, made)
+
+    def constant(self, value: int) -> Any:
+        return self._builder.constant(int(value))
+
+    def __add__(self, other: Any) -> _Size:
+        return self._apply("SUM", self, other)
+
+    __radd__ = __add__
+
+    def __mul__(self, other: Any) -> _Size:
+        return self._apply("PROD", self, other)
+
+    __rmul__ = __mul__
+
+    def __sub__(self, other: Any) -> _Size:
+        return self._apply("SUB", self, other)
+
+    def __rsub__(self, other: Any) -> _Size:
+        return self._apply("SUB", other, self)
+
+    def __floordiv__(self, other: Any) -> _Size:
+        return self._apply("FLOOR_DIV", self, other)
+
+    def __rfloordiv__(self, other: Any) -> _Size:
+        return self._apply("FLOOR_DIV", other, self)
+
+    def smaller(self, other: Any) -> _Size:
+        return self._apply("MIN", self, other)
+
+    def larger(self, other: Any) -> _Size:
+        return self._apply("MAX", self, other)
+
+
+def _expression(size: _Size, value: Any) -> Any:
+    return value.expression if isinstance(value, _Size) else size.constant(value)
+
+
+def _guarded(rt: Any, plugin: str, failed: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Returns a decorator that records what a method raises and returns ``failed`` in its place."""
+
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def guarded(*arguments: Any, **named: Any) -> Any:
+            try:
+                return method(*arguments, **named)
+            except Exception as error:
+                frames = traceback.extract_tb(error.__traceback__)
+                place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+                rt.plugin_failures.append(
+                    f"plugin {plugin} raised in {method.__name__}: {type(error).__name__}: {error}{place}"
+                )
+                return failed() if callable(failed) else failed
+
+        return guarded
+
+    return decorate
+
+
+def register_bundle(rt: Any, bundle: Bundle) -> None:
+    """Registers the plugin of a bundle.
+
+    Raises:
+        BenchError: Its kernel is not compiled, or TensorRT does not take it.
+    """
+    creator = _creator(rt, bundle, bundle.ptx())
+    _KEPT.append(creator)
+    if not rt.register(creator, bundle.domain):
+        raise EngineError(f"TensorRT does not take the plugin {bundle.op!r}: there is one of that name and version")
+
+
+def _creator(rt: Any, bundle: Bundle, ptx: str) -> Any:
+    api = rt.api
+    plugin_class = _plugin_class(rt, bundle)
+
+    class Creator(api.IPluginCreatorV3One):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            api.IPluginCreatorV3One.__init__(self)
+            self.name, self.plugin_version, self.plugin_namespace = bundle.op, bundle.version, bundle.domain
+            empty = b""
+            fields = [
+                api.PluginField(name, empty, _field_type(api, value)) for name, value in bundle.attributes.items()
+            ]
+            fields.append(api.PluginField(_PTX, empty, api.PluginFieldType.CHAR))
+            self.field_names = api.PluginFieldCollection(fields)
+
+        @_guarded(rt, bundle.op, None)
+        def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
+            attributes, carried = {}, ptx
+            for field in fields:
+                if field.name == _PTX:
+                    carried = bytes(field.data).rstrip(b"\0").decode()
+                elif field.name in bundle.attributes:
+                    attributes[field.name] = _read_field(field, bundle.attributes[field.name])
+            return plugin_class(bundle.filled(attributes), carried)
+
+    return Creator()
+
+
+def _field_type(api: Any, value: Any) -> Any:
+    kinds = api.PluginFieldType
+    return kinds.CHAR if isinstance(value, str) else kinds.FLOAT32 if isinstance(value, float) else kinds.INT32
+
+
+def _read_field(field: Any, default: Any) -> Any:
+    data = field.data
+    if isinstance(default, str):
+        return bytes(data).rstrip(b"\0").decode()
+    first = data[0] if hasattr(data, "__getitem__") else data
+    return float(first) if isinstance(default, float) else int(first)
+
+
+def _plugin_class(rt: Any, bundle: Bundle) -> Any:
+    """Returns the class of a plugin's instances."""
+    import numpy as np
+
+    api = rt.api
+    types = {"float32": api.DataType.FLOAT, "float16": api.DataType.HALF, "bfloat16": api.DataType.BF16}
+    leading = next(at for at, name in enumerate(bundle.inputs) if name not in bundle.any_dtype)
+
+    bases: Any = (api.IPluginV3, api.IPluginV3OneCore, api.IPluginV3OneBuild, api.IPluginV3OneRuntime)
+
+    class Made(*bases):  # type: ignore[misc]
+        def __init__(self, attributes: dict[str, Any], ptx: str) -> None:
+            api.IPluginV3.__init__(self)
+            api.IPluginV3OneCore.__init__(self)
+            api.IPluginV3OneBuild.__init__(self)
+            api.IPluginV3OneRuntime.__init__(self)
+            self.num_outputs = len(bundle.outputs)
+            self.plugin_name, self.plugin_version = bundle.op, bundle.version
+            self.plugin_namespace = bundle.domain
+            self.timing_cache_id = ""
+            self.attributes, self.ptx = attributes, ptx
+            self.launcher: _Launcher | None = None
+            self.fields: list[Any] = []
+            _KEPT.append(self)
+
+        def get_capability_interface(self, kind: Any) -> Any:
+            return self
+
+        @_guarded(rt, bundle.op, list)
+        def get_output_data_types(self, input_types: Any) -> Any:
+            return [input_types[leading]] * len(bundle.outputs)
+
+        @_guarded(rt, bundle.op, list)
+        def get_output_shapes(self, inputs: Any, shape_inputs: Any, builder: Any) -> Any:
+            sizes = [[_Size(rt, builder, dims[axis]) for axis in range(len(dims))] for dims in inputs]
+            made = []
+            for shape in bundle.shapes(sizes, self.attributes):
+                dims = api.DimsExprs(len(shape))
+                for axis, size in enumerate(shape):
+                    dims[axis] = size.expression if isinstance(size, _Size) else builder.constant(int(size))
+                made.append(dims)
+            return made
+
+        @_guarded(rt, bundle.op, False)
+        def supports_format_combination(self, position: int, in_out: Any, num_inputs: int) -> bool:
+            desc = in_out[position].desc
+            if desc.format != api.TensorFormat.LINEAR:
+                return False
+            if position < num_inputs and bundle.inputs[position] in bundle.any_dtype:
+                return True
+            if desc.type not in [types[each] for each in bundle.dtypes]:
+                return False
+            return bool(position <= leading or desc.type == in_out[leading].desc.type)
+
+        def configure_plugin(self, inputs: Any, outputs: Any) -> int:
+            return 0
+
+        def get_valid_tactics(self) -> list[int]:
+            return []
+
+        @_guarded(rt, bundle.op, lambda: api.PluginFieldCollection([]))
+        def get_fields_to_serialize(self) -> Any:
+            kinds = api.PluginFieldType
+            self.fields = [api.PluginField(_PTX, self.ptx.encode(), kinds.CHAR)]
+            for name, value in self.attributes.items():
+                if isinstance(value, str):
+                    self.fields.append(api.PluginField(name, value.encode(), kinds.CHAR))
+                else:
+                    dtype = np.float32 if isinstance(bundle.attributes[name], float) else np.int32
+                    self.fields.append(api.PluginField(name, np.array([value], dtype), _field_type(api, value)))
+            return api.PluginFieldCollection(self.fields)
+
+        def clone(self) -> Any:
+            return Made(dict(self.attributes), self.ptx)
+
+        def attach_to_context(self, context: Any) -> Any:
+            return self.clone()
+
+        def set_tactic(self, tactic: int) -> int:
+            return 0
+
+        def get_workspace_size(self, inputs: Any, outputs: Any) -> int:
+            return 0
+
+        def on_shape_change(self, inputs: Any, outputs: Any) -> int:
+            return 0
+
+        def enqueue(
+            self, input_desc: Any, output_desc: Any, inputs: Any, outputs: Any, workspace: int, stream: int
+        ) -> int:
+            names = {value: name for name, value in types.items()}
+            if self.launcher is None:
+                self.launcher = _Launcher(self.ptx)
+            given = [tuple(desc.dims) for desc in input_desc]
+            made = [tuple(desc.dims) for desc in output_desc]
+            entry = f"{bundle.kernel.entry}_{names[input_desc[leading].type]}"
+            integers, floats = bundle.kernel.scalars(given, made, self.attributes)
+            count = int(np.prod(made[0], dtype=np.int64))
+            self.launcher.launch(entry, [*inputs, *outputs], integers, floats, count, bundle.kernel.threads, stream)
+            return 0
+
+    return Made
+
+
+class Params(ctypes.Structure):
+    """The numbers that a kernel gets beside its pointers (``onnxbench_params`` in the kernel's source)."""
+
+    _fields_ = [("i", ctypes.c_longlong * 16), ("f", ctypes.c_float * 8)]
+
+
+def pack(integers: Any, floats: Any) -> Params:
+    """Returns numbers in the form in which a kernel gets them."""
+    if len(integers) > 16 or len(floats) > 8:
+        raise SpecError(f"a kernel gets at most 16 integers and 8 floats, not {len(integers)} and {len(floats)}")
+    made = Params()
+    for at, value in enumerate(integers):
+        made.i[at] = int(value)
+    for at, value in enumerate(floats):
+        made.f[at] = float(value)
+    return made
+
+
+class _Launcher:
+    """Loads PTX into the current CUDA context and launches its functions, through the driver alone."""
+
+    def __init__(self, ptx: str) -> None:
+        self._cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        self._module = ctypes.c_void_p()
+        self._functions: dict[str, ctypes.c_void_p] = {}
+        self._check(self._cuda.cuModuleLoadData(ctypes.byref(self._module), ptx.encode() + b"\0"), "load the kernel")
+
+    def _check(self, status: int, what: str) -> None:
+        if status:
+            name = ctypes.c_char_p()
+            self._cuda.cuGetErrorName(status, ctypes.byref(name))
+            raise RuntimeError(f"CUDA could not {what}: {(name.value or b'').decode() or status}")
+
+    def launch(
+        self, entry: str, pointers: Any, integers: Any, floats: Any, count: int, threads: int, stream: int
+    ) -> None:  # fmt: skip
+        """Launches one function over ``count`` threads on a stream."""
+        function = self._functions.get(entry)
+        if function is None:
+            function = ctypes.c_void_p()
+            self._check(
+                self._cuda.cuModuleGetFunction(ctypes.byref(function), self._module, entry.encode()), f"find {entry}"
+            )
+            self._functions[entry] = function
+        if not count:
+            return
+        values = [*(ctypes.c_void_p(pointer) for pointer in pointers), pack(integers, floats)]
+        arguments = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        blocks = (count + threads - 1) // threads
+        status = self._cuda.cuLaunchKernel(
+            function, blocks, 1, 1, threads, 1, 1, 0, ctypes.c_void_p(stream), arguments, None
+        )
+        self._check(status, f"launch {entry}")
+
+
+def register_script(rt: Any, file: Path) -> None:
+    """Runs a Python file and registers the plugin creators that it defines, or its bundle.
+
+    A file that imports ``tensorrt`` gets TensorRT-RTX under that name where that is what is used.
+
+    Raises:
+        BenchError: It raises, or defines no plugin.
+    """
+    from onnxbench.bundles import Bundle, load_bundle
+
+    sys.modules.setdefault("tensorrt", rt.api)
+    before = set(rt.creators())
+    module = run_file(file)
+    if isinstance(getattr(module, "BUNDLE", None), Bundle):
+        register_bundle(rt, load_bundle(file))
+        return
+    for value in list(vars(module).values()):
+        is_creator = isinstance(value, type) and issubclass(value, rt.api.IPluginCreatorV3One)
+        if not is_creator or value.__module__ != module.__name__:
+            continue
+        try:
+            creator = value()
+        except Exception as error:
+            raise SpecError(f"plugin {file}: {value.__name__}() raised {type(error).__name__}: {error}") from None
+        _KEPT.append(creator)
+        key = (str(creator.plugin_namespace), str(creator.name), str(creator.plugin_version))
+        if key not in rt.creators():
+            rt.register(creator, creator.plugin_namespace)
+    if set(rt.creators()) == before:
+        raise SpecError(
+            f"plugin {file} registers no plugin",
+            hint="It must define BUNDLE, or a class that derives from IPluginCreatorV3One.",
+        )

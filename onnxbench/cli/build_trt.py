@@ -1,0 +1,348 @@
+"""``onnxbench build-trt``: a TensorRT engine of a model, or what stands in its way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnxbench.cli._command import TYPED, means_nothing_without
+from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
+
+if TYPE_CHECKING:
+    from onnxbench.engine import BuildSpec, Built, Diagnosis
+
+_SHAPE_FLAGS = {"--min-shapes": "min", "--opt-shapes": "opt", "--max-shapes": "max", "--shapes": "all",
+                "--profile": "profile"}  # fmt: skip
+
+
+def _shape_option(name: str, words: str) -> Any:
+    return typer.Option(name, metavar="SPEC...", help=words, show_default=False)
+
+
+@means_nothing_without(
+    apply_=("doctor", "engine_file"), no_trial="doctor", save_model=("apply_", "fix"), log_file="engine_file"
+)
+def build_trt(
+    model: ModelArgument,
+    engine_file: Annotated[
+        Path | None, typer.Argument(metavar="[ENGINE]", help="The engine to write.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The same.", show_default=False)
+    ] = None,
+    min_shapes: Annotated[
+        list[str] | None, _shape_option("--min-shapes", "Smallest shapes: x:[1,3,224,224], x:1x3x224x224.")
+    ] = None,
+    opt_shapes: Annotated[
+        list[str] | None, _shape_option("--opt-shapes", "Shapes that the engine is tuned for.")
+    ] = None,
+    max_shapes: Annotated[
+        list[str] | None,
+        _shape_option("--max-shapes", "Largest shapes. An input named once more begins the next profile."),
+    ] = None,
+    shapes: Annotated[list[str] | None, _shape_option("--shapes", "Smallest, tuned and largest shape at once.")] = None,
+    profile: Annotated[
+        list[int] | None,
+        typer.Option("--profile", metavar="N", help="The shapes behind it are of profile N.", show_default=False),
+    ] = None,
+    propose: Annotated[
+        bool, typer.Option("--propose/--no-propose", help="Choose shapes where none at all are given.")
+    ] = True,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            show_default=False,
+            help="A YAML file with all of this, or an MMDeploy configuration; flags go before it.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="NAME", help="tensorrt or tensorrt-rtx.", show_default="what is installed"),
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compute-capability",
+            metavar="CC...",
+            show_default="TensorRT's own",
+            help="GPUs to build for: 8.9 12.0.",
+        ),
+    ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="PATH...",
+            show_default=False,
+            help="Custom operators: a bundle's folder, a .py file, a library (they are code and are run).",
+        ),
+    ] = None,
+    embed_plugins: Annotated[
+        bool, typer.Option("--embed-plugins", help="Put plugin libraries into the engine.")
+    ] = False,
+    pool_limit: Annotated[
+        list[str] | None,
+        typer.Option("--pool-limit", metavar="POOL:SIZE...", help="workspace:4G, tactic_dram:1G.", show_default=False),
+    ] = None,
+    mem_pool_size: Annotated[
+        list[str] | None, typer.Option("--mem-pool-size", hidden=True, help="trtexec's --memPoolSize, in MiB.")
+    ] = None,
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", metavar="SIZE", help="The same as workspace:SIZE.", show_default=False)
+    ] = None,
+    optimization_level: Annotated[
+        int | None, typer.Option("--optimization-level", metavar="0-5", help="How hard to try.", show_default=False)
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option("--timing-cache", metavar="FILE", help="Timings, read and written back.", show_default=False),
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Allow float16 (TensorRT 10, weakly typed).")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Allow bfloat16 (the same).")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Allow int8 (the same).")] = False,
+    fp8: Annotated[bool, typer.Option("--fp8", help="Allow float8 (the same).")] = False,
+    int4: Annotated[bool, typer.Option("--int4", help="Allow 4-bit weights (the same).")] = False,
+    best: Annotated[bool, typer.Option("--best", help="Allow every precision (the same).")] = False,
+    weakly_typed: Annotated[
+        bool, typer.Option("--weakly-typed", help="TensorRT 10: choose types by the precision flags.")
+    ] = False,
+    no_tf32: Annotated[bool, typer.Option("--no-tf32", help="Compute float32 in float32.")] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Let weights be exchanged later.")] = False,
+    strip_weights: Annotated[
+        bool, typer.Option("--strip-weights", help="Leave out weights that a refit brings.")
+    ] = False,
+    weight_streaming: Annotated[bool, typer.Option("--weight-streaming", help="Let weights stay on the host.")] = False,
+    sparse_weights: Annotated[bool, typer.Option("--sparse-weights", help="Use structured sparsity.")] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Make an engine for later versions too.")
+    ] = False,
+    exclude_lean_runtime: Annotated[
+        bool, typer.Option("--exclude-lean-runtime", help="Without the runtime for that inside.")
+    ] = False,
+    hardware_compatibility: Annotated[
+        str | None,
+        typer.Option("--hardware-compatibility", metavar="LEVEL", help="ampere_plus, ...", show_default=False),
+    ] = None,
+    runtime_platform: Annotated[
+        str | None, typer.Option("--runtime-platform", metavar="NAME", help="windows_amd64, ...", show_default=False)
+    ] = None,
+    strict_nans: Annotated[bool, typer.Option("--strict-nans", help="Keep NaN where it arises.")] = False,
+    direct_io: Annotated[bool, typer.Option("--direct-io", help="Do not reformat inputs and outputs.")] = False,
+    dla_core: Annotated[
+        int | None, typer.Option("--dla-core", metavar="N", help="Build for this DLA core.", show_default=False)
+    ] = None,
+    gpu_fallback: Annotated[bool, typer.Option("--gpu-fallback", help="Let the GPU do what the DLA cannot.")] = False,
+    device: Annotated[
+        int | None, typer.Option("--device", metavar="N", help="The GPU that builds.", show_default=False)
+    ] = None,
+    profiling_verbosity: Annotated[
+        str | None,
+        typer.Option(
+            "--profiling-verbosity", metavar="LEVEL", help="detailed, layer_names_only, none.", show_default=False
+        ),
+    ] = None,
+    tactic_sources: Annotated[
+        list[str] | None,
+        typer.Option("--tactic-sources", metavar="NAME...", help="+CUBLAS -CUDNN, or names.", show_default=False),
+    ] = None,
+    max_aux_streams: Annotated[
+        int | None, typer.Option("--max-aux-streams", metavar="N", help="Further streams.", show_default=False)
+    ] = None,
+    max_tactics: Annotated[
+        int | None, typer.Option("--max-tactics", metavar="N", help="Tactics tried for a layer.", show_default=False)
+    ] = None,
+    avg_timing: Annotated[
+        int | None, typer.Option("--avg-timing", metavar="N", help="Runs averaged for a timing.", show_default=False)
+    ] = None,
+    tiling_level: Annotated[
+        str | None, typer.Option("--tiling-level", metavar="LEVEL", help="none, fast, ...", show_default=False)
+    ] = None,
+    doctor: Annotated[
+        bool, typer.Option("--doctor", help="Say what TensorRT refuses, by node, with the ways out; write nothing.")
+    ] = False,
+    apply_: Annotated[
+        bool, typer.Option("--apply", help="Take the ways out that are known, then build (or judge) the result.")
+    ] = False,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option("--fix", metavar="INPUT=VALUE...", help="Give inputs one value for good.", show_default=False),
+    ] = None,
+    save_model: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-model", metavar="FILE", help="Keep the model as --apply or --fix edited it.", show_default=False
+        ),
+    ] = None,
+    no_trial: Annotated[bool, typer.Option("--no-trial", help="With --doctor: parse only, do not build.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Build even if nothing changed.")] = False,
+    log_file: Annotated[
+        Path | None,
+        typer.Option("--log-file", metavar="FILE", help="All that TensorRT logs.", show_default=False),
+    ] = None,
+    allow_outside: AllowOutside = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build a TensorRT engine, on any machine: TensorRT-RTX ('pip install onnxbench[trt]') needs no GPU for it.
+
+    Shapes are checked against the model first. Beside ENGINE a JSON says what it was built from ('onnxbench inspect
+    ENGINE' shows it); building the same again does nothing. TensorRT runs in a process of its own. Flags that the
+    installed TensorRT does not have are refused. With --doctor: exit code 1 if TensorRT does not take the model.
+
+    \b
+    Examples:
+      onnxbench build-trt model.onnx model.engine --compute-capability 8.9
+      onnxbench build-trt model.onnx model.engine --min-shapes x:1x8 --opt-shapes x:4x8 --max-shapes x:32x8
+      onnxbench build-trt model.onnx model.engine --config build.yaml
+      onnxbench build-trt model.onnx --doctor
+      onnxbench build-trt model.onnx model.engine --apply --save-model edited.onnx
+      onnxbench build-trt model.onnx model.engine --plugin plugins/dynamic_resize
+    """
+    from onnxbench import engine as engines
+    from onnxbench.bundles import find_plugins
+    from onnxbench.cli._render import note
+    from onnxbench.errors import UsageError
+    from onnxbench.model import load
+    from onnxbench.writer import save
+
+    target = engine_file or output
+    if engine_file is not None and output is not None and engine_file != output:
+        raise UsageError("the engine is named twice")
+    if target is None and not doctor:
+        raise UsageError("ENGINE is missing", hint="Name the file to write, or ask with --doctor.")
+    loaded = load(model, allow_outside=allow_outside)
+    flags = {
+        "engine": engine, "propose": None if propose else False, "embed_plugins": embed_plugins,
+        "compute_capabilities": tuple(sm for word in compute_capability or () for sm in engines.parse_capability(word)),
+        "pools": _pools(pool_limit or [], mem_pool_size or [], workspace), "optimization_level": optimization_level,
+        "timing_cache": timing_cache, "refit": refit, "strip_weights": strip_weights,
+        "precisions": _precisions(fp16=fp16, bf16=bf16, int8=int8, fp8=fp8, int4=int4, best=best),
+        "strongly_typed": False if weakly_typed or fp16 or bf16 or int8 or fp8 or int4 or best else None,
+        "tf32": False if no_tf32 else None, "weight_streaming": weight_streaming, "sparse_weights": sparse_weights,
+        "version_compatible": version_compatible, "exclude_lean_runtime": exclude_lean_runtime,
+        "hardware_compatibility": hardware_compatibility, "runtime_platform": runtime_platform,
+        "strict_nans": strict_nans, "direct_io": direct_io, "dla_core": dla_core, "gpu_fallback": gpu_fallback,
+        "device": device, "profiling_verbosity": profiling_verbosity, "tactic_sources": tuple(tactic_sources or ()),
+        "max_aux_streams": max_aux_streams, "max_tactics": max_tactics, "avg_timing": avg_timing,
+        "tiling_level": tiling_level,
+    }  # fmt: skip
+    source: Any = model
+    words: list[str] = []
+    if fix:
+        source, words = engines.fix_inputs(loaded, fix)
+    edited = loaded if source is model else source
+    _, more_plugins = _spec(None, config, flags)
+    plugins = find_plugins([*more_plugins, *(plugin or [])])
+    if apply_:
+        edited, more = engines.apply_remedies(
+            edited, lambda now: _spec(now.proto.graph, config, flags)[0], engine=engine, plugins=plugins
+        )
+        words += more
+        source = source if edited is loaded else edited
+    note(*words, quiet=quiet)
+    if save_model is not None:
+        save(edited, save_model)
+        note(f"wrote {save_model}", quiet=quiet)
+    spec, _ = _spec(edited.proto.graph, config, flags)
+    if doctor:
+        found = engines.diagnose(source, spec, plugins=plugins, trial=not no_trial, allow_outside=allow_outside)
+        _print_diagnosis(found, as_json=as_json, quiet=quiet)
+        raise typer.Exit(1 if found.problems or found.builds is False else 0)
+    assert target is not None
+    built = engines.build_engine(
+        source, target, spec, plugins=plugins, force=force, log=log_file, allow_outside=allow_outside
+    )
+    _print_built(built, as_json=as_json, quiet=quiet)
+
+
+def _spec(graph: Any | None, config: Path | None, flags: dict[str, Any]) -> tuple[BuildSpec, list[str]]:
+    """Returns what the flags and the configuration file say together; without a graph any input is taken."""
+    from onnxbench.captures import input_ports
+    from onnxbench.engine import BuildSpec, load_config, parse_profiles
+
+    names = None if graph is None else [port.name for port in input_ports(graph) if port.required]
+    fields = load_config(config, names) if config is not None else {}
+    plugins = [str(each) for each in fields.pop("plugins", ())]
+    profiles = [] if graph is None else parse_profiles(_shape_words(), names)
+    fields |= {name: value for name, value in flags.items() if value not in (None, False, (), {})}
+    fields |= {name: False for name in ("propose", "strongly_typed", "tf32") if flags[name] is False}
+    if profiles:
+        fields["profiles"] = tuple(profiles)
+    return BuildSpec(**fields), plugins
+
+
+def _shape_words() -> list[tuple[str, str]]:
+    """Returns the options on shapes in the order in which they were typed, which is what tells profiles apart."""
+    words, found = TYPED.get(), []
+    for at, word in enumerate(words):
+        name, sign, value = word.partition("=")
+        if word == "--":
+            break
+        if name in _SHAPE_FLAGS:
+            text = value if sign else words[at + 1] if at + 1 < len(words) else ""
+            found.append((_SHAPE_FLAGS[name], text))
+    return found
+
+
+def _pools(limits: list[str], megabytes: list[str], workspace: str | None) -> dict[str, int]:
+    from onnxbench.engine import parse_pool
+
+    pools: dict[str, int] = {}
+    for word in limits:
+        pools |= parse_pool(word)
+    for word in megabytes:
+        pools |= parse_pool(",".join(f"{part}M" if part[-1:].isdigit() else part for part in word.split(",")))
+    return pools | (parse_pool(f"workspace:{workspace}") if workspace is not None else {})
+
+
+def _precisions(*, best: bool, **wanted: bool) -> tuple[str, ...]:
+    return tuple(name for name, on in wanted.items() if on or (best and name in ("fp16", "bf16", "int8")))
+
+
+def _print_built(built: Built, *, as_json: bool, quiet: bool) -> None:
+    from onnxbench.cli._render import format_bytes, note, print_json
+
+    note(*built.notes, *(f"TensorRT warns: {text}" for text in built.warnings[:5]), quiet=quiet)
+    if as_json:
+        print_json("build-trt", built)
+        return
+    data = built.record.data
+    if not built.fresh:
+        print(f"{built.path}: nothing to do, it was built of the same model in the same way (--force builds it again)")
+        return
+    hardware = ", ".join(data["compute_capabilities"] or ["TensorRT's default GPUs"])
+    print(
+        f"{built.path}: {format_bytes(data['engine']['bytes'])} for {hardware}, {data['builder']['name']} "
+        f"{data['builder']['version']}, {data['layers']} layers, {built.seconds:.1f} s "
+        f"(build {data['seconds']['build']:.1f} s, {format_bytes(data['peak_bytes'])} of memory)"
+    )
+
+
+def _print_diagnosis(found: Diagnosis, *, as_json: bool, quiet: bool) -> None:
+    from onnxbench.cli._render import note, print_json
+    from onnxbench.cli._tables import plain
+
+    note(*found.notes, quiet=quiet)
+    if as_json:
+        print_json("build-trt", found)
+        return
+    ways: dict[str, list[str]] = {}
+    for problem in found.problems:
+        ways.setdefault(problem.way_out or "", []).append(problem.sentence())
+    for way, sentences in ways.items():
+        for sentence in sentences:
+            print(plain(sentence))
+        if way:
+            remedy = any(problem.remedy and problem.way_out == way for problem in found.problems)
+            print(f"  -> {way}{' (--apply does it)' if remedy else ''}")
+    count = len(found.problems)
+    if count:
+        print(f"{found.builder} does not take the model: {count} problem{'' if count == 1 else 's'}")
+    elif found.builds is None:
+        print(f"{found.builder} parses the model; only a build proves that it can be built")
+    else:
+        print(f"{found.builder} takes the model: a trial build made an engine")

@@ -1,0 +1,93 @@
+"""TensorRT engines: what to build, the build in a process of its own, and the record of it.
+
+``build_engine`` is the whole of it. TensorRT is loaded in a child process only (``onnxbench.engine._seam``), so that a
+crash inside it is an error like any other, and nothing here needs it to be installed but the build itself. That process
+imports this package too and little of it, so everything is loaded on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxbench.engine._building import Built as Built
+    from onnxbench.engine._building import Diagnosis as Diagnosis
+    from onnxbench.engine._building import apply_remedies as apply_remedies
+    from onnxbench.engine._building import build_engine as build_engine
+    from onnxbench.engine._building import creators as creators
+    from onnxbench.engine._building import describe_plugin as describe_plugin
+    from onnxbench.engine._building import diagnose as diagnose
+    from onnxbench.engine._building import element_types as element_types
+    from onnxbench.engine._building import judge as judge
+    from onnxbench.engine._building import prove_plugin as prove_plugin
+    from onnxbench.engine._diagnosis import Problem as Problem
+    from onnxbench.engine._flavors import ENGINES as ENGINES
+    from onnxbench.engine._flavors import Flavor as Flavor
+    from onnxbench.engine._flavors import choose as choose
+    from onnxbench.engine._flavors import has_gpu as has_gpu
+    from onnxbench.engine._flavors import installed as installed
+    from onnxbench.engine._profiles import Profile as Profile
+    from onnxbench.engine._profiles import Range as Range
+    from onnxbench.engine._profiles import check_profiles as check_profiles
+    from onnxbench.engine._profiles import holds_sizes as holds_sizes
+    from onnxbench.engine._profiles import parse_profiles as parse_profiles
+    from onnxbench.engine._profiles import propose as propose
+    from onnxbench.engine._profiles import spelled as spelled
+    from onnxbench.engine._record import EngineFile as EngineFile
+    from onnxbench.engine._record import EngineRecord as EngineRecord
+    from onnxbench.engine._record import is_engine as is_engine
+    from onnxbench.engine._record import read_engine as read_engine
+    from onnxbench.engine._record import record_path as record_path
+    from onnxbench.engine._remedies import fix_inputs as fix_inputs
+    from onnxbench.engine._spec import BuildSpec as BuildSpec
+    from onnxbench.engine._spec import load_config as load_config
+    from onnxbench.engine._spec import parse_capability as parse_capability
+    from onnxbench.engine._spec import parse_pool as parse_pool
+
+_HOMES = {
+    "BuildSpec": "_spec",
+    "Built": "_building",
+    "Diagnosis": "_building",
+    "ENGINES": "_flavors",
+    "EngineFile": "_record",
+    "EngineRecord": "_record",
+    "Flavor": "_flavors",
+    "Problem": "_diagnosis",
+    "Profile": "_profiles",
+    "Range": "_profiles",
+    "apply_remedies": "_building",
+    "build_engine": "_building",
+    "check_profiles": "_profiles",
+    "choose": "_flavors",
+    "creators": "_building",
+    "describe_plugin": "_building",
+    "diagnose": "_building",
+    "element_types": "_building",
+    "fix_inputs": "_remedies",
+    "has_gpu": "_flavors",
+    "holds_sizes": "_profiles",
+    "installed": "_flavors",
+    "is_engine": "_record",
+    "judge": "_building",
+    "load_config": "_spec",
+    "parse_capability": "_spec",
+    "parse_pool": "_spec",
+    "parse_profiles": "_profiles",
+    "propose": "_profiles",
+    "prove_plugin": "_building",
+    "read_engine": "_record",
+    "record_path": "_record",
+    "spelled": "_profiles",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'onnxbench.engine' has no attribute {name!r}")
+    value = getattr(import_module(f"onnxbench.engine.{home}"), name)
+    globals()[name] = value
+    return value

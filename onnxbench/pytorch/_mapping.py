@@ -1,0 +1,187 @@
+"""Which PyTorch value an ONNX value is, made certain with the program that the exporter itself used.
+
+The default exporter gives an ONNX value that ends an fx node that node's name, and writes the fx node into the
+metadata. A name alone can lie: the optimizer makes new values, and a program that was exported again numbers its
+nodes anew. So a name counts only if the metadata of the node equals the fx node as it is printed (for an element of a
+tuple, that of the tuple).
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from onnxbench.graph import GraphIndex, NodeRef
+from onnxbench.provenance import (
+    CLASSES,
+    FX_NODE,
+    NAME_SCOPES,
+    ORIGINS,
+    RULE,
+    STACK_TRACE,
+    TRACE,
+    Coverage,
+    Origins,
+    ValueOrigin,
+    coverage,
+    set_fx_values,
+    set_metadata,
+    value_origins,
+)
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+    from onnxbench.model import Model
+
+_TRACE_LINE = re.compile(r"^(.+?)\((\d+)\): (\S+)$", re.MULTILINE)
+_COPIED = (NAME_SCOPES, "pkg.torch.onnx.class_hierarchy", FX_NODE, STACK_TRACE, "namespace")
+
+
+def map_program(model: Model, program: Any) -> None:
+    """Writes into the metadata of a fresh export which values are those of fx nodes, and what fusions were made of.
+
+    Args:
+        model: What the default exporter made; the metadata of its nodes is changed.
+        program: The ``ExportedProgram`` that the exporter used.
+    """
+    index = GraphIndex(model.proto)
+    _fill(index, _COPIED)
+    known = dict(_fx_nodes(program.graph_module))
+    order = {name: at for at, name in enumerate(known)}
+    exact: set[str] = set()
+    for ref in index.nodes():
+        said = _metadata(ref.node)
+        names = [name if _is_value(known.get(name), said.get(FX_NODE)) else None for name in ref.node.output]
+        set_fx_values(ref.node, names)
+        exact.update(name for name in names if name)
+    for ref in index.nodes():
+        if RULE not in _metadata(ref.node):
+            continue
+        gone = _origins([known[name] for name in ref.node.output if name in exact], exact, order)
+        if gone:
+            set_metadata(ref.node, {ORIGINS: " ".join(gone)})
+
+
+def _fx_nodes(module: Any) -> Iterator[tuple[str, Any]]:
+    """Yields the fx nodes of a program by name; those of bodies (``torch.cond``) where no outer one has the name."""
+    bodies = [module]
+    for body in bodies:
+        bodies += [each for each in body.children() if hasattr(each, "graph")]
+    for body in reversed(bodies):
+        yield from ((node.name, node) for node in body.graph.nodes)
+
+
+def _is_value(node: Any, said: str | None) -> bool:
+    """Tells whether the fx node that a value is named after is the one that its metadata tells of."""
+    if node is None or said is None:
+        return False
+    if said == str(node.format_node()):
+        return True
+    is_element = node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
+    return is_element and said == str(node.args[0].format_node())
+
+
+def _origins(ends: list[Any], exact: set[str], order: Mapping[str, int]) -> list[str]:
+    """Returns the fx nodes between these and the nearest ones whose values exist in the file, in program order."""
+    found: dict[str, Any] = {}
+    pending = list(ends)
+    while pending:
+        node = pending.pop()
+        if node.name in found or node.op not in ("call_function", "call_module", "call_method"):
+            continue
+        found[node.name] = node
+        pending += [each for each in node.all_input_nodes if each.name not in exact]
+    return sorted(found, key=order.__getitem__)
+
+
+def _fill(index: GraphIndex, keys: tuple[str, ...]) -> None:
+    """Gives nodes that the optimizer made without metadata that of the node that reads them.
+
+    What it adds before a node (a constant, a reshape) belongs to what that node computes.
+    """
+    for scope in index.scopes:
+        readers: dict[str, NodeProto] = {}
+        for node in reversed(scope.nodes):
+            if keys[0] not in _metadata(node):
+                reader = next((readers[name] for name in node.output if name in readers), None)
+                said = _metadata(reader) if reader is not None else {}
+                set_metadata(node, {key: said[key] for key in keys if key in said})
+            for name in node.input:
+                readers[name] = node
+
+
+def _metadata(node: NodeProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in node.metadata_props if isinstance(entry.value, str)}
+
+
+def map_torchscript(model: Model, module: Any) -> None:
+    """Writes stack traces and module classes into the metadata of a fresh TorchScript export.
+
+    The exporter leaves the traces in the doc strings of the nodes, innermost call first; they are taken out of there.
+
+    Args:
+        model: What the exporter made; its nodes are changed.
+        module: The module.
+    """
+    index = GraphIndex(model.proto)
+    origins = _reader(index)
+    classes = {path: _class_name(each) for path, each in module.named_modules()}
+    for ref in index.nodes():
+        node = ref.node
+        trace = _trace(node.doc_string)
+        if not trace:
+            continue
+        scope = origins.scope(node)
+        node.ClearField("doc_string")
+        said = {TRACE: trace}
+        if scope is not None:
+            parts = scope.split(".") if scope else []
+            around = ["", *(".".join(parts[:end]) for end in range(1, len(parts) + 1))]
+            said[CLASSES] = repr([classes[path] for path in around if path in classes])
+        set_metadata(node, said)
+    _fill(index, (TRACE, CLASSES))
+
+
+def _class_name(module: Any) -> str:
+    kind = type(module)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _trace(text: str) -> str:
+    """Returns a TorchScript stack trace as the other exporter writes one: outermost call first, with the code."""
+    lines = [
+        f'File "{file}", line {number}, in {function}\n    {linecache.getline(file, int(number)).strip()}'
+        for file, number, function in reversed(_TRACE_LINE.findall(text))
+        if not re.search(r"[/\\]torch[/\\](nn[/\\]modules[/\\]module|jit|onnx|_?utils)", file)
+    ]
+    first = next((at for at, line in enumerate(lines) if ", in forward" in line), 0)
+    return "\n  ".join(lines[first:])
+
+
+def _reader(index: GraphIndex) -> Origins:
+    weights = [tensor.name for scope in index.scopes if not scope.is_function for tensor in scope.graph.initializer]
+    return Origins((ref.node for ref in index.nodes()), weights)
+
+
+def origins_of(model: Model) -> list[ValueOrigin]:
+    """Returns what each value of a model is in PyTorch, as far as its metadata and names tell."""
+    index = GraphIndex(model.proto)
+    return value_origins(((_path(ref), ref.node) for ref in index.nodes()), _reader(index))
+
+
+def coverage_of(model: Model) -> Coverage:
+    """Returns how many of a model's values map to PyTorch."""
+    return coverage(origins_of(model))
+
+
+def _path(ref: NodeRef) -> str:
+    return f"{ref.scope.path}/" if ref.scope.path else ""
+
+
+def weight_names(model: Model, state: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns how many initializers carry a name of the state dict, and how many there are."""
+    names = [tensor.name for tensor in model.proto.graph.initializer]
+    return sum(name in state for name in names), len(names)

@@ -1,0 +1,206 @@
+"""Small PyTorch models for the tests of everything about PyTorch: each factory takes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, 3, padding=1)
+        self.bn = nn.BatchNorm2d(after)
+
+    def forward(self, x):
+        return torch.relu(self.bn(self.conv(x)))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(Block(3, 4), Block(4, 4))
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x, scale=None):
+        y = self.dropout(self.layers(x).mean((2, 3)))
+        if scale is not None:
+            y = y * scale
+        return self.head(y), y
+
+
+def randomized(module: nn.Module) -> nn.Module:
+    """Gives weights and running statistics values that differ from one another, unlike the defaults."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
+            elif name.endswith("running_var"):
+                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+    return module
+
+
+def image(batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def net():
+    return randomized(Net()), (image(),)
+
+
+def net_alone():
+    return randomized(Net())
+
+
+def net_with_scale():
+    return randomized(Net()), (image(),), {"scale": torch.tensor(2.0)}
+
+
+def net_by_keyword():
+    return randomized(Net()), {"scale": torch.tensor(2.0), "x": image()}
+
+
+class Frozen(nn.Module):
+    def forward(self, x):
+        count = int(x.sum())
+        return x * count
+
+
+def frozen():
+    return Frozen(), torch.ones(2, 3)
+
+
+class Branch(nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:
+            return x + 1
+        return x - 1
+
+
+def branch():
+    return Branch(), torch.ones(2, 3)
+
+
+class Loop(nn.Module):
+    def forward(self, x):
+        y = x
+        for row in range(x.shape[0]):
+            y = y + x[row]
+        return y
+
+
+def loop():
+    return Loop(), torch.ones(2, 3)
+
+
+class BakedBatch(nn.Module):
+    def forward(self, x):
+        return x.reshape(int(x.shape[0]), -1)
+
+
+def baked_batch():
+    return BakedBatch(), torch.ones(2, 3, 2)
+
+
+@dataclasses.dataclass
+class Result:
+    logits: torch.Tensor
+    hidden: torch.Tensor
+
+
+class Nested(nn.Module):
+    """Takes a list and a dict, and returns a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, features, extra):
+        total = features[0] + features[1]
+        return {"logits": self.linear(total), "sum": total * extra["weight"]}
+
+
+def nested():
+    module = randomized(Nested())
+    return module, ([torch.ones(2, 4), torch.full((2, 4), 2.0)], {"weight": torch.tensor(0.5)})
+
+
+class Clash(nn.Module):
+    def forward(self, x):
+        relu = torch.relu(x)
+        return torch.sigmoid(relu) + relu
+
+
+def clash():
+    return Clash(), torch.randn(2, 3, generator=torch.Generator().manual_seed(2))
+
+
+class PassThrough(nn.Module):
+    def forward(self, x):
+        y = x * 2
+        return x, y, y
+
+
+def pass_through():
+    return PassThrough(), torch.ones(2, 3)
+
+
+class Unused(nn.Module):
+    def forward(self, x, mask, times):
+        return x * times
+
+
+def unused():
+    return Unused(), (torch.ones(2, 3), torch.ones(2, 3), 3)
+
+
+class Default(nn.Module):
+    """As transformers' models: a number with a default between arguments that are given by keyword."""
+
+    def forward(self, x, keep=0, mask=None):
+        y = x[:, slice(-keep, None)] if isinstance(keep, int) else x[:, keep]
+        return y * mask
+
+
+def default():
+    return Default(), (torch.ones(2, 3),), {"mask": torch.full((2, 3), 2.0)}
+
+
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
+def noise():
+    return Noise(), torch.ones(2, 3)
+
+
+def raises():
+    values = {}
+    return values["weights"]
+
+
+def returns_a_number():
+    return 3
+
+
+def returns_weights():
+    return Net().state_dict()
+
+
+def needs(size):
+    return nn.Linear(size, size)
+
+
+def fails_inside():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x @ x
+
+    return Broken(), torch.ones(2, 3)
