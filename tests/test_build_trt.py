@@ -338,6 +338,10 @@ class TestEngines:
         (problem,) = diagnose(saved(tmp_path, net((4,), op="Bernouli", domain="x"))).problems
         assert problem.kind == "plugin"
 
+    def test_element_types_that_tensorrt_has_not(self, tmp_path):
+        (problem,) = diagnose(saved(tmp_path, net((4,), op="Sign", elem=TensorProto.INT16)), SM89).problems
+        assert problem.message == "TensorRT does not have the element type of 'x' (int16), 'y' (int16)"
+
     def test_check_asks_the_parser(self, tmp_path, capsys):
         model = saved(tmp_path, net((1, 3, 8, 8), op="Relux", domain="mine"))
         assert run("check", model, "--target", "tensorrt", "--json") == 1

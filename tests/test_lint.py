@@ -19,6 +19,7 @@ from onnxbench import backends, lint
 from onnxbench.errors import BenchError, NotFoundError, UsageError
 from onnxbench.graph import GraphIndex
 from onnxbench.lint import Severity, operators, reports
+from onnxbench.lint.sessions import NodesRefusedError, Refusal
 from onnxbench.model import Model, from_proto, load
 from onnxbench.validity import find_complaints
 from onnxbench.writer import save
@@ -402,6 +403,10 @@ CASES: dict[str, tuple[Case, Case]] = {
         lambda _: enhance(),
         lambda _: plain(),
     ),
+    "OB802": (
+        lambda _: text("g (float[2] x) => (int64[1,?] y) { y = NonZero (x) }"),
+        lambda _: text("g (float[2] x) => (float[2] y) { y = Relu (x) }"),
+    ),
     "OB901": (lambda _: weighted(float_data=[float("nan"), 1]), lambda _: weighted(float_data=[float("inf"), 1])),
     "OB902": (lambda _: weighted(float_data=[float("-inf"), 1]), lambda _: weighted(float_data=[3e38, 1])),
     "OB903": (lambda _: weighted(float_data=[65505, 1]), lambda _: weighted(float_data=[65504, 1])),
@@ -452,7 +457,15 @@ def dropout(on: bool) -> onnx.ModelProto:
 def checked(model: onnx.ModelProto | Model, **options: object) -> lint.Findings:
     """Checks a model in every way: with values, in ONNX Runtime, for TensorRT's types."""
     made = model if isinstance(model, Model) else from_proto(model)
-    return lint.check(made, values=True, openers={"ort": backends.open_session}, **options)
+    openers = {"ort": backends.open_session, "picky": refuse_nonzero}
+    return lint.check(made, values=True, openers=openers, **options)
+
+
+def refuse_nonzero(model: Model) -> None:
+    """A runtime that refuses NonZero and says which nodes these are (tests/test_build_trt.py asks a real one)."""
+    refs = [ref for ref in GraphIndex(model.proto).nodes() if ref.node.op_type == "NonZero"]
+    if refs:
+        raise NodesRefusedError("refused", [Refusal(ref.path, "there is no NonZero") for ref in refs])
 
 
 def codes(found: lint.Findings) -> set[str]:

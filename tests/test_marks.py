@@ -304,3 +304,17 @@ def test_without_torch_one_error_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["12 pip install onnxbench[torch]"] * 2
+
+
+@pytest.mark.parametrize("words", [[], ["--at", "yolo_head:input"], ["--fuse"]])
+def test_the_command(words, tmp_path):
+    from onnxbench.cli import main
+
+    path, out = named("mmdeploy_marks").path, tmp_path / "out.onnx"
+    with pytest.raises(SystemExit) as ended:
+        main(["unmark", str(path), str(out), "--verify", "--no-stamp", *words])
+    assert not ended.value.code
+    left = marks(GraphIndex(load(out).proto))
+    assert len(left) == (6 if "--at" in words else 0)
+    if words == []:
+        assert load(out).proto == unmark(path).model.proto

@@ -163,8 +163,10 @@ def _onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
 
 
 def _run_in_onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
-    import onnxruntime
     from onnxruntime_extensions import PyCustomOpDef, get_library_path, onnx_op
+
+    from onnxbench import backends
+    from onnxbench.model import from_proto
 
     kinds = {int: PyCustomOpDef.dt_int64, float: PyCustomOpDef.dt_float, str: PyCustomOpDef.dt_string}
 
@@ -177,15 +179,14 @@ def _run_in_onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
         outputs=[PyCustomOpDef.dt_float] * len(bundle.outputs),
         attrs={name: kinds[type(value)] for name, value in bundle.attributes.items()},
     )(compute)  # fmt: skip
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.register_custom_ops_library(get_library_path())
+    options = backends.Options("none", libraries=(Path(get_library_path()),))
     few = cases[:: max(1, len(cases) // 6)]
     for inputs, attributes in few:
-        proto = bundle.model(inputs, bundle.filled(attributes))
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        made = session.run(None, dict(zip(bundle.inputs, inputs, strict=True)))
-        for value, expected in zip(made, bundle.reference(inputs, bundle.filled(attributes)), strict=True):
+        model = from_proto(bundle.model(inputs, bundle.filled(attributes)))
+        session = backends.open_session(model, options=options)
+        made = session.run(dict(zip(bundle.inputs, inputs, strict=True)))
+        session.close()
+        for value, expected in zip(made.values(), bundle.reference(inputs, bundle.filled(attributes)), strict=True):
             assert difference(value, expected, (0, 0)) is None, "it runs, and gives other values than the reference"
     return f"{len(few)} cases, through onnxruntime-extensions"
 

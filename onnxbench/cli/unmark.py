@@ -41,6 +41,10 @@ def unmark(
             "--at", metavar="SEL", show_default=False, help="Only these Marks: yolo_head:input, op:mmcv::Mark."
         ),
     ] = None,
+    fuse: Annotated[
+        bool,
+        typer.Option("--fuse", help="Then do what a mark kept the exporter from: fuse and fold, by its own optimizer."),
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", "--validate", help="Run the model before and after; it must stay the same.")
     ] = False,
@@ -67,21 +71,23 @@ def unmark(
     """Take Mark nodes out of a model as if they had never been there (docs/marks.md).
 
     Inputs and outputs keep their names. Marks of onnxbench and of MMDeploy (mmdeploy::Mark, mmcv::Mark) are read, in
-    bodies and functions too. The same as a step of a recipe: 'unmark: all'.
+    bodies and functions too. The same as a step of a recipe: 'unmark: all'; --fuse adds 'simplify: onnxscript'.
 
     \b
     Examples:
       onnxbench unmark marked.onnx plain.onnx
       onnxbench unmark marked.onnx plain.onnx --verify
+      onnxbench unmark marked.onnx plain.onnx --fuse
       onnxbench unmark marked.onnx out.onnx --at yolo_head:input
     """
     from onnxbench import surgery
-    from onnxbench.operations import Unmark
+    from onnxbench.operations import Operation, Simplify, Unmark
 
     target = _edits.one_target(out, short_o, dry_run=dry_run)
     wanted = feed_options(feeds, shape, dim, val_range, seed)
+    steps: list[Operation] = [Unmark(at or "all"), *([Simplify("onnxscript")] if fuse else [])]
     done = surgery.edit_file(
-        model, target, [Unmark(at or "all")], verify=wanted if verify else False, stamp=not no_stamp,
+        model, target, steps, verify=wanted if verify else False, stamp=not no_stamp,
         options=save_options(external_data, per_tensor, external_threshold, share_weights), allow_outside=allow_outside,
     )  # fmt: skip
     _edits.print_edited(done, dry_run=dry_run, as_json=as_json, quiet=quiet, command="unmark")

@@ -11,6 +11,7 @@ from onnxbench.errors import nearest
 from onnxbench.graph import GraphIndex, NodeRef, Scope
 from onnxbench.provenance import Origins
 from onnxbench.schemas import plain_domain, standard_operators
+from onnxbench.tensortype import dtype_name, elem_type
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -82,6 +83,8 @@ class Explainer:
         op = said["op"] or (node.op_type if node is not None else "")
         text = _plain(said["text"])
         domain = plain_domain(node.domain) if node is not None else ""
+        if "convertDtype" in said["text"]:
+            return self._unknown_type(ref, said)
         has_plugin_words = "Plugin not found" in said["text"] or "checkFallbackPluginImporter" in said["function"]
         if has_plugin_words and not domain and op in standard_operators():
             return self._made("unsupported", ref, said, f"TensorRT has no operator {op}", _WAYS_OUT.get(op))
@@ -100,6 +103,18 @@ class Explainer:
                 known = (way, remedy)
                 break
         return self._made(kind, ref, said, text, known)
+
+    def _unknown_type(self, ref: NodeRef | None, said: Mapping[str, Any]) -> Problem:
+        """Returns the problem of an element type that TensorRT does not have, with the tensors of the main graph."""
+        graph = self._index.proto.graph
+        found = [(info.name, elem_type(info.type)) for info in (*graph.input, *graph.output)]
+        found += [(tensor.name, tensor.data_type) for tensor in graph.initializer]
+        named = [f"{name!r} ({dtype_name(number)})" for name, number in found if number and number not in _TYPES]
+        words = ", ".join(named[:6]) or "a tensor inside the model"
+        way = (
+            "Cast before and after ('onnxbench edit --retype-input x=float32'), or cut the model where such types end."
+        )
+        return self._made("unsupported", ref, said, f"TensorRT does not have the element type of {words}", (way, None))
 
     def _missing_plugin(
         self, ref: NodeRef | None, said: Mapping[str, Any], node: NodeProto | None, op: str, domain: str
@@ -220,6 +235,8 @@ _DYNAMIC_QUANT = (
     "Undo the dynamic quantization, so that the model computes in float again, or quantize it statically with "
     "QuantizeLinear/DequantizeLinear nodes (symmetric, int8)."
 )
+_TYPES = frozenset({1, 2, 3, 6, 7, 9, 10, 11, 16, 17, 22, 23, 24})
+"""Element types that TensorRT can have in a network (float64 as float32)."""
 _NEVER = frozenset({
     "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DFT",
     "DeformConv", "Unique", "StringNormalizer", "Bernoulli", "NonMaxSuppression", "SequenceConstruct",
