@@ -217,13 +217,16 @@ def ranked(
         mending = _Mending(search, inputs, outputs, [finding for group in groups for finding in group])
         if mending.base:
             for at in order[:MOST_RANKED]:
-                effects[at] = mending.effect(groups[at])
-            together = mending.effect_of_all()
+                effect = mending.effect(groups[at])
+                if effect is not None:
+                    effects[at] = effect
+            together = mending.effect_of_all() if len(groups) > 1 else effects.get(0)
     except ExecutionError:
         pass
     made = [replace(culprit, effect=effects.get(at)) for at, culprit in enumerate(culprits)]
     place = {at: number for number, at in enumerate(order)}
-    chosen = sorted(range(len(made)), key=lambda at: (-round(effects.get(at, -math.inf), 2), place[at]))
+    unknown = [1.0 if culprit.own.problem else -math.inf for culprit in culprits]
+    chosen = sorted(range(len(made)), key=lambda at: (-round(effects.get(at, unknown[at]), 2), place[at]))
     return [made[at] for at in chosen], together
 
 
@@ -240,8 +243,13 @@ class _Mending:
         self._plain = search.with_values({}, feeds, list(dict.fromkeys([*outputs, *self._names, *inner])))
         self.base = _error(outputs, self._wanted, self._plain)
 
-    def effect(self, group: Sequence[Finding]) -> float:
-        """Returns the share of the outputs' error that goes away when one node is mended."""
+    def effect(self, group: Sequence[Finding]) -> float | None:
+        """Returns the share of the outputs' error that goes away when one node is mended; None if it cannot be.
+
+        Values that the suspect's element type cannot hold cannot be put in.
+        """
+        if any(self._unfit(finding.tensor) for finding in group):
+            return None
         search = self._search
         given = {
             name: self._feeds[name] if name in self._feeds else self._as_suspects(name) for name in group[0].inputs
@@ -249,9 +257,14 @@ class _Mending:
         forced = search.parts.run(group[0].nodes, given, [finding.tensor for finding in group])
         return self._less({f.tensor: self._mended(f.tensor, forced[f.tensor]) for f in group})
 
-    def effect_of_all(self) -> float:
+    def effect_of_all(self) -> float | None:
         """Returns the same for all culprits together."""
+        if any(self._unfit(name) for name in self._names):
+            return None
         return self._less({name: self._as_suspects(name) for name in self._names})
+
+    def _unfit(self, name: str) -> bool:
+        return bool(measure(self._wanted[name], self._as_suspects(name)).problem)
 
     def _as_suspects(self, name: str) -> Value:
         plain = self._plain[name]

@@ -142,12 +142,15 @@ def _numbers(found: Distance, reference: Array, value: Array, tolerance: Toleran
     import numpy as np
 
     typical = _typical(reference)
+    limit = _limit(reference, value)
     squares = [0.0, 0.0]
     peak = most = 0.0
     at = first = -1
     nonfinite = failing = start = 0
     for one, other in _blocks(reference, value):
         e, a = one, other
+        if limit:
+            e = np.where(np.isfinite(e), np.clip(e, -limit, limit), e)
         difference = a - e
         dots = float(np.dot(difference, difference)), float(np.dot(e, e))
         if not (math.isfinite(dots[0]) and math.isfinite(dots[1])):
@@ -196,6 +199,20 @@ def _numbers(found: Distance, reference: Array, value: Array, tolerance: Toleran
         failing=failing + nonfinite,
         equal=not nonfinite and not most,
     )
+
+
+def _limit(reference: Array, value: Array) -> float:
+    """Returns the largest number of the value's element type if that is narrower than the reference's; 0 otherwise.
+
+    A number beyond it (a mask of -3e38) is as right as can be if it is that largest number; infinity is not.
+    """
+    import ml_dtypes
+
+    names = [array.dtype.name for array in (reference, value)]
+    if names[0] == names[1] or not all(epsilon(name) and "complex" not in name for name in names):
+        return 0.0
+    largest = [float(ml_dtypes.finfo(array.dtype).max) for array in (reference, value)]  # type: ignore[no-untyped-call]
+    return largest[1] if largest[1] < largest[0] else 0.0
 
 
 def _blocks(reference: Array, value: Array) -> Iterator[tuple[Array, Array]]:

@@ -203,9 +203,13 @@ class Parts:
         """
         held: dict[str, Value] = dict(feeds)
         for step in self.plan(batches):
-            if step.outputs:
-                held.update(self.run(step.nodes, held, step.outputs))
-            yield {name: held[name] if name in held else self.stored(name) for name in step.asked}
+            made = self.run(step.nodes, held, step.outputs) if step.outputs else {}
+            held.update((name, value) for name, value in made.items() if name in self.varying)
+            asked = {name: made[name] if name in made else held.get(name) for name in step.asked}
+            asked.update((name, self.stored(name)) for name in step.asked if name not in made and name not in held)
+            del made
+            yield asked
+            del asked
             for name in step.last:
                 held.pop(name, None)
 
