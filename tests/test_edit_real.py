@@ -190,6 +190,16 @@ def added(subject: Subject) -> Steps | None:
     return None if edge is None else one("add_nodes", text=f"added_by_a_test = Abs ({quoted(edge)})")
 
 
+def marked(subject: Subject) -> Steps | None:
+    """Puts a Mark behind a tensor, and takes it out again."""
+    edge = subject.edge()
+    if edge is None:
+        return None
+    said = {"func": "a_test", "func_id": 0, "type": "input", "name": "x", "id": 0}
+    mark = {"at": quoted(edge), "op": "onnxbench::Mark", "to": "marked_by_a_test", "attributes": said}
+    return [{"insert": mark, "changes": "nothing"}, {"unmark": "all"}]
+
+
 def to_a_copy(word: str) -> Callable[[Subject], Steps | None]:
     def make(subject: Subject) -> Steps | None:
         edge = subject.edge()
@@ -447,6 +457,7 @@ TABLE: dict[str, tuple[Callable[[Subject], Steps | None], set[str]]] = {
     "strip_weights": (always("strip_weights", seed=1), _WEIGHTS | {"functions", "graph.sparse_initializer"}),
     "externalize": (always("externalize"), set()),
     "inline_weights": (always("inline_weights"), set()),
+    "unmark": (marked, _WIRING),
     "rewrite": (lambda s: one("rewrite", **NEG_TWICE, max=2) if s.node("Relu") else None, _WIRING),
 }
 REORDERS = {"sort", "simplify", "inline_functions", "reorder_inputs", "reorder_outputs"}

@@ -162,6 +162,10 @@ def _onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
     return _run_in_onnxruntime(bundle, cases)
 
 
+_COMPUTING: dict[tuple[Any, ...], Bundle] = {}
+"""What computes an operator now, by how it was registered: onnxruntime-extensions takes each once in a process."""
+
+
 def _run_in_onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
     from onnxruntime_extensions import PyCustomOpDef, get_library_path, onnx_op
 
@@ -169,16 +173,26 @@ def _run_in_onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
     from onnxbench.model import from_proto
 
     kinds = {int: PyCustomOpDef.dt_int64, float: PyCustomOpDef.dt_float, str: PyCustomOpDef.dt_string}
+    shape = (
+        f"{bundle.domain}::{bundle.op}",
+        len(bundle.inputs),
+        len(bundle.outputs),
+        tuple((name, kinds[type(value)]) for name, value in bundle.attributes.items()),
+    )
+    if shape not in _COMPUTING and any(known[0] == shape[0] for known in _COMPUTING):
+        raise _NotRunError("this process has run the operator with other inputs or attributes before")
+    if shape not in _COMPUTING:
 
-    def compute(*inputs: Any, **attributes: Any) -> Any:
-        made = bundle.reference(list(inputs), bundle.filled(attributes))
-        return made[0] if len(made) == 1 else tuple(made)
+        def compute(*inputs: Any, **attributes: Any) -> Any:
+            now = _COMPUTING[shape]
+            made = now.reference(list(inputs), now.filled(attributes))
+            return made[0] if len(made) == 1 else tuple(made)
 
-    onnx_op(
-        op_type=f"{bundle.domain}::{bundle.op}", inputs=[PyCustomOpDef.dt_float] * len(bundle.inputs),
-        outputs=[PyCustomOpDef.dt_float] * len(bundle.outputs),
-        attrs={name: kinds[type(value)] for name, value in bundle.attributes.items()},
-    )(compute)  # fmt: skip
+        onnx_op(
+            op_type=shape[0], inputs=[PyCustomOpDef.dt_float] * shape[1], outputs=[PyCustomOpDef.dt_float] * shape[2],
+            attrs=dict(shape[3]),
+        )(compute)  # fmt: skip
+    _COMPUTING[shape] = bundle
     options = backends.Options("none", libraries=(Path(get_library_path()),))
     few = cases[:: max(1, len(cases) // 6)]
     for inputs, attributes in few:
