@@ -457,7 +457,7 @@ TABLE: dict[str, tuple[Callable[[Subject], Steps | None], set[str]]] = {
     "strip_weights": (always("strip_weights", seed=1), _WEIGHTS | {"functions", "graph.sparse_initializer"}),
     "externalize": (always("externalize"), set()),
     "inline_weights": (always("inline_weights"), set()),
-    "unmark": (marked, _WIRING),
+    "unmark": (marked, _WIRING | {"functions"}),
     "rewrite": (lambda s: one("rewrite", **NEG_TWICE, max=2) if s.node("Relu") else None, _WIRING),
 }
 REORDERS = {"sort", "simplify", "inline_functions", "reorder_inputs", "reorder_outputs"}
