@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -167,7 +168,9 @@ def test_a_bundle_that_cannot_be_loaded(tmp_path, text, says):
 @needs_compiler
 def test_a_new_bundle_works_and_has_its_own_test(tmp_path, capsys):
     assert run("plugins", "new", tmp_path / "my_op", "--op", "my.domain::MyOp") == 0
+    before = dict(os.environ)
     assert run("plugins", "test", tmp_path / "my_op") == 0
+    assert dict(os.environ) == before  # what it imports sets how protobuf works
     shown = capsys.readouterr().out
     assert "FAILED" not in shown
     assert "kernel on the CPU" in shown

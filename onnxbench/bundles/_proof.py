@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -162,16 +163,22 @@ def _onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
     return _run_in_onnxruntime(bundle, cases)
 
 
+_PROTOBUF = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
+"""Set by onnxruntime-extensions when it is imported: all child processes would parse models in slow pure Python."""
 _COMPUTING: dict[tuple[Any, ...], Bundle] = {}
 """What computes an operator now, by how it was registered: onnxruntime-extensions takes each once in a process."""
 
 
 def _run_in_onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
-    from onnxruntime_extensions import PyCustomOpDef, get_library_path, onnx_op
-
     from onnxbench import backends
     from onnxbench.model import from_proto
 
+    before = os.environ.get(_PROTOBUF)
+    from onnxruntime_extensions import PyCustomOpDef, get_library_path, onnx_op
+
+    os.environ.pop(_PROTOBUF, None)
+    if before is not None:
+        os.environ[_PROTOBUF] = before
     kinds = {int: PyCustomOpDef.dt_int64, float: PyCustomOpDef.dt_float, str: PyCustomOpDef.dt_string}
     shape = (
         f"{bundle.domain}::{bundle.op}",
