@@ -261,6 +261,8 @@ class Matching:
 
     def _seed(self, keys_a: Sequence[Hashable], keys_b: Sequence[Hashable]) -> list[tuple[list[int], list[int]]]:
         """Pairs nodes that alone have a key; returns groups of several that have one, after names had their say."""
+        if not self._open:
+            return []
         groups = _groups(self._left_a(), keys_a, self._left_b(), keys_b)
         several = []
         for ones, others in groups:
@@ -274,7 +276,7 @@ class Matching:
 
     def _seed_by_name(self, numbers_a: Sequence[int], numbers_b: Sequence[int]) -> None:
         """Pairs nodes that agree in a name and a number."""
-        if self._has_common_names:
+        if self._has_common_names and self._open:
             for ones, others in ((self._names_a, self._names_b), (self._node_names_a, self._node_names_b)):
                 self._seed(_joined(ones, numbers_a), _joined(others, numbers_b))
 
@@ -409,6 +411,8 @@ class Matching:
         """Lists anew the pairs that may have neighbours left: outputs, and all around nodes of ``a`` that are left."""
         for queue in self._queues:
             queue.clear()
+        if not self._open:
+            return
         self._queues[0].extend(self._ends)
         seen: set[Item] = set()
         for position in self._left_a():
