@@ -15,17 +15,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+
+from onnxbench.bisection import Bisection, bisect
+from onnxbench.errors import BenchError
+from onnxbench.model import from_proto, load
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests"))  # the faults are those that the tests put in
 
-import numpy as np  # noqa: E402
-import onnx  # noqa: E402
-from corpus import fetch  # noqa: E402
-from injections import FAULTS, Injected, inject  # noqa: E402
-
-from onnxbench.bisection import Bisection, bisect  # noqa: E402
-from onnxbench.errors import BenchError  # noqa: E402
-from onnxbench.model import from_proto, load  # noqa: E402
+from corpus import fetch  # noqa: E402 - found there
+from injections import FAULTS, Injected, inject  # noqa: E402 - found there
 
 MODELS = (
     "attacut_c", "attacut_sc", "eeg_seizure_lstm", "ppocr_v2_cls", "magika", "swift_f0", "tashkeel_seq2seq",

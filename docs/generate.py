@@ -128,7 +128,7 @@ def operations_page() -> str:
     import dataclasses
 
     from onnxbench.operations import OPERATIONS, spelled_form
-    from onnxbench.recipe import field_docs
+    from onnxbench.recipeschema import field_docs
 
     parts = [EDIT_HEAD]
     for word, operation in OPERATIONS.items():
@@ -162,7 +162,7 @@ def schema_page() -> str:
     """Returns the JSON Schema of recipes."""
     import json
 
-    from onnxbench.recipe import json_schema
+    from onnxbench.recipeschema import json_schema
 
     return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
 

@@ -267,7 +267,7 @@ def test_the_json_schema_accepts_the_golden_recipes_and_refuses_mistakes():
     import jsonschema
     import yaml
 
-    from onnxbench.recipe import json_schema
+    from onnxbench.recipeschema import json_schema
 
     validator = jsonschema.Draft202012Validator(json_schema())
     jsonschema.Draft202012Validator.check_schema(json_schema())

@@ -25,7 +25,8 @@ from onnxbench.cli._boundary import bounded
 from onnxbench.graph import GraphIndex
 from onnxbench.model import load
 from onnxbench.operations import Delete
-from onnxbench.recipe import json_schema, load_recipe
+from onnxbench.recipe import load_recipe
+from onnxbench.recipeschema import json_schema
 from onnxbench.select import tensors
 from onnxbench.surgery import STAMP, edit, edit_file, undo_file
 

@@ -55,8 +55,6 @@ from onnxbench.progress import track
 from onnxbench.specs import parse_tolerances
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from onnxbench.bisection._search import Finding
 
 __all__ = [
@@ -192,9 +190,7 @@ class _Bisector:
         self._atol, self._rtol = _tolerances(atol, names, "--atol"), _tolerances(rtol, names, "--rtol")
         self._memory = memory
         self._is_told = bool(self._atol or self._rtol)
-        twins: Callable[[int, str], bool] = lambda position, partner: False  # noqa: E731
-        if isinstance(reference, ModelReference):
-            twins = make_twins(suspect, reference)
+        twins = make_twins(suspect, reference) if isinstance(reference, ModelReference) else _no_twins
         self._search = Search(suspect, reference, max_bytes=memory, tolerance=self._tolerance, twins=twins)
         if not self._search.names:
             raise UnsupportedError(
@@ -311,13 +307,15 @@ class _Bisector:
 
     def _with_inner(self, culprit: Culprit, group: Sequence[Finding]) -> Culprit:
         """Returns an If or a Loop with the culprits in its body; any other node as it is."""
+        if not isinstance(self._reference, ModelReference):
+            return culprit
         search = self._search
         worst = next(finding for finding in group if finding.tensor == culprit.tensor)
         try:
             run = body_run(search, worst, self._feeds[worst.number])
             if run is None:
                 return culprit
-            places = [self._suspect.place, self._reference.side.place]  # type: ignore[attr-defined]
+            places = [self._suspect.place, self._reference.side.place]
             plain = [replace(place, options=replace(place.options, optimization="none")) for place in places]
             suspect, reference = Suspect(run.suspect, plain[0]), ModelReference(run.reference, plain[1])
             inner = _Bisector(suspect, reference, (), (), self._memory).run(run.feeds, None)
@@ -358,6 +356,10 @@ class _Bisector:
             self._notes.append(
                 "the outputs drift only while nothing is looked at within: exposing tensors changes what is fused"
             )
+
+
+def _no_twins(position: int, partner: str) -> bool:
+    return False
 
 
 def _below(culprit: Culprit, path: str) -> Culprit:

@@ -211,7 +211,7 @@ def _limit(reference: Array, value: Array) -> float:
     names = [array.dtype.name for array in (reference, value)]
     if names[0] == names[1] or not all(epsilon(name) and "complex" not in name for name in names):
         return 0.0
-    largest = [float(ml_dtypes.finfo(array.dtype).max) for array in (reference, value)]  # type: ignore[no-untyped-call]
+    largest = [float(ml_dtypes.finfo(array.dtype).max) for array in (reference, value)]  # type: ignore[no-untyped-call]  # ml_dtypes is not typed
     return largest[1] if largest[1] < largest[0] else 0.0
 
 

@@ -72,8 +72,8 @@ def schema_of(bundle: Bundle) -> OpSchema:
             said: AttributeProto | None = context.get_attribute(name)
             if said is not None and said.type:
                 attributes[name] = helper.get_attribute_value(said)
-        shapes = [_sizes(kind) for kind in given]
-        out = None if any(shape is None for shape in shapes) else bundle.shapes(shapes, attributes)  # type: ignore[arg-type]
+        shapes = [shape for kind in given if (shape := _sizes(kind)) is not None]
+        out = bundle.shapes(shapes, attributes) if len(shapes) == len(given) else None
         for number in range(context.get_num_outputs()):
             kind = type(given[0])()
             kind.tensor_type.elem_type = given[_leading(bundle)].tensor_type.elem_type

@@ -84,7 +84,7 @@ def _guarded(rt: Any, plugin: str, failed: Any) -> Callable[[Callable[..., Any]]
         def guarded(*arguments: Any, **named: Any) -> Any:
             try:
                 return method(*arguments, **named)
-            except Exception as error:
+            except Exception as error:  # a plugin's own code; TensorRT would only print it
                 frames = traceback.extract_tb(error.__traceback__)
                 place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
                 rt.plugin_failures.append(
@@ -331,7 +331,7 @@ def register_script(rt: Any, file: Path) -> None:
             continue
         try:
             creator = value()
-        except Exception as error:
+        except Exception as error:  # the user's own code
             raise SpecError(f"plugin {file}: {value.__name__}() raised {type(error).__name__}: {error}") from None
         _KEPT.append(creator)
         key = (str(creator.plugin_namespace), str(creator.name), str(creator.plugin_version))

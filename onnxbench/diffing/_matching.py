@@ -34,17 +34,28 @@ than each with each, so time and memory grow linearly with the graph. Nothing re
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from onnxbench.diffing import _tensors
+from onnxbench.diffing._neighbours import (
+    MOST_BEYOND,
+    MOST_NEAR,
+    alone,
+    first_place,
+    groups_of,
+    join,
+    joined,
+    made_names,
+    next_node,
+    node_names,
+    nodes_beyond,
+    type_key,
+    uses_of,
+)
 from onnxbench.diffing._sides import Ids, Side, output_number
 
-if TYPE_CHECKING:
-    from onnx import TypeProto
-
-_Thing = TypeVar("_Thing", int, str)
 Item: TypeAlias = "tuple[int, int] | tuple[str, str]"
 """A pair that was found: positions of two nodes, or names of two tensors that no node makes."""
 
@@ -64,9 +75,7 @@ class _Ask(IntEnum):
     LAST = 9
 
 
-_FAR = 4
-"""So many nodes may lie between a node and one that it was next to before."""
-_MOST_BEYOND, _MOST_NEAR, _LONGEST_RUN = 64, 8, 16
+_LONGEST_RUN = 16
 _TRUSTED, _TRUSTED_ALONE = 0.9, 0.98
 _A_FEW_RENAMED = 2
 _FEW = 8
@@ -95,8 +104,8 @@ class Matching:
         self._open = min(len(self.nodes), len(self.nodes_b))
         self._queues: list[deque[Item]] = [deque() for _ in _Ask]
         self._samples: tuple[dict[str, Hashable], dict[str, Hashable]] = ({}, {})
-        self._names_a, self._names_b = _names(a), _names(b)
-        self._node_names_a, self._node_names_b = _node_names(a), _node_names(b)
+        self._names_a, self._names_b = made_names(a), made_names(b)
+        self._node_names_a, self._node_names_b = node_names(a), node_names(b)
         shared = not set(filter(None, self._names_a)).isdisjoint(self._names_b) or not set(
             filter(None, self._node_names_a)
         ).isdisjoint(self._node_names_b)
@@ -227,7 +236,7 @@ class Matching:
                 partner = name if first else self.tensors_b.get(name)
                 if partner is not None and (not first or name in self.tensors):
                     return ids["input", partner]
-                return ids["free input", _type_key(types.get(name))]
+                return ids["free input", type_key(types.get(name))]
             if name in side.stored:
                 return ids["shape", tuple(side.stored[name].dims)] if coarse else side.weight_id(name)
             return ids["outer", self._meaning(name, first)]
@@ -249,7 +258,7 @@ class Matching:
         """
         agree = total = 0
         for hash_a, hash_b in (self._forward, self._backward):
-            for ones, others in _groups(range(len(hash_a)), hash_a, range(len(hash_b)), hash_b):
+            for ones, others in groups_of(range(len(hash_a)), hash_a, range(len(hash_b)), hash_b):
                 if len(ones) == len(others) == 1:
                     total += 1
                     agree += self._names_a[ones[0]] == self._names_b[others[0]]
@@ -263,7 +272,7 @@ class Matching:
         """Pairs nodes that alone have a key; returns groups of several that have one, after names had their say."""
         if not self._open:
             return []
-        groups = _groups(self._left_a(), keys_a, self._left_b(), keys_b)
+        groups = groups_of(self._left_a(), keys_a, self._left_b(), keys_b)
         several = []
         for ones, others in groups:
             if len(ones) == len(others) == 1:
@@ -278,7 +287,7 @@ class Matching:
         """Pairs nodes that agree in a name and a number."""
         if self._has_common_names and self._open:
             for ones, others in ((self._names_a, self._names_b), (self._node_names_a, self._node_names_b)):
-                self._seed(_joined(ones, numbers_a), _joined(others, numbers_b))
+                self._seed(joined(ones, numbers_a), joined(others, numbers_b))
 
     def _seed_by_neighbourhood(self) -> None:
         """Pairs nodes that alone are what they and their neighbours are, and looks on from there."""
@@ -286,7 +295,7 @@ class Matching:
         if _OFTEN * len({self.a.bases[one] for one in left}) < len(left):
             return  # nodes are much alike, and so are their neighbours
         keys_a, keys_b = self.a.around(self.a.bases, left), self.b.around(self.b.bases, left_b)
-        for pair in _alone(_groups(left, keys_a, left_b, keys_b)):
+        for pair in alone(groups_of(left, keys_a, left_b, keys_b)):
             self._match_nodes(*pair)
         if self._open < before:
             self._look_around()
@@ -362,7 +371,7 @@ class Matching:
     ) -> list[tuple[int, int]]:
         """Returns the pairs of nodes that alone among these have a key; None is no key."""
         keys_a, keys_b = {one: key_a(one) for one in ones}, {other: key_b(other) for other in others}
-        return _alone(_groups(ones, keys_a, others, keys_b))
+        return alone(groups_of(ones, keys_a, others, keys_b))
 
     def _all_names_a(self, position: int) -> Hashable:
         node = self.a.scope.nodes[position]
@@ -379,10 +388,10 @@ class Matching:
         return tuple(name for name in self.b.inputs[position] if name in self.b.stored) or None
 
     def _place_a(self, position: int) -> Hashable:
-        return _first_place(self.a, position, self._ends_a, self._output_places[0])
+        return first_place(self.a, position, self._ends_a, self._output_places[0])
 
     def _place_b(self, position: int) -> Hashable:
-        return _first_place(self.b, position, self._ends_b, self._output_places[1])
+        return first_place(self.b, position, self._ends_b, self._output_places[1])
 
     def _details_a(self, position: int) -> Hashable:
         return self.a.details(position)
@@ -490,7 +499,7 @@ class Matching:
                 return None
             if slot == slot_b:
                 return self._ask_two(one, other, question, forward=True)
-        uses, uses_b = _uses(readers, self.nodes), _uses(readers_b, self.nodes_b)
+        uses, uses_b = uses_of(readers, self.nodes), uses_of(readers_b, self.nodes_b)
         if not uses or not uses_b:
             return None
         if question in (_Ask.NAMED_BEYOND, _Ask.LIKE_BEYOND):
@@ -565,10 +574,10 @@ class Matching:
             return len(outputs) == len(outputs_b)
         if outputs[0] in self._ends_a and self._ends_a[outputs[0]] == self._ends_b.get(outputs_b[0]):
             return True
-        readers_b = set(self.b.consumers.get(outputs_b[0], ())[:_MOST_BEYOND])
+        readers_b = set(self.b.consumers.get(outputs_b[0], ())[:MOST_BEYOND])
         return any(
             self.nodes[reader] >= 0 and (self.nodes[reader], slot) in readers_b
-            for reader, slot in self.a.consumers.get(outputs[0], ())[:_MOST_BEYOND]
+            for reader, slot in self.a.consumers.get(outputs[0], ())[:MOST_BEYOND]
         )
 
     def _join(self, uses: dict[int, tuple[int, ...]], uses_b: dict[int, tuple[int, ...]], question: _Ask) -> None:
@@ -590,12 +599,12 @@ class Matching:
                 keys_a = {one: (a.operators[one], slots) for one, slots in uses.items()}
                 keys_b = {one: (b.operators[one], slots) for one, slots in uses_b.items()}
             case _:
-                groups = _groups(uses, uses, uses_b, uses_b)
+                groups = groups_of(uses, uses, uses_b, uses_b)
                 for ones, others in groups:
                     if len(ones) == len(others) == 1 and self._fits(ones[0], others[0]):
                         self._match_nodes(ones[0], others[0])
                 return
-        for ones, others in _groups(uses, keys_a, uses_b, keys_b):
+        for ones, others in groups_of(uses, keys_a, uses_b, keys_b):
             if len(ones) == len(others) == 1:
                 self._match_nodes(ones[0], others[0])
             elif question in (_Ask.EXACT, _Ask.LIKE, _Ask.IN_ORDER):
@@ -626,7 +635,7 @@ class Matching:
             ones, others = self._unmatched(uses, uses_b)
             keys_a = {one: names_a[one] and (names_a[one], extra_a and extra_a[one]) for one in ones}
             keys_b = {one: names_b[one] and (names_b[one], extra_b and extra_b[one]) for one in others}
-            for group, group_b in _groups(ones, keys_a, others, keys_b):
+            for group, group_b in groups_of(ones, keys_a, others, keys_b):
                 if len(group) == len(group_b) == 1 and (
                     question != _Ask.NAME_ONLY or self._may_be_changed(group[0], group_b[0])
                 ):
@@ -643,15 +652,15 @@ class Matching:
             question: Which question is asked.
             forward: Whether further on is towards the outputs.
         """
-        if len(ones) > _MOST_NEAR or len(others) > _MOST_NEAR:
+        if len(ones) > MOST_NEAR or len(others) > MOST_NEAR:
             return
-        far_a = _beyond(self.a, ones, self.nodes, forward=forward)
-        far_b = _beyond(self.b, others, self.nodes_b, forward=forward)
+        far_a = nodes_beyond(self.a, ones, self.nodes, forward=forward)
+        far_b = nodes_beyond(self.b, others, self.nodes_b, forward=forward)
         pairs = [(steps, one, other) for other, steps in far_b.items() for one in ones]
         pairs += [(steps, one, other) for one, steps in far_a.items() for other in others]
         if len(ones) == len(others) == 1:  # one node may be another now: its operator was changed
             near_a, near_b = (
-                [position for position, steps in far.items() if steps == 1][:_MOST_NEAR] for far in (far_a, far_b)
+                [position for position, steps in far.items() if steps == 1][:MOST_NEAR] for far in (far_a, far_b)
             )
             pairs += [(0, one, other) for one in near_a for other in near_b]
         bases_a, bases_b = self.a.bases, self.b.bases
@@ -668,8 +677,8 @@ class Matching:
         length = 0
         while length < _LONGEST_RUN and self.a.bases[one] == self.b.bases[other]:
             length += 1
-            one = _next(self.a, one, self.nodes, forward=forward)
-            other = _next(self.b, other, self.nodes_b, forward=forward)
+            one = next_node(self.a, one, self.nodes, forward=forward)
+            other = next_node(self.b, other, self.nodes_b, forward=forward)
             if one < 0 or other < 0:
                 return length + (one == other)
         return length
@@ -734,9 +743,9 @@ class Matching:
         inputs = [name for name in a.given if name not in self.tensors]
         inputs_b = [name for name in b.given if name not in self.tensors_b]
         if inputs and inputs_b and not a.scope.is_function:
-            types = {info.name: _type_key(info.type) for info in a.scope.graph.input}
-            types_b = {info.name: _type_key(info.type) for info in b.scope.graph.input}
-            for ones, others in _join(inputs, types.get, inputs_b, types_b.get):
+            types = {info.name: type_key(info.type) for info in a.scope.graph.input}
+            types_b = {info.name: type_key(info.type) for info in b.scope.graph.input}
+            for ones, others in join(inputs, types.get, inputs_b, types_b.get):
                 if len(ones) == len(others):
                     for one, other in zip(ones, others, strict=True):
                         self._match_tensors(one, other)
@@ -753,7 +762,7 @@ class Matching:
         ):
             stored = [name for name in a.stored if name not in self.tensors]
             stored_b = [name for name in b.stored if name not in self.tensors_b]
-            for ones, others in _join(stored, key_a, stored_b, key_b):
+            for ones, others in join(stored, key_a, stored_b, key_b):
                 if len(ones) == len(others) and (len(ones) == 1 or key_a != self._values_a):
                     for one, other in zip(ones, others, strict=True):
                         self._match_tensors(one, other)
@@ -797,104 +806,3 @@ class Matching:
         if first:
             return tuple(sorted({(self.nodes[reader], slot) for reader, slot in self.a.consumers.get(name, ())}))
         return tuple(sorted(set(self.b.consumers.get(name, ()))))
-
-
-def _first_place(side: Side, position: int, ends: Mapping[str, Hashable], places: Mapping[str, int]) -> Hashable:
-    """Returns at which place the graph returns a tensor of a node; None if it returns none."""
-    return next((places[name] for name in side.scope.writes[position] if name in ends), None)
-
-
-def _names(side: Side) -> list[str | None]:
-    """Returns of each node the name of the first tensor it makes."""
-    return [writes[0] if writes else None for writes in side.scope.writes]
-
-
-def _node_names(side: Side) -> list[str | None]:
-    """Returns of each node its name, if it has one and no other node of the graph has it."""
-    names = [node.name for node in side.scope.nodes]
-    seen: dict[str, int] = {}
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-    return [name if name and seen[name] == 1 else None for name in names]
-
-
-def _joined(names: Sequence[str | None], numbers: Sequence[int]) -> list[Hashable]:
-    return [None if name is None else (name, number) for name, number in zip(names, numbers, strict=True)]
-
-
-def _type_key(value: TypeProto | None) -> Hashable:
-    return None if value is None else value.SerializeToString(deterministic=True)
-
-
-def _groups(ones: Iterable[int], keys_a: Any, others: Iterable[int], keys_b: Any) -> list[tuple[list[int], list[int]]]:
-    """Returns nodes of both sides that have a key in common, by key, in the order of the first side."""
-    return _join(ones, keys_a.__getitem__, others, keys_b.__getitem__)
-
-
-def _alone(groups: Iterable[tuple[list[int], list[int]]]) -> list[tuple[int, int]]:
-    """Returns the pairs of nodes that alone on their sides have a key."""
-    return [(ones[0], others[0]) for ones, others in groups if len(ones) == len(others) == 1]
-
-
-def _join(
-    ones: Iterable[_Thing],
-    key_a: Callable[[_Thing], Hashable],
-    others: Iterable[_Thing],
-    key_b: Callable[[_Thing], Hashable],
-) -> list[tuple[list[_Thing], list[_Thing]]]:
-    """Returns what has a key in common on both sides, by key, in the order of the first side; None is no key."""
-    first: dict[Hashable, _Thing] = {}
-    more: dict[Hashable, list[_Thing]] = {}
-    for other in others:
-        key = key_b(other)
-        if key is not None and first.setdefault(key, other) != other:
-            more.setdefault(key, [first[key]]).append(other)
-    found: dict[Hashable, tuple[list[_Thing], list[_Thing]]] = {}
-    for one in ones:
-        key = key_a(one)
-        if key in first:
-            group = found.get(key)
-            if group is None:
-                found[key] = ([one], more.get(key) or [first[key]])
-            else:
-                group[0].append(one)
-    return list(found.values())
-
-
-def _uses(consumers: Iterable[tuple[int, int]], matched: Sequence[int]) -> dict[int, tuple[int, ...]]:
-    """Returns the nodes among consumers that are left, each with the inputs at which it reads the tensor."""
-    found: dict[int, list[int]] = {}
-    for position, slot in consumers:
-        if matched[position] < 0:
-            found.setdefault(position, []).append(slot)
-    return {position: tuple(slots) for position, slots in found.items()}
-
-
-def _beyond(side: Side, starts: Iterable[int], matched: Sequence[int], *, forward: bool) -> dict[int, int]:
-    """Returns nodes that are left, a few steps from some that are too, with how many steps."""
-    found: dict[int, int] = {}
-    edge = list(starts)
-    for steps in range(1, _FAR + 1):
-        after: dict[int, None] = {}
-        for position in edge:
-            if forward:
-                names = side.scope.writes[position]
-                near = [reader for name in names for reader, _ in side.consumers.get(name, ())[:_MOST_BEYOND]]
-            else:
-                near = [side.scope.producers[name] for name in side.inputs[position] if name in side.scope.producers]
-            after.update((other, None) for other in near if matched[other] < 0 and other not in found)
-        found.update(dict.fromkeys(after, steps))
-        edge = list(after)
-        if len(found) > _MOST_BEYOND:
-            break
-    return found
-
-
-def _next(side: Side, position: int, matched: Sequence[int], *, forward: bool) -> int:
-    """Returns the first node that is left right behind (or before) another; -1 if there is none."""
-    if forward:
-        names = side.scope.writes[position]
-        near = (reader for name in names for reader, _ in side.consumers.get(name, ())[:_MOST_NEAR])
-    else:
-        near = (side.scope.producers.get(name, -1) for name in side.inputs[position])
-    return next((other for other in near if other >= 0 and matched[other] < 0), -1)

@@ -90,7 +90,7 @@ def export_program(
                 opset_version=None if opset is None else max(opset, _LEAST_OPSET), dynamic_shapes=shapes,
                 optimize=optimize, custom_translation_table=dict(translations) or None,
             )  # fmt: skip
-        except Exception as error:
+        except Exception as error:  # PyTorch's exporter, and the user's module in it, raise anything
             raise _explained(error, source, dynamic, heard.symbols) from None
         file = folder / "exported.onnx"
         size = sum(each.numel() * each.element_size() for each in program.exported_program.state_dict.values())
@@ -178,7 +178,7 @@ def export_torchscript(
                 source.module, args, str(file), dynamo=False, verbose=True, opset_version=opset,
                 input_names=names, dynamic_axes=axes,
             )  # fmt: skip
-        except Exception as error:
+        except Exception as error:  # PyTorch's exporter, and the user's module in it, raise anything
             raise _explained(error, source, dynamic, None) from None
     model = load(file)
     strange = [info.name for info in model.proto.graph.input if info.name not in names]
