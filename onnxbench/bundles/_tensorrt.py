@@ -150,6 +150,33 @@ def _read_field(field: Any, default: Any) -> Any:
     return float(first) if isinstance(default, float) else int(first)
 
 
+def _serialized(api: Any, bundle: Bundle, attributes: dict[str, Any], ptx: str) -> list[Any]:
+    """Returns what an engine keeps of a plugin: its kernel and its attributes."""
+    import numpy as np
+
+    kinds = api.PluginFieldType
+    fields = [api.PluginField(_PTX, ptx.encode(), kinds.CHAR)]
+    for name, value in attributes.items():
+        if isinstance(value, str):
+            fields.append(api.PluginField(name, value.encode(), kinds.CHAR))
+        else:
+            dtype = np.float32 if isinstance(bundle.attributes[name], float) else np.int32
+            fields.append(api.PluginField(name, np.array([value], dtype), _field_type(api, value)))
+    return fields
+
+
+def _shapes(rt: Any, bundle: Bundle, attributes: dict[str, Any], inputs: Any, builder: Any) -> list[Any]:
+    """Returns the shapes of a plugin's outputs as TensorRT's expressions of those of its inputs."""
+    sizes = [[_Size(rt, builder, dims[axis]) for axis in range(len(dims))] for dims in inputs]
+    made = []
+    for shape in bundle.shapes(sizes, attributes):
+        dims = rt.api.DimsExprs(len(shape))
+        for axis, size in enumerate(shape):
+            dims[axis] = size.expression if isinstance(size, _Size) else builder.constant(int(size))
+        made.append(dims)
+    return made
+
+
 def _plugin_class(rt: Any, bundle: Bundle) -> Any:
     """Returns the class of a plugin's instances."""
     import numpy as np
@@ -184,14 +211,7 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
 
         @_guarded(rt, bundle.op, list)
         def get_output_shapes(self, inputs: Any, shape_inputs: Any, builder: Any) -> Any:
-            sizes = [[_Size(rt, builder, dims[axis]) for axis in range(len(dims))] for dims in inputs]
-            made = []
-            for shape in bundle.shapes(sizes, self.attributes):
-                dims = api.DimsExprs(len(shape))
-                for axis, size in enumerate(shape):
-                    dims[axis] = size.expression if isinstance(size, _Size) else builder.constant(int(size))
-                made.append(dims)
-            return made
+            return _shapes(rt, bundle, self.attributes, inputs, builder)
 
         @_guarded(rt, bundle.op, False)
         def supports_format_combination(self, position: int, in_out: Any, num_inputs: int) -> bool:
@@ -212,14 +232,7 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
 
         @_guarded(rt, bundle.op, lambda: api.PluginFieldCollection([]))
         def get_fields_to_serialize(self) -> Any:
-            kinds = api.PluginFieldType
-            self.fields = [api.PluginField(_PTX, self.ptx.encode(), kinds.CHAR)]
-            for name, value in self.attributes.items():
-                if isinstance(value, str):
-                    self.fields.append(api.PluginField(name, value.encode(), kinds.CHAR))
-                else:
-                    dtype = np.float32 if isinstance(bundle.attributes[name], float) else np.int32
-                    self.fields.append(api.PluginField(name, np.array([value], dtype), _field_type(api, value)))
+            self.fields = _serialized(api, bundle, self.attributes, self.ptx)
             return api.PluginFieldCollection(self.fields)
 
         def clone(self) -> Any:

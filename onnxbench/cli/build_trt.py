@@ -205,15 +205,10 @@ def build_trt(
     from onnxbench import engine as engines
     from onnxbench.bundles import find_plugins
     from onnxbench.cli._render import note
-    from onnxbench.errors import UsageError
     from onnxbench.model import load
     from onnxbench.writer import save
 
-    target = engine_file or output
-    if engine_file is not None and output is not None and engine_file != output:
-        raise UsageError("the engine is named twice")
-    if target is None and not doctor:
-        raise UsageError("ENGINE is missing", hint="Name the file to write, or ask with --doctor.")
+    target = _target(engine_file, output, is_needed=not doctor)
     loaded = load(model, allow_outside=allow_outside)
     flags = {
         "engine": engine, "propose": None if propose else False, "embed_plugins": embed_plugins,
@@ -230,19 +225,13 @@ def build_trt(
         "max_aux_streams": max_aux_streams, "max_tactics": max_tactics, "avg_timing": avg_timing,
         "tiling_level": tiling_level,
     }  # fmt: skip
-    source: Any = model
-    words: list[str] = []
-    if fix:
-        source, words = engines.fix_inputs(loaded, fix)
-    edited = loaded if source is model else source
     _, more_plugins = _spec(None, config, flags)
     plugins = find_plugins([*more_plugins, *(plugin or [])])
-    if apply_:
-        edited, more = engines.apply_remedies(
-            edited, lambda now: _spec(now.proto.graph, config, flags)[0], engine=engine, plugins=plugins
-        )
-        words += more
-        source = source if edited is loaded else edited
+    edited, words = engines.prepare(
+        loaded, fix=fix or (), engine=engine, plugins=plugins,
+        spec_for=(lambda now: _spec(now.proto.graph, config, flags)[0]) if apply_ else None,
+    )  # fmt: skip
+    source = model if edited is loaded else edited
     note(*words, quiet=quiet)
     if save_model is not None:
         save(edited, save_model)
@@ -257,6 +246,17 @@ def build_trt(
         source, target, spec, plugins=plugins, force=force, log=log_file, allow_outside=allow_outside
     )
     _print_built(built, as_json=as_json, quiet=quiet)
+
+
+def _target(engine_file: Path | None, output: Path | None, *, is_needed: bool) -> Path | None:
+    """Returns the one file to write."""
+    from onnxbench.errors import UsageError
+
+    if engine_file is not None and output is not None and engine_file != output:
+        raise UsageError("the engine is named twice")
+    if engine_file is None and output is None and is_needed:
+        raise UsageError("ENGINE is missing", hint="Name the file to write, or ask with --doctor.")
+    return engine_file or output
 
 
 def _spec(graph: Any | None, config: Path | None, flags: dict[str, Any]) -> tuple[BuildSpec, list[str]]:

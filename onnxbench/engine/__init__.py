@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxbench.engine._building import diagnose as diagnose
     from onnxbench.engine._building import element_types as element_types
     from onnxbench.engine._building import judge as judge
+    from onnxbench.engine._building import prepare as prepare
     from onnxbench.engine._building import prove_plugin as prove_plugin
     from onnxbench.engine._diagnosis import Problem as Problem
     from onnxbench.engine._flavors import ENGINES as ENGINES
@@ -74,6 +75,7 @@ _HOMES = {
     "parse_capability": "_spec",
     "parse_pool": "_spec",
     "parse_profiles": "_profiles",
+    "prepare": "_building",
     "propose": "_profiles",
     "prove_plugin": "_building",
     "read_engine": "_record",

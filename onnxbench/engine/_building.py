@@ -266,6 +266,34 @@ def apply_remedies(
     return model, words
 
 
+def prepare(
+    model: Model,
+    *,
+    fix: Sequence[str] = (),
+    spec_for: Callable[[Model], BuildSpec] | None = None,
+    engine: str | None = None,
+    plugins: Sequence[Plugin] = (),
+) -> tuple[Model, list[str]]:
+    """Returns a model as it is to be built, and what was done to it; the model itself if nothing was.
+
+    Args:
+        model: The model; it is not changed.
+        fix: Inputs that get one value for good (see ``fix_inputs``).
+        spec_for: Take the known ways out of what TensorRT refuses, for what this says would be built.
+        engine: As for ``apply_remedies``.
+        plugins: Custom operators.
+    """
+    from onnxbench.engine._remedies import fix_inputs
+
+    words: list[str] = []
+    if fix:
+        model, words = fix_inputs(model, fix)
+    if spec_for is not None:
+        model, more = apply_remedies(model, spec_for, engine=engine, plugins=plugins)
+        words += more
+    return model, words
+
+
 def _fixed(spec: BuildSpec) -> dict[str, tuple[int, ...]]:
     """Returns the inputs that have the same shape at both ends of every profile, with that shape."""
     shapes: dict[str, set[tuple[int, ...]]] = {}
