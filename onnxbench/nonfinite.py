@@ -18,17 +18,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxbench import backends
-from onnxbench.captures import Value, onnx_dtype
+from onnxbench.bodies import body_model
+from onnxbench.captures import Value
 from onnxbench.drift import TensorStats, statistics
 from onnxbench.errors import BenchError, UnsupportedError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, declared_types, topological_order
 from onnxbench.inlining import inline_functions
 from onnxbench.model import Model
 from onnxbench.provenance import provenance
-from onnxbench.tensortype import elem_type, is_complete, make_type
+from onnxbench.tensortype import elem_type, is_complete
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TypeProto
@@ -273,7 +274,7 @@ class _Search:
             return f"the culprit lies within a body of {node.op_type}, which is not run by itself"
         try:
             for body, feeds, when in self._body_runs(position, node, bodies):
-                model = self._body_model(body, feeds)
+                model = body_model(self.model, body, feeds, self.types)
                 values = backends.open_session(model, self.backend, options=self.options).run(feeds)
                 if self._finite(values.values()):
                     continue
@@ -330,7 +331,10 @@ class _Search:
             feeds = dict(zip(body.inputs, own, strict=True)) | outer
             yield body, feeds, f", iteration {trip}"
             session = session or backends.open_session(
-                self._body_model(body, feeds), self.backend, outputs=body.outputs, options=self.options
+                body_model(self.model, body, feeds, self.types),
+                self.backend,
+                outputs=body.outputs,
+                options=self.options,
             )
             made = session.run(feeds)
             going = bool(made[body.outputs[0]].reshape(-1)[0])
@@ -359,41 +363,14 @@ class _Search:
             feeds = dict(zip(body.inputs, [*states, *slices], strict=True)) | outer
             yield body, feeds, f", iteration {trip}"
             session = session or backends.open_session(
-                self._body_model(body, feeds), self.backend, outputs=body.outputs, options=self.options
+                body_model(self.model, body, feeds, self.types),
+                self.backend,
+                outputs=body.outputs,
+                options=self.options,
             )
             made = session.run(feeds)
             states = [made[name] for name in body.outputs[: len(states)]]
 
-    def _body_model(self, body: Scope, feeds: Mapping[str, Value]) -> Model:
-        """Returns a body as a model whose inputs are these values; captured initializers come along as they are."""
-        source = self.model.proto
-        proto = type(source)()
-        proto.ir_version = source.ir_version
-        proto.opset_import.extend(source.opset_import)
-        proto.functions.extend(source.functions)
-        proto.graph.CopyFrom(body.graph)
-        graph = proto.graph
-        declared = {info.name: info.type for info in graph.input if info.HasField("type")}
-        del graph.input[:]
-        for name, value in feeds.items():
-            kind = _type_of(value) or declared.get(name) or self.types.get(name)
-            info = graph.input.add(name=name)
-            if kind is not None:
-                info.type.CopyFrom(kind)
-        stored = set(body.captures) - set(feeds)
-        graph.initializer.extend(t for t in source.graph.initializer if t.name in stored)
-        graph.sparse_initializer.extend(t for t in source.graph.sparse_initializer if t.values.name in stored)
-        for info in graph.output:
-            info.ClearField("type")  # what a body declares may be wrong for this run
-        return self.model.derive(proto)
-
 
 def _not_finite(sums: Mapping[str, float]) -> set[str]:
     return {name for name, value in sums.items() if not math.isfinite(value)}
-
-
-def _type_of(value: Value) -> Any:
-    """Returns the type of an array, its sizes left open; None for what is no array."""
-    if not hasattr(value, "dtype"):
-        return None
-    return make_type(onnx_dtype(value.dtype), [None] * value.ndim)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxbench import backends
+from onnxbench.bodies import body_model, type_of
 from onnxbench.boundary import depends_on, reach_back
-from onnxbench.captures import Value, onnx_dtype
+from onnxbench.captures import Value
 from onnxbench.graph import GraphIndex, Scope, topological_order
-from onnxbench.tensortype import make_type
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TypeProto
@@ -109,25 +109,7 @@ class Parts:
 
     def body(self, body: Scope, values: Mapping[str, Value]) -> Model:
         """Returns a body of a node as a model whose inputs are these values: its own inputs and what it captures."""
-        source = self.model.proto
-        proto = type(source)()
-        proto.ir_version = max(source.ir_version, 4)
-        proto.opset_import.extend(source.opset_import)
-        proto.graph.CopyFrom(body.graph)
-        graph = proto.graph
-        declared = {info.name: info.type for info in graph.input if info.HasField("type")}
-        del graph.input[:]
-        for name, value in values.items():
-            info = graph.input.add(name=name)
-            kind = type_of(value) or declared.get(name) or self._declared.get(name)
-            if kind is not None:
-                info.type.CopyFrom(kind)
-        stored = set(body.captures) - set(values)
-        graph.initializer.extend(t for t in source.graph.initializer if t.name in stored)
-        graph.sparse_initializer.extend(t for t in source.graph.sparse_initializer if t.values.name in stored)
-        for info in graph.output:
-            info.ClearField("type")  # what a body declares may be wrong for this run
-        return self.model.derive(proto)
+        return body_model(self.model, body, values, self._declared)
 
     def proto(
         self, nodes: Collection[int], given: Mapping[str, Value], outputs: Sequence[str]
@@ -225,8 +207,3 @@ class Parts:
     def sizes(self, feeds: Mapping[str, Value], names: Sequence[str]) -> dict[str, int]:
         """Returns the bytes that tensors take for these inputs, from a run that keeps none of them."""
         return backends.observed_sizes(self.model, feeds, names, options=replace(self._options, optimization="none"))
-
-
-def type_of(value: Any) -> TypeProto | None:
-    """Returns the type of an array, its sizes left open; None for what is no array."""
-    return make_type(onnx_dtype(value.dtype), [None] * value.ndim) if hasattr(value, "dtype") else None
