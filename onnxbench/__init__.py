@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from onnxbench.marks import unmark as unmark
     from onnxbench.merging import MergeOptions as MergeOptions
     from onnxbench.merging import merge as merge
+    from onnxbench.migration import migrate as migrate
     from onnxbench.model import Model as Model
     from onnxbench.model import from_proto as from_proto
     from onnxbench.model import load as load
@@ -88,6 +89,7 @@ _HOMES = {
     "load": "model",
     "load_recipe": "recipe",
     "make_batch_dynamic": "batching",
+    "migrate": "migration",
     "mark": "pytorch.marks",
     "marked": "pytorch.marks",
     "merge": "merging",
