@@ -11,7 +11,8 @@ from onnxbench.cli._command import TYPED, means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 
 if TYPE_CHECKING:
-    from onnxbench.engine import BuildSpec, Built, Diagnosis
+    from onnxbench.engine import BuildSpec, Built, Diagnosis, Observed
+    from onnxbench.model import Model
 
 _SHAPE_FLAGS = {"--min-shapes": "min", "--opt-shapes": "opt", "--max-shapes": "max", "--shapes": "all",
                 "--profile": "profile"}  # fmt: skip
@@ -46,6 +47,15 @@ def build_trt(
     profile: Annotated[
         list[int] | None,
         typer.Option("--profile", metavar="N", help="The shapes behind it are of profile N.", show_default=False),
+    ] = None,
+    from_feeds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from-feeds",
+            metavar="DATA...",
+            show_default=False,
+            help="Shapes from real inputs: a folder of .npz and all else that 'onnxbench run --feeds' takes.",
+        ),
     ] = None,
     propose: Annotated[
         bool, typer.Option("--propose/--no-propose", help="Choose shapes where none at all are given.")
@@ -210,6 +220,7 @@ def build_trt(
 
     target = _target(engine_file, output, is_needed=not doctor)
     loaded = load(model, allow_outside=allow_outside)
+    observed = _observed(loaded, from_feeds, config, quiet=quiet)
     flags = {
         "engine": engine, "propose": None if propose else False, "embed_plugins": embed_plugins,
         "compute_capabilities": tuple(sm for word in compute_capability or () for sm in engines.parse_capability(word)),
@@ -229,14 +240,14 @@ def build_trt(
     plugins = find_plugins([*more_plugins, *(plugin or [])])
     edited, words = engines.prepare(
         loaded, fix=fix or (), engine=engine, plugins=plugins,
-        spec_for=(lambda now: _spec(now.proto.graph, config, flags)[0]) if apply_ else None,
+        spec_for=(lambda now: _spec(now, config, flags, observed)[0]) if apply_ else None,
     )  # fmt: skip
     source = model if edited is loaded else edited
     note(*words, quiet=quiet)
     if save_model is not None:
         save(edited, save_model)
         note(f"wrote {save_model}", quiet=quiet)
-    spec, _ = _spec(edited.proto.graph, config, flags)
+    spec, _ = _spec(edited, config, flags, observed)
     if doctor:
         found = engines.diagnose(source, spec, plugins=plugins, trial=not no_trial, allow_outside=allow_outside)
         _print_diagnosis(found, as_json=as_json, quiet=quiet)
@@ -259,17 +270,40 @@ def _target(engine_file: Path | None, output: Path | None, *, is_needed: bool) -
     return engine_file or output
 
 
-def _spec(graph: Any | None, config: Path | None, flags: dict[str, Any]) -> tuple[BuildSpec, list[str]]:
-    """Returns what the flags and the configuration file say together; without a graph any input is taken."""
-    from onnxbench.captures import input_ports
-    from onnxbench.engine import BuildSpec, load_config, parse_profiles
+def _observed(model: Model, sources: list[str] | None, config: Path | None, *, quiet: bool) -> Observed | None:
+    """Returns the shapes that real inputs have, and tells of them."""
+    from onnxbench.cli._render import note
+    from onnxbench.engine import load_config, observe, spelled
+    from onnxbench.errors import UsageError
+    from onnxbench.wording import plural
 
+    if not sources:
+        return None
+    if _shape_words() or (config is not None and load_config(config, None).get("profiles")):
+        raise UsageError("shapes are given and --from-feeds too", hint="Give one of the two.")
+    found = observe(model, sources)
+    if found.profile:
+        note(f"of {plural(found.sets, 'set')} of inputs: {spelled(found.profile)}", quiet=quiet)
+    return found
+
+
+def _spec(
+    model: Model | None, config: Path | None, flags: dict[str, Any], observed: Observed | None = None
+) -> tuple[BuildSpec, list[str]]:
+    """Returns what the flags and the configuration file say together; without a model any input is taken."""
+    from onnxbench.captures import input_ports
+    from onnxbench.engine import BuildSpec, load_config, parse_profiles, without_missing
+
+    graph = None if model is None else model.proto.graph
     names = None if graph is None else [port.name for port in input_ports(graph) if port.required]
     fields = load_config(config, names) if config is not None else {}
     plugins = [str(each) for each in fields.pop("plugins", ())]
     profiles = [] if graph is None else parse_profiles(_shape_words(), names)
     fields |= {name: value for name, value in flags.items() if value not in (None, False, (), {})}
     fields |= {name: False for name in ("propose", "strongly_typed", "tf32") if flags[name] is False}
+    if observed is not None and model is not None:
+        now = without_missing(observed, model).profile
+        profiles = [now] if now else []
     if profiles:
         fields["profiles"] = tuple(profiles)
     return BuildSpec(**fields), plugins

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from onnxbench.engine._flavors import choose as choose
     from onnxbench.engine._flavors import has_gpu as has_gpu
     from onnxbench.engine._flavors import installed as installed
+    from onnxbench.engine._observed import Observed as Observed
+    from onnxbench.engine._observed import observe as observe
+    from onnxbench.engine._observed import without_missing as without_missing
     from onnxbench.engine._profiles import Profile as Profile
     from onnxbench.engine._profiles import Range as Range
     from onnxbench.engine._profiles import check_profiles as check_profiles
@@ -54,6 +57,7 @@ _HOMES = {
     "EngineFile": "_record",
     "EngineRecord": "_record",
     "Flavor": "_flavors",
+    "Observed": "_observed",
     "Problem": "_diagnosis",
     "Profile": "_profiles",
     "Range": "_profiles",
@@ -72,6 +76,7 @@ _HOMES = {
     "is_engine": "_record",
     "judge": "_building",
     "load_config": "_spec",
+    "observe": "_observed",
     "parse_capability": "_spec",
     "parse_pool": "_spec",
     "parse_profiles": "_profiles",
@@ -81,6 +86,7 @@ _HOMES = {
     "read_engine": "_record",
     "record_path": "_record",
     "spelled": "_profiles",
+    "without_missing": "_observed",
 }
 
 __all__ = [*_HOMES]
