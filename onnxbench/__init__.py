@@ -19,6 +19,7 @@ from onnxbench.version import __version__
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
     from onnxbench.bisection import bisect as bisect
+    from onnxbench.capability import find_capability as find_capability
     from onnxbench.diffing import diff as diff
     from onnxbench.division import divide as divide
     from onnxbench.engine import BuildSpec as BuildSpec
@@ -84,6 +85,7 @@ _HOMES = {
     "expose": "pieces",
     "extract": "pieces",
     "find": "records",
+    "find_capability": "capability",
     "from_proto": "model",
     "inspect": "inspection",
     "load": "model",

@@ -10,6 +10,7 @@ those that leave it.
   are pieces of their own, so parallel branches are told apart.
 - In parts, or by weight: runs of the topological order. Boundaries are looked for where few tensors cross.
 - By module scopes: nodes of one module that are not separated by another module's nodes.
+- By labels: nodes of one kind (what a runtime takes and what it does not) that are not separated by the other kind.
 
 Nodes that depend on no graph input (constants, casts of weights) belong to whoever reads them and are copied into
 each such piece: as boundary tensors they would turn weights and shapes into run-time inputs. Random generators
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxbench.boundary import depends_on, reach_back
@@ -291,6 +292,35 @@ def split_scopes(index: GraphIndex, depth: int) -> Partition:
         module[position] = own
         level[position] = max((level[p] + (module[p] != own) for p in before), default=0)
         group[position] = (level[position], own)
+    return _pieces(plan, group, name=lambda key: str(key[1]) if isinstance(key, tuple) else "")
+
+
+def varying_nodes(index: GraphIndex) -> list[int]:
+    """Returns the nodes of the main graph that depend on an input (or draw), in an order in which they can be run."""
+    return list(_Plan(index).live)
+
+
+def split_labels(index: GraphIndex, labels: Mapping[int, str], first: str) -> Partition:
+    """Returns a model in as few pieces as nodes of two kinds allow, each piece of one kind.
+
+    A node's level is how often the kind changes on the way to it, counted so that one kind has the even levels. Along
+    any edge the level only grows, and grows where the kind changes: so no way leads out of a piece and back into it.
+
+    Args:
+        index: The model.
+        labels: Node to its kind, for all of ``varying_nodes``; pieces are called so.
+        first: The kind with the even levels.
+    """
+    plan = _Plan(index)
+    level: dict[int, int] = {}
+    for position in plan.live:
+        least = 0 if labels[position] == first else 1
+        for name in plan.varying_reads(position):
+            producer = plan.scope.producers.get(name)
+            if producer in level:
+                least = max(least, level[producer] + (labels[producer] != labels[position]))
+        level[position] = least
+    group: dict[int, object] = {position: (level[position], labels[position]) for position in plan.live}
     return _pieces(plan, group, name=lambda key: str(key[1]) if isinstance(key, tuple) else "")
 
 

@@ -151,6 +151,19 @@ def split(
     model, at = _without_marks(model, at)
     index = GraphIndex(model.proto)
     plan = partition(index, at=at, parts=parts, max_weights=max_weights, by_scopes=by_scopes)
+    return write_split(model, index, plan, folder, feeds=feeds, options=options)
+
+
+def write_split(
+    model: Model,
+    index: GraphIndex,
+    plan: Partition,
+    folder: str | os.PathLike[str],
+    *,
+    feeds: Mapping[str, Value] | None = None,
+    options: SaveOptions | None = None,
+) -> Split:
+    """Writes the pieces of a plan, and a manifest of their wiring (see ``split``)."""
     finder = TypeFinder(model, index, type_sources(feeds))
     finder.find(index.main, [name for planned in plan.pieces for name in (*planned.cut.inputs, *planned.cut.outputs)])
     base = model.origin.stem if model.origin else (model.proto.graph.name or "model")

@@ -52,7 +52,7 @@ def _root(
 COMMANDS = (
     "inspect", "find", "extract", "expose", "split", "partition", "unmark", "merge", "edit", "rewrite", "build", "show",
     "check", "explain", "run", "diff", "bisect", "export", "build-trt", "plugins",
-    "migrate", "doctor",
+    "capability", "migrate", "doctor",
 )  # fmt: skip
 _CLASSES = {"edit": EditCommand}
 

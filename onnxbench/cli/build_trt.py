@@ -279,7 +279,7 @@ def _observed(model: Model, sources: list[str] | None, config: Path | None, *, q
 
     if not sources:
         return None
-    if _shape_words() or (config is not None and load_config(config, None).get("profiles")):
+    if shape_words() or (config is not None and load_config(config, None).get("profiles")):
         raise UsageError("shapes are given and --from-feeds too", hint="Give one of the two.")
     found = observe(model, sources)
     if found.profile:
@@ -298,7 +298,7 @@ def _spec(
     names = None if graph is None else [port.name for port in input_ports(graph) if port.required]
     fields = load_config(config, names) if config is not None else {}
     plugins = [str(each) for each in fields.pop("plugins", ())]
-    profiles = [] if graph is None else parse_profiles(_shape_words(), names)
+    profiles = [] if graph is None else parse_profiles(shape_words(), names)
     fields |= {name: value for name, value in flags.items() if value not in (None, False, (), {})}
     fields |= {name: False for name in ("propose", "strongly_typed", "tf32") if flags[name] is False}
     if observed is not None and model is not None:
@@ -309,7 +309,7 @@ def _spec(
     return BuildSpec(**fields), plugins
 
 
-def _shape_words() -> list[tuple[str, str]]:
+def shape_words() -> list[tuple[str, str]]:
     """Returns the options on shapes in the order in which they were typed, which is what tells profiles apart."""
     words, found = TYPED.get(), []
     for at, word in enumerate(words):

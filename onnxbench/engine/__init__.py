@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from onnxbench.engine._flavors import installed as installed
     from onnxbench.engine._observed import Observed as Observed
     from onnxbench.engine._observed import observe as observe
+    from onnxbench.engine._observed import observe_sets as observe_sets
     from onnxbench.engine._observed import without_missing as without_missing
     from onnxbench.engine._profiles import Profile as Profile
     from onnxbench.engine._profiles import Range as Range
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from onnxbench.engine._spec import load_config as load_config
     from onnxbench.engine._spec import parse_capability as parse_capability
     from onnxbench.engine._spec import parse_pool as parse_pool
+    from onnxbench.engine._trial import Trial as Trial
+    from onnxbench.engine._trial import attempt as attempt
+    from onnxbench.engine._trial import query as query
 
 _HOMES = {
     "BuildSpec": "_spec",
@@ -61,7 +65,9 @@ _HOMES = {
     "Problem": "_diagnosis",
     "Profile": "_profiles",
     "Range": "_profiles",
+    "Trial": "_trial",
     "apply_remedies": "_building",
+    "attempt": "_trial",
     "build_engine": "_building",
     "check_profiles": "_profiles",
     "choose": "_flavors",
@@ -77,12 +83,14 @@ _HOMES = {
     "judge": "_building",
     "load_config": "_spec",
     "observe": "_observed",
+    "observe_sets": "_observed",
     "parse_capability": "_spec",
     "parse_pool": "_spec",
     "parse_profiles": "_profiles",
     "prepare": "_building",
     "propose": "_profiles",
     "prove_plugin": "_building",
+    "query": "_trial",
     "read_engine": "_record",
     "record_path": "_record",
     "spelled": "_profiles",

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from onnxbench.bundles import Bundle, Plugin
     from onnxbench.bundles._proof import Outcome
     from onnxbench.engine._diagnosis import Problem
+    from onnxbench.graph import NodeRef
+
+    Obstacle = tuple[Problem, NodeRef | None]
 
 _SHOWN = 12
 _ROUNDS = 8
@@ -131,8 +134,8 @@ def build_engine(
     flavor = choose(wanted.engine)
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
     _refuse_targets(model, out, log)
-    settled, notes = _settle(model, wanted, flavor)
-    with _ModelFile(source, model) as file, ThreadPoolExecutor(1) as pool:
+    settled, notes = settle(model, wanted, flavor)
+    with ModelFile(source, model) as file, ThreadPoolExecutor(1) as pool:
         digest = pool.submit(model_digest, file.path, file.model)
         key_parts = (settled, flavor, plugins)
         found = None if force else _up_to_date(out, digest.result, key_parts)
@@ -141,7 +144,7 @@ def build_engine(
         heard: list[tuple[str, str]] = []
         try:
             with held_together(out, record_path(out).name) as staging:
-                job = _job("build", file.path, settled, flavor, plugins, staging / out.name)
+                job = make_job("build", file.path, settled, flavor, plugins, staging / out.name)
                 job["timing_cache_target"] = os.fspath(staging / "timing.cache")
                 done = run_job(job, lambda severity, text: heard.append((severity, text)))
                 _refuse_refusals(model, done, flavor)
@@ -188,29 +191,62 @@ def diagnose(
     wanted = spec or BuildSpec()
     flavor = choose(wanted.engine)
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    settled, notes = _settle(model, wanted, flavor)
+    settled, notes = settle(model, wanted, flavor)
     name = "" if model.origin is None else os.fspath(model.origin)
+    builds, obstacles = attempt_build(source, model, settled, flavor, plugins, trial=trial)
+    problems = tuple(dict.fromkeys(problem for problem, _ in obstacles))
+    return Diagnosis(name, f"{flavor.name} {flavor.version}", builds, problems, tuple(notes))
+
+
+def attempt_build(
+    source: Model | str | os.PathLike[str],
+    model: Model,
+    settled: BuildSpec,
+    flavor: Flavor,
+    plugins: Sequence[Plugin],
+    *,
+    trial: bool,
+    index: GraphIndex | None = None,
+) -> tuple[bool | None, tuple[Obstacle, ...]]:
+    """Returns whether an engine comes out (None if the parser refuses the model), and what stands in the way.
+
+    The engine is thrown away.
+
+    Args:
+        source: What the model was loaded from, or the model.
+        model: The model.
+        settled: What is built, with profiles that fit.
+        flavor: The TensorRT.
+        plugins: Custom operators.
+        trial: Build; else only parse.
+        index: The model's index, if there is one.
+    """
     from onnxbench.engine._diagnosis import Explainer
 
-    builder = f"{flavor.name} {flavor.version}"
-    index = GraphIndex(model.proto)
-    with _ModelFile(source, model) as file, tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
-        target = Path(folder, "trial.engine")
+    known = index if index is not None else GraphIndex(model.proto)
+    with ModelFile(source, model) as file, tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
         heard: list[tuple[str, str]] = []
-        job = _job("build" if trial else "parse", file.path, settled, flavor, plugins, target)
+        target = Path(folder, "trial.engine")
+        job = make_job("build" if trial else "parse", file.path, settled, flavor, plugins, target)
         try:
             done = run_job(job, lambda severity, text: heard.append((severity, text)))
         except EngineError as error:
-            explainer = Explainer(index)
-            problem = explainer.build_problem([*heard, *([] if heard else [("error", error.message)])])
+            explainer = Explainer(known)
+            said = [*heard, *([] if heard else [("error", error.message)])]
+            problem = explainer.build_problem(said)
+            ref = explainer.named_in(" ".join(text for severity, text in said if "error" in severity))
             if "process" in error.message:  # it died: the log alone does not say so
-                problem = dataclasses.replace(problem, message=error.message)
-            return Diagnosis(name, builder, False, (problem,), tuple(notes))
-        problems = _problems(index, done)
-        if trial and not problems and not done["built"]:
-            problems = (Explainer(index).build_problem(done["messages"]),)
-    builds = bool(done["built"]) if trial and not done["problems"] else None
-    return Diagnosis(name, builder, builds, problems, tuple(notes))
+                problem, ref = (
+                    dataclasses.replace(problem, message=error.message),
+                    ref or explainer.named_in(error.message),
+                )
+            return False, ((problem, ref),)
+    obstacles = explain_all(known, done)
+    if trial and not obstacles and not done["built"]:
+        explainer = Explainer(known)
+        words = " ".join(text for severity, text in done["messages"] if "error" in severity)
+        obstacles = ((explainer.build_problem(done["messages"]), explainer.named_in(words)),)
+    return bool(done["built"]) if trial and not done["problems"] else None, obstacles
 
 
 def judge(model: Model, *, trial: bool = True) -> None:
@@ -370,7 +406,7 @@ def _refuse_targets(model: Model, out: Path, log: str | os.PathLike[str] | None)
             raise UsageError(f"there is no folder {target.parent}", hint="Make it first.")
 
 
-def _settle(model: Model, spec: BuildSpec, flavor: Flavor) -> tuple[BuildSpec, list[str]]:
+def settle(model: Model, spec: BuildSpec, flavor: Flavor) -> tuple[BuildSpec, list[str]]:
     """Returns the spec with profiles that fit the model, and notes on what was chosen."""
     ports = [port for port in input_ports(model.proto.graph) if port.required]
     require_ranks(ports)
@@ -408,7 +444,7 @@ def element_types(model: Model) -> frozenset[int]:
     return frozenset(found)
 
 
-class _ModelFile:
+class ModelFile:
     """A model as a file that TensorRT reads: the given one, or one that is written for it and goes again."""
 
     def __init__(self, source: Model | str | os.PathLike[str], model: Model) -> None:
@@ -421,7 +457,7 @@ class _ModelFile:
         self._folder = tempfile.TemporaryDirectory(prefix="onnxbench-")
         self.path = Path(self._folder.name, "model.onnx")
 
-    def __enter__(self) -> _ModelFile:
+    def __enter__(self) -> ModelFile:
         if self._folder is not None:
             save(self.model, self.path, options=SaveOptions())
             self.model = load(self.path)
@@ -432,9 +468,10 @@ class _ModelFile:
             self._folder.cleanup()
 
 
-def _job(
+def make_job(
     task: str, model: Path, spec: BuildSpec, flavor: Flavor, plugins: Sequence[Plugin], target: Path
 ) -> dict[str, Any]:
+    """Returns a job for TensorRT's process."""
     return {
         "task": task, "flavor": dataclasses.asdict(flavor), "model": os.fspath(model), "target": os.fspath(target),
         "spec": _with_fixed(spec), "plugins": _plugin_jobs(plugins, embed=spec.embed_plugins), "device": spec.device,
@@ -454,17 +491,18 @@ def _plugin_jobs(plugins: Sequence[Plugin], *, embed: bool = False) -> list[dict
 # ---------------------------------------------------------------- after the build
 
 
-def _problems(index: GraphIndex, done: dict[str, Any]) -> tuple[Problem, ...]:
+def explain_all(index: GraphIndex, done: dict[str, Any]) -> tuple[Obstacle, ...]:
+    """Returns what the parser refused, each with its node if that is known."""
     from onnxbench.engine._diagnosis import Explainer
 
     explainer = Explainer(index, creators=done["creators"], supported=done["supported"], plugins=done["plugins"])
-    problems = [explainer.problem(said) for said in done["problems"]]
-    return tuple(dict.fromkeys(problems))
+    return tuple((explainer.problem(said), explainer.locate(said)) for said in done["problems"])
 
 
 def _refuse_refusals(model: Model, done: dict[str, Any], flavor: Flavor) -> None:
     """Raises EngineError for what the parser refused, and for plugins that did not load and are needed."""
-    problems = _problems(GraphIndex(model.proto), done) if done["problems"] else ()
+    obstacles = explain_all(GraphIndex(model.proto), done) if done["problems"] else ()
+    problems = list(dict.fromkeys(problem for problem, _ in obstacles))
     if problems:
         shown = [problem.sentence() for problem in problems[:_SHOWN]]
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []

@@ -78,7 +78,7 @@ class Explainer:
 
     def problem(self, said: Mapping[str, Any]) -> Problem:
         """Returns one error of the parser as a problem."""
-        ref = self._find(said)
+        ref = self.locate(said)
         node = None if ref is None else ref.node
         op = said["op"] or (node.op_type if node is not None else "")
         text = _plain(said["text"])
@@ -144,7 +144,7 @@ class Explainer:
         """Returns why a model that parses cannot be built, from the log."""
         said = [text for severity, text in messages if "error" in severity]
         text = _plain(said[-1]) if said else "TensorRT built no engine and does not say why"
-        ref = self._named_in(" ".join(said))
+        ref = self.named_in(" ".join(said))
         known: tuple[str | None, str | None] | None = None
         for pattern, way, remedy in _CASES:
             if re.search(pattern, " ".join(said)):
@@ -155,7 +155,7 @@ class Explainer:
         empty = {"code": "", "op": ref.node.op_type if ref is not None else ""}
         return self._made("build", ref, empty, text, known)
 
-    def _named_in(self, text: str) -> NodeRef | None:
+    def named_in(self, text: str) -> NodeRef | None:
         """Returns the node whose name stands in a message, the longest name first."""
         words = set(re.findall(r"[^\s:,\[\](){}'\"]+", text)) | set(re.findall(r"\S+", text))
         words |= {word.rstrip(":,.") for word in words}
@@ -196,7 +196,7 @@ class Explainer:
                     self._by_name.setdefault((ref.node.name, ref.node.op_type), []).append(ref)
         return self._by_name
 
-    def _find(self, said: Mapping[str, Any]) -> NodeRef | None:
+    def locate(self, said: Mapping[str, Any]) -> NodeRef | None:
         """Returns the node that the parser means: by name and operator, else by its number where that fits."""
         found = self._names().get((said["name"], said["op"]), [])
         if len(found) == 1:

@@ -7,10 +7,10 @@ values, because that is what TensorRT asks for there; such inputs are found by w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxbench.captures import Port, input_ports
 from onnxbench.engine._profiles import Range, Sizes, is_dynamic
@@ -59,20 +59,26 @@ def observe(model: Model, sources: Sequence[str]) -> Observed:
         FeedsError: The data does not fit the model, or holds no set.
         NotFoundError: There is no such file.
     """
+    found = observe_sets(model, (each.feeds for each in feed_sets(model, FeedOptions(sources))))
+    if not found.sets:
+        raise FeedsError(f"{', '.join(sources)}: the data holds no set of inputs")
+    return found
+
+
+def observe_sets(model: Model, sets: Iterable[Mapping[str, Any]]) -> Observed:
+    """Returns the profile that sets of inputs fit (see ``observe``); of large values only the shape is looked at."""
     ports = [port for port in input_ports(model.proto.graph) if port.required]
     sizes = _inputs_of_sizes(GraphIndex(model.proto).main, ports)
     wanted = [port.name for port in ports if is_dynamic(port) or port.name in sizes]
     seen: dict[str, Counter[Sizes]] = {name: Counter() for name in wanted}
     count = 0
-    for each in feed_sets(model, FeedOptions(sources)):
+    for feeds in sets:
         count += 1
         for name in wanted:
-            value = each.feeds[name]
+            value = feeds[name]
             shape = tuple(int(n) for n in value.reshape(-1)) if name in sizes else tuple(value.shape)
             seen[name][shape] += 1
-    if not count:
-        raise FeedsError(f"{', '.join(sources)}: the data holds no set of inputs")
-    return Observed({name: _range(name, shapes) for name, shapes in seen.items()}, count)
+    return Observed({name: _range(name, shapes) for name, shapes in seen.items() if shapes}, count)
 
 
 def without_missing(found: Observed, model: Model) -> Observed:

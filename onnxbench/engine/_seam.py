@@ -175,6 +175,17 @@ class TensorRT:
         self._parser = parser  # the network refers to weights that the parser holds
         return network, problems
 
+    def query_support(self, model: Path) -> tuple[list[list[int]], list[dict[str, Any]]]:
+        """Returns the runs of nodes (positions in the main graph) that the parser can take, and what it refuses.
+
+        The parser's own verdict on a run is left aside: it is the one on the whole model.
+        """
+        network = self._builder.create_network(self._network_flags())
+        parser = self.api.OnnxParser(network, self.logger)
+        parser.supports_model_v2(model.read_bytes(), os.fspath(model))
+        runs = [[int(node) for node in parser.get_subgraph_nodes(number)] for number in range(parser.num_subgraphs)]
+        return runs, [self._problem(parser.get_error(number)) for number in range(parser.num_errors)]
+
     def _network_flags(self, strongly_typed: bool = True) -> int:
         kinds = self.api.NetworkDefinitionCreationFlag
         flags = 0

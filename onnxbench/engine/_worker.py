@@ -114,13 +114,26 @@ def _build(job: dict[str, Any], say: _seam.Say) -> dict[str, Any]:
     return result
 
 
+def _query(job: dict[str, Any], say: _seam.Say) -> dict[str, Any]:
+    """Asks the parser which nodes it takes."""
+    rt, plugins = _load(job, say)
+    say("phase", name="asking the parser", parent="", steps=0)
+    runs, problems = rt.query_support(Path(job["model"]))
+    say("phase_end", name="asking the parser")
+    return {
+        "version": rt.version, "plugins": plugins, "runs": runs, "problems": problems,
+        "supported": {op: rt.supports(op) for op in sorted({each["op"] for each in problems if each["op"]})},
+        "creators": [list(each) for each in rt.creators()],
+    }  # fmt: skip
+
+
 def _refuse_raised(rt: _seam.TensorRT) -> None:
     """Raises EngineError for what methods of plugins raised: TensorRT goes on, to an engine that lacks something."""
     if rt.plugin_failures:
         raise EngineError(rt.plugin_failures[0], details=rt.plugin_failures[1:4], hint="Mend the plugin.")
 
 
-_JOBS = {"describe": _describe, "build": _build, "parse": _build}
+_JOBS = {"describe": _describe, "build": _build, "parse": _build, "query": _query}
 
 if __name__ == "__main__":
     main()
