@@ -35,9 +35,10 @@ from onnxbench.engine import (
     propose,
     query,
     spelled,
+    way_out,
 )  # fmt: skip
 from onnxbench.errors import BenchError, EngineError, ExecutionError, FeedsError, NotFoundError, UsageError
-from onnxbench.feeding import FeedOptions, feed_sets, first_set
+from onnxbench.feeding import FeedOptions, choices_explained, feed_sets, first_set
 from onnxbench.graph import GraphIndex, NodeRef, Scope
 from onnxbench.inference import TypeFinder
 from onnxbench.marks import marks, unmark
@@ -216,7 +217,8 @@ def allot(
     )
     proof = None
     if prove:
-        proof = prove_split(split.manifest, model, first_set(model, feeds).feeds)
+        with choices_explained(search.chosen):
+            proof = prove_split(split.manifest, model, search.inputs)
     return Allotted(found, split, proof, commands)
 
 
@@ -263,6 +265,16 @@ class _Search:
         self.builder = ""
         self._ask()
         self.plan = self._settle(min_nodes)
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """Inputs of the whole model: given, or of the shapes that engines are tuned for."""
+        return self._shapes.inputs
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """What was decided about drawn inputs without being told."""
+        return self._shapes.chosen
 
     # ------------------------------------------------------------ asking
 
@@ -442,7 +454,7 @@ class _Search:
             else:
                 high = middle
         node = self._made(own[high - 1], problem.message)
-        self._leave(dataclasses.replace(node, way_out=problem.way_out), [own[high - 1]])
+        self._leave(dataclasses.replace(node, way_out=problem.way_out or way_out(node.op)), [own[high - 1]])
 
     # ------------------------------------------------------------ telling
 
@@ -492,16 +504,22 @@ class _Shapes:
     def __init__(self, model: Model, spec: BuildSpec, feeds: FeedOptions | None, notes: list[str]) -> None:
         self._notes = notes
         self._seen: list[dict[str, Any]] = []
-        self._failed = False
+        self._failed, self._usual = False, 0
         self._ports = [port for port in input_ports(model.proto.graph) if port.required]
-        self._sets = self._inputs(model, spec, feeds)
+        self.chosen: tuple[str, ...] = ()
+        self._sets = self._made(model, spec, feeds)
+        self.inputs: Mapping[str, Any] = self._sets[self._usual] if self._sets else {}
         for values in self._sets:
             self._seen.append({name: _small(value) for name, value in values.items()})
 
-    def _inputs(self, model: Model, spec: BuildSpec, feeds: FeedOptions | None) -> list[Mapping[str, Any]]:
+    def _made(self, model: Model, spec: BuildSpec, feeds: FeedOptions | None) -> list[Mapping[str, Any]]:
         """Returns inputs of the whole model: the given ones, or drawn ones at the ends of its profiles."""
         if feeds is not None and feeds.sources:
             return [each.feeds for each in feed_sets(model, feeds)]
+        if feeds is not None and (feeds.shapes or feeds.dims):
+            made = first_set(model, feeds)
+            self.chosen = made.choices
+            return [made.feeds]
         profiles = spec.profiles
         if profiles:
             check_profiles(profiles, self._ports)
@@ -513,9 +531,13 @@ class _Shapes:
         said = feeds or FeedOptions()
         drawn: list[Mapping[str, Any]] = []
         for profile in profiles:
-            for shapes in dict.fromkeys(_shapes_of(profile, kind, self._ports) for kind in ("min", "opt", "max")):
-                options = dataclasses.replace(said, shapes=(*said.shapes, *shapes))
-                drawn.append(first_set(model, options).feeds)
+            told = {kind: _shapes_of(profile, kind, self._ports) for kind in ("min", "opt", "max")}
+            for shapes in dict.fromkeys(told.values()):
+                if not drawn or (profile is profiles[0] and shapes == told["opt"]):
+                    self._usual = len(drawn)
+                made = first_set(model, dataclasses.replace(said, shapes=(*said.shapes, *shapes)))
+                drawn.append(made.feeds)
+                self.chosen = made.choices
         return drawn
 
     def look_at(self, model: Model, names: Sequence[str]) -> None:

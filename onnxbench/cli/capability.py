@@ -121,7 +121,8 @@ def capability(
     )
     done = allot(
         loaded, partition, spec, plugins=find_plugins(plugin or []), min_nodes=min_nodes, trial=not no_trial,
-        prove=prove, inline=inline_functions, feeds=feed_options(feeds, None, dim, val_range, seed), allow_outside=allow_outside,
+        prove=prove,
+        inline=inline_functions, feeds=feed_options(feeds, None, dim, val_range, seed), allow_outside=allow_outside,
         options=save_options(external_data, per_tensor, external_threshold, share_weights),
     )  # fmt: skip
     _print(done, as_json=as_json, quiet=quiet)

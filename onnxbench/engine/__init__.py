@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnxbench.engine._building import prepare as prepare
     from onnxbench.engine._building import prove_plugin as prove_plugin
     from onnxbench.engine._diagnosis import Problem as Problem
+    from onnxbench.engine._diagnosis import way_out as way_out
     from onnxbench.engine._flavors import ENGINES as ENGINES
     from onnxbench.engine._flavors import Flavor as Flavor
     from onnxbench.engine._flavors import choose as choose
@@ -94,6 +95,7 @@ _HOMES = {
     "read_engine": "_record",
     "record_path": "_record",
     "spelled": "_profiles",
+    "way_out": "_diagnosis",
     "without_missing": "_observed",
 }
 

@@ -53,6 +53,11 @@ class Problem:
         return f"{place}{f' [{origin}]' if origin else ''}: {self.message}"
 
 
+def way_out(op: str) -> str | None:
+    """Returns what can be done about an operator that TensorRT does not run, or None where nothing is known."""
+    return _WAYS_OUT.get(op, (None, None))[0]
+
+
 class Explainer:
     """Turns what the parser and the builder say into problems.
 
