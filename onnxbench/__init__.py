@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnxbench.diffing import diff as diff
     from onnxbench.division import divide as divide
     from onnxbench.engine import BuildSpec as BuildSpec
+    from onnxbench.engine import Engine as Engine
     from onnxbench.engine import build_engine as build_engine
     from onnxbench.engine import diagnose as diagnose
     from onnxbench.engine import read_engine as read_engine
@@ -65,6 +66,7 @@ _HOMES = {
     "BenchError": "errors",
     "ExportOptions": "pytorch.exporting",
     "BuildSpec": "engine",
+    "Engine": "engine",
     "FeedOptions": "feeding",
     "GraphIndex": "graph",
     "MergeOptions": "merging",

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends
-from onnxbench.captures import Port, input_ports
+from onnxbench.captures import input_ports
 from onnxbench.cut import Cut, Piece, assemble
 from onnxbench.engine import (
     BuildSpec,
@@ -31,6 +31,8 @@ from onnxbench.engine import (
     Range,
     attempt,
     check_profiles,
+    distinct_kinds,
+    inputs_at,
     observe_sets,
     propose,
     query,
@@ -528,14 +530,12 @@ class _Shapes:
             profiles = ({name: Range(each.min, each.opt, each.opt) for name, each in proposed.items()},)
             if proposed:
                 self._notes.append(f"tried at: {spelled(profiles[0])}")
-        said = feeds or FeedOptions()
         drawn: list[Mapping[str, Any]] = []
         for profile in profiles:
-            told = {kind: _shapes_of(profile, kind, self._ports) for kind in ("min", "opt", "max")}
-            for shapes in dict.fromkeys(told.values()):
-                if not drawn or (profile is profiles[0] and shapes == told["opt"]):
+            for kind in distinct_kinds(profile):
+                if not drawn or (profile is profiles[0] and kind == "opt"):
                     self._usual = len(drawn)
-                made = first_set(model, dataclasses.replace(said, shapes=(*said.shapes, *shapes)))
+                made = inputs_at(model, profile, kind, feeds)
                 drawn.append(made.feeds)
                 self.chosen = made.choices
         return drawn
@@ -569,17 +569,6 @@ class _Shapes:
         except BenchError:
             return None
         return {name: _without_zeros(each) for name, each in found.items()} or None
-
-
-def _shapes_of(profile: Profile, kind: str, ports: Sequence[Port]) -> tuple[str, ...]:
-    """Returns ``x:[1,3]`` for each input that is in a profile by its shape."""
-    by_name = {port.name: port for port in ports}
-    return tuple(
-        f'"{name}":[{",".join(map(str, getattr(each, kind)))}]'
-        for name, each in profile.items()
-        if by_name[name].shape is not None and len(by_name[name].shape or ()) == len(getattr(each, kind))
-        and not (by_name[name].dtype in (6, 7) and all(isinstance(size, int) for size in by_name[name].shape or ()))
-    )  # fmt: skip
 
 
 def _small(value: Any) -> Any:

@@ -14,7 +14,8 @@
     ├── MissingDependencyError  12   an optional package is not installed
     ├── UnsupportedError        13   a case that is understood and not supported
     ├── GuardError              14   a step of a recipe matches other than it expects
-    └── EngineError             15   TensorRT does not take the model, or its build failed
+    ├── EngineError             15   TensorRT does not take the model, or its build failed
+    └── DeviceError             16   there is no GPU for an engine, or it did not run it
 
 0 means fine and 1 means that a check found something (no error is raised for that); 130 is Ctrl-C and
 70 a bug in onnxbench itself.
@@ -183,6 +184,13 @@ class EngineError(BenchError):
 
     exit_code = 15
     kind = "engine"
+
+
+class DeviceError(BenchError):
+    """There is no GPU that an engine could run on, or it failed while it ran it."""
+
+    exit_code = 16
+    kind = "device"
 
 
 def error_kinds() -> list[type[BenchError]]:

@@ -6,7 +6,6 @@ in batches of ``max_bytes``, and are dropped.
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
@@ -38,35 +37,10 @@ from onnxbench.model import load as load_model
 from onnxbench.nonfinite import NonFinite, find_nonfinite
 from onnxbench.progress import track
 from onnxbench.specs import parse_tolerances
+from onnxbench.timing import Latency as Latency
+from onnxbench.timing import summarize
 
 _MANY_NODES = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """How long runs took. Times are in milliseconds, over ``runs`` runs after ``warmup`` that do not count.
-
-    Attributes:
-        runs: Timed runs.
-        warmup: Runs before them.
-        mean_ms: Mean.
-        median_ms: Median.
-        p95_ms: 95 % of the runs took at most this.
-        min_ms: Shortest.
-        max_ms: Longest.
-        std_ms: Standard deviation.
-        fps: Runs per second, 1000 / mean.
-    """
-
-    runs: int
-    warmup: int
-    mean_ms: float
-    median_ms: float
-    p95_ms: float
-    min_ms: float
-    max_ms: float
-    std_ms: float
-    fps: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -570,16 +544,4 @@ def _bench(
                 times.append(taken)
             advance(1)
     session.close()
-    times.sort()
-    mean = math.fsum(times) / runs
-    return Latency(
-        runs=runs,
-        warmup=warmup,
-        mean_ms=mean,
-        median_ms=(times[(runs - 1) // 2] + times[runs // 2]) / 2,
-        p95_ms=times[math.ceil(0.95 * runs) - 1],
-        min_ms=times[0],
-        max_ms=times[-1],
-        std_ms=math.sqrt(math.fsum((t - mean) ** 2 for t in times) / runs),
-        fps=1e3 / mean,
-    )
+    return summarize(times, warmup)

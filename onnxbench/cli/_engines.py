@@ -1,4 +1,4 @@
-"""Printing what is known of an engine file."""
+"""Engine files on the command line: what is known of one, and a run of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench.cli import _render
 from onnxbench.cli._tables import Column, print_fields, print_heading, print_table
+from onnxbench.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxbench.engine import EngineFile
+    from onnxbench.feeding import FeedOptions
 
 
 def print_engine(path: Path, *, nodes: bool, as_json: bool, quiet: bool) -> bool:
@@ -34,6 +36,49 @@ def print_engine(path: Path, *, nodes: bool, as_json: bool, quiet: bool) -> bool
     if found.record is None:
         _render.note(f"there is no {path.name}.json beside it that says what it was built from", quiet=quiet)
     return True
+
+
+def is_engine(path: Path) -> bool:
+    """Tells whether a file is a TensorRT engine."""
+    if path.suffix == ".onnx":
+        return False
+    from onnxbench.engine import is_engine as begins_like_one
+
+    return begins_like_one(path)
+
+
+def refuse_for_models(**given: object) -> None:
+    """Raises UsageError for options of run that are for ONNX models."""
+    wrong = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if wrong:
+        raise UsageError(f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} for ONNX models, not for engines")
+
+
+def run(path: Path, feeds: FeedOptions, *, plugin: list[str] | None, as_json: bool, quiet: bool, **asked: Any) -> None:
+    """Runs an engine, prints what that showed, and ends with exit code 1 if it drifts from what was expected."""
+    import typer
+
+    from onnxbench.bundles import find_plugins
+    from onnxbench.cli._drift import print_drift
+    from onnxbench.cli.run import latency_table, stats_table
+    from onnxbench.engine import run_engine
+
+    done = run_engine(path, feeds, plugins=find_plugins(plugin or []), **asked)
+    _render.note(*_render.chosen(done.choices), quiet=quiet)
+    if as_json:
+        _render.print_json("run", done)
+        raise typer.Exit(0 if done.passed else 1)
+    screen = _render.console()
+    print(f"{path.name}: an engine of {done.builder}")
+    screen.print(stats_table("inputs", done.inputs))
+    screen.print(stats_table("outputs", done.outputs))
+    if done.latency is not None:
+        screen.print(latency_table(done.latency))
+    for file in done.saved:
+        print(f"wrote {file}")
+    if done.drift is not None:
+        print_drift(done.drift)
+    raise typer.Exit(0 if done.passed else 1)
 
 
 def _fields(found: EngineFile) -> Iterator[tuple[str, str]]:

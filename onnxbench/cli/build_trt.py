@@ -11,7 +11,7 @@ from onnxbench.cli._command import TYPED, means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 
 if TYPE_CHECKING:
-    from onnxbench.engine import BuildSpec, Built, Diagnosis, Observed
+    from onnxbench.engine import BuildSpec, Built, Diagnosis, Observed, Verification
     from onnxbench.model import Model
 
 _SHAPE_FLAGS = {"--min-shapes": "min", "--opt-shapes": "opt", "--max-shapes": "max", "--shapes": "all",
@@ -23,7 +23,11 @@ def _shape_option(name: str, words: str) -> Any:
 
 
 @means_nothing_without(
-    apply_=("doctor", "engine_file"), no_trial="doctor", save_model=("apply_", "fix"), log_file="engine_file"
+    apply_=("doctor", "engine_file"),
+    no_trial="doctor",
+    save_model=("apply_", "fix"),
+    log_file="engine_file",
+    verify=("engine_file", "output"),
 )
 def build_trt(
     model: ModelArgument,
@@ -187,6 +191,13 @@ def build_trt(
             "--save-model", metavar="FILE", help="Keep the model as --apply or --fix edited it.", show_default=False
         ),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Compare with ONNX Runtime at all ends of the profiles, on a GPU; leaves a script for it.",
+        ),
+    ] = False,
     no_trial: Annotated[bool, typer.Option("--no-trial", help="With --doctor: parse only, do not build.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Build even if nothing changed.")] = False,
     log_file: Annotated[
@@ -208,6 +219,7 @@ def build_trt(
       onnxbench build-trt model.onnx model.engine --compute-capability 8.9
       onnxbench build-trt model.onnx model.engine --min-shapes x:1x8 --opt-shapes x:4x8 --max-shapes x:32x8
       onnxbench build-trt model.onnx model.engine --config build.yaml
+      onnxbench build-trt model.onnx model.engine --from-feeds recorded_inputs --verify
       onnxbench build-trt model.onnx --doctor
       onnxbench build-trt model.onnx model.engine --apply --save-model edited.onnx
       onnxbench build-trt model.onnx model.engine --plugin plugins/dynamic_resize
@@ -256,7 +268,9 @@ def build_trt(
     built = engines.build_engine(
         source, target, spec, plugins=plugins, force=force, log=log_file, allow_outside=allow_outside
     )
-    _print_built(built, as_json=as_json, quiet=quiet)
+    verified = engines.verify_engine(target, edited, built.record, plugins=plugins) if verify else None
+    _print_built(built, verified, as_json=as_json, quiet=quiet)
+    raise typer.Exit(1 if verified is not None and verified.holds is False else 0)
 
 
 def _target(engine_file: Path | None, output: Path | None, *, is_needed: bool) -> Path | None:
@@ -337,13 +351,28 @@ def _precisions(*, best: bool, **wanted: bool) -> tuple[str, ...]:
     return tuple(name for name, on in wanted.items() if on or (best and name in ("fp16", "bf16", "int8")))
 
 
-def _print_built(built: Built, *, as_json: bool, quiet: bool) -> None:
-    from onnxbench.cli._render import format_bytes, note, print_json
+def _print_built(built: Built, verified: Verification | None, *, as_json: bool, quiet: bool) -> None:
+    from onnxbench.cli._render import jsonable, note, print_json
 
     note(*built.notes, *(f"TensorRT warns: {text}" for text in built.warnings[:5]), quiet=quiet)
+    note(*(verified.notes if verified is not None else ()), quiet=quiet)
     if as_json:
-        print_json("build-trt", built)
+        print_json("build-trt", {**jsonable(built), **({"verification": verified} if verified is not None else {})})
         return
+    _print_summary(built)
+    if verified is None:
+        return
+    if verified.holds is None:
+        print(f"NOT VERIFIED: {verified.reason}")
+        return
+    for each in verified.outputs:
+        print(f"{'ok ' if each['agrees'] else 'OFF'} {each['case']}: {each['output']}: {each['difference']}")
+    print("VERIFIED: the engine agrees with ONNX Runtime" if verified.holds else "FAILED: the engine differs")
+
+
+def _print_summary(built: Built) -> None:
+    from onnxbench.cli._render import format_bytes
+
     data = built.record.data
     if not built.fresh:
         print(f"{built.path}: nothing to do, it was built of the same model in the same way (--force builds it again)")

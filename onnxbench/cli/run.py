@@ -20,6 +20,7 @@ from onnxbench.cli._options import (
     Seed,
     ShapeOption,
 )
+from onnxbench.errors import UsageError
 from onnxbench.wording import plural
 
 if TYPE_CHECKING:
@@ -156,6 +157,15 @@ def run(
             help="Libraries with custom operators (they are code).",
         ),
     ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="PATH...",
+            show_default=False,
+            help="For an engine: custom operators in it (they are code and are run).",
+        ),
+    ] = None,
     bench: Annotated[int, typer.Option("--bench", min=0, help="Time this many runs.")] = 0,
     warmup: Annotated[int, typer.Option("--warmup", "--warm-up", min=0, help="Runs before the timed ones.")] = 5,
     profile: Annotated[
@@ -167,7 +177,7 @@ def run(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a model: statistics of any tensor, drift from saved values, the first NaN, and latency.
+    """Run a model, or a TensorRT engine on a GPU: statistics, drift from saved values, the first NaN, and latency.
 
     Without --feeds, inputs are drawn from a seed: the same seed gives the same values. What was decided about them is
     said. --outputs looks at inner tensors without a change to the model. NaN and Inf in an output are told, and their
@@ -182,9 +192,24 @@ def run(
       onnxbench run model.onnx --validate --outputs '*'
       onnxbench run model.onnx --find-nan
       onnxbench run model.onnx --bench 100 --threads 1
+      onnxbench run model.engine --feeds x.npz --bench 100
     """
     from onnxbench import backends, feeding, running, specs
+    from onnxbench.cli import _engines
 
+    if _engines.is_engine(model):
+        _engines.refuse_for_models(
+            outputs=outputs, bitwise=bitwise, find_nan=find_nan, validate=validate, provider=provider, profile=profile,
+            custom_ops=custom_ops, iterations=iterations, threads=threads, verbose=verbose,
+        )  # fmt: skip
+        said = feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, None, fill, cast)
+        _engines.run(
+            model, said, plugin=plugin, expect=expect or (), atol=atol or (), rtol=rtol or (), bench=bench,
+            warmup=warmup, save=save, save_inputs=save_inputs, as_json=as_json, quiet=quiet,
+        )  # fmt: skip
+        return
+    if plugin:
+        raise UsageError("--plugin is for TensorRT engines", hint="--custom-ops loads operators of ONNX Runtime.")
     result = running.run(
         model,
         feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, iterations, fill, cast),
@@ -211,10 +236,10 @@ def _show(result: RunResult, *, as_json: bool, quiet: bool) -> None:
     threads = f"{result.threads} thread{'s' if result.threads != 1 else ''}" if result.threads else "default threads"
     sets = f", {result.sets} sets of inputs" if result.sets > 1 else ""
     print(f"{result.backend} on {result.provider}, optimizations {result.optimization}, {threads}{sets}")
-    screen.print(_stats_table("inputs", result.inputs))
-    screen.print(_stats_table("outputs", result.outputs))
+    screen.print(stats_table("inputs", result.inputs))
+    screen.print(stats_table("outputs", result.outputs))
     if result.latency is not None:
-        screen.print(_latency_table(result.latency))
+        screen.print(latency_table(result.latency))
     if result.nonfinite is not None:
         print("\n".join(_nonfinite_lines(result.nonfinite)))
     elif result.searched:
@@ -247,7 +272,8 @@ def _warnings(result: RunResult) -> Iterator[str]:
         yield f"warning: NaN or Inf in {listed(wrong, most=4)}{how}"
 
 
-def _stats_table(title: str, stats: tuple[TensorStats, ...]) -> object:
+def stats_table(title: str, stats: tuple[TensorStats, ...]) -> object:
+    """Returns a table of statistics of tensors."""
     from onnxbench.cli._drift import number
     from onnxbench.cli._render import format_bytes, table
     from onnxbench.tensortype import format_shape
@@ -263,7 +289,8 @@ def _stats_table(title: str, stats: tuple[TensorStats, ...]) -> object:
     return table([title, "type", ">min", ">max", ">mean", ">std", ">zeros", ">NaN", ">Inf", ">bytes"], rows)
 
 
-def _latency_table(latency: Latency) -> object:
+def latency_table(latency: Latency) -> object:
+    """Returns the latency table."""
     from onnxbench.cli._render import table
 
     times = (latency.mean_ms, latency.median_ms, latency.p95_ms, latency.min_ms, latency.max_ms, latency.std_ms)

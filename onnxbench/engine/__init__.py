@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from onnxbench.engine._flavors import has_gpu as has_gpu
     from onnxbench.engine._flavors import installed as installed
     from onnxbench.engine._observed import Observed as Observed
+    from onnxbench.engine._observed import inputs_at as inputs_at
     from onnxbench.engine._observed import observe as observe
     from onnxbench.engine._observed import observe_sets as observe_sets
     from onnxbench.engine._observed import without_missing as without_missing
     from onnxbench.engine._profiles import Profile as Profile
     from onnxbench.engine._profiles import Range as Range
     from onnxbench.engine._profiles import check_profiles as check_profiles
+    from onnxbench.engine._profiles import distinct_kinds as distinct_kinds
     from onnxbench.engine._profiles import holds_sizes as holds_sizes
     from onnxbench.engine._profiles import parse_profiles as parse_profiles
     from onnxbench.engine._profiles import propose as propose
@@ -46,6 +48,10 @@ if TYPE_CHECKING:
     from onnxbench.engine._record import read_engine as read_engine
     from onnxbench.engine._record import record_path as record_path
     from onnxbench.engine._remedies import fix_inputs as fix_inputs
+    from onnxbench.engine._running import Engine as Engine
+    from onnxbench.engine._running import EngineRun as EngineRun
+    from onnxbench.engine._running import open_engine as open_engine
+    from onnxbench.engine._running import run_engine as run_engine
     from onnxbench.engine._spec import BuildSpec as BuildSpec
     from onnxbench.engine._spec import load_config as load_config
     from onnxbench.engine._spec import parse_capability as parse_capability
@@ -53,20 +59,25 @@ if TYPE_CHECKING:
     from onnxbench.engine._trial import Trial as Trial
     from onnxbench.engine._trial import attempt as attempt
     from onnxbench.engine._trial import query as query
+    from onnxbench.engine._verification import Verification as Verification
+    from onnxbench.engine._verification import verify_engine as verify_engine
 
 _HOMES = {
     "BuildSpec": "_spec",
     "Built": "_building",
     "Diagnosis": "_building",
     "ENGINES": "_flavors",
+    "Engine": "_running",
     "EngineFile": "_record",
     "EngineRecord": "_record",
+    "EngineRun": "_running",
     "Flavor": "_flavors",
     "Observed": "_observed",
     "Problem": "_diagnosis",
     "Profile": "_profiles",
     "Range": "_profiles",
     "Trial": "_trial",
+    "Verification": "_verification",
     "apply_remedies": "_building",
     "attempt": "_trial",
     "build_engine": "_building",
@@ -75,16 +86,19 @@ _HOMES = {
     "creators": "_building",
     "describe_plugin": "_building",
     "diagnose": "_building",
+    "distinct_kinds": "_profiles",
     "element_types": "_building",
     "fix_inputs": "_remedies",
     "has_gpu": "_flavors",
     "holds_sizes": "_profiles",
+    "inputs_at": "_observed",
     "installed": "_flavors",
     "is_engine": "_record",
     "judge": "_building",
     "load_config": "_spec",
     "observe": "_observed",
     "observe_sets": "_observed",
+    "open_engine": "_running",
     "parse_capability": "_spec",
     "parse_pool": "_spec",
     "parse_profiles": "_profiles",
@@ -94,7 +108,9 @@ _HOMES = {
     "query": "_trial",
     "read_engine": "_record",
     "record_path": "_record",
+    "run_engine": "_running",
     "spelled": "_profiles",
+    "verify_engine": "_verification",
     "way_out": "_diagnosis",
     "without_missing": "_observed",
 }

@@ -13,9 +13,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.captures import Port, input_ports
-from onnxbench.engine._profiles import Range, Sizes, is_dynamic
+from onnxbench.engine._profiles import Range, Sizes, holds_sizes, is_dynamic
 from onnxbench.errors import FeedsError
-from onnxbench.feeding import FeedOptions, feed_sets
+from onnxbench.feeding import FeedOptions, FeedSet, feed_sets, first_set
 from onnxbench.graph import GraphIndex, Scope
 
 if TYPE_CHECKING:
@@ -126,3 +126,30 @@ def _sizes_follow(scope: Scope, port: Port) -> bool:
                 seen.update(fresh)
                 waiting += fresh
     return False
+
+
+def inputs_at(model: Model, profile: Mapping[str, Range], kind: str, said: FeedOptions | None = None) -> FeedSet:
+    """Returns drawn inputs of a model at one end of a profile; inputs whose values are sizes have these values.
+
+    Args:
+        model: The model.
+        profile: The profile.
+        kind: ``min``, ``opt`` or ``max``.
+        said: What else is said of the inputs.
+
+    Raises:
+        FeedsError: They cannot be drawn.
+    """
+    import numpy as np
+
+    ports = {port.name: port for port in input_ports(model.proto.graph)}
+    values = {name: each for name, each in profile.items() if holds_sizes(ports[name], each)}
+    words = tuple(
+        f'"{name}":[{",".join(map(str, getattr(each, kind)))}]' for name, each in profile.items() if name not in values
+    )
+    options = said or FeedOptions()
+    drawn = first_set(model, replace(options, shapes=(*options.shapes, *words)))
+    feeds = dict(drawn.feeds)
+    for name, each in values.items():
+        feeds[name] = np.array(getattr(each, kind), feeds[name].dtype).reshape(feeds[name].shape)
+    return FeedSet(feeds, drawn.choices)

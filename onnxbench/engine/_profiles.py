@@ -50,6 +50,16 @@ Profile = Mapping[str, Range]
 """Input to the shapes that it may have."""
 
 
+def distinct_kinds(profile: Profile) -> list[str]:
+    """Returns which of ``min``, ``opt`` and ``max`` differ, the first of those that are the same."""
+    seen: dict[tuple[Sizes, ...], str] = {}
+    for kind in KINDS:
+        seen.setdefault(tuple(getattr(each, kind) for each in profile.values()), kind)
+    if "opt" not in seen.values():  # the same as the smallest: it is the usual one, and called so
+        seen = {shapes: "opt" if kind == "min" else kind for shapes, kind in seen.items()}
+    return list(seen.values())
+
+
 def parse_profiles(words: Iterable[tuple[str, str]], names: Sequence[str] | None) -> list[dict[str, Range]]:
     """Returns the profiles that words like ``("min", "x:1x3x224x224")`` describe.
 
