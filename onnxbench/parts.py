@@ -18,6 +18,7 @@ from onnxbench import backends
 from onnxbench.bodies import body_model, type_of
 from onnxbench.boundary import depends_on, reach_back
 from onnxbench.captures import Value
+from onnxbench.errors import ExecutionError
 from onnxbench.graph import GraphIndex, Scope, topological_order
 
 if TYPE_CHECKING:
@@ -207,3 +208,20 @@ class Parts:
     def sizes(self, feeds: Mapping[str, Value], names: Sequence[str]) -> dict[str, int]:
         """Returns the bytes that tensors take for these inputs, from a run that keeps none of them."""
         return backends.observed_sizes(self.model, feeds, names, options=replace(self._options, optimization="none"))
+
+    def batches(self, feeds: Mapping[str, Value], names: Sequence[str], max_bytes: int) -> list[list[str]]:
+        """Returns tensors in batches whose values take about so many bytes for these inputs, in the order given."""
+        try:
+            sizes = self.sizes(feeds, names)
+        except ExecutionError:
+            sizes = {}
+        found: list[list[str]] = []
+        room = -1
+        for name in names:
+            size = sizes.get(name, 0)
+            if not found or size > room:
+                found.append([])
+                room = max_bytes
+            found[-1].append(name)
+            room -= size
+        return found
