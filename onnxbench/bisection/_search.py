@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
     from onnx import NodeProto, TypeProto
 
-    from onnxbench.parts import Parts
     from onnxbench.bisection._sides import ModelReference, Reference, Suspect
+    from onnxbench.parts import Parts
 
 FACTOR, PEAK_FACTOR = 20.0, 200.0
 TWIN, PEAK_TWIN = 4.0, 64.0

@@ -21,11 +21,12 @@ Both run without gradients, and from the same random state each time.
 
 from __future__ import annotations
 
+import math
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxbench.captures import Feeds, Port, Value, input_ports
@@ -82,11 +83,13 @@ class TorchValues(ABC):
         values: The values by name, in the order in which PyTorch computes them.
         notes: What was decided without being told.
         inputs: Which argument each input of the ONNX model is (see ``bind``).
+        program: The ``ExportedProgram``; None for outputs of modules.
     """
 
     kind: Kind
     label: str
     values: Mapping[str, TorchValue]
+    program: Any = None
 
     def __init__(self, source: Source, notes: Sequence[str] = ()) -> None:
         self.source = source
@@ -132,6 +135,21 @@ class TorchValues(ABC):
             if name not in self.values:
                 raise NotFoundError(f"{self.label} has no value {name!r}", hint=did_you_mean(name, self.values))
         yield from self._stream(self._arguments(feeds), batches)
+
+    def batches(self, max_bytes: int, names: Collection[str] | None = None) -> list[list[str]]:
+        """Returns values, in order, in batches that take about so many bytes for the example inputs."""
+        found: list[list[str]] = []
+        room = 0
+        for name, value in self.values.items():
+            if names is not None and name not in names:
+                continue
+            size = math.prod(each or 1 for each in value.shape) * (8 if "64" in value.dtype else 4)
+            if not found or size > room:
+                found.append([])
+                room = max_bytes
+            found[-1].append(name)
+            room -= size
+        return found
 
     @abstractmethod
     def _stream(self, given: Sequence[Any], batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Value]]: ...
@@ -263,7 +281,7 @@ def _ways(ports: Sequence[Port], leaves: Sequence[Leaf]) -> list[list[Leaf]]:
     for port in ports:
         found: list[tuple[list[Leaf], int]] = []
         for way, start in zip(ways, starts, strict=True):
-            found += [(way + [leaf], at + 1) for at, leaf in enumerate(leaves) if at >= start and not _fits(port, leaf)]
+            found += [([*way, leaf], at + 1) for at, leaf in enumerate(leaves) if at >= start and not _fits(port, leaf)]
         if len(ports) == len(leaves):  # all of them, so each has its place
             found = [each for each in found if each[1] == len(each[0])]
         ways, starts = [way for way, _ in found[:64]], [start for _, start in found[:64]]
@@ -358,11 +376,7 @@ def _running(source: Source) -> Iterator[None]:
 
 
 class _Program(TorchValues):
-    """The fx nodes of an exported program.
-
-    Attributes:
-        program: The program.
-    """
+    """The fx nodes of an exported program."""
 
     kind: Kind = "program"
 
@@ -416,10 +430,6 @@ class _Program(TorchValues):
                 calls=tuple(stacks[node][key][0] or ROOT for key in left),
             )
         return found
-
-    def node(self, name: str) -> Any:
-        """Returns the fx node of a value."""
-        return self._nodes[name]
 
     def _stream(self, given: Sequence[Any], batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Value]]:
         from torch.fx import Interpreter
@@ -493,8 +503,8 @@ class _Program(TorchValues):
             parts.append(sorted(part, key=order.__getitem__))
         last: dict[Any, int] = {}
         at = 0
-        for part, batch in zip(parts, batches, strict=True):
-            for node in part:
+        for nodes, batch in zip(parts, batches, strict=True):
+            for node in nodes:
                 last.update((each, at) for each in (*node.all_input_nodes, node) if each.op != "placeholder")
                 at += 1
             last.update((self._nodes[name], at) for name in batch if self._nodes[name].op != "placeholder")
@@ -561,9 +571,7 @@ class _Modules(TorchValues):
             around = ["", *(".".join(parts[:end]) for end in range(1, len(parts) + 1))]
             classes = [_class_name(self._modules[each or ROOT]) for each in around if (each or ROOT) in self._modules]
             number = call.rpartition("@")[2] if "@" in call else "0"
-            origin = Provenance(
-                "" if path == ROOT else path, classes=tuple(classes), call=int(number), kind="module"
-            )
+            origin = Provenance("" if path == ROOT else path, classes=tuple(classes), call=int(number), kind="module")
             same = seen(tensor)
             found[name] = TorchValue(
                 name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), origin,
@@ -574,9 +582,7 @@ class _Modules(TorchValues):
         self._run([leaf.value for leaf in self._leaves], list(self._modules), take)
         return found
 
-    def _run(
-        self, given: Sequence[Any], paths: Sequence[str], take: Callable[[str, str, str, Any, Any], None]
-    ) -> None:
+    def _run(self, given: Sequence[Any], paths: Sequence[str], take: Callable[[str, str, str, Any, Any], None]) -> None:
         """Runs the model, and hands over what modules return: name, call, path, tensor, arguments."""
         from torch.utils import _pytree as pytree
 
@@ -601,7 +607,9 @@ class _Modules(TorchValues):
         args, kwargs = pytree.tree_unflatten(filled, spec)
         if self.source.kind == "module":
             handles = [
-                self._modules[path].register_forward_hook(hook(path), with_kwargs=True) for path in paths if path != ROOT
+                self._modules[path].register_forward_hook(hook(path), with_kwargs=True)
+                for path in paths
+                if path != ROOT
             ]
         try:
             with _running(self.source):
