@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
     from onnx import NodeProto, TypeProto
 
-    from onnxbench.bisection._parts import Parts
     from onnxbench.bisection._sides import ModelReference, Reference, Suspect
+    from onnxbench.parts import Parts
 
 FACTOR, PEAK_FACTOR = 20.0, 200.0
 TWIN, PEAK_TWIN = 4.0, 64.0
@@ -253,19 +253,7 @@ class Search:
     def _split(self, feeds: Mapping[str, Value]) -> list[list[str]]:
         """Returns the matched tensors in batches of a quarter of the memory: two sides, forced values, what is kept."""
         if self._batches is None:
-            try:
-                sizes = self.parts.sizes(feeds, self.names)
-            except ExecutionError:
-                sizes = {}
-            self._batches = []
-            room = -1
-            for name in self.names:
-                size = sizes.get(name, 0)
-                if not self._batches or size > room:
-                    self._batches.append([])
-                    room = self._max_bytes // 4
-                self._batches[-1].append(name)
-                room -= size
+            self._batches = self.parts.batches(feeds, self.names, self._max_bytes // 4)
         return self._batches
 
     def _last_reads(self, batches: Sequence[Sequence[str]]) -> dict[str, int]:

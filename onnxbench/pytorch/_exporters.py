@@ -104,6 +104,33 @@ def export_program(
     return raw
 
 
+def exported_program(
+    source: Source, dynamic: Mapping[str, Axes], translations: Mapping[Callable[..., Any], Callable[..., Any]]
+) -> Any:
+    """Returns the ``ExportedProgram`` that the default exporter makes of a model on its way to ONNX.
+
+    Args:
+        source: The model, with example inputs.
+        dynamic: Open dimensions by input.
+        translations: As for ``export_program``: PyTorch does not decompose what these translate.
+
+    Raises:
+        UnsupportedError: A dimension cannot be open, or an operator has no translation.
+        ExecutionError: The model cannot be exported.
+    """
+    torch = require_torch()
+    shapes = None if source.kind == "program" else _dynamic_shapes(source, dynamic)
+    with _quietly() as heard:
+        try:
+            program = torch.onnx.export(
+                source.module, _positional(source), kwargs=dict(source.kwargs) or None, dynamo=True, verbose=False,
+                dynamic_shapes=shapes, optimize=False, custom_translation_table=dict(translations) or None,
+            )  # fmt: skip
+        except Exception as error:  # PyTorch's exporter, and the user's module in it, raise anything
+            raise _explained(error, source, dynamic, heard.symbols) from None
+    return program.exported_program
+
+
 def _positional(source: Source) -> tuple[Any, ...]:
     """Returns the positional inputs; both exporters take a dict at the end for keyword arguments unless one follows."""
     is_last = bool(source.args) and isinstance(source.args[-1], dict) and not source.kwargs
