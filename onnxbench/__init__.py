@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from onnxbench.pytorch.exporting import export as export
     from onnxbench.pytorch.marks import mark as mark
     from onnxbench.pytorch.marks import marked as marked
+    from onnxbench.pytorch.rewriters import RewriteContext as RewriteContext
+    from onnxbench.pytorch.rewriters import rewrites as rewrites
     from onnxbench.recipe import Recipe as Recipe
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
@@ -68,6 +70,7 @@ _HOMES = {
     "MergeOptions": "merging",
     "Model": "model",
     "Recipe": "recipe",
+    "RewriteContext": "pytorch.rewriters",
     "SaveOptions": "writer",
     "Step": "recipe",
     "build": "modelspec",
@@ -93,6 +96,7 @@ _HOMES = {
     "merge": "merging",
     "prove": "proof",
     "read_engine": "engine",
+    "rewrites": "pytorch.rewriters",
     "run": "running",
     "save": "writer",
     "show": "modeltext",

@@ -299,9 +299,10 @@ def _explained(
         dynamic: The open dimensions.
         symbols: What torch.export said of symbolic sizes; None for the TorchScript exporter.
     """
-    if isinstance(error, BenchError):
-        return error
     chain = list(_chain(error))
+    own = next((each for each in chain if isinstance(each, BenchError)), None)
+    if own is not None:
+        return own
     root = chain[-1]
     conflict = next((match for each in chain if (match := _CONFLICT.search(str(each)))), None)
     if conflict is not None:
@@ -312,7 +313,7 @@ def _explained(
         name = (operator[1] or operator[2]) if operator else "an operator"
         return UnsupportedError(
             f"PyTorch's exporter has no translation of {name} to ONNX",
-            hint="Give one (export(..., translations={torch.ops...: function})), or rewrite that part of the model.",
+            hint=f"Give one: onnxbench.rewrites.symbolic({name.rpartition('.')[0]!r}), in a file for --rewrites.",
             details=_lines(chain, source),
         )
     names = {type(each).__name__ for each in chain}
