@@ -86,6 +86,14 @@ class Opaque(torch.autograd.Function):
         return torch.from_numpy(made), torch.from_numpy(np.negative(made))
 
 
+class Listed(torch.autograd.Function):
+    """What no tracer can run without values."""
+
+    @staticmethod
+    def forward(ctx, a):
+        return torch.tensor(a.tolist()) * -1
+
+
 class Adding(nn.Module):
     def __init__(self, how):
         super().__init__()
@@ -94,6 +102,8 @@ class Adding(nn.Module):
     def forward(self, a, b):
         if self.how == "function":
             return Doubled.apply(a, b) * 3
+        if self.how == "listed":
+            return Listed.apply(a) + b
         if self.how == "opaque":
             first, second = Opaque.apply(a, b)
             return first - second

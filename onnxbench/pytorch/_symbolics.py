@@ -56,14 +56,16 @@ class Body:
     Attributes:
         label: The rewrite, for messages.
         parameters: The arguments of the operator.
-        function: The onnxscript function, or the ONNX text as a function.
-        is_text: Which of them.
+        function: The onnxscript function, or a function of nodes: a text, or a script that is as plain as one.
+        is_text: Whether it is one of nodes.
+        order: The names of a script's parameters, which stand for the arguments in order; empty for a text.
     """
 
     label: str
     parameters: Sequence[Parameter]
     function: Any
     is_text: bool
+    order: tuple[str, ...] = ()
 
     def values(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """Returns a value for each parameter."""
@@ -89,8 +91,18 @@ class Body:
         Raises:
             UnsupportedError: An argument has a value that the text does not take.
         """
+        from onnx.helper import get_attribute_value
+
         names = {each.name: each for each in self.parameters}
         at = dict(zip(names, values, strict=False))
+        own = {each.name: get_attribute_value(each) for each in self.function.attribute_proto}
+        if self.order:
+            for parameter, value in list(zip(self.parameters, values, strict=False))[len(self.order) :]:
+                self._require_default(parameter, value)
+            given = dict(zip(self.order, zip(values, self.parameters, strict=False), strict=False))
+            inputs = {name: given[name] for name in self.function.input}
+            said = {name: value for name, (value, _) in given.items() if value is not None}
+            return inputs, {name: said.get(name, own.get(name)) for name in (*self.function.attribute, *own)}
         if all(name in names for name in self.function.input):
             inputs = {name: (at[name], names[name]) for name in self.function.input}
         else:
@@ -100,6 +112,7 @@ class Body:
             }
         used = {parameter.name for _, parameter in inputs.values()}
         attributes = {name: at[name] for name in self.function.attribute}
+        attributes |= {name: at.get(name, value) for name, value in own.items()}
         for parameter in self.parameters:
             if parameter.name not in used and parameter.name not in attributes:
                 self._require_default(parameter, at[parameter.name])
@@ -234,7 +247,7 @@ def function_parameters(function: Any) -> list[Parameter]:
 
 def require_fit(body: Body) -> None:
     """Raises a UsageError if a body takes what the operator does not have."""
-    if body.is_text:
+    if body.is_text and not body.order:
         names = [each.name for each in body.parameters]
         strange = next((name for name in body.function.attribute if name not in names), None)
         if strange is not None:
@@ -249,6 +262,13 @@ def require_fit(body: Body) -> None:
                 hint=f"Its arguments are {', '.join(names)}.",
             )
         return
+    if body.order:
+        missing = body.order[len(body.parameters) :]
+        own = [each.name for each in body.function.attribute_proto]
+        more = next((name for name in missing if name not in own), None)
+        if more is not None:
+            raise _too_much(body, more)
+        return
     try:
         parameters = inspect.signature(getattr(body.function, "function", body.function)).parameters.values()
     except (TypeError, ValueError):
@@ -257,11 +277,34 @@ def require_fit(body: Body) -> None:
     needed = [each for each in parameters if each.kind in by_place and each.default is each.empty]
     alone = [each for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
     if len(needed) > len(body.parameters) or alone:
-        more = (alone or needed[len(body.parameters) :])[0].name
-        raise UsageError(
-            f"{body.label} takes {more!r}, and the operator has no argument for it",
-            hint=f"Its arguments are {', '.join(each.name for each in body.parameters) or 'none'}.",
-        )
+        raise _too_much(body, (alone or needed[len(body.parameters) :])[0].name)
+
+
+def _too_much(body: Body, name: str) -> UsageError:
+    return UsageError(
+        f"{body.label} takes {name!r}, and the operator has no argument for it",
+        hint=f"Its arguments are {', '.join(each.name for each in body.parameters) or 'none'}.",
+    )
+
+
+def make_body(label: str, parameters: Sequence[Parameter], made: Any) -> Body:
+    """Returns the body that a rewrite was given as: ONNX text read, an onnxscript function, or any function.
+
+    Raises:
+        UsageError: It takes what the operator does not have.
+    """
+    is_text = type(made).__name__ == "FunctionProto"
+    order: tuple[str, ...] = ()
+    if not is_text and hasattr(made, "to_function_proto") and not made.traceable:
+        # A script of plain nodes needs no annotation of what it returns; one with bodies or calls runs as it is.
+        if not made.function_ir.get_called_functions():
+            proto = made.to_function_proto()
+            if not any(each.HasField("g") or each.graphs for node in proto.node for each in node.attribute):
+                order = tuple(inspect.signature(made.function).parameters)
+                made, is_text = proto, True
+    body = Body(label, parameters, made, is_text, order)
+    require_fit(body)
+    return body
 
 
 # ---------------------------------------------------------------- the default exporter
@@ -279,7 +322,13 @@ def translation(body: Body, fire: Callable[[], None]) -> Callable[..., Any]:
 
 def _translated(body: Body, values: Sequence[Any]) -> Any:
     if not body.is_text:
-        return body.function(*body.fitted(values))
+        made_of_it = body.function(*body.fitted(values))
+        if isinstance(made_of_it, (list, tuple)) and not made_of_it:
+            raise UsageError(
+                f"{body.label} does not say how many results it has",
+                hint="Annotate what the script returns: -> FLOAT[...], or a tuple of them.",
+            )
+        return made_of_it
     import onnx_ir as ir
     from onnxscript import evaluator
 
@@ -356,17 +405,18 @@ def _resolved(attribute: AttributeProto, given: Mapping[str, Any], body: Body) -
 
 
 def symbolic(
-    body_of: Callable[[int], tuple[Body, Callable[[], None]] | None], previous: Callable[[int], Any]
+    body_of: Callable[[int, int], tuple[Body, Callable[[], None]] | None], previous: Callable[[int], Any]
 ) -> Callable[..., Any]:
     """Returns what the TorchScript exporter calls to translate an operator.
 
     Args:
-        body_of: Gives the body for an opset, and what counts it; None where no rewrite is active in this thread.
+        body_of: Gives the body for an opset and a number of arguments (an operator may have overloads), and what
+            counts it; None where no rewrite is active in this thread.
         previous: Gives the symbolic that was there before.
     """
 
     def translate(g: Any, *args: Any, **attrs: Any) -> Any:
-        found = body_of(g.opset)
+        found = body_of(g.opset, len(args))
         if found is None:
             before = previous(g.opset)
             if before is None:
@@ -376,10 +426,7 @@ def symbolic(
             return before(g, *args, **attrs)
         body, fire = found
         fire()
-        import torch
-
-        schema = torch._C.parse_schema(g.original_node.schema())
-        values = [_python_value(value, each) for value, each in zip(args, _parameters(schema), strict=False)]
+        values = [_python_value(value, each) for value, each in zip(args, body.parameters, strict=False)]
         return _scripted(g, body, body.values(values, {}))
 
     return translate
@@ -547,6 +594,9 @@ def _replay(
             values.update(zip(node.output, made, strict=False))
             continue
         words: dict[str, Any] = {}
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            words["value_t"] = _constant_tensor(said[0], body)
+            said = []
         for each in said:
             value = helper.get_attribute_value(each)
             if each.HasField("g") or each.graphs:
@@ -570,6 +620,20 @@ def _replay(
     return [values[name] for name in outputs]
 
 
+def _constant_tensor(attribute: AttributeProto, body: Body) -> Any:
+    """Returns what a Constant holds, however that is spelled: TorchScript knows tensors alone."""
+    import numpy as np
+    import torch
+    from onnx import helper, numpy_helper
+
+    if attribute.HasField("t"):
+        return torch.from_numpy(numpy_helper.to_array(attribute.t).copy())
+    if attribute.name not in ("value_float", "value_floats", "value_int", "value_ints"):
+        raise UnsupportedError(f"{body.label}: the TorchScript exporter has no Constant with {attribute.name}")
+    kind = np.float32 if "float" in attribute.name else np.int64
+    return torch.from_numpy(np.array(helper.get_attribute_value(attribute), kind))
+
+
 def _absent(g: Any) -> Any:
     from torch.onnx.symbolic_helper import _optional_input_placeholder_tensor
 
@@ -581,7 +645,7 @@ _registered: dict[tuple[str, int], tuple[int, Any]] = {}
 
 
 def register_symbolic(
-    name: str, opset: int | None, body_of: Callable[[str, int], tuple[Body, Callable[[], None]] | None]
+    name: str, opset: int | None, body_of: Callable[[str, int, int], tuple[Body, Callable[[], None]] | None]
 ) -> None:
     """Makes the TorchScript exporter ask ``body_of`` for an operator, until ``unregister_symbolic``; counted."""
     from torch.onnx import register_custom_op_symbolic
@@ -599,13 +663,14 @@ def register_symbolic(
                 fitting = [each for each in base if each <= version]
                 return base[max(fitting)] if fitting else None
 
-            register_custom_op_symbolic(name, symbolic(lambda version: body_of(name, version), previous), key[1])
+            register_custom_op_symbolic(name, symbolic(lambda *said: body_of(name, *said), previous), key[1])
         _registered[key] = count + 1, before
 
 
 def unregister_symbolic(name: str, opset: int | None) -> None:
     """Takes ``register_symbolic`` back: what was registered before is so again."""
     from torch.onnx import register_custom_op_symbolic, unregister_custom_op_symbolic
+    from torch.onnx._internal.torchscript_exporter.registration import registry
 
     key = name, opset or _LOWEST_OPSET
     with _symbolic_lock:
@@ -617,6 +682,9 @@ def unregister_symbolic(name: str, opset: int | None) -> None:
         unregister_custom_op_symbolic(name, key[1])
         if before is not None:
             register_custom_op_symbolic(name, before, key[1])
+        group = registry.get_function_group(name)
+        if group is not None and not group._functions:
+            del registry._registry[name]  # PyTorch fails over an empty one when it says what is not supported
 
 
 # ---------------------------------------------------------------- autograd Functions
@@ -775,12 +843,12 @@ def function_translation(body: Body, fire: Callable[[], None]) -> Callable[..., 
 
 
 def function_symbolic(
-    body_of: Callable[[int], tuple[Body, Callable[[], None]] | None], previous: Any
+    body_of: Callable[[int, int], tuple[Body, Callable[[], None]] | None], previous: Any
 ) -> Callable[..., Any]:
     """Returns what the TorchScript exporter takes as ``symbolic`` of an autograd Function."""
 
     def translate(g: Any, *args: Any) -> Any:
-        found = body_of(g.opset)
+        found = body_of(g.opset, len(args))
         if found is None:
             if previous is None:
                 raise UnsupportedError("an autograd Function has no symbolic, and no rewrite is active in this thread")

@@ -684,7 +684,7 @@ class RewriteContext:
                 patches.append(patch)
             before = vars(function).get("symbolic")
             known = getattr(function, "symbolic", None)
-            mine = _symbolics.function_symbolic(lambda version, name=name: _active_body(name, version), known)  # type: ignore[misc]
+            mine = _symbolics.function_symbolic(lambda *said, name=name: _active_body(name, *said), known)  # type: ignore[misc]
             function.symbolic = staticmethod(mine)
 
             def undo(function: Any = function, before: Any = before) -> None:
@@ -697,14 +697,12 @@ class RewriteContext:
         self._put(patches)
 
     def _body(self, rewrite: Rewrite, parameters: Sequence[_symbolics.Parameter]) -> _symbolics.Body:
-        is_text = type(rewrite.apply).__name__ == "FunctionProto"
-        body = _symbolics.Body(f"{rewrite.label} ({rewrite.place})", parameters, rewrite.apply, is_text)
-        _symbolics.require_fit(body)
-        return body
+        return _symbolics.make_body(f"{rewrite.label} ({rewrite.place})", parameters, rewrite.apply)
 
-    def body_of(self, name: str, opset: int) -> tuple[_symbolics.Body, Callable[[], None]] | None:
-        """Returns what an operator becomes at an opset, and what counts that."""
-        chosen = _for_opset(self._bodies.get(name, ()), opset)
+    def body_of(self, name: str, opset: int, count: int) -> tuple[_symbolics.Body, Callable[[], None]] | None:
+        """Returns what an operator with so many arguments becomes at an opset, and what counts that."""
+        known = self._bodies.get(name, ())
+        chosen = _for_opset([each for each in known if len(each[1].parameters) == count] or known, opset)
         return None if chosen is None else (chosen[1], self._firing(chosen[2]))
 
 
@@ -736,8 +734,9 @@ def _hint(rewrite: Rewrite) -> str | None:
     return None
 
 
-def _active_body(name: str, opset: int) -> tuple[_symbolics.Body, Callable[[], None]] | None:
-    return next((found for each in reversed(_patching.active.get()) if (found := each.body_of(name, opset))), None)
+def _active_body(name: str, opset: int, count: int) -> tuple[_symbolics.Body, Callable[[], None]] | None:
+    contexts = reversed(_patching.active.get())
+    return next((found for each in contexts if (found := each.body_of(name, opset, count))), None)
 
 
 def _for_opset(
@@ -761,7 +760,7 @@ def _chosen(found: Sequence[Rewrite], backend: str) -> list[Rewrite]:
         other = best.get(key)
         if other is None or _rank(rewrite) > _rank(other):
             best[key] = rewrite
-        elif _rank(rewrite) == _rank(other):
+        elif _rank(rewrite) == _rank(other) and rewrite.apply is not other.apply:
             raise UsageError(
                 f"{rewrite.name} is rewritten twice"
                 + (f" for {backend}" if rewrite.backends is not None else " for all backends"),
