@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -85,6 +86,8 @@ def test_indexing_is_replaced_without_end():
         assert ctx.fired == {"torch.Tensor.__getitem__": 2}
     assert torch.equal(program.module()(X), X.select(0, 0) + 1)
     assert "__getitem__" not in torch.Tensor.__dict__
+    is_sequence = ctypes.pythonapi.PySequence_Check(ctypes.py_object(X))
+    assert not is_sequence  # as it would be for good once the class had a __getitem__ of its own
 
 
 def test_a_function_is_found_wherever_it_is_bound():

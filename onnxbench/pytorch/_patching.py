@@ -302,3 +302,44 @@ def _bindings(functions: Mapping[int, Patch], objects: Iterable[Any]) -> Iterato
 
 
 _HERE = sys.modules[__name__]
+
+
+# ---------------------------------------------------------------- indexing
+
+
+def is_indexing(patch: Patch) -> bool:
+    """Tells whether a patch is of a tensor's indexing.
+
+    To set ``__getitem__`` of a class makes it a sequence for the interpreter, and to delete it again does not undo
+    that: PyTorch then takes a tensor with no dimensions for a list. So indexing is caught by a mode of PyTorch's.
+    """
+    return isinstance(patch.holder, type) and _is_tensor(patch.holder) and patch.name in ("__getitem__", "__setitem__")
+
+
+def catch_indexing(patches: Iterable[Patch]) -> Callable[[], None]:
+    """Sends indexing of tensors in this thread through patches; returns what takes that back."""
+    from torch import overrides
+
+    found = {patch.name: patch for patch in patches}
+
+    class Indexing(overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = getattr(func, "__name__", "")
+            if name in found and func is found[name].original:
+                return _call(found[name], args, kwargs or {}, "")
+            return func(*args, **(kwargs or {}))
+
+    mode = Indexing()
+    overrides._push_mode(mode)
+
+    def undo() -> None:
+        above = []
+        while True:  # contexts may end in any order
+            top = overrides._pop_mode()
+            if top is mode:
+                break
+            above.append(top)
+        for each in reversed(above):
+            overrides._push_mode(each)
+
+    return undo

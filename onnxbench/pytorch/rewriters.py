@@ -537,7 +537,10 @@ class RewriteContext:
             _require_signature(rewrite, patch.original)
             self._calls[id(patch)] = self._replacement(rewrite, patch.original)
             patches.append(patch)
-        self._put(patches)
+        self._put([each for each in patches if not _patching.is_indexing(each)])
+        indexing = [each for each in patches if _patching.is_indexing(each)]
+        if indexing:
+            self._undo.append(_patching.catch_indexing(indexing))
 
     def _put(self, patches: list[_patching.Patch]) -> None:
         if patches:
