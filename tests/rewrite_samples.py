@@ -61,7 +61,9 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         shared = Scale(3.0)
-        self.layers = nn.Sequential(nn.Linear(4, 4), shared, nn.ModuleDict({"deep": nn.Sequential(SubScale(0.5))})["deep"])
+        self.layers = nn.Sequential(
+            nn.Linear(4, 4), shared, nn.ModuleDict({"deep": nn.Sequential(SubScale(0.5))})["deep"]
+        )
         self.again = shared
 
     def forward(self, x):

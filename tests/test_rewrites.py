@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install onnxbench[torch]")
@@ -37,6 +37,7 @@ from onnxbench.pytorch.exporting import ExportOptions, export  # noqa: E402
 from onnxbench.pytorch.rewriters import load_rewrites, parse_config  # noqa: E402
 
 pytestmark = pytest.mark.torch
+r = rewrites
 BOTH = pytest.mark.parametrize("exporter", ["torch.export", "torchscript"])
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
@@ -415,7 +416,7 @@ def test_an_opaque_function_with_two_results(tmp_path, exporter):
 
 
 def test_an_opaque_function_without_a_fake_is_refused_with_what_helps():
-    made = rewrites.symbolic(samples.Listed, "<opset_import: [\"\": 18]> f (a) => (y) { y = Neg (a) }")
+    made = rewrites.symbolic(samples.Listed, '<opset_import: ["": 18]> f (a) => (y) { y = Neg (a) }')
     with pytest.raises(UsageError, match="have no shape without values") as caught:
         exported(samples.Adding("listed"), (X, X), rewrites=[made])
     assert "fake=" in caught.value.hint
@@ -423,8 +424,8 @@ def test_an_opaque_function_without_a_fake_is_refused_with_what_helps():
 
 
 def test_the_symbolic_for_the_highest_opset_that_the_file_has():
-    low = rewrites.symbolic("aten::asinh", "<opset_import: [\"\": 18]> f (x) => (y) { y = Asinh (x) }")
-    text = "<opset_import: [\"\": 18]> f (x) => (y) { m = Neg (x) a = Asinh (m) y = Neg (a) }"
+    low = rewrites.symbolic("aten::asinh", '<opset_import: ["": 18]> f (x) => (y) { y = Asinh (x) }')
+    text = '<opset_import: ["": 18]> f (x) => (y) { m = Neg (x) a = Asinh (m) y = Neg (a) }'
     high = rewrites.symbolic("aten::asinh", text, opset=19)
 
     class Module(torch.nn.Module):
@@ -475,9 +476,13 @@ def all_kinds():
 
 def test_everything_comes_back_after_an_error_in_the_block():
     net, before = samples.Net(), state()
-    with pytest.raises(RuntimeError, match="mine"), RewriteContext(net, rewrites=all_kinds()):
+
+    def fail():
         assert type(net.again) is Sixfold
         raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"), RewriteContext(net, rewrites=all_kinds()):
+        fail()
     assert state() == before
     assert type(net.again) is type(net.layers[1]) is samples.Scale
 
@@ -615,28 +620,28 @@ def no_arguments():
 @pytest.mark.parametrize(
     ("make", "error", "says", "hint"),
     [
-        (lambda: rewrites.function("torch.Tensor.repeet")(fresh(ok)), NotFoundError, "Tensor has no 'repeet'", "'repeat'"),
-        (lambda: rewrites.function("torhc.topk")(fresh(ok)), NotFoundError, "there is no module 'torhc'", "'torch'"),
-        (lambda: rewrites.function("topk")(fresh(ok)), UsageError, "'topk' is not a dotted name", "package.function"),
-        (lambda: rewrites.function("torch.nn.Linear")(fresh(ok)), UsageError, "is a class", "torch.nn.Linear.forward"),
-        (lambda: rewrites.function("torch.Tensor.shape")(fresh(ok)), UsageError, "not a function or method", None),
-        (lambda: rewrites.function("torch.pi")(fresh(ok)), UsageError, "is float, and not", None),
-        (lambda: rewrites.function("rewrite_samples.Tools.named")(fresh(wrong_two)), UsageError, "'cls' is missing|'x' is", "ctx"),
-        (lambda: rewrites.function("torch.topk")(fresh(no_arguments)), UsageError, "a function rewrite gets", None),
-        (lambda: rewrites.function("torch.topk", backend="tensort"), UsageError, "no backend 'tensort'", "'tensorrt'"),
-        (lambda: rewrites.function(torch.topk), UsageError, "takes the dotted name", None),
-        (lambda: rewrites.module("torch.topk")(fresh(traced)), UsageError, "is no class of modules", "rewrites.function"),
-        (lambda: rewrites.module("torch.nn.Linea")(fresh(traced)), NotFoundError, "has no 'Linea'", "'Linear'"),
-        (lambda: rewrites.module("torch.nn.Linear")(fresh(wrong_two)), UsageError, r"gets \(ctx, module\)", None),
-        (lambda: rewrites.symbolic("asinh")(fresh(traced)), UsageError, "is no operator", "aten::asinh"),
-        (lambda: rewrites.symbolic("aten::asinhh")(fresh(traced)), NotFoundError, "no operator 'aten::asinhh'", "'asinh'"),
-        (lambda: rewrites.symbolic("aten::asinh.nothing")(fresh(traced)), NotFoundError, "asinh.nothing", "default"),
-        (lambda: rewrites.symbolic("aten::asinh")(fresh(traced)), UsageError, "takes 'b', and the operator", "arguments are"),
-        (lambda: rewrites.symbolic("torch.topk")(fresh(traced)), UsageError, "neither an operator nor", "rewrites.function"),
-        (lambda: rewrites.symbolic("aten::asinh", "f (x) => (y) { y = Asinh (z) }"), UsageError, "reads 'z'", None),
-        (lambda: rewrites.symbolic("aten::asinh", "f <k> (x) => (y) { y = Elu <alpha = @k> (x) }"), UsageError,
+        (lambda: r.function("torch.Tensor.repeet")(fresh(ok)), NotFoundError, "Tensor has no 'repeet'", "'repeat'"),
+        (lambda: r.function("torhc.topk")(fresh(ok)), NotFoundError, "there is no module 'torhc'", "'torch'"),
+        (lambda: r.function("topk")(fresh(ok)), UsageError, "'topk' is not a dotted name", "package.function"),
+        (lambda: r.function("torch.nn.Linear")(fresh(ok)), UsageError, "is a class", "torch.nn.Linear.forward"),
+        (lambda: r.function("torch.Tensor.shape")(fresh(ok)), UsageError, "not a function or method", None),
+        (lambda: r.function("torch.pi")(fresh(ok)), UsageError, "is float, and not", None),
+        (lambda: r.function("rewrite_samples.Tools.named")(fresh(wrong_two)), UsageError, "'cls' is missing", "ctx"),
+        (lambda: r.function("torch.topk")(fresh(no_arguments)), UsageError, "a function rewrite gets", None),
+        (lambda: r.function("torch.topk", backend="tensort"), UsageError, "no backend 'tensort'", "'tensorrt'"),
+        (lambda: r.function(torch.topk), UsageError, "takes the dotted name", None),
+        (lambda: r.module("torch.topk")(fresh(traced)), UsageError, "is no class of modules", "rewrites.function"),
+        (lambda: r.module("torch.nn.Linea")(fresh(traced)), NotFoundError, "has no 'Linea'", "'Linear'"),
+        (lambda: r.module("torch.nn.Linear")(fresh(wrong_two)), UsageError, r"gets \(ctx, module\)", None),
+        (lambda: r.symbolic("asinh")(fresh(traced)), UsageError, "is no operator", "aten::asinh"),
+        (lambda: r.symbolic("aten::asinhh")(fresh(traced)), NotFoundError, "operator 'aten::asinhh'", "'asinh'"),
+        (lambda: r.symbolic("aten::asinh.nothing")(fresh(traced)), NotFoundError, "asinh.nothing", "default"),
+        (lambda: r.symbolic("aten::asinh")(fresh(traced)), UsageError, "takes 'b', and the", "arguments are"),
+        (lambda: r.symbolic("torch.topk")(fresh(traced)), UsageError, "neither an operator nor", "rewrites."),
+        (lambda: r.symbolic("aten::asinh", "f (x) => (y) { y = Asinh (z) }"), UsageError, "reads 'z'", None),
+        (lambda: r.symbolic("aten::asinh", "f <k> (x) => (y) { y = Elu <alpha = @k> (x) }"), UsageError,
          "attribute 'k'", "arguments are"),
-        (lambda: rewrites.symbolic("aten::asinh", "f (x, y) => (z) { z = Add (x, y) }"), UsageError, "2 inputs", None),
+        (lambda: r.symbolic("aten::asinh", "f (x, y) => (z) { z = Add (x, y) }"), UsageError, "2 inputs", None),
         (lambda: "no_such_name", NotFoundError, "no rewrites 'no_such_name'", "file.py"),
         (lambda: "no_such_file.py", NotFoundError, "no file no_such_file.py", None),
         (lambda: len, UsageError, "len is no rewrite", "decorated"),
@@ -664,10 +669,9 @@ def test_a_text_that_does_not_parse_is_told_with_its_line():
             }
             """,
         )
-    line = next(
-        number for number, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "y = Asinh (x\n" in f"{text}\n"
-    )  # fmt: skip
-    assert f"test_rewrites.py:{line + 1}" in str(caught.value) or f"test_rewrites.py:{line}" in str(caught.value)
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    at = next(number for number, text in enumerate(lines, 1) if text.endswith("y = Asinh (x"))
+    assert re.search(rf"test_rewrites\.py:({at}|{at + 1}):", str(caught.value))
 
 
 def test_two_rewrites_of_one_target_are_refused():
@@ -686,7 +690,7 @@ def test_two_rewrites_of_one_target_are_refused():
 
 
 def test_an_argument_that_a_symbolic_does_not_take(tmp_path):
-    text = "<opset_import: [\"\": 18]> f (a, b) => (y) { t = Add (a, a) y = Add (t, b) }"
+    text = '<opset_import: ["": 18]> f (a, b) => (y) { t = Add (a, a) y = Add (t, b) }'
     made = rewrites.symbolic("onnxbench_test::my_add", text)
 
     class Module(torch.nn.Module):
@@ -694,7 +698,7 @@ def test_an_argument_that_a_symbolic_does_not_take(tmp_path):
             return torch.ops.onnxbench_test.my_add(a, b, 3.0)
 
     for exporter in ("torch.export", "torchscript"):
-        with pytest.raises(UnsupportedError, match="takes no argument 'factor', and the model gives it as 3.0"):
+        with pytest.raises(UnsupportedError, match=r"takes no argument 'factor', and the model gives it as 3\.0"):
             exported(Module(), (X, X), exporter, rewrites=[made])
 
 
@@ -765,13 +769,19 @@ def test_a_file_that_fails_is_told_with_its_line(tmp_path):
 
 
 def test_config_words():
-    assert parse_config(["a=1", "b=[1,2]", "c=true", "d=x=y", "e="]) == {"a": 1, "b": [1, 2], "c": True, "d": "x=y", "e": ""}
+    assert parse_config(["a=1", "b=[1,2]", "c=true", "d=x=y", "e="]) == {
+        "a": 1,
+        "b": [1, 2],
+        "c": True,
+        "d": "x=y",
+        "e": "",
+    }
     for words in (["a"], ["=1"], ["a=1", "a=2"]):
         with pytest.raises(UsageError):
             parse_config(words)
 
 
 def test_rewrites_are_imported_without_torch():
-    code = "import sys; from onnxbench import rewrites, RewriteContext; assert not {'torch', 'onnx', 'numpy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert onnxruntime.__version__
+    code = "import sys; from onnxbench import rewrites; print(*{'torch', 'onnx', 'numpy'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not done.stdout.strip()

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 @means_nothing_without(
-    key="state_dict", seed="shape", backend="rewrites", rewrite_config="rewrites", external_threshold=("external_data", "per_tensor"),
+    key="state_dict", seed="shape", backend="rewrites", rewrite_config="rewrites",
+    external_threshold=("external_data", "per_tensor"),
 )  # fmt: skip
 def export(
     source: Annotated[
@@ -172,7 +173,8 @@ def export(
             input_names=input_names or (), output_names=output_names or (), state_dict=state_dict, keys=key or (),
             dtype=dtype, optimize=not no_optimize, passes=passes or (), rewrites=rewrites or (),
             backend=backend or "default", rewrite_config=parse_config(rewrite_config or ()), verify=not no_verify,
-            tolerance=tolerance, strict=strict, storing=save_options(external_data, per_tensor, external_threshold, False),
+            tolerance=tolerance, strict=strict,
+            storing=save_options(external_data, per_tensor, external_threshold, False),
         ),
     )  # fmt: skip
     _show(done, dry_run=dry_run, as_json=as_json, quiet=quiet)

@@ -45,6 +45,7 @@ class RawExport:
         said: What the exporter said that a user should know.
         frozen: Python values taken from tensors while the model was traced.
         caught: The warnings that were raised.
+        is_strict: Whether the default exporter fell back to its strict mode, which looks at bytecode.
     """
 
     model: Model
@@ -54,6 +55,7 @@ class RawExport:
     said: list[str] = field(default_factory=list)
     frozen: list[Frozen] = field(default_factory=list)
     caught: list[warnings.WarningMessage] = field(default_factory=list)
+    is_strict: bool = False
 
 
 def export_program(
@@ -98,6 +100,7 @@ def export_program(
     model = load(file)
     map_program(model, program.exported_program)
     raw = RawExport(model, [], program=program.exported_program, caught=heard.caught)
+    raw.is_strict = getattr(program, "_capture_strategy", None) == "TorchExportStrictStrategy"
     raw.said = [line for line in heard.said if "opset" in line.lower() and "convers" in line.lower()]
     raw.inputs = _input_positions(program.exported_program, model, leaves)
     raw.outputs = _result_names(program.exported_program)

@@ -107,9 +107,7 @@ class Body:
             inputs = {name: (at[name], names[name]) for name in self.function.input}
         else:
             tensors = [each for each in self.parameters if each.is_tensor]
-            inputs = {
-                name: (at[each.name], each) for name, each in zip(self.function.input, tensors, strict=False)
-            }
+            inputs = {name: (at[each.name], each) for name, each in zip(self.function.input, tensors, strict=False)}
         used = {parameter.name for _, parameter in inputs.values()}
         attributes = {name: at[name] for name in self.function.attribute}
         attributes |= {name: at.get(name, value) for name, value in own.items()}
@@ -202,7 +200,9 @@ def operators_of(target: str | Any) -> list[Any]:
     space = getattr(torch.ops, domain)
     packet = getattr(space, name, None)
     if packet is None:
-        known = {each.name.split("::")[1] for each in torch._C._jit_get_all_schemas() if each.name.startswith(f"{domain}::")}
+        known = {
+            each.name.split("::")[1] for each in torch._C._jit_get_all_schemas() if each.name.startswith(f"{domain}::")
+        }
         hint = did_you_mean(name, known) if known else "Define it (torch.library) before the rewrites are switched on."
         raise NotFoundError(f"PyTorch has no operator {target!r}", hint=hint)
     if dot:
@@ -242,7 +242,9 @@ def function_parameters(function: Any) -> list[Parameter]:
     parameters = list(inspect.signature(function.forward).parameters.values())
     if not _has_setup(function):
         parameters = parameters[1:]
-    return [Parameter(each.name, True, REQUIRED if each.default is each.empty else each.default, "") for each in parameters]
+    return [
+        Parameter(each.name, True, REQUIRED if each.default is each.empty else each.default, "") for each in parameters
+    ]
 
 
 def require_fit(body: Body) -> None:
@@ -258,7 +260,8 @@ def require_fit(body: Body) -> None:
         tensors = sum(each.is_tensor for each in body.parameters)
         if len(body.function.input) > tensors and not all(name in names for name in body.function.input):
             raise UsageError(
-                f"{body.label}: the text has {len(body.function.input)} inputs, and the operator takes {tensors} tensors",
+                f"{body.label}: the text has {len(body.function.input)} inputs, "
+                f"and the operator takes {tensors} tensors",
                 hint=f"Its arguments are {', '.join(names)}.",
             )
         return
@@ -295,13 +298,13 @@ def make_body(label: str, parameters: Sequence[Parameter], made: Any) -> Body:
     """
     is_text = type(made).__name__ == "FunctionProto"
     order: tuple[str, ...] = ()
-    if not is_text and hasattr(made, "to_function_proto") and not made.traceable:
-        # A script of plain nodes needs no annotation of what it returns; one with bodies or calls runs as it is.
-        if not made.function_ir.get_called_functions():
-            proto = made.to_function_proto()
-            if not any(each.HasField("g") or each.graphs for node in proto.node for each in node.attribute):
-                order = tuple(inspect.signature(made.function).parameters)
-                made, is_text = proto, True
+    is_script = not is_text and hasattr(made, "to_function_proto") and not made.traceable
+    # A script of plain nodes needs no annotation of what it returns; one with bodies or calls runs as it is.
+    if is_script and not made.function_ir.get_called_functions():
+        proto = made.to_function_proto()
+        if not any(each.HasField("g") or each.graphs for node in proto.node for each in node.attribute):
+            order = tuple(inspect.signature(made.function).parameters)
+            made, is_text = proto, True
     body = Body(label, parameters, made, is_text, order)
     require_fit(body)
     return body
@@ -522,7 +525,8 @@ def _script_constant(g: Any, value: Any, parameter: Parameter, like: Any) -> Any
 def _recorded(g: Any, body: Body, values: Sequence[Any]) -> Any:
     """Runs an onnxscript function on stand-ins; returns the nodes, the values by name, the outputs and functions."""
     import onnx_ir as ir
-    from onnxscript import evaluator, values as script_values
+    from onnxscript import evaluator
+    from onnxscript import values as script_values
 
     try:
         from torch.onnx._internal.exporter._building import OpRecorder
@@ -564,7 +568,7 @@ def _recorded(g: Any, body: Body, values: Sequence[Any]) -> Any:
     if wrong is not None:
         raise UsageError(f"{body.label} returned {type(wrong).__name__}, and not what an ONNX operator gives")
     functions = {
-        (key[0], key[1]): each.to_function_proto() if hasattr(each, "to_function_proto") else ir.serde.serialize(each)
+        key[:2]: each.to_function_proto() if hasattr(each, "to_function_proto") else ir.serde.serialize_function(each)
         for key, each in recorder.functions.items()
     }
     return [ir.serde.serialize_node(node) for node in recorder.nodes], known, [each.name for each in results], functions
@@ -610,12 +614,20 @@ def _replay(
                 words[f"{each.name}_s"] = value.decode()
             elif isinstance(value, (list, tuple)) or hasattr(value, "extend"):
                 items = [item.decode() if isinstance(item, bytes) else item for item in value]
-                letter = "s" if items and isinstance(items[0], str) else "f" if items and isinstance(items[0], float) else "i"
+                letter = (
+                    "s"
+                    if items and isinstance(items[0], str)
+                    else "f"
+                    if items and isinstance(items[0], float)
+                    else "i"
+                )
                 words[f"{each.name}_{letter}"] = items
             else:
                 words[f"{each.name}_{'f' if isinstance(value, float) else 'i'}"] = value
         name = f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
-        made_here = g.op(name, *[_absent(g) if each is None else each for each in inputs], outputs=len(node.output), **words)
+        made_here = g.op(
+            name, *[_absent(g) if each is None else each for each in inputs], outputs=len(node.output), **words
+        )
         values.update(zip(node.output, [made_here] if len(node.output) == 1 else made_here, strict=True))
     return [values[name] for name in outputs]
 
@@ -858,4 +870,3 @@ def function_symbolic(
         return _scripted(g, body, body.values(args, {}))
 
     return translate
-

@@ -231,7 +231,7 @@ def export(
                     raw = export_torchscript(rewritten, leaves, Path(made), opset=options.opset, dynamic=dynamic)
         # From here on the module is the original again: that is what the file is compared with.
         findings = [
-            *unused_findings(context),
+            *unused_findings(context, is_strict=raw.is_strict),
             *frozen_findings(raw.frozen, raw.caught, raw.model, is_dynamic=bool(dynamic)),
             *input_findings(leaves, raw.inputs, raw.model, takes_numbers=exporter == "torchscript"),
             *random_findings(raw.model),

@@ -27,9 +27,9 @@ import json
 import sys
 import threading
 import weakref
-from functools import wraps
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, wraps
 from pathlib import Path
 from types import MappingProxyType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -544,7 +544,7 @@ class RewriteContext:
 
     def _put(self, patches: list[_patching.Patch]) -> None:
         if patches:
-            modules = list(self._given.modules()) if hasattr(self._given, "modules") else []
+            modules = [] if self._given is None else list(self._given.modules())
             _patching.apply(patches, modules)
             self._undo.append(lambda: _patching.revert(patches))
 
@@ -576,15 +576,15 @@ class RewriteContext:
         with _swap_lock:
             known: dict[int, _StandIn | None] = {}
             for parent, name, module in _slots(self._given):
-                rewrite = _fitting(type(module), kinds)
-                if rewrite is None:
+                fitting = _fitting(type(module), kinds)
+                if fitting is None:
                     continue
                 if id(module) not in known:
-                    made = self._made(rewrite, module, torch)
+                    made = self._made(fitting, module, torch)
                     below = module if parent is None else parent._modules[name]
-                    record = known[id(module)] = None if made is module else _StandIn(self, made, below)
-                    if record is not None:
-                        self._undo.append(record.take_away)
+                    known[id(module)] = None if made is module else _StandIn(self, made, below)
+                    if (new := known[id(module)]) is not None:
+                        self._undo.append(new.take_away)
                 record = known[id(module)]
                 if record is not None and parent is not None:
                     record.hang(parent, name)
@@ -668,7 +668,7 @@ class RewriteContext:
         if name not in self._bodies:
             for least in dict.fromkeys(each.opset for each in found):
                 _symbolics.register_symbolic(name, least, _active_body)
-                self._undo.append(lambda name=name, least=least: _symbolics.unregister_symbolic(name, least))  # type: ignore[misc]
+                self._undo.append(partial(_symbolics.unregister_symbolic, name, least))
         self._bodies.setdefault(name, []).extend(bodies)
 
     def _translate_functions(self, functions: Mapping[Any, Sequence[Rewrite]], opset: int) -> None:
@@ -687,7 +687,7 @@ class RewriteContext:
                 patches.append(patch)
             before = vars(function).get("symbolic")
             known = getattr(function, "symbolic", None)
-            mine = _symbolics.function_symbolic(lambda *said, name=name: _active_body(name, *said), known)  # type: ignore[misc]
+            mine = _symbolics.function_symbolic(partial(_active_body, name), known)
             function.symbolic = staticmethod(mine)
 
             def undo(function: Any = function, before: Any = before) -> None:
@@ -709,15 +709,23 @@ class RewriteContext:
         return None if chosen is None else (chosen[1], self._firing(chosen[2]))
 
 
-def unused_findings(context: RewriteContext) -> list[Finding]:
-    """Returns a finding for each rewrite that was switched on and never used."""
+def unused_findings(context: RewriteContext, *, is_strict: bool = False) -> list[Finding]:
+    """Returns a finding for each rewrite that was switched on and never used.
+
+    Args:
+        context: What was switched on.
+        is_strict: Whether the export is one of PyTorch's strict mode, which sees no rewritten functions.
+    """
     why = {
         "function": "the model does not call it by that name while it is exported",
         "module": "the model has no instance of that class",
         "symbolic": "the exported program has no such operator",
     }
     found = []
-    for rewrite in context.unused():
+    if is_strict:
+        why["function"] = "PyTorch could export the model only in its strict mode, which no such rewrite reaches"
+    missed = [each for each in context.used() if is_strict and each.kind == "function"]
+    for rewrite in (*context.unused(), *missed):
         reason = why[rewrite.kind]
         if rewrite.opset is not None and context.opset is not None and rewrite.opset > context.opset:
             reason = f"it is for opset {rewrite.opset} and later, and this is an export to opset {context.opset}"
@@ -798,8 +806,10 @@ def _require_signature(rewrite: Rewrite, original: Callable[..., Any]) -> None:
     names = [each.name for each in ours]
     placed, wanted = ([each for each in side if each.kind in by_place] for side in (ours, theirs))
     problem = ""
-    if not takes_more and len(placed) < len(wanted) and not (
-        takes_words and all(each.default is not each.empty for each in wanted[len(placed) :])
+    if (
+        not takes_more
+        and len(placed) < len(wanted)
+        and not (takes_words and all(each.default is not each.empty for each in wanted[len(placed) :]))
     ):
         problem = f"{wanted[len(placed)].name!r} is missing"
     needed = [each for each in placed if each.default is each.empty]
@@ -915,4 +925,3 @@ def _fitting(kind: type, kinds: Sequence[tuple[type, Rewrite]]) -> Rewrite | Non
             if each is base and (base is kind or rewrite.subclasses):
                 return rewrite
     return None
-
