@@ -59,7 +59,7 @@ def map_program(model: Model, program: Any) -> None:
     for ref in index.nodes():
         if RULE not in _metadata(ref.node):
             continue
-        gone = _origins([known[name] for name in ref.node.output if name in exact], exact, order)
+        gone = fx_origins([known[name] for name in ref.node.output if name in exact], exact, order)
         if gone:
             set_metadata(ref.node, {ORIGINS: " ".join(gone)})
 
@@ -103,13 +103,14 @@ def _name_what_leaves(index: GraphIndex, known: Mapping[str, Any], exact: set[st
                 set_metadata(node, {FX_NODE: str(own.format_node())})
 
 
+def is_element(node: Any) -> bool:
+    """Tells whether an fx node takes one element of what another one gives, a tuple."""
+    return getattr(node.target, "__name__", "") == "getitem"
+
+
 def _elements(node: Any) -> dict[int, Any]:
     """Returns the fx nodes that are the elements of what an fx node gives, a tuple, by position."""
-    return {
-        user.args[1]: user
-        for user in node.users
-        if getattr(user.target, "__name__", "") == "getitem" and isinstance(user.args[1], int)
-    }
+    return {user.args[1]: user for user in node.users if is_element(user) and isinstance(user.args[1], int)}
 
 
 def _element_of(node: NodeProto, made: Mapping[str, str], known: Mapping[str, Any]) -> Any:
@@ -139,14 +140,14 @@ def is_value(node: Any, said: str | None) -> bool:
             return True
         if node.op != "call_function":
             return False
-        if getattr(node.target, "__name__", "") == "getitem":
+        if is_element(node):
             return said == str(node.args[0].format_node())
         # Where the optimizer drops a copy, what is copied takes the name of the copy.
         node = node.args[0] if str(node.target) in _COPIES else None
     return False
 
 
-def _origins(ends: list[Any], exact: set[str], order: Mapping[str, int]) -> list[str]:
+def fx_origins(ends: list[Any], exact: set[str], order: Mapping[str, int]) -> list[str]:
     """Returns the fx nodes between these and the nearest ones whose values exist in the file, in program order."""
     found: dict[str, Any] = {}
     pending = list(ends)

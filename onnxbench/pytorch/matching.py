@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -49,7 +49,7 @@ WAYS: tuple[By, ...] = ("metadata", "names", "values")
 _BATCH = 256 << 20
 _SUMS = 256
 _HUGE = 1e30
-_ROUNDING = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+ROUNDING = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """What values of an element type may be apart, relatively, and still be the same, computed otherwise."""
 _FLOOR = {"float64": 1e-15, "float32": 5e-7, "float16": 2e-3, "bfloat16": 1e-2}
 """What rounding alone is at least."""
@@ -138,7 +138,8 @@ def match(
         found.pairs.update((name, pair) for name, pair in match_names(model, side).items() if name not in found.pairs)
     left = [name for name in made if name not in found.pairs]
     if by in ("auto", "values") and left:
-        told = match_values(model, side, feeds=feeds, among=left, drift=drift, parts=parts)
+        taken = set(found.tensors.values())
+        told = match_values(model, side, feeds=feeds, among=left, taken=taken, drift=drift, parts=parts)
         found.pairs.update(told.pairs)
         found.ambiguous, found.unmatched = told.ambiguous, told.unmatched
     elif by != "auto":
@@ -265,6 +266,7 @@ def match_values(
     *,
     feeds: Sequence[Mapping[str, Value]] = (),
     among: Collection[str] | None = None,
+    taken: Collection[str] = (),
     drift: float | None = None,
     parts: Parts | None = None,
 ) -> Matching:
@@ -275,6 +277,7 @@ def match_values(
         side: The PyTorch model.
         feeds: The sets of inputs.
         among: The values to match; None: all that nodes of the main graph make.
+        taken: Values of PyTorch that are known to be others: of several names for the same, the next is taken.
         drift: How far they may be apart.
         parts: The model ready to run.
     """
@@ -292,7 +295,9 @@ def match_values(
             for name, value in batch.items():
                 theirs[name].append(_sketch(value))
             batch.clear()
-    return _decide(asked, ours, theirs, side, drift, parts.scope)
+    found = _decide(asked, ours, theirs, side, drift, parts.scope)
+    _share_out(found, taken)
+    return found
 
 
 def _onnx_values(parts: Parts, feeds: Mapping[str, Value], names: Sequence[str]) -> Iterator[tuple[str, Value]]:
@@ -401,6 +406,20 @@ def _decide(
     return found
 
 
+def _share_out(found: Matching, taken: Collection[str]) -> None:
+    """Gives values that are all the same, handed on, the names that this has in PyTorch, in order."""
+    used = set(taken)
+    for name, pair in found.pairs.items():
+        if not pair.others:
+            continue
+        names = (pair.torch, *pair.others)
+        free = [each for each in names if each not in used]
+        own = free[0] if free else names[-1]
+        used.add(own)
+        if own != pair.torch:
+            found.pairs[name] = replace(pair, torch=own, others=tuple(each for each in names if each != own))
+
+
 def _resolve_chains(
     ours: Mapping[str, Sequence[_Sketch]],
     groups: Mapping[Any, _Group],
@@ -484,16 +503,16 @@ def _find(name: str, sketches: Sequence[_Sketch], group: _Group, drift: float | 
     apart = group.apart(sketches)
     nearest = int(np.argmin(apart))
     best = float(apart[nearest])
-    dtype = min((sketches[0].dtype, group.dtype(nearest)), key=lambda word: -_ROUNDING.get(word, 0.0))
+    dtype = min((sketches[0].dtype, group.dtype(nearest)), key=lambda word: -ROUNDING.get(word, 0.0))
     exact = sketches[0].key[0] in "ib"
-    most = 0.0 if exact else max(_ROUNDING.get(dtype, 1e-4), drift or 0.0)
+    most = 0.0 if exact else max(ROUNDING.get(dtype, 1e-4), drift or 0.0)
     if not best <= most:
         about = f" {best:.2g} apart" if np.isfinite(best) else ""
         found.unmatched[name] = (
             f"no value of PyTorch is the same (the nearest is {group.names[nearest]},{about or ' and far away'})"
         )
         return
-    factor = _FACTOR if best <= _ROUNDING.get(dtype, 1e-4) else _DRIFTING_FACTOR
+    factor = _FACTOR if best <= ROUNDING.get(dtype, 1e-4) else _DRIFTING_FACTOR
     near = apart <= (0.0 if exact else factor * max(best, _FLOOR.get(dtype, 5e-7)))
     rivals = [int(at) for at in np.flatnonzero(near)]
     chains = {group.chain[at] for at in rivals}
