@@ -35,6 +35,7 @@ from onnxbench.provenance import (
     ORIGINS,
     STACK_TRACE,
     SUMMARY,
+    TRACE,
     Frame,
     Provenance,
     ValueOrigin,
@@ -62,6 +63,7 @@ from onnxbench.writer import Saved, SaveOptions, save
 
 if TYPE_CHECKING:
     import numpy as np
+    from onnx import NodeProto
 
     from onnxbench.captures import Value
 
@@ -395,6 +397,10 @@ class _Work:
             )
         self._pairs = claims
         advance(len(self.asked))
+        agreeing = sum(self._apart[name].agrees for name in claims)
+        if self.asked and 2 * agreeing <= len(claims):
+            known = f"{agreeing:,} of {len(claims):,} values agree" if claims else "no value is known"
+            self.notes.append(f"{known}: is it the PyTorch model of this file, with the same weights?")
 
     def _feed_sets(self, feeds: Mapping[str, Value] | FeedOptions | None) -> list[Mapping[str, Value]]:
         ports = input_ports(self._model.proto.graph)
@@ -625,7 +631,7 @@ def _written(model: Model, rows: Sequence[MappedValue], side: TorchValues, resul
             continue
         origin = value.origin
         if first.how != "metadata":
-            said = _entries(origin, first.scope, first.torch)
+            said = _entries(origin, first.scope, first.torch, node)
             fx = known.get(first.torch)
             if fx is not None:
                 said[FX_NODE] = _printed(fx)
@@ -661,13 +667,15 @@ def _printed(node: Any) -> str:
     return str(node.format_node())
 
 
-def _entries(origin: Provenance, scope: str | None, name: str) -> dict[str, str]:
+def _entries(origin: Provenance, scope: str | None, name: str, node: NodeProto) -> dict[str, str]:
     scopes, classes = spelled_scopes(origin)
     if not scopes and scope is None:
         return {}
     said = {NAME_SCOPES: repr([*scopes, name]), CLASS_HIERARCHY: repr([*classes, name])}
     if origin.frames:
         said[STACK_TRACE] = "\n  ".join(map(_frame_text, origin.frames))
+    else:
+        said.update((STACK_TRACE, entry.value) for entry in node.metadata_props if entry.key == TRACE)
     return said
 
 
