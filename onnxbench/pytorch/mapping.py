@@ -419,14 +419,12 @@ class _Work:
         asked, claims = set(self.asked), dict[str, Pair]()
         if self._by in ("auto", "metadata"):
             claims.update(match_metadata(self._model, self._side))
-            weak = [
-                each
-                for name, each in self._told.items()
-                if each.kind == "value" and name in asked and name not in claims
-            ]
-            for each in weak:
-                if each.fx in self._side.values:
-                    claims[each.value] = Pair(each.value, each.fx, "metadata")
+            weak = {
+                name: told.fx
+                for name, told in self._told.items()
+                if name in asked and name not in claims and told.kind == "value" and told.fx is not None
+            }
+            claims.update((name, Pair(name, fx, "metadata")) for name, fx in weak.items() if fx in self._side.values)
             if weak and self._side.kind == "program":
                 self.notes.append(
                     f"the metadata of {len(weak):,} values is of another exported program (another version of PyTorch, "
