@@ -21,7 +21,7 @@ from onnxbench.bisection import Match
 from onnxbench.captures import Feeds, Value
 from onnxbench.provenance import Provenance
 from onnxbench.pytorch import require_torch
-from onnxbench.pytorch.matching import match
+from onnxbench.pytorch.matching import Matching, match
 from onnxbench.pytorch.sources import (
     Source,
     load_source,
@@ -32,6 +32,7 @@ from onnxbench.pytorch.sources import (
     with_weights,
 )
 from onnxbench.pytorch.values import TorchValues, similar_inputs, torch_values
+from onnxbench.tensortype import dtype_bits, dtype_number, elem_type
 
 if TYPE_CHECKING:
     from onnxbench.bisection import Suspect
@@ -78,7 +79,12 @@ class TorchReference:
         self._examples = side.examples()
         parts = suspect.parts if suspect.parts.model is suspect.plain else None
         found = match(suspect.plain, side, by=self._by, drift=_DRIFT, parts=parts)
-        tensors = {name: value for name, value in found.tensors.items() if suspect.parts.scope.defines(name)}
+        lone = _lone_casts(found, side, suspect)
+        tensors = {
+            name: value
+            for name, value in found.tensors.items()
+            if suspect.parts.scope.defines(name) and name not in lone
+        }
         notes = [*side.notes]
         if found.ambiguous:
             notes.append(f"{len(found.ambiguous):,} tensors may be one of several values of PyTorch and were left out")
@@ -112,6 +118,10 @@ class TorchReference:
     ) -> Iterator[dict[str, Value]]:
         """Yields values, batch after batch (see ``Reference``)."""
         yield from self.side.stream(feeds, batches)
+
+    def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
+        """Returns a value computed from values of others; None where they do not suffice."""
+        return self.side.rerun(name, given)
 
     def origin(self, name: str) -> Provenance:
         """Returns the module and the source lines of a value."""
@@ -163,6 +173,26 @@ def torch_reference(
     if state_dict is not None:
         found = with_weights(found, Path(state_dict), rules=keys)
     return TorchReference(found, dtype=dtype, by=by, inputs=inputs or {})
+
+
+def _lone_casts(found: Matching, side: TorchValues, suspect: Suspect) -> set[str]:
+    """Returns the few tensors that are a value of PyTorch but in a narrower element type, where the rest are not.
+
+    Their values tell so, and a cast that does not belong there would pass for the value itself.
+    """
+    kinds = suspect.parts.kinds([name for name in found.pairs if name in suspect.parts.scope.producers])
+    odd = {
+        name
+        for name, pair in found.pairs.items()
+        if name in kinds
+        and pair.how == "values"
+        and _is_narrower(elem_type(kinds[name]), side.values[pair.torch].dtype)
+    }
+    return odd if len(odd) < len(found.pairs) / 2 else set()
+
+
+def _is_narrower(number: int, dtype: str) -> bool:
+    return dtype.startswith(("float", "bfloat")) and 0 < dtype_bits(number) < dtype_bits(dtype_number(dtype))
 
 
 def _same_values(one: TorchValues, other: TorchValues) -> set[str]:
