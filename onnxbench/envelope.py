@@ -13,6 +13,8 @@ from onnxbench.version import SCHEMA_VERSION, __version__
 
 def jsonable(value: Any) -> Any:
     """Returns a result as plain JSON values: dataclasses become objects, NaN and infinities strings."""
+    if value is None or type(value) in (str, bool, int):  # most values are
+        return value
     if hasattr(value, "to_json"):
         return jsonable(value.to_json())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -23,7 +25,7 @@ def jsonable(value: Any) -> Any:
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if value is None or isinstance(value, (str, bool, int, float)):
+    if isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, (set, frozenset)):
         return [jsonable(item) for item in sorted(value)]

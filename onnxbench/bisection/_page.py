@@ -44,6 +44,7 @@ _MOST_POINTS = 1_500
 _MOST_DRAWN = 36
 _MOST_DRAWINGS = 6
 _MOST_MODULES = 1_500
+_MOST_SIDE_BY_SIDE = 32
 _MOST_PARTS = 12
 _LEVELS = 3
 _NOTHING = 1e-10
@@ -460,6 +461,15 @@ class _Module:
         self.excess = max(self.excess, row.excess)
         self.total = max(self.total, row.total.severity)
 
+    def cells(self) -> tuple[Number, ...]:
+        """Returns its numbers."""
+        return (
+            _error(self.own, _heat(self.excess)),
+            _excess(self.excess),
+            _error(self.total, _heat_of_error(self.total)),
+            Number(self.tensors, f"{self.tensors:,}"),
+        )
+
     def entry(self, separator: str, depth: int = 0) -> TreeEntry:
         """Returns it as a part of the page; modules that hold nothing but one other are told with that."""
         name, module = self.name, self
@@ -468,14 +478,26 @@ class _Module:
             if only.tensors != module.tensors:
                 break
             name, module = f"{name}{separator}{only.name}", only
-        cells = (
-            _error(module.own, heat_of(module.excess, cold=1, hot=1e6)),
-            _excess(module.excess),
-            _error(module.total, _heat_of_error(module.total)),
-            Number(module.tensors, f"{module.tensors:,}"),
-        )
-        children = [child.entry(separator, depth + 1) for child in module.children.values()]
+        cells = module.cells()
+        children = _entries(list(module.children.values()), separator, depth + 1)
         return TreeEntry(name, module.path or None, cells, children, bool(depth == 0 or module.excess > 1))
+
+
+def _entries(modules: Sequence[_Module], separator: str, depth: int = 0) -> list[TreeEntry]:
+    """Returns modules side by side; of very many, those that are least off are folded into an entry of their own."""
+    if len(modules) <= _MOST_SIDE_BY_SIDE:
+        return [module.entry(separator, depth) for module in modules]
+    worst = sorted(range(len(modules)), key=lambda at: (-modules[at].excess, -modules[at].total))
+    kept = set(worst[: _MOST_SIDE_BY_SIDE - 1])
+    rest = _Module("", "")
+    for at in worst[_MOST_SIDE_BY_SIDE - 1 :]:
+        rest.tensors += modules[at].tensors
+        rest.own, rest.excess, rest.total = (
+            max(getattr(rest, name), getattr(modules[at], name)) for name in ("own", "excess", "total")
+        )
+    shown = [modules[at].entry(separator, depth) for at in sorted(kept)]
+    folded = [module.entry(separator, depth + 1) for at, module in enumerate(modules) if at not in kept]
+    return [*shown, TreeEntry(f"{len(folded):,} more that are less off", None, rest.cells(), folded)]
 
 
 def _modules(shown: _Shown) -> Iterator[Block]:
@@ -495,11 +517,9 @@ def _modules(shown: _Shown) -> Iterator[Block]:
             path = f"{path}{shown.separator}{part}" if path else part
             module = module.children.setdefault(part, _Module(part, path))
             module.take(row)
-    tops = [*list(root.children.values())[:_MOST_MODULES], *([outside] if outside.tensors else [])]
+    tops = [*root.children.values(), *([outside] if outside.tensors else [])]
     columns = ("own error", "× rounding", "total error", "tensors")
-    yield Tree(columns, [module.entry(shown.separator) for module in tops], shown.separator)
-    if len(root.children) > _MOST_MODULES:
-        yield Prose([f"These are the first {_MOST_MODULES:,} of {len(root.children):,}."])
+    yield Tree(columns, _entries(tops, shown.separator), shown.separator)
 
 
 # ---------------------------------------------------------------- tables

@@ -387,7 +387,7 @@ def _worst_modules(modules: list[ModuleError]) -> set[str]:
     """Returns the modules that a short tree shows: the worst ones, with all that they lie in."""
     known = {entry.path for entry in modules}
     shown: set[str] = set()
-    for entry in sorted(modules, key=lambda entry: (-entry.own if entry.own > 1 else 0, entry.path.count("."))):
+    for entry in sorted(modules, key=_shown_first):
         path, whole = entry.path, set()
         while path:
             whole |= {path} & known
@@ -395,6 +395,11 @@ def _worst_modules(modules: list[ModuleError]) -> set[str]:
         if len(shown | whole) <= _MOST_MODULES:
             shown |= whole
     return shown
+
+
+def _shown_first(entry: ModuleError) -> tuple[float, int, float]:
+    """Returns what modules of a short tree are chosen by: their own errors, then outer ones before inner ones."""
+    return -entry.own if entry.own > 1 else 0.0, entry.path.count("."), -entry.total
 
 
 def _coloured(text: str, colour: str) -> str:

@@ -70,20 +70,22 @@ def _data(page: Page) -> dict[str, Any]:
     charts = [block for block in _blocks(page) if isinstance(block, Chart)]
     return {
         "subject": page.subject,
-        "tables": {
-            table.name: {
-                "columns": [{"title": column.title, "kind": column.kind} for column in table.columns],
-                "shown": [at for at in range(len(table.columns)) if at not in table.hidden()],
-                "rows": [[_cell(cell) for cell in row] for row in table.rows],
-                "order": _order(table),
-                "sortBy": table.sort_by,
-                "moduleColumn": table.module_column,
-                "opens": table.opens,
-                "pageRows": PAGE_ROWS,
-            }
-            for table in tables
-        },
+        "tables": {table.name: _table(table) for table in tables},
         "charts": {chart.name: {"traces": chart.traces, "layout": chart.layout} for chart in charts},
+    }
+
+
+def _table(table: Table) -> dict[str, Any]:
+    hidden = table.hidden()
+    return {
+        "columns": [{"title": column.title, "kind": column.kind} for column in table.columns],
+        "shown": [at for at in range(len(table.columns)) if at not in hidden],
+        "rows": [[_cell(cell) for cell in row] for row in table.rows],
+        "order": _order(table),
+        "sortBy": table.sort_by,
+        "moduleColumn": table.module_column,
+        "opens": table.opens,
+        "pageRows": PAGE_ROWS,
     }
 
 

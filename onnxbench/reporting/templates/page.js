@@ -249,6 +249,18 @@
     for (const node of document.querySelectorAll(`.node[data-row="${row}"]`)) node.classList.add("picked");
   }
 
+  // A wide drawing is shown where it matters.
+  for (const drawing of document.querySelectorAll(".drawing")) {
+    const centre = () => {
+      const [view, node] = [drawing.querySelector(".scroll"), drawing.querySelector(".node.focus")];
+      if (!node) return;
+      const [outer, inner] = [view.getBoundingClientRect(), node.getBoundingClientRect()];
+      view.scrollLeft += inner.left + inner.width / 2 - outer.left - outer.width / 2;
+    };
+    drawing.addEventListener("toggle", centre);
+    centre();
+  }
+
   const tables = new Map();
   for (const root of document.querySelectorAll("[data-table]")) {
     tables.set(root.dataset.table, new Table(root, data.tables[root.dataset.table]));
