@@ -21,12 +21,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxbench import backends, captures
 from onnxbench.bisection import Bisection, bisect, parse_place
 from onnxbench.bisection._measures import measure
-from onnxbench.bisection._parts import Parts
 from onnxbench.errors import BenchError, FeedsError, OutputError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions
 from onnxbench.graph import node_bodies
 from onnxbench.inlining import inline_functions
 from onnxbench.model import from_proto, load
+from onnxbench.parts import Parts
 
 Corpus = Callable[[str], tuple[Path, Any]]
 ONE = "ort:none,threads=1"

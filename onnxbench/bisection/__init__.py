@@ -286,12 +286,12 @@ class _Bisector:
         return found
 
     def _compare_outputs(self, feeds: Mapping[str, Value]) -> None:
-        """Compares the outputs of the suspect itself, with nothing looked at within."""
+        """Compares the outputs of the suspect itself, as they are with nothing looked at within."""
         search = self._search
         names = [name for name in dict.fromkeys(search.parts.scope.outputs) if name in search.reference_outputs]
         if not names:
             return
-        values = self._suspect.outputs(feeds)
+        values = search.outputs if search.is_undisturbed else self._suspect.outputs(feeds)
         for name in names:
             drifts = compare_values(
                 name, search.reference_outputs[name], values[name], tolerance=self._tolerance(name), check_dtype=False

@@ -211,7 +211,7 @@ def ranked(
     """
     if not culprits:
         return [], None
-    outputs = [name for name in dict.fromkeys(search.parts.scope.outputs) if name in search.match.tensors]
+    outputs = [name for name in dict.fromkeys(search.parts.scope.outputs) if name in search.reference_outputs]
     order = sorted(range(len(culprits)), key=lambda at: (-culprits[at].excess, -culprits[at].own.rel))
     number = culprits[order[0]].number
     inputs = feeds[number]
@@ -242,9 +242,17 @@ class _Mending:
     ) -> None:
         self._search, self._feeds, self._outputs = search, feeds, outputs
         self._names = list(dict.fromkeys(finding.tensor for finding in findings))
-        inner = [name for finding in findings for name in finding.inputs if name not in feeds]
-        self._wanted = search.values([*outputs, *self._names, *inner], feeds, findings[0].number)
-        self._plain = search.with_values({}, feeds, list(dict.fromkeys([*outputs, *self._names, *inner])))
+        kept = search.kept
+        self._forced: dict[str, Value] = {}
+        if kept.number == findings[0].number and kept.values.keys() >= set(self._names):
+            values = {name: kept.values[name] for name in self._names}
+            self._wanted = {**kept.reference_outputs, **{name: each[0] for name, each in values.items()}}
+            self._plain = {**kept.outputs, **{name: each[1] for name, each in values.items()}}
+            self._forced = {name: each[2] for name, each in values.items()}
+        else:
+            inner = [name for finding in findings for name in finding.inputs if name not in feeds]
+            self._wanted = search.values([*outputs, *self._names, *inner], feeds, findings[0].number)
+            self._plain = search.with_values({}, feeds, list(dict.fromkeys([*outputs, *self._names, *inner])))
         self.base = _error(outputs, self._wanted, self._plain)
 
     def effect(self, group: Sequence[Finding]) -> float | None:
@@ -254,12 +262,14 @@ class _Mending:
         """
         if any(self._unfit(finding.tensor) for finding in group):
             return None
-        search = self._search
+        forced = self._forced or self._run_on_the_references(group)
+        return self._less({f.tensor: self._mended(f.tensor, forced[f.tensor]) for f in group})
+
+    def _run_on_the_references(self, group: Sequence[Finding]) -> dict[str, Value]:
         given = {
             name: self._feeds[name] if name in self._feeds else self._as_suspects(name) for name in group[0].inputs
         }
-        forced = search.parts.run(group[0].nodes, given, [finding.tensor for finding in group])
-        return self._less({f.tensor: self._mended(f.tensor, forced[f.tensor]) for f in group})
+        return self._search.parts.run(group[0].nodes, given, [finding.tensor for finding in group])
 
     def effect_of_all(self) -> float | None:
         """Returns the same for all culprits together."""

@@ -118,6 +118,7 @@ class Exported:
         passes: What each pass did, in words.
         notes: What else a user should know.
         saved: The written files; None where nothing was written.
+        program: The ``ExportedProgram`` that the default exporter used; None for TorchScript.
     """
 
     source: str
@@ -133,6 +134,7 @@ class Exported:
     passes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     saved: Saved | None = None
+    program: Any = field(default=None, repr=False, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -245,7 +247,7 @@ def export(
             tuple((info.name, format_type(info.type)) for info in graph.input),
             tuple((info.name, format_type(info.type)) for info in graph.output),
             sum(1 for _ in GraphIndex(model.proto).nodes()), covered, tuple(findings), tuple(cases), tuple(done),
-            tuple(notes), saved,
+            tuple(notes), saved, raw.program,
         )  # fmt: skip
 
 
