@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from onnxbench import backends, weights
 from onnxbench.bisection._sides import ModelReference, RecordedReference, as_dtype
 from onnxbench.captures import Value, onnx_dtype
-from onnxbench.errors import ExecutionError
+from onnxbench.errors import ExecutionError, NotFoundError
 from onnxbench.messages import copy_of
 from onnxbench.version import __version__
 
@@ -113,10 +113,12 @@ def gather(
             is known by its content, since it need not be what its file holds.
 
     Raises:
-        OSError: A file that was read before cannot be read any more.
+        NotFoundError: A file that was read before cannot be read any more.
     """
     if not findings and search.findings:
         findings = [max(search.findings.values(), key=lambda f: (f.excess(search.median), f.total.severity))]
+    findings = findings[:MOST_HISTOGRAMS]
+    order = {finding.tensor: place for place, finding in enumerate(findings)}
     return Evidence(
         versions(search.suspect),
         (
@@ -124,7 +126,7 @@ def gather(
             *_identify_reference(search.reference, sources),
         ),
         tuple(_identify_feeds(values) for values in feeds),
-        tuple(_histograms(search, findings[:MOST_HISTOGRAMS], feeds)),
+        tuple(sorted(_histograms(search, findings, feeds), key=lambda found: order[found.tensor])),
     )
 
 
@@ -195,9 +197,16 @@ def _described(value: Value) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file, read in blocks."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Returns the SHA-256 of a file, read in blocks.
+
+    Raises:
+        NotFoundError: It cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise NotFoundError(f"{path} cannot be read any more: {error.strerror or error}") from None
 
 
 def value_digest(value: Value) -> str:
@@ -226,8 +235,16 @@ def _histograms(
     search: Search, findings: Sequence[Finding], feeds: Sequence[Mapping[str, Value]]
 ) -> Iterator[Histogram]:
     """Yields the histograms of tensors; one whose values cannot be had or are no numbers has none."""
-    for number in dict.fromkeys(finding.number for finding in findings):
-        group = [finding for finding in findings if finding.number == number]
+    rest = []
+    for finding in findings:
+        seen = search.kept.values.get(finding.tensor) if search.kept.number == finding.number else None
+        made = _histogram(finding, dict(zip(("reference", "suspect", "own"), seen, strict=True))) if seen else None
+        if made is not None:
+            yield made
+        elif seen is None:
+            rest.append(finding)
+    for number in dict.fromkeys(finding.number for finding in rest):
+        group = [finding for finding in rest if finding.number == number]
         fed = feeds[number]
         inner = [name for finding in group for name in finding.inputs if name not in fed]
         names = list(dict.fromkeys([*inner, *(finding.tensor for finding in group)]))
@@ -283,6 +300,8 @@ def _histogram(finding: Finding, sides: Mapping[str, Value]) -> Histogram | None
     if "reference" not in numbers or not spans:
         return None
     low, high = float(min(span[0] for span in spans)), float(max(span[1] for span in spans))
+    if not np.isfinite(high - low):
+        return None
     if low == high:
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
     edges = np.linspace(low, high, _BINS + 1)

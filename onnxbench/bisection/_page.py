@@ -47,6 +47,7 @@ _MOST_MODULES = 1_500
 _MOST_SIDE_BY_SIDE = 32
 _MOST_PARTS = 12
 _LEVELS = 3
+_MOST_INPUTS = 40
 _NOTHING = 1e-10
 _TENSORS = "tensors"
 _COLUMNS = (
@@ -544,7 +545,7 @@ def _tensors(shown: _Shown) -> Table:
                 place_of(row.source),
                 row.tensor,
                 row.partner if row.partner != row.tensor else "",
-                tuple((shown.at.get(name), name) for name in row.inputs[:64]),
+                _computed_from(row, shown),
                 row.code or "",
                 ", in the reference ".join(reversed([str(word) for word in dtypes])),
                 ", in the reference ".join(reversed([str(list(shape)) for shape in shapes])),
@@ -556,6 +557,12 @@ def _tensors(shown: _Shown) -> Table:
             )
         )
     return Table(_TENSORS, _COLUMNS, rows, sort_by=_EXCESS, module_column=_MODULE, opens=True)
+
+
+def _computed_from(row: Row, shown: _Shown) -> tuple[tuple[int | None, str], ...]:
+    links = [(shown.at.get(name), name) for name in row.inputs[:_MOST_INPUTS]]
+    more = len(row.inputs) - len(links)
+    return (*links, (None, f"and {more:,} more")) if more else tuple(links)
 
 
 def _outputs(found: Bisection) -> Table:

@@ -110,7 +110,7 @@ def write_report(folder: str | os.PathLike[str], page: Page, data: Mapping[str, 
     """
     from onnxbench.reporting._pages import page_html
 
-    target = require_report(folder, str(data["command"]))
+    target = Path(os.path.abspath(require_report(folder, str(data["command"]))))
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)  # on one line: many times faster
     files = {PAGE: page_html(page), DATA: f"{text}\n"}
     try:
@@ -126,7 +126,7 @@ def write_report(folder: str | os.PathLike[str], page: Page, data: Mapping[str, 
             _put(made, target, staging / BEFORE)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}; no report was left behind") from None
-    return tuple(target / name for name in files)
+    return tuple(Path(folder) / name for name in files)
 
 
 def _put(made: Path, target: Path, before: Path) -> None:

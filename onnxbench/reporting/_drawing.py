@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from onnxbench.reporting._blocks import Drawing, Node
 
@@ -93,7 +94,7 @@ def _positions(count: int, edges: Sequence[tuple[int, int]]) -> tuple[dict[int, 
 
     linked = sorted({node for edge in edges for node in edge})
     numbers = {node: number for number, node in enumerate(linked)}  # without gaps: larger ones are bends
-    parts = from_edges(
+    parts: Any = from_edges(
         [(numbers[source], numbers[target]) for source, target in edges],
         vertex_spacing=1.0,
         dummy_vertices=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from onnxbench.reporting._drawing import BOX, lay_out
 
 PAGE_ROWS = 50
 """Rows of a table that are seen at once, and without JavaScript."""
+_LARGEST = 1e308
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -93,8 +95,8 @@ def _cell(cell: Cell) -> Any:
     """Returns a cell as the script reads it: numbers as value, text and heat, places as text, link and short text."""
     if isinstance(cell, Number):
         value = cell.value
-        if value is not None and abs(value) > 1e308:
-            value = 1e308 if value > 0 else -1e308  # JSON has no infinity
+        if value is not None:  # JSON has neither NaN nor infinity
+            value = None if math.isnan(value) else min(max(value, -_LARGEST), _LARGEST)
         return [value, cell.text, cell.heat]
     if isinstance(cell, Place):
         return [cell.text, cell.href, cell.short]
