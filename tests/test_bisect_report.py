@@ -337,12 +337,13 @@ class _Page:
         return [entry for entry in self.driver.get_log("browser") if entry["level"] != "DEBUG"]
 
     def requests(self) -> list[str]:
+        """Returns what was asked for since the page was opened, files and data in place included."""
         found = []
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
                 found.append(message["params"].get("request", message["params"])["url"])
-        return found
+        return [url for url in found if not url.startswith("chrome:")]  # the browser's own first page
 
 
 @pytest.fixture
