@@ -286,7 +286,7 @@ def _around(
             nodes.append(Node("input", name, kind="input", is_margin=is_margin))
             continue
         row = shown.rows[at]
-        own = row.own.text if row.own is not None else "not judged"
+        own = _brief(row.own) if row.own is not None else "not judged"
         nodes.append(
             Node(
                 row.op_type, row.node, f"own {own}", _heat(row.excess), at,
@@ -538,7 +538,7 @@ def _tensors(shown: _Shown) -> Table:
                 _distance(row.own, row.excess),
                 _excess(row.excess) if row.own is not None else Number(None, "-"),
                 _distance(row.inherited),
-                Number(total.severity, total.text, _heat_of_error(total.severity)),
+                Number(total.severity, _brief(total), _heat_of_error(total.severity)),
                 Number(total.max_abs, f"{total.max_abs:.3g}"),
                 Number(float(shown.depths[row.tensor]), f"{shown.depths[row.tensor]:,}"),
                 module,
@@ -624,7 +624,13 @@ def _heat_of_error(error: float) -> int:
 
 
 def _distance(distance: Distance | None, excess: float = 0.0) -> Number:
-    return Number(None, "-") if distance is None else Number(distance.severity, distance.text, _heat(excess))
+    return Number(None, "-") if distance is None else Number(distance.severity, _brief(distance), _heat(excess))
+
+
+def _brief(distance: Distance) -> str:
+    """Returns a distance in so few words that a column of them stays narrow."""
+    words = {"nonfinite": f"{distance.nonfinite:,} NaN or Inf", "shape": "another shape", "kind": "another kind"}
+    return words.get(distance.problem, distance.text)
 
 
 def _excess(excess: float) -> Number:
