@@ -211,6 +211,30 @@ def test_every_result_has_a_page(name: str, tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "r/report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.torch
+def test_a_report_on_pytorch_knows_modules_and_what_it_was_compared_with(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from onnxbench import export, torch_reference
+
+    def build(scale: float) -> Any:
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 8)).eval()
+        with torch.no_grad():
+            module[2].weight.mul_(scale)
+        return module, (torch.ones(2, 8),)
+
+    export(build(1.0), tmp_path / "model.onnx")
+    digests = []
+    for scale in (1.0, 1.0, 1.01):
+        found = bisect(tmp_path / "model.onnx", against=torch_reference(build(scale)), report=tmp_path / "r")
+        assert found.passed == (scale == 1.0)
+        data = json.loads((tmp_path / "r/report.json").read_text(encoding="utf-8"))
+        Draft202012Validator(SCHEMA).validate(data)
+        assert {row["module"] for row in data["result"]["tensors"]} == {"0", "1", "2"}
+        digests.append(data["result"]["evidence"]["models"][1]["sha256"])
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_plotly_knows_all_that_charts_say(found: Bisection) -> None:
     """Its Python side refuses a property that there is not; colours of the page are replaced in the browser."""
     from plotly import graph_objects

@@ -223,13 +223,13 @@ class _Bisector:
         self._is_told = bool(self._atol or self._rtol)
         twins = make_twins(suspect, reference) if isinstance(reference, ModelReference) else _no_twins
         self._search = Search(suspect, reference, max_bytes=memory, tolerance=self._tolerance, twins=twins)
+        self._notes: list[str] = [*getattr(reference, "notes", ())]
         if not self._search.names:
             raise UnsupportedError(
                 f"no tensor of the suspect is known to the reference ({reference.label})",
                 hint="Are these two forms of one model? 'onnxbench diff' shows what they have in common.",
             )
         self._outputs: dict[str, list[TensorDrift]] = {}
-        self._notes: list[str] = []
         self._choices: dict[str, None] = {}
         self._feeds: list[Mapping[str, Value]] = []
 
@@ -261,6 +261,11 @@ class _Bisector:
         model, most = self._suspect.model, self._reference.sets
         if isinstance(feeds, Mapping):
             yield check_feeds(feeds, input_ports(model.proto.graph)), ()
+            return
+        own = getattr(self._reference, "inputs", None)
+        if own is not None and (feeds is None or feeds.says_nothing):
+            sets = 1 if feeds is None or feeds.iterations is None else feeds.iterations
+            yield from ((check_feeds(own(number), input_ports(model.proto.graph)), ()) for number in range(sets))
             return
         recorded = self._recorded_feeds() if feeds is None or not feeds.sources else None
         if recorded is not None:

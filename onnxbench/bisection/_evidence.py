@@ -175,6 +175,10 @@ def _identify_reference(reference: Reference, sources: Mapping[str, Sequence[str
     if isinstance(reference, ModelReference):
         yield _identify("reference", reference.side.model, sources)
         return
+    digest = getattr(reference, "digest", None)
+    if digest is not None:
+        yield Digest("reference", reference.label, digest())
+        return
     files = [Path(word) for word in sources.get("reference", ()) if Path(word).is_file()]
     for file in files:
         yield Digest("reference", file.name, file_digest(file))

@@ -213,6 +213,8 @@ def _culprit(culprit: Culprit, shown: _Shown, sets: int) -> Iterator[tuple[str, 
     yield "Makes", shown.link(culprit.tensor)
     if culprit.partner != culprit.tensor:
         yield "In the reference", culprit.partner
+    if culprit.attributes:
+        yield "Attributes", culprit.attributes
     if culprit.why:
         yield "The files differ here", "\n".join(culprit.why)
     if len(culprit.region) > 1:
@@ -321,10 +323,16 @@ def _values(found: Histogram, number: int) -> Chart:
         else:
             traces.append({"type": "scatter", "mode": "lines", "x": centres, "y": counts, "name": label,
                            "line": {"color": colour, "shape": "hvh", "width": 2}})  # fmt: skip
+    most = max((max(counts) for counts in found.counts.values()), default=1)
     every = "" if found.step == 1 else f" (every {found.step:,}th)"
     layout = {
         "xaxis": {"title": {"text": "value"}},
-        "yaxis": {"type": "log", "title": {"text": f"elements{every}"}, "dtick": 1},
+        "yaxis": {
+            "type": "log",
+            "title": {"text": f"elements{every}"},
+            "dtick": 1,
+            "range": [-0.3, math.log10(max(most, 1)) + 0.2],
+        },
         "margin": {"l": 64, "r": 16, "t": 16, "b": 56},
         "legend": {"orientation": "h", "y": 1.08},
         "bargap": 0,

@@ -35,7 +35,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.bisection._measures import Distance, epsilon, measure
-from onnxbench.bisection._sides import as_dtype, is_floating
+from onnxbench.bisection._sides import ModelReference, as_dtype, is_floating
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.drift import Tolerance, default_tolerance
@@ -47,8 +47,7 @@ if TYPE_CHECKING:
 
     from onnx import NodeProto, TypeProto
 
-    from onnxbench.bisection._sides import ModelReference, Reference, Suspect
-    from onnxbench.parts import Parts
+    from onnxbench.bisection._sides import Reference, Suspect
 
 FACTOR, PEAK_FACTOR = 20.0, 200.0
 TWIN, PEAK_TWIN = 4.0, 64.0
@@ -424,10 +423,9 @@ class Search:
 
     def _bound_by_reference(self, finding: Finding, held: Mapping[str, Value]) -> None:
         """Takes the noise of the reference's own nodes if it is less: a fault may make some, by rounding to 16 bits."""
-        side = getattr(self.reference, "side", None)
-        if side is None or not any(finding.noise):
+        if not isinstance(self.reference, ModelReference) or not any(finding.noise):
             return
-        parts: Parts = side.parts
+        parts = self.reference.side.parts
         values = {self.match.tensors.get(name, name): held[name] for name in finding.inputs}
         maker = parts.scope.producers.get(finding.partner)
         if maker is None:
