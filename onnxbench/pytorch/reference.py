@@ -10,6 +10,7 @@ only if the fx node of its name is the same, element types aside.
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -134,6 +135,20 @@ class TorchReference:
     def weight(self, name: str) -> Value | None:
         """Returns the values of a parameter or buffer that is called like this, or None."""
         return self.side.weight(name)
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the file that the model comes from, its parameters, buffers and element type."""
+        import torch
+
+        whole = hashlib.sha256(str(self._dtype).encode())
+        if self._source.file is not None and self._source.file.is_file():
+            whole.update(self._source.file.read_bytes())
+        state = self._source.module.state_dict
+        for name, tensor in sorted((state() if callable(state) else state).items()):
+            if isinstance(tensor, torch.Tensor):
+                whole.update(f"{name}\0{tensor.dtype}{list(tensor.shape)}\0".encode())
+                whole.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return whole.hexdigest()
 
 
 def torch_reference(
