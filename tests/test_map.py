@@ -283,7 +283,7 @@ def test_a_file_that_drifts_is_mapped_and_the_first_difference_named(tmp_path):
     assert found.differing[0].value == "getitem_3"
     assert {each.value: each.torch for each in found.values}["linear"] == "linear"
     assert [each.agrees for each in found.values][:2] == [True, True]
-    told = match(from_proto(proto), side_of("net", from_proto(proto))), by="metadata")
+    told = match(from_proto(proto), side_of("net", from_proto(proto)), by="metadata")
     assert told.how == "metadata"
     assert len(told.pairs) == 6
 
