@@ -455,7 +455,7 @@ def test_the_command_tells_and_writes_a_repro(broken: Any, tmp_path: Path) -> No
     assert done.returncode == 1, done.stderr
     last = done.stdout.strip().splitlines()[-1]
     assert last.startswith("drift starts at ")
-    assert "the files differ here: weight" in done.stdout
+    assert "differs here: weight" in done.stdout
     script = subprocess.run([sys.executable, repro / "reproduce.py"], capture_output=True, text=True, check=False)
     assert script.returncode == 1, script.stderr
     assert "the failure shows" in script.stdout

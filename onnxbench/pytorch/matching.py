@@ -33,7 +33,7 @@ from onnxbench.graph import GraphIndex
 from onnxbench.parts import Parts
 from onnxbench.provenance import FX_NODE, ModuleCall, fx_values
 from onnxbench.pytorch._mapping import fx_nodes, is_value
-from onnxbench.pytorch.values import ROOT, TorchValue, TorchValues
+from onnxbench.pytorch.values import ROOT, TorchValue, TorchValues, similar_inputs
 from onnxbench.select import origins
 
 if TYPE_CHECKING:
@@ -254,24 +254,8 @@ def _end(name: str, side: TorchValues) -> str:
 
 
 def input_sets(side: TorchValues) -> list[dict[str, Value]]:
-    """Returns two sets of inputs by the ONNX model's names: the examples, and others like them.
-
-    The others: floating-point numbers drawn with the mean and spread of the example's, the elements of all others in
-    another order; so indices stay within their tables.
-    """
-    import numpy as np
-
-    first = side.examples()
-    second: dict[str, Value] = {}
-    for at, (name, value) in enumerate(first.items()):
-        draw = np.random.default_rng(1000 + at)
-        if value.dtype.kind in "iub" or value.dtype.kind not in "fV":
-            second[name] = draw.permutation(value.reshape(-1)).reshape(value.shape)
-            continue
-        wide = value.astype(np.float64)
-        spread = float(wide.std()) or 1.0
-        second[name] = draw.normal(float(wide.mean()), spread, value.shape).astype(value.dtype)
-    return [first, second]
+    """Returns two sets of inputs by the ONNX model's names: the examples, and others like them."""
+    return [similar_inputs(side.examples(), number) for number in range(2)]
 
 
 def match_values(

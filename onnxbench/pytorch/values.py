@@ -151,6 +151,15 @@ class TorchValues(ABC):
             room -= size
         return found
 
+    def call(self, name: str) -> str:
+        """Returns how a value is computed, in words: ``aten.gelu.default(linear)``, or the class of the module."""
+        return self.values[name].origin.module_class or "the model"
+
+    def weight(self, name: str) -> Value | None:
+        """Returns the values of a parameter or buffer, or None."""
+        state = self.source.module.state_dict if self.source.kind == "program" else self.source.module.state_dict()
+        return as_array(state[name]) if name in state else None
+
     @abstractmethod
     def _stream(self, given: Sequence[Any], batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Value]]: ...
 
@@ -235,6 +244,27 @@ def _exported(
 
 
 # ---------------------------------------------------------------- inputs
+
+
+def similar_inputs(examples: Mapping[str, Value], number: int) -> Feeds:
+    """Returns inputs like the given ones: number 0 are these, any other has others in their place.
+
+    Floating-point numbers are drawn with the mean and spread of the example's, the elements of all others are put in
+    another order: so indices stay within their tables.
+    """
+    import numpy as np
+
+    if number == 0:
+        return dict(examples)
+    made: Feeds = {}
+    for at, (name, value) in enumerate(examples.items()):
+        draw = np.random.default_rng(1000 * number + at)
+        if value.dtype.kind in "iub" or value.dtype.kind not in "fV":
+            made[name] = draw.permutation(value.reshape(-1)).reshape(value.shape)
+            continue
+        wide = value.astype(np.float64)
+        made[name] = draw.normal(float(wide.mean()), float(wide.std()) or 1.0, value.shape).astype(value.dtype)
+    return made
 
 
 def _bound(ports: Sequence[Port], leaves: Sequence[Leaf], said: Mapping[str, str], label: str) -> dict[str, str]:
@@ -436,6 +466,13 @@ class _Program(TorchValues):
                 calls=tuple(stacks[node][key][0] or ROOT for key in left),
             )
         return found
+
+    def call(self, name: str) -> str:
+        node, part = self._nodes[name], ""
+        if getattr(node.target, "__name__", "") == "getitem":
+            node, part = node.args[0], f"[{node.args[1]}]"
+        words = [*map(str, node.args), *(f"{key}={value}" for key, value in node.kwargs.items())]
+        return f"{node.target}({', '.join(words)}){part}"
 
     def _stream(self, given: Sequence[Any], batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Value]]:
         from torch.fx import Interpreter
