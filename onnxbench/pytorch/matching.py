@@ -27,6 +27,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from onnxbench import backends
+from onnxbench.boundary import depends_on
 from onnxbench.errors import UsageError, did_you_mean
 from onnxbench.graph import GraphIndex
 from onnxbench.parts import Parts
@@ -57,6 +58,7 @@ _FACTOR, _DRIFTING_FACTOR = 20.0, 4.0
 _LEAST = 8
 _MOST_MOVES = 12
 _NEARBY = 40
+_MOST_LEAVING = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,11 @@ def call_name(call: ModuleCall) -> str:
 
 
 def module_outputs(model: Model) -> dict[str, list[str]]:
-    """Returns the values that leave each module's call, by ``call_name``, as far as names and metadata tell."""
+    """Returns the values that leave each module's call, by ``call_name``, as far as names and metadata tell.
+
+    Where several leave it and one of them is made of all the others, it is that one: a cast of the input, or a constant
+    that the exporter shares among modules, is read elsewhere too and is nobody's output.
+    """
     index = GraphIndex(model.proto)
     known, main = origins(index), index.main
     inside = [{call_name(call) for call in known.modules(node)} for node in main.nodes]
@@ -206,6 +212,14 @@ def module_outputs(model: Model) -> dict[str, list[str]]:
             left = set.union(set(), *(inside[position] - each for each in readers))
             for call in inside[position] if name in ends or not readers else left:
                 found.setdefault(call, []).append(name)
+    varying = depends_on(main, main.true_inputs())
+    for call, names in found.items():
+        several = [name for name in names if name in varying or name in ends] or names
+        if 1 < len(several) <= _MOST_LEAVING:
+            last = several[-1]
+            if all(_is_made_of(main, last, name) for name in several[:-1]):
+                several = [last]
+        found[call] = several
     return found
 
 

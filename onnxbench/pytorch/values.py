@@ -290,6 +290,7 @@ def _bound(ports: Sequence[Port], leaves: Sequence[Leaf], said: Mapping[str, str
         if port.name not in bound and port.name in known and port.name not in taken:
             bound[port.name] = port.name
             taken.add(port.name)
+    _require_fits(ports, known, bound, label)
     rest = [port for port in ports if port.name not in bound]
     free = [leaf for leaf in leaves if leaf.name not in taken and hasattr(leaf.value, "shape")]
     if rest:
@@ -303,14 +304,19 @@ def _bound(ports: Sequence[Port], leaves: Sequence[Leaf], said: Mapping[str, str
                 hint=f"Is it the PyTorch model of this file? If so, say --input '{rest[0].name}=ARGUMENT'.",
             )
         bound.update(zip((port.name for port in rest), (leaf.name for leaf in ways[0]), strict=True))
+    return {port.name: bound[port.name] for port in ports}
+
+
+def _require_fits(
+    ports: Sequence[Port], known: Mapping[str, Leaf], bound: Mapping[str, str], label: str
+) -> None:  # fmt: skip
     for port in ports:
-        reason = _fits(port, known[bound[port.name]])
+        reason = _fits(port, known[bound[port.name]]) if port.name in bound else ""
         if reason:
             raise FeedsError(
                 f"input {port.name!r} does not fit the argument {bound[port.name]!r} of {label}: {reason}",
                 hint="Is it the PyTorch model of this file, with example inputs as it was exported with?",
             )
-    return {port.name: bound[port.name] for port in ports}
 
 
 def _ways(ports: Sequence[Port], leaves: Sequence[Leaf]) -> list[list[Leaf]]:
