@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from onnxbench.pytorch.exporting import export as export
     from onnxbench.pytorch.marks import mark as mark
     from onnxbench.pytorch.marks import marked as marked
+    from onnxbench.pytorch.reference import torch_reference as torch_reference
     from onnxbench.pytorch.rewriters import RewriteContext as RewriteContext
     from onnxbench.pytorch.rewriters import rewrites as rewrites
     from onnxbench.recipe import Recipe as Recipe
@@ -101,6 +102,7 @@ _HOMES = {
     "save": "writer",
     "show": "modeltext",
     "split": "splitting",
+    "torch_reference": "pytorch.reference",
     "unmark": "marks",
     "validate": "validity",
 }

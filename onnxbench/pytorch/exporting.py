@@ -128,6 +128,7 @@ class Exported:
         rewrites: The rewrites that were used, and how often.
         notes: What else a user should know.
         saved: The written files; None where nothing was written.
+        program: The ``ExportedProgram`` that the default exporter used; None for TorchScript.
     """
 
     source: str
@@ -144,6 +145,7 @@ class Exported:
     rewrites: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     saved: Saved | None = None
+    program: Any = field(default=None, repr=False, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -265,7 +267,7 @@ def export(
             tuple((info.name, format_type(info.type)) for info in graph.input),
             tuple((info.name, format_type(info.type)) for info in graph.output),
             sum(1 for _ in GraphIndex(model.proto).nodes()), covered, tuple(findings), tuple(cases), tuple(done),
-            {name: count for name, count in context.fired.items() if count}, tuple(notes), saved,
+            {name: count for name, count in context.fired.items() if count}, tuple(notes), saved, raw.program,
         )  # fmt: skip
 
 
