@@ -457,6 +457,7 @@ class RewriteContext:
         self._calls: dict[int, Callable[..., Any]] = {}
         self._bodies: dict[str, list[tuple[int, _symbolics.Body, Rewrite]]] = {}
         self._undo: list[Callable[[], None]] = []
+        self._hidden: list[tuple[str, int, int]] = []
         self._entered = False
 
     @property
@@ -477,6 +478,10 @@ class RewriteContext:
         return [
             each for each, count in self._counts.items() if not count and not each.is_shipped and each.name not in used
         ]
+
+    def hides(self, file: str, line: int) -> bool:
+        """Tells whether a line is of a ``forward`` that a symbolic stands for: what it does is not in the graph."""
+        return any(file == each and first <= line <= last for each, first, last in self._hidden)
 
     def replacement_of(self, patch: _patching.Patch) -> Callable[..., Any] | None:
         """Returns what is called in place of a patched callable, or None."""
@@ -678,6 +683,9 @@ class RewriteContext:
             bodies = [(each.opset or 0, self._body(each, parameters), each) for each in found]
             name = f"{function.__module__}.{function.__qualname__}"
             self._bodies[name] = bodies
+            code = function.forward.__code__
+            last = max((each[2] for each in code.co_lines() if each[2] is not None), default=code.co_firstlineno)
+            self._hidden.append((code.co_filename, code.co_firstlineno, last))
             chosen = _for_opset(bodies, max(opset, 18))
             if chosen is not None:
                 operator = _symbolics.operator_of(function, chosen[2].fake)
