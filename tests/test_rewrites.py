@@ -195,6 +195,22 @@ def test_a_rewrite_for_the_backend_beats_one_for_all_and_nesting_beats_both():
     assert samples.Tools.double(zero) == 0
 
 
+def test_one_function_by_two_names_is_rewritten_once():
+    @rewrites.function("torch.nn.functional.interpolate", "rewrite_samples.resize")
+    def resize(ctx, *args, **kwargs):
+        return ctx.origin(*args, **kwargs) + 1
+
+    one, other = (
+        rewrites.function(name)(fresh(ok)) for name in ("torch.nn.functional.interpolate", "rewrite_samples.resize")
+    )
+
+    image, module = torch.zeros(1, 1, 2, 2), samples.Sized()
+    with RewriteContext(module, rewrites=[resize]):
+        assert torch.equal(module(image), torch.ones(1, 1, 4, 4))
+    with pytest.raises(UsageError, match="are one function"), RewriteContext(rewrites=[one, other]):
+        pass
+
+
 def test_contexts_may_end_in_another_order():
     @rewrites.function("torch.topk")
     def one(ctx, x, k):
@@ -574,6 +590,12 @@ def test_the_file_says_which_rewrites_made_it_and_maps_to_pytorch(tmp_path, expo
         "function torch.Tensor.repeat", "module rewrite_samples.SubScale", "symbolic aten::asinh"
     ]  # fmt: skip
     assert not {"Tile", "Expand", "Asinh"} & set(operators(out))
+    traces = [
+        entry.value for node in onnx.load(out).graph.node for entry in node.metadata_props if "stack" in entry.key
+    ]
+    assert any("rewrite_samples.py" in trace for trace in traces)
+    assert any("test_rewrites.py" in trace for trace in traces)
+    assert not any("onnxbench/pytorch" in trace for trace in traces)
 
 
 class Plain(torch.nn.Module):

@@ -1,7 +1,7 @@
 """``asinh``, which the TorchScript exporter does not know, said once for both exporters.
 
-    onnxbench export examples/rewrites/asinh.py:make asinh.onnx --rewrites examples/rewrites/asinh.py
-    onnxbench export examples/rewrites/asinh.py:make asinh.onnx --rewrites examples/rewrites/asinh.py \
+onnxbench export examples/rewrites/asinh.py:make asinh.onnx --rewrites examples/rewrites/asinh.py
+onnxbench export examples/rewrites/asinh.py:make asinh.onnx --rewrites examples/rewrites/asinh.py \
         --exporter torchscript
 """
 

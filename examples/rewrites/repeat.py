@@ -1,6 +1,6 @@
 """A function, a method and a module rewritten for TensorRT alone.
 
-    onnxbench export examples/rewrites/repeat.py:make model.onnx --rewrites examples/rewrites/repeat.py \
+onnxbench export examples/rewrites/repeat.py:make model.onnx --rewrites examples/rewrites/repeat.py \
         --backend tensorrt --rewrite-config least=3
 """
 

@@ -4,8 +4,8 @@
     onnxbench export examples/rewrites/srcnn.py:make srcnn.onnx --rewrites examples/rewrites/srcnn.py \
         --input-names input factor --dynamic 'x:2=height,3=width'
 
-``interpolate`` takes its factor as a Python number, so it freezes into a graph. ``NewInterpolate`` takes a tensor; what it
-becomes in ONNX is a Resize whose scales are that tensor.
+``interpolate`` takes its factor as a Python number, so it freezes into a graph. ``NewInterpolate`` takes a tensor; what
+it becomes in ONNX is a Resize whose scales are that tensor.
 """
 
 import sys

@@ -515,10 +515,14 @@ class RewriteContext:
 
     def _restore(self) -> None:
         _patching.active.set(tuple(each for each in _patching.active.get() if each is not self))
-        while self._undo:
-            self._undo.pop()()
-        self._calls.clear()
         self.module = self._given
+        try:
+            while self._undo:
+                self._undo.pop()()
+        finally:
+            if self._undo:  # one failed: the others all the same
+                self._restore()
+        self._calls.clear()
 
     def _info(self, origin: Any) -> RewriteInfo:
         return RewriteInfo(origin, self.backend, self.config, self.opset)
@@ -532,12 +536,22 @@ class RewriteContext:
     # functions
 
     def _patch(self) -> None:
-        patches = []
+        patches: list[_patching.Patch] = []
+        owners: dict[Rewrite, _patching.Patch] = {}
         for rewrite in self._chosen:
             if rewrite.kind != "function" or _is_out_of_reach(rewrite, rewrite.target):
                 continue
-            patch = _patching.patch_of(rewrite.target)
-            if id(patch) in self._calls:
+            try:
+                patch = _patching.patch_of(rewrite.target)
+            except NotFoundError:
+                if rewrite.is_shipped:
+                    continue
+                raise
+            other = next((each for each, known in owners.items() if _patching.is_same(known, patch)), None)
+            if other is not None and other.apply is rewrite.apply:
+                continue
+            owners[rewrite] = patch
+            if other is not None:
                 raise UsageError(f"{rewrite.target} and {patch.target} are one function, and both are rewritten")
             _require_signature(rewrite, patch.original)
             self._calls[id(patch)] = self._replacement(rewrite, patch.original)
@@ -641,7 +655,13 @@ class RewriteContext:
                     f"{rewrite.name} is neither an operator nor an autograd Function",
                     hint="rewrites.function replaces functions and methods.",
                 )
-            for operator in self._fitting_operators(rewrite, target):
+            try:
+                fitting = self._fitting_operators(rewrite, target)
+            except NotFoundError:
+                if rewrite.is_shipped:
+                    continue
+                raise
+            for operator in fitting:
                 operators.setdefault(operator, []).append(rewrite)
         for operator, found in operators.items():
             self._translate_operator(operator, found, opset)
@@ -745,9 +765,11 @@ def unused_findings(context: RewriteContext, *, is_strict: bool = False) -> list
 
 def _hint(rewrite: Rewrite) -> str | None:
     if rewrite.kind == "function" and rewrite.name.startswith("torch.") and not rewrite.name.startswith("torch.nn"):
-        twin = rewrite.name.rpartition(".")[2]
-        other = f"torch.{twin}" if rewrite.name == f"torch.Tensor.{twin}" else f"torch.Tensor.{twin}"
-        return f"Calls of {other} are another target: rewrites.function takes several."
+        torch, twin = require_torch(), rewrite.name.rpartition(".")[2]
+        is_method = rewrite.name == f"torch.Tensor.{twin}"
+        if hasattr(torch if is_method else torch.Tensor, twin):
+            other = f"torch.{twin}" if is_method else f"torch.Tensor.{twin}"
+            return f"Calls of {other} are another target: rewrites.function takes several."
     if rewrite.kind == "module" and not rewrite.subclasses:
         return "Instances of subclasses count with subclasses=True."
     return None
