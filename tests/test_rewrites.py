@@ -457,6 +457,71 @@ def test_the_symbolic_for_the_highest_opset_that_the_file_has():
     assert "it is for opset 19 and later" in done.findings[0].message
 
 
+class Known(torch.nn.Module):
+    """Operators that both exporters know by themselves."""
+
+    def forward(self, x):
+        values, at = torch.topk(x, 2)
+        larger = torch.ops.aten.upsample_nearest2d.vec(x[None, None], None, [2.0, 2.0])
+        return torch.cat([values + 2.5, at.to(x.dtype)], 1), larger
+
+
+@rewrites.symbolic("aten::cat")
+def concatenate(tensors, dim=0):
+    return op.Concat(*tensors, axis=dim)
+
+
+TOPK = """
+<opset_import: ["" : 18]>
+topk <dim, largest, sorted> (self, k) => (values, at) {
+  one = Constant <value_ints = [1]> ()
+  count = Reshape (k, one)
+  values, at = TopK <axis: int = @dim, largest: int = @largest, sorted: int = @sorted> (self, count)
+}
+"""
+UPSAMPLE = """
+<opset_import: ["" : 18]>
+upsample <scale_factors> (input) => (y) {
+  scales = Constant <value_floats: floats = @scale_factors> ()
+  ones = Constant <value_floats = [1.0, 1.0]> ()
+  all = Concat <axis = 0> (ones, scales)
+  y = Resize <coordinate_transformation_mode = "asymmetric", mode = "nearest", nearest_mode = "floor"> (input, "", all)
+}
+"""
+
+
+@pytest.mark.parametrize("half", [False, True])
+@BOTH
+def test_operators_that_the_exporter_knows_are_what_the_rewrite_says(exporter, half):
+    made = [
+        concatenate,
+        rewrites.symbolic("aten::topk", TOPK),
+        rewrites.symbolic("aten::add", '<opset_import: ["": 18]> f (a, b) => (c) { n = Neg (b) c = Sub (a, n) }'),
+        rewrites.symbolic("aten::upsample_nearest2d.vec", UPSAMPLE),
+    ]
+    x = X.half() if half else X
+    done = exported(Known(), (x,), exporter, rewrites=made)
+    assert done.passed
+    assert not done.findings
+    assert set(done.rewrites) == {"aten::cat", "aten::topk", "aten::add", "aten::upsample_nearest2d.vec"}
+
+
+def test_a_program_and_a_scripted_model():
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return torch.asinh(x)
+
+    made = rewrites.symbolic("aten::asinh", '<opset_import: ["": 18]> f (x) => (y) { y = Asinh (x) }')
+    module = Module().eval()
+    for source, exporter in (
+        (torch.export.export(module, (X,)), "torch.export"),
+        ((torch.jit.trace(module, (X,)), (X,)), "torchscript"),
+    ):
+        done = export(source, None, options=ExportOptions(exporter=exporter, rewrites=[made]))
+        assert done.passed
+        assert done.rewrites == {"aten::asinh": 1}
+
+
 def test_torchscript_symbolics_of_others_come_back():
     from torch.onnx._internal.torchscript_exporter.registration import registry
 

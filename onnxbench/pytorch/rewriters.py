@@ -691,9 +691,7 @@ class RewriteContext:
             self.translations[operator] = _symbolics.translation(chosen[1], self._firing(chosen[2]))
         name = operator._schema.name
         if name not in self._bodies:
-            for least in dict.fromkeys(each.opset for each in found):
-                _symbolics.register_symbolic(name, least, _active_body)
-                self._undo.append(partial(_symbolics.unregister_symbolic, name, least))
+            self._undo.append(_symbolics.register_symbolic(name, _active_body))
         self._bodies.setdefault(name, []).extend(bodies)
 
     def _translate_functions(self, functions: Mapping[Any, Sequence[Rewrite]], opset: int) -> None:
