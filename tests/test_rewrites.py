@@ -276,6 +276,36 @@ def test_another_thread_computes_what_it_always_did():
     assert type(net.layers[1]) is samples.Scale
 
 
+@BOTH
+def test_the_forward_of_the_model_itself(exporter):
+    @rewrites.function("rewrite_samples.Scale.forward")
+    def forward(ctx, self, x):
+        return ctx.origin(self, x) + x * 0
+
+    done = export(
+        (samples.Scale(), (), {"x": X}), None, options=ExportOptions(exporter=exporter, rewrites=[forward])
+    )  # fmt: skip
+    assert done.passed
+    assert done.rewrites == {"rewrite_samples.Scale.forward": 1}
+    assert done.nodes >= 3
+
+
+def test_pytorchs_strict_mode_which_no_function_rewrite_reaches_is_told():
+    class Stubborn(torch.nn.Module):
+        def forward(self, x):
+            if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
+                raise ValueError("only in strict mode")
+            return x.repeat(2, 1)
+
+    @rewrites.function("torch.Tensor.repeat")
+    def repeat(ctx, tensor, *sizes):
+        return torch.cat([tensor] * sizes[0])
+
+    done = exported(Stubborn(), (X,), rewrites=[repeat])
+    assert done.passed
+    assert [each.kind for each in done.findings] == ["unused-rewrite"]
+
+
 # ---------------------------------------------------------------- modules
 
 
