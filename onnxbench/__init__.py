@@ -48,8 +48,12 @@ if TYPE_CHECKING:
     from onnxbench.proof import prove as prove
     from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
     from onnxbench.pytorch.exporting import export as export
+    from onnxbench.pytorch.mapping import map_values as map_values
     from onnxbench.pytorch.marks import mark as mark
     from onnxbench.pytorch.marks import marked as marked
+    from onnxbench.pytorch.reference import torch_reference as torch_reference
+    from onnxbench.pytorch.rewriters import RewriteContext as RewriteContext
+    from onnxbench.pytorch.rewriters import rewrites as rewrites
     from onnxbench.recipe import Recipe as Recipe
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
@@ -72,6 +76,7 @@ _HOMES = {
     "MergeOptions": "merging",
     "Model": "model",
     "Recipe": "recipe",
+    "RewriteContext": "pytorch.rewriters",
     "SaveOptions": "writer",
     "Step": "recipe",
     "build": "modelspec",
@@ -93,16 +98,19 @@ _HOMES = {
     "load": "model",
     "load_recipe": "recipe",
     "make_batch_dynamic": "batching",
+    "map_values": "pytorch.mapping",
     "migrate": "migration",
     "mark": "pytorch.marks",
     "marked": "pytorch.marks",
     "merge": "merging",
     "prove": "proof",
     "read_engine": "engine",
+    "rewrites": "pytorch.rewriters",
     "run": "running",
     "save": "writer",
     "show": "modeltext",
     "split": "splitting",
+    "torch_reference": "pytorch.reference",
     "unmark": "marks",
     "validate": "validity",
 }

@@ -352,7 +352,8 @@ def _precisions(*, best: bool, **wanted: bool) -> tuple[str, ...]:
 
 
 def _print_built(built: Built, verified: Verification | None, *, as_json: bool, quiet: bool) -> None:
-    from onnxbench.cli._render import jsonable, note, print_json
+    from onnxbench.cli._render import note, print_json
+    from onnxbench.envelope import jsonable
 
     note(*built.notes, *(f"TensorRT warns: {text}" for text in built.warnings[:5]), quiet=quiet)
     note(*(verified.notes if verified is not None else ()), quiet=quiet)
