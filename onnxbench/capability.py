@@ -210,7 +210,7 @@ def allot(
     found = search.result()
     if folder is None:
         return Allotted(found)
-    split = write_split(model, search.index, search.plan, folder, options=options)
+    split = write_split(model, search.index, search.plan, folder, feeds=search.inputs or None, options=options)
     commands = tuple(
         shlex.join(["onnxbench", "build-trt", os.fspath(written.file), os.fspath(written.file.with_suffix(".engine"))])
         + (f" {spelled(piece.profile)}" if piece.profile else "")
@@ -262,7 +262,7 @@ class _Search:
         self._notes: list[str] = []
         self._trials = 0
         self._shapes = _Shapes(model, spec, feeds, self._notes)
-        self._finder = TypeFinder(model, self.index, type_sources(None))
+        self._finder = TypeFinder(model, self.index, type_sources(self._shapes.inputs or None))
         self._origins = Origins([each.node for each in self.index.nodes()], self._scope.constants)
         self.builder = ""
         self._ask()

@@ -238,7 +238,8 @@ def test_tensorrt_is_loaded_in_one_module_only():
     importers = [
         path.name
         for path in (ROOT / "onnxbench").rglob("*.py")
-        if "import tensorrt" in (text := path.read_text(encoding="utf-8")) or "import_module(flavor.module)" in text
+        if path.parent.name != "migration"  # which looks for such lines in the scripts of others
+        and ("import tensorrt" in (text := path.read_text(encoding="utf-8")) or "import_module(flavor.module)" in text)
     ]
     assert [name for name in importers if name != "_seam.py"] in ([], ["plugin.py"])
     code = "import onnxbench.engine, onnxbench.bundles, sys; assert not [m for m in sys.modules if 'tensorrt' in m]"

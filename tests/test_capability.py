@@ -194,6 +194,21 @@ class TestCapability:
         assert done.proof is not None
         assert done.proof.holds
 
+    def test_ranks_that_only_a_run_tells_are_stated_at_the_border(self):
+        """A Squeeze of what has size 1, whatever that is, and inputs of a shape that nobody would guess."""
+        squeezed = [helper.make_node("Squeeze", ["p"], ["z"]), helper.make_node("Unique", ["z"], ["u"], axis=0)]
+        chosen = helper.make_graph(squeezed, "then", [], [info("u", 1, None)])
+        other = helper.make_graph([helper.make_node("Squeeze", ["p"], ["v"])], "else", [], [info("v", 1, None)])
+        nodes = [
+            helper.make_node("Reshape", ["x", "six"], ["p"], name="before"),
+            helper.make_node("If", ["c"], ["q"], then_branch=chosen, else_branch=other, name="choice"),
+            helper.make_node("Neg", ["q"], ["y"], name="after"),
+        ]
+        inputs = [info("x", 1, ["N"]), info("c", TensorProto.BOOL, [])]
+        proto = model_of(nodes, inputs, [info("y", 1, None)], {"six": np.array([-1, 6, 1], "i8")})
+        found = find_capability(from_proto(proto), SM89, feeds=FeedOptions(shapes=("x:[12]",)))
+        assert [(piece.runner, piece.nodes) for piece in found.pieces] == [(TENSORRT, 1), (RUNTIME, 1), (TENSORRT, 1)]
+
     def test_a_constant_that_tensorrt_does_not_take_leaves_its_reader(self):
         nodes = [
             helper.make_node("Unique", ["w"], ["k"], name="constant"),

@@ -371,6 +371,7 @@ TRTEXEC_LINES = [
     "polygraphy convert m.onnx -o m.plan --hardware-compatibility-level ampere_plus --tactic-sources jit_convolutions",
     "polygraphy convert m.onnx -o m.plan --compute-capabilities 8.9 12.0 --version-compatible --use-dla --unknown 3 4",
     "polygraphy run m.onnx --trt --save-engine m.plan --fp16",
+    "polygraphy run m.onnx --trt --onnxrt --atol 1e-3",
     "polygraphy run m.onnx --trt --fp16 --input-shapes x:[1,2] y:[3]",
     "polygraphy surgeon extract m.onnx --inputs x:[1,3]:float32 --outputs y:float32 -o part.onnx",
     "polygraphy inspect model m.onnx --show layers",
