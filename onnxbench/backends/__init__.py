@@ -45,6 +45,9 @@ class Options:
         verbose: Let the runtime write its log to stderr.
         frugal: Hold as little memory as possible, for a session that runs once: nodes run in the order of the file
             where dependencies allow, and buffers go back to the system at once.
+        isolate: Seconds that opening a session, and each run, may take in a process of its own, which may die without
+            taking this one along; 0 runs it in this process.
+        disabled: Optimizers of ONNX Runtime, by its own names, that are left out.
     """
 
     optimization: str = "all"
@@ -54,6 +57,8 @@ class Options:
     profile: Path | None = None
     verbose: bool = False
     frugal: bool = False
+    isolate: float = 0.0
+    disabled: tuple[str, ...] = ()
 
 
 class Session(Protocol):
@@ -128,8 +133,14 @@ def open_session(
         UsageError: There is no such backend.
         NotFoundError: There is no such tensor.
         ExecutionError: The runtime does not take the model.
+        LostProcessError: Its process died or took too long (with ``isolate``).
     """
-    return backend(name).open(model, outputs=outputs, options=options or Options())
+    chosen = options or Options()
+    if chosen.isolate:
+        from onnxbench.backends._isolated import open_isolated
+
+        return open_isolated(model, backend(name).name, outputs=outputs, options=chosen)
+    return backend(name).open(model, outputs=outputs, options=chosen)
 
 
 def optimized_graph(model: Model, options: Options, folder: Path) -> Model:

@@ -1,0 +1,16 @@
+"""A model made smaller while it still shows a failure: parts with what flows into them, and the search among these.
+
+``Records`` keeps what flowed through the whole model, ``Specimens`` cuts parts out of it, ``Shrinker`` tries them.
+``SameFailure`` is the question for models that do not run; ``onnxbench.reduction`` asks others.
+"""
+
+from __future__ import annotations
+
+from onnxbench.shrinking._outcomes import Outcome, SameFailure, attempt
+from onnxbench.shrinking._records import Records, Stream
+from onnxbench.shrinking._search import Check, OutOfRuns, Shrinker
+from onnxbench.shrinking._specimens import Specimen, Specimens
+
+__all__ = [
+    "Check", "OutOfRuns", "Outcome", "Records", "SameFailure", "Shrinker", "Specimen", "Specimens", "Stream", "attempt",
+]  # fmt: skip
