@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
+from onnxbench.backends._deadline import deadline
 from onnxbench.backends._structure import distinct_node_names, expose, inline_weights, require_tensors
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import ExecutionError, MissingDependencyError, OutputError, UnsupportedError, UsageError
@@ -93,7 +94,8 @@ class OrtSession:
         settings = _settings(runtime, options, folder, self._traces)
         wanted = _providers(runtime, options.providers)
         try:
-            self._session = runtime.InferenceSession(data, settings, providers=wanted, **_disabled(options))
+            with deadline():
+                self._session = runtime.InferenceSession(data, settings, providers=wanted, **_disabled(options))
         except Exception as error:  # the seam: the runtime raises a dozen unrelated classes from C++
             raise translate(error, "does not take the model") from None
         self.providers = tuple(self._session.get_providers())
@@ -118,7 +120,8 @@ class OrtSession:
         fitted = check_feeds(feeds, self.inputs)
         names = [port.name for port in self.outputs] if outputs is None else list(dict.fromkeys(outputs))
         try:
-            return {} if not names else self._run(fitted, names)
+            with deadline():
+                return {} if not names else self._run(fitted, names)
         except Exception as error:  # the seam, as above
             if isinstance(error, UnsupportedError):
                 raise
@@ -220,7 +223,8 @@ def optimized(model: Model, options: Options, folder: Path) -> Path:
     settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "65536")
     try:
         wanted = _providers(runtime, options.providers)
-        runtime.InferenceSession(data, settings, providers=wanted, **_disabled(options))
+        with deadline():
+            runtime.InferenceSession(data, settings, providers=wanted, **_disabled(options))
     except Exception as error:  # the seam, as above
         raise translate(error, "cannot write the graph that it makes of the model") from None
     return written

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from onnxbench.bisection._failing import FailingPiece
 from onnxbench.bisection._measures import Distance
 from onnxbench.drift import TensorDrift
 
-CLEAN, ROUNDING, DRIFT, SPREAD = "clean", "rounding", "drift", "spread"
+CLEAN, ROUNDING, DRIFT, SPREAD, FAILED = "clean", "rounding", "drift", "spread", "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class Bisection:
         suspect: The suspect, in words.
         reference: The reference, in words.
         kind: ``clean``; ``rounding``: outputs differ, and no node does more than round; ``drift``: there are culprits;
-            ``spread``: outputs differ, and many nodes do about equally.
+            ``spread``: outputs differ, and many nodes do about equally; ``failed``: the suspect does not run.
         passed: Whether there is no drift: no culprit, and no output beyond a tolerance that was given.
         verdict: One line.
         how: What told which tensor is which.
@@ -156,6 +157,7 @@ class Bisection:
         tensors: All tensors that were compared, in the order of the model.
         choices: What was decided about the inputs without being told.
         notes: What else a user should know.
+        failure: Which part makes the suspect fail, where it does not run; nothing was compared then.
     """
 
     suspect: str
@@ -176,6 +178,7 @@ class Bisection:
     tensors: tuple[Row, ...]
     choices: tuple[str, ...]
     notes: tuple[str, ...]
+    failure: FailingPiece | None = None
 
     @property
     def unjudged(self) -> tuple[Row, ...]:
@@ -185,6 +188,15 @@ class Bisection:
     def to_json(self) -> dict[str, Any]:
         """Returns the result as plain values."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+
+def failed(suspect: str, reference: str, sets: int, failure: FailingPiece, notes: tuple[str, ...]) -> Bisection:
+    """Returns what is told of a suspect that does not run."""
+    return Bisection(
+        suspect=suspect, reference=reference, kind=FAILED, passed=False, verdict=failure.verdict, how="", matched=0,
+        unmatched=0, sets=sets, outputs=(), culprits=(), explained=None, median=0.0, amplifiers=(), modules=(),
+        tensors=(), choices=(), notes=notes, failure=failure,
+    )  # fmt: skip
 
 
 def verdict(

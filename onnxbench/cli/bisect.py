@@ -23,7 +23,7 @@ from onnxbench.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from onnxbench.bisection import Bisection, Culprit, ModuleError
+    from onnxbench.bisection import Bisection, Culprit, FailingPiece, ModuleError
 
 _MOST_MODULES = 40
 
@@ -128,6 +128,12 @@ def bisect(
             help="Write the first culprit there: a small model, inputs, expected outputs, and a script that shows it.",
         ),
     ] = None,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Try MODEL in a process of its own before anything else.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, metavar="S", help="Seconds that one call of the runtime may take.")
+    ] = 300.0,
     limit: Annotated[
         int, typer.Option("--limit", min=0, metavar="N", help="In text: culprits and amplifiers listed (0: all).")
     ] = 10,
@@ -140,7 +146,8 @@ def bisect(
     Every tensor that both sides know is compared, and each node is fed the reference's values, so that its own error is
     told from what it inherits. Culprits are ranked by how much of the outputs' error goes away when they are mended.
     Rounding is no drift, unless --atol or --rtol say so. Without --against and --load-outputs, the model as ONNX
-    Runtime optimizes it is compared with the model as it stands.
+    Runtime optimizes it is compared with the model as it stands. Where MODEL crashes, hangs or is refused, the part of
+    it that does so is found.
 
     \b
     Examples:
@@ -151,6 +158,9 @@ def bisect(
       onnxbench bisect model.onnx --feeds x.npz --load-outputs golden.npz
       onnxbench bisect a.onnx --against b.onnx --samples 8 --memory 2GiB --json
     """
+    from onnxbench.cli._supervision import after_a_crash
+
+    isolate = after_a_crash(timeout) or isolate
     from onnxbench import bisection, feeding, specs
 
     found = bisection.bisect(
@@ -158,7 +168,7 @@ def bisect(
         reference_on=_place(reference_on, reference_level, "--reference-level"),
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
         atol=atol or (), rtol=rtol or (), memory=None if memory is None else specs.parse_size(memory), repro=repro,
-        allow_outside=allow_outside,
+        isolate=isolate, timeout=timeout, allow_outside=allow_outside,
     )  # fmt: skip
     _show(found, str(model), repro, limit=limit, as_json=as_json, quiet=quiet)
     raise typer.Exit(0 if found.passed else 1)
@@ -185,6 +195,10 @@ def _show(found: Bisection, model: str, repro: Path | None, *, limit: int, as_js
         return
     many = f", {found.sets} sets of inputs" if found.sets > 1 else ""
     print(f"suspect:   {found.suspect}")
+    if found.failure is not None:
+        _show_failure(found.failure, repro)
+        print(_coloured(found.verdict, "red"))
+        return
     print(f"reference: {found.reference}")
     print(f"compared {found.matched:,} tensors, matched by {found.how} ({found.unmatched:,} without a partner){many}")
     _show_tables(found, limit)
@@ -195,6 +209,25 @@ def _show(found: Bisection, model: str, repro: Path | None, *, limit: int, as_js
     for line in _next_steps(found, model):
         print(f"next: {line}")
     print(_coloured(found.verdict, "green" if found.passed else "red"))
+
+
+def _show_failure(failure: FailingPiece, repro: Path | None) -> None:
+    from onnxbench.cli._records import listed
+
+    print(f"it {failure.text}" + (f", on set {failure.number}" if failure.number else ""))
+    for line in (failure.message, *failure.details):
+        print(f"  {line}")
+    print(f"{failure.runs} parts of its {failure.before:,} nodes were tried; the smallest that does the same:")
+    print(f"  nodes: {listed(list(failure.nodes), most=8)}")
+    for text in failure.inputs[:8]:
+        print(f"  input {text}")
+    for word, value in (("module", failure.module), ("source", failure.source), ("function", failure.function)):
+        if value:
+            print(f"  {word}: {value}")
+    if repro is not None:
+        print(f"wrote {repro}: run 'python {repro}/reproduce.py'")
+    else:
+        print("next: --repro DIR writes this part with what flows into it and a script")
 
 
 def _show_tables(found: Bisection, limit: int) -> None:

@@ -6,11 +6,21 @@
 
 from __future__ import annotations
 
+from onnxbench.shrinking._files import (
+    Names,
+    Scene,
+    check_command,
+    check_drifts,
+    check_fails,
+    check_nonfinite,
+    write_files,
+)
 from onnxbench.shrinking._outcomes import Outcome, SameFailure, attempt
 from onnxbench.shrinking._records import Records, Stream
 from onnxbench.shrinking._search import Check, OutOfRuns, Shrinker
 from onnxbench.shrinking._specimens import Specimen, Specimens
 
 __all__ = [
-    "Check", "OutOfRuns", "Outcome", "Records", "SameFailure", "Shrinker", "Specimen", "Specimens", "Stream", "attempt",
+    "Check", "Names", "OutOfRuns", "Outcome", "Records", "SameFailure", "Scene", "Shrinker", "Specimen", "Specimens",
+    "Stream", "attempt", "check_command", "check_drifts", "check_fails", "check_nonfinite", "write_files",
 ]  # fmt: skip

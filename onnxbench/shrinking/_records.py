@@ -30,7 +30,7 @@ class Records:
         self._folder = tempfile.TemporaryDirectory(prefix="onnxbench-")
         self._places: list[dict[str, Capture]] = [{} for _ in sets]
         self._lost: list[set[str]] = [set() for _ in sets]
-        self._files = 0
+        self._files: list[Capture] = []
 
     def record(self, names: Sequence[str]) -> None:
         """Records tensors, in the order of the model, as far as the run goes; those that are known are left out."""
@@ -49,8 +49,7 @@ class Records:
     def _record(self, names: Sequence[str], number: int, size: int) -> int:
         """Writes tensors to a file of their own until the run fails; returns how many."""
         batches = [names[at : at + size] for at in range(0, len(names), size)]
-        self._files += 1
-        path = Path(self._folder.name) / f"{self._files}.npz"
+        path = Path(self._folder.name) / f"{len(self._files)}.npz"
         done = 0
         with CaptureWriter(path) as writer:
             try:
@@ -61,6 +60,7 @@ class Records:
             except ExecutionError:
                 pass
         capture = Capture(path)
+        self._files.append(capture)
         self._places[number].update((name, capture) for name in names[:done])
         return done
 
@@ -83,9 +83,8 @@ class Records:
 
     def close(self) -> None:
         """Removes what was recorded."""
-        for told in self._places:
-            for capture in dict.fromkeys(told.values()):
-                capture.close()
+        for capture in self._files:
+            capture.close()
         self._folder.cleanup()
 
 

@@ -42,11 +42,11 @@ class Shrinker:
         records: Values of its tensors.
         check: Tells whether a part shows the failure.
         max_runs: How many parts may be tried.
-        heard: Called after each try.
 
     Attributes:
         best: The smallest part that shows it so far.
         runs: How many were tried.
+        heard: Called after each try.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Shrinker:
         check: Check,
         *,
         max_runs: int,
-        heard: Callable[[], None] = lambda: None,
     ) -> None:
         self._specimens, self._records, self._check = specimens, records, check
-        self._max_runs, self._heard = max_runs, heard
+        self._max_runs = max_runs
+        self.heard: Callable[[], None] = lambda: None
         self._units: tuple[int, ...] = specimens.units
         self._outputs: tuple[str, ...] | None = None
         self._tried: dict[tuple[frozenset[int], tuple[str, ...] | None], bool] = {}
@@ -90,7 +90,7 @@ class Shrinker:
         except BenchError:  # it does not run, or not on these values: another failure than the one looked for
             return False
         finally:
-            self._heard()
+            self.heard()
 
     def shows(self, nodes: Collection[int], outputs: Sequence[str] | None = None) -> bool:
         """Tells whether these nodes show the failure, and keeps them if they are the fewest so far."""

@@ -43,6 +43,15 @@ class Specimen:
     outputs: tuple[str, ...]
     nodes: int
 
+    def inputs_as_text(self, number: int) -> list[str]:
+        """Returns what flows in, on one set: ``x: float32[1, 3]``."""
+        given = self.sets[number]
+        return [
+            f"{name}: {value.dtype.name}{list(value.shape)}" if hasattr(value, "dtype") else f"{name}: no tensor"
+            for name in self.inputs
+            if name in given and (value := given[name]) is not None
+        ]
+
 
 class Specimens:
     """What parts of a model are made of.
