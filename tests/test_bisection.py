@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxbench import backends, captures
 from onnxbench.bisection import Bisection, bisect, parse_place
 from onnxbench.bisection._measures import measure
-from onnxbench.parts import Parts
+from onnxbench.bisection._parts import Parts
 from onnxbench.errors import BenchError, FeedsError, OutputError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions
 from onnxbench.graph import node_bodies

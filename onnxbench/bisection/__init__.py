@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING
 
 from onnxbench.bisection._bodies import body_run
 from onnxbench.bisection._effects import Telling, ranked
-from onnxbench.bisection._failing import SECONDS, FailingPiece, find_failing
+from onnxbench.bisection._failing import (
+    SECONDS,
+    FailingPiece,
+    failing_search,
+    find_failing,
+    shrink_failing,
+)
+from onnxbench.bisection._measures import measure
+from onnxbench.bisection._parts import Parts
 from onnxbench.bisection._report import (
     CLEAN,
     DRIFT,
@@ -43,6 +51,7 @@ from onnxbench.bisection._sides import (
     RecordedReference,
     Reference,
     Suspect,
+    as_dtype,
     parse_place,
 )
 from onnxbench.captures import Capture, Port, Value, check_feeds, input_ports
@@ -60,8 +69,9 @@ if TYPE_CHECKING:
     from onnxbench.bisection._search import Finding
 
 __all__ = [
-    "Amplifier", "Bisection", "Culprit", "FailingPiece", "Match", "ModuleError", "Place", "Reference", "Row", "Suspect", "bisect",
-    "free_memory", "parse_place",
+    "Amplifier", "Bisection", "Culprit", "FailingPiece", "Match", "ModelReference", "ModuleError", "Parts", "Place",
+    "Reference", "Row", "Suspect", "as_dtype", "bisect", "failing_search", "free_memory", "measure", "parse_place",
+    "shrink_failing",
 ]  # fmt: skip
 
 _LARGE = 1e-3

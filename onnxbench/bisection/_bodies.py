@@ -17,7 +17,7 @@ from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
 
 if TYPE_CHECKING:
-    from onnxbench.parts import Parts
+    from onnxbench.bisection._parts import Parts
     from onnxbench.bisection._search import Finding, Search
     from onnxbench.graph import Scope
     from onnxbench.model import Model

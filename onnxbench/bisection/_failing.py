@@ -16,7 +16,7 @@ from onnxbench.captures import Value
 from onnxbench.errors import OutputError
 from onnxbench.graph import GraphIndex
 from onnxbench.inlining import inline_functions
-from onnxbench.parts import Parts
+from onnxbench.bisection._parts import Parts
 from onnxbench.progress import track
 from onnxbench.provenance import provenance
 from onnxbench.shrinking import (

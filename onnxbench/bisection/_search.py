@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from onnx import NodeProto, TypeProto
 
-    from onnxbench.parts import Parts
+    from onnxbench.bisection._parts import Parts
     from onnxbench.bisection._sides import ModelReference, Reference, Suspect
 
 FACTOR, PEAK_FACTOR = 20.0, 200.0

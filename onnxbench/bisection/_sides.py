@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxbench import backends
-from onnxbench.parts import Parts
+from onnxbench.bisection._parts import Parts
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import FeedsError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from onnxbench.boundary import reach_back
-from onnxbench.errors import BenchError
+from onnxbench.errors import BenchError, UsageError
 from onnxbench.shrinking._specimens import Specimen, Specimens
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Shrinker:
     Attributes:
         best: The smallest part that shows it so far.
         runs: How many were tried.
+        shown: Whether one of them showed the failure.
         heard: Called after each try.
     """
 
@@ -65,6 +66,7 @@ class Shrinker:
         self._tried: dict[tuple[frozenset[int], tuple[str, ...] | None], bool] = {}
         self.best: Specimen = specimens.whole()
         self.runs = 0
+        self.shown = False
 
     @property
     def units(self) -> tuple[int, ...]:
@@ -86,7 +88,11 @@ class Shrinker:
             raise OutOfRuns
         self.runs += 1
         try:
-            return self._check(specimen)
+            found = self._check(specimen)
+            self.shown = self.shown or found
+            return found
+        except UsageError:  # about what is asked, not about the part
+            raise
         except BenchError:  # it does not run, or not on these values: another failure than the one looked for
             return False
         finally:
