@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
     from onnxbench.records import find as find
+    from onnxbench.reduction import reduce_failure as reduce_failure
     from onnxbench.running import run as run
     from onnxbench.splitting import split as split
     from onnxbench.surgery import edit as edit
@@ -93,6 +94,7 @@ _HOMES = {
     "merge": "merging",
     "prove": "proof",
     "read_engine": "engine",
+    "reduce_failure": "reduction",
     "run": "running",
     "save": "writer",
     "show": "modeltext",
