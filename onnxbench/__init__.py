@@ -19,6 +19,7 @@ from onnxbench.version import __version__
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
     from onnxbench.bisection import bisect as bisect
+    from onnxbench.changes import bisect_over as bisect_over
     from onnxbench.diffing import diff as diff
     from onnxbench.division import divide as divide
     from onnxbench.engine import BuildSpec as BuildSpec
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bisect": "bisection",
+    "bisect_over": "changes",
     "BenchError": "errors",
     "ExportOptions": "pytorch.exporting",
     "BuildSpec": "engine",

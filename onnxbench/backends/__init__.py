@@ -150,6 +150,24 @@ def open_session(
     return backend(name).open(model, outputs=outputs, options=chosen)
 
 
+def available_providers() -> list[str]:
+    """Returns the execution providers that this ONNX Runtime has, in its own words."""
+    from onnxbench.backends import _ort
+
+    return _ort.BACKEND.providers()
+
+
+def verbose_log(model: Model, options: Options) -> str:
+    """Returns what ONNX Runtime says, at its most verbose, while it opens a model in a process of its own.
+
+    Raises:
+        LostProcessError: It took longer than ``options.isolate`` seconds.
+    """
+    from onnxbench.backends._isolated import capture_log
+
+    return capture_log(model, options)
+
+
 def optimized_graph(model: Model, options: Options, folder: Path) -> Model:
     """Returns the graph that ONNX Runtime makes of a model at an optimization level, as a model of its own.
 

@@ -229,8 +229,10 @@ def capture_log(model: Model, options: Options) -> str:
     folder = Path(tempfile.mkdtemp(prefix="onnxbench-"))
     try:
         (folder / "model.onnx").write_bytes(data)
-        job = {"model": str(folder / "model.onnx"), "root": root, "level": options.optimization,
-               "providers": list(options.providers), "libraries": [os.fspath(each) for each in options.libraries]}  # fmt: skip
+        job = {
+            "model": str(folder / "model.onnx"), "root": root, "level": options.optimization,
+            "providers": list(options.providers), "libraries": [os.fspath(each) for each in options.libraries],
+        }  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-m", "onnxbench.backends._worker", "log", json.dumps(job)], stdin=subprocess.DEVNULL,
             capture_output=True, text=True, errors="replace", env=_environment(), check=False,

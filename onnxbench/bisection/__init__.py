@@ -172,7 +172,7 @@ def _failing(
     if isinstance(feeds, Mapping):
         sets: list[Mapping[str, Value]] = [check_feeds(feeds, input_ports(model.proto.graph))]
     elif isinstance(reference, RecordedReference) and (feeds is None or not feeds.sources):
-        sets = reference.inputs(input_ports(model.proto.graph))
+        sets = list(reference.inputs(input_ports(model.proto.graph)))
     else:
         sets = [each.feeds for each in feed_sets(model, feeds)]
     found = find_failing(model, place, sets, seconds=timeout, repro=None if repro is None else Path(repro))
@@ -293,7 +293,7 @@ class _Bisector:
         """Returns the inputs, if they are recorded with the reference's values."""
         if not isinstance(self._reference, RecordedReference):
             return None
-        return self._reference.inputs(self._suspect.ports) or None
+        return list(self._reference.inputs(self._suspect.ports)) or None
 
     def _compare_outputs(self, feeds: Mapping[str, Value]) -> None:
         """Compares the outputs of the suspect itself, with nothing looked at within."""

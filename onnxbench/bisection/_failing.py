@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxbench.bisection._parts import Parts
 from onnxbench.bisection._sides import Place
 from onnxbench.captures import Value
 from onnxbench.errors import OutputError
 from onnxbench.graph import GraphIndex
 from onnxbench.inlining import inline_functions
-from onnxbench.bisection._parts import Parts
 from onnxbench.progress import track
 from onnxbench.provenance import provenance
 from onnxbench.shrinking import (
     Names,
-    OutOfRuns,
     Outcome,
+    OutOfRunsError,
     Records,
     SameFailure,
     Scene,
@@ -124,7 +124,7 @@ def find_failing(
         with track("trying parts", _MOST_RUNS, "parts") as advance:
             shrinker.heard = lambda: advance(1)
             shrink_failing(shrinker, records)
-    except OutOfRuns:
+    except OutOfRunsError:
         notes.append(f"the search was ended after {shrinker.runs} tries; a smaller part may fail too")
     try:
         piece = _described(inlined, functions, outcome, shrinker.best, shrinker.runs)
@@ -148,9 +148,7 @@ def _write(
         place.backend, place.options, check_fails(outcome.how, seconds),
     )  # fmt: skip
     names = Names(*_REPRO_NAMES)
-    _, note = write_files(
-        folder / names.model, best.model, best.sets[outcome.number], None, scene, names=names
-    )
+    _, note = write_files(folder / names.model, best.model, best.sets[outcome.number], None, scene, names=names)
     return [note] if note else []
 
 
@@ -179,7 +177,7 @@ def shrink_failing(shrinker: Shrinker, records: Records) -> None:
     """Makes a part that fails to run small: the end is cut off first, and what flows into the rest is recorded.
 
     Raises:
-        OutOfRuns: The tries are used up.
+        OutOfRunsError: The tries are used up.
     """
     shrinker.cut_back()
     if len(shrinker.units) > 1:
@@ -190,9 +188,7 @@ def shrink_failing(shrinker: Shrinker, records: Records) -> None:
             shrinker.delta_debug()
 
 
-def _described(
-    model: Model, functions: Mapping[str, str], outcome: Outcome, best: Specimen, runs: int
-) -> FailingPiece:
+def _described(model: Model, functions: Mapping[str, str], outcome: Outcome, best: Specimen, runs: int) -> FailingPiece:
     scope = GraphIndex(model.proto).main
     positions = [
         scope.producers[name]

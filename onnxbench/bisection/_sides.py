@@ -272,9 +272,7 @@ class RecordedReference:
         required = [port for port in ports if port.required]
         if not required or not all(port.name in values for values in self._recorded for port in required):
             return []
-        return [
-            check_feeds({port.name: values[port.name] for port in required}, required) for values in self._recorded
-        ]
+        return [check_feeds({port.name: values[port.name] for port in required}, required) for values in self._recorded]
 
     def stream(
         self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, number: int = 0

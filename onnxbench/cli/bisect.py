@@ -128,6 +128,15 @@ def bisect(
             help="Write the first culprit there: a small model, inputs, expected outputs, and a script that shows it.",
         ),
     ] = None,
+    over: Annotated[
+        str | None,
+        typer.Option(
+            "--over",
+            metavar="WHAT",
+            show_default=False,
+            help="Find what was done to MODEL that makes it drift: optimizers, recipe.yaml, opset, opset:N, providers.",
+        ),
+    ] = None,
     isolate: Annotated[
         bool, typer.Option("--isolate", help="Try MODEL in a process of its own before anything else.")
     ] = False,
@@ -157,12 +166,26 @@ def bisect(
       onnxbench bisect model.onnx --on ort:none --reference-on reference
       onnxbench bisect model.onnx --feeds x.npz --load-outputs golden.npz
       onnxbench bisect a.onnx --against b.onnx --samples 8 --memory 2GiB --json
+      onnxbench bisect model.onnx --over optimizers --atol 1e-4
+      onnxbench bisect model.onnx --over recipe.yaml
+      onnxbench bisect crashing.onnx --feeds x.npz --timeout 20 --repro culprit/
     """
     from onnxbench.cli._supervision import after_a_crash
 
     isolate = after_a_crash(timeout) or isolate
     from onnxbench import bisection, feeding, specs
 
+    if over is not None:
+        from onnxbench.cli._over import search_over
+
+        search_over(
+            model, over, on=_place(on, level, "--optimization-level"),
+            reference_on=_place(reference_on, reference_level, "--reference-level"),
+            feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
+            atol=atol or (), rtol=rtol or (), isolate=timeout if isolate else 0.0, allow_outside=allow_outside,
+            unused={"--against": against, "--load-outputs": load_outputs, "--repro": repro, "--memory": memory},
+            as_json=as_json, quiet=quiet,
+        )  # fmt: skip
     found = bisection.bisect(
         model, against=against, recorded=load_outputs or (), on=_place(on, level, "--optimization-level"),
         reference_on=_place(reference_on, reference_level, "--reference-level"),

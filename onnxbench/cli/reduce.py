@@ -33,21 +33,28 @@ def reduce(
     against: Annotated[
         Path | None,
         typer.Option(
-            "--against", "--reference", metavar="REF.onnx", show_default=False,
+            "--against",
+            "--reference",
+            metavar="REF.onnx",
+            show_default=False,
             help="The failure is drift from this model.",
         ),
     ] = None,
     on: Annotated[
         str | None,
         typer.Option(
-            "--on", metavar="PLACE", show_default=False,
+            "--on",
+            metavar="PLACE",
+            show_default=False,
             help="What runs MODEL, as for bisect (ort:all; ort:none with --against).",
         ),
     ] = None,
     reference_on: Annotated[
         str | None,
         typer.Option(
-            "--reference-on", metavar="PLACE", show_default=False,
+            "--reference-on",
+            metavar="PLACE",
+            show_default=False,
             help="The failure is drift from this place: ort:none, reference. With --against: what runs REF.",
         ),
     ] = None,
@@ -57,7 +64,9 @@ def reduce(
     check: Annotated[
         str | None,
         typer.Option(
-            "--check", metavar="CMD", show_default=False,
+            "--check",
+            metavar="CMD",
+            show_default=False,
             help="The failure shows if this command ends with 0 on a model file, {}; its inputs are in {feeds}.",
         ),
     ] = None,
@@ -71,15 +80,25 @@ def reduce(
     seed: Seed = 0,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", "--iterations", min=1, show_default=False,
-                     help="Sets of inputs to try a part on (all in the data, or 1)."),
+        typer.Option(
+            "--samples",
+            "--iterations",
+            min=1,
+            show_default=False,
+            help="Sets of inputs to try a part on (all in the data, or 1).",
+        ),
     ] = None,
     fill: Annotated[bool, typer.Option("--fill", help="Draw the inputs that the data lacks.")] = False,
     cast: Annotated[bool, typer.Option("--cast", help="Convert element types of the data to the model's.")] = False,
     atol: Annotated[
         float | None,
-        typer.Option("--atol", "--abs", metavar="TOL", show_default=False,
-                     help="Drift is more than this (a quarter of the culprit's own error)."),
+        typer.Option(
+            "--atol",
+            "--abs",
+            metavar="TOL",
+            show_default=False,
+            help="Drift is more than this (a quarter of the culprit's own error).",
+        ),
     ] = None,
     rtol: Annotated[
         float | None,
@@ -87,25 +106,39 @@ def reduce(
     ] = None,
     memory: Annotated[
         str | None,
-        typer.Option("--memory", metavar="SIZE", show_default=False,
-                     help="What the search for drift may hold (a quarter of what is free)."),
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            show_default=False,
+            help="What the search for drift may hold (a quarter of what is free).",
+        ),
     ] = None,
-    max_runs: Annotated[int, typer.Option("--max-runs", min=1, metavar="N", help="Parts that are tried at most.")] = 500,
+    max_runs: Annotated[
+        int, typer.Option("--max-runs", min=1, metavar="N", help="Parts that are tried at most.")
+    ] = 500,
     timeout: Annotated[
         float,
-        typer.Option("--timeout", min=0.1, metavar="S",
-                     help="Seconds that a run of a model that crashes or hangs, or the command, may take."),
+        typer.Option(
+            "--timeout",
+            min=0.1,
+            metavar="S",
+            help="Seconds that a run of a model that crashes or hangs, or the command, may take.",
+        ),
     ] = 60.0,
     custom_ops: Annotated[
         list[Path] | None,
-        typer.Option("--custom-ops", metavar="LIB...", show_default=False,
-                     help="Libraries with custom operators (they are code)."),
+        typer.Option(
+            "--custom-ops",
+            metavar="LIB...",
+            show_default=False,
+            help="Libraries with custom operators (they are code).",
+        ),
     ] = None,
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Reduce a model to the smallest part that still shows a failure: drift, NaN, a crash, a hang, a refusal, a command.
+    """Reduce a model to the smallest part that still shows a failure: drift, NaN, a crash, or what a command says.
 
     Without --against, --reference-on, --nonfinite and --check, the failure is that the model does not run or, if it
     runs, that it makes NaN. Real values flow into the part: they are recorded from the whole. Beside OUT.onnx lie its

@@ -43,7 +43,17 @@ from onnxbench.reduction._failures import (
     make_limit,
 )
 from onnxbench.reduction._inputs import fix_inputs, only_set, shrink_sizes
-from onnxbench.shrinking import Names, OutOfRuns, Records, Scene, Shrinker, Specimen, Specimens, attempt, write_files
+from onnxbench.shrinking import (
+    Names,
+    OutOfRunsError,
+    Records,
+    Scene,
+    Shrinker,
+    Specimen,
+    Specimens,
+    attempt,
+    write_files,
+)
 
 if TYPE_CHECKING:
     from onnxbench.backends import Options
@@ -247,9 +257,7 @@ class _Job:
             if outcome is not None:
                 return RunFailure(self._inlined, outcome, place, self._seconds)
         for number, feeds in enumerate(self._sets):
-            found = nan_search.find_nonfinite(
-                self._inlined, feeds, backend=place.backend, options=place.options
-            )
+            found = nan_search.find_nonfinite(self._inlined, feeds, backend=place.backend, options=place.options)
             if found is not None and (found.origin is not None or found.nan_origin is not None):
                 return NonFiniteFailure(self._inlined, found, place, number)
             if found is not None:
@@ -323,9 +331,7 @@ class _Job:
         finally:
             records.close()
 
-    def _search(
-        self, shrinker: Shrinker, records: Records, failure: Failure
-    ) -> tuple[Specimen | None, str]:
+    def _search(self, shrinker: Shrinker, records: Records, failure: Failure) -> tuple[Specimen | None, str]:
         """Returns what is left, on the one set that shows the failure, and why the search ended."""
         last: Specimen | None = None
         ended = _SMALLEST
@@ -339,7 +345,7 @@ class _Job:
                 last = self._on_one_set(shrinker.best, failure)
                 for smaller in self._smaller_inputs(last, shrinker, failure):
                     last = smaller
-        except OutOfRuns:
+        except OutOfRunsError:
             ended = _RUNS
         except KeyboardInterrupt:
             ended = _STOPPED
@@ -417,7 +423,9 @@ class _Job:
             self._notes += [note] if note else []
             written = replace(specimen, model=load(files[0]))
             if ended != _STOPPED and not failure.shows(written):
-                self._notes.append("what was written did not show the failure when it was tried again: it comes and goes")
+                self._notes.append(
+                    "what was written did not show the failure when it was tried again: it comes and goes"
+                )
         scope = self._index.main
         left = [
             scope.label(scope.producers[node.output[0]])
@@ -435,4 +443,3 @@ class _Job:
 
 def _elements(specimen: Specimen) -> int:
     return sum(int(value.size) for value in specimen.sets[0].values() if hasattr(value, "size"))
-

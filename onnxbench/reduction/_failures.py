@@ -21,7 +21,7 @@ from onnxbench.bisection import Bisection, ModelReference, Parts, Place, Suspect
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value
 from onnxbench.drift import Tolerance, compare_values, statistics
-from onnxbench.errors import BenchError, UnsupportedError, UsageError
+from onnxbench.errors import UnsupportedError, UsageError
 from onnxbench.nonfinite import NonFinite
 from onnxbench.shrinking import (
     Names,
@@ -155,9 +155,7 @@ class NonFiniteFailure:
             feeds = specimen.sets[number]
             if any(self._is_bad(feeds[name]) for name in feeds):
                 continue
-            session = session or backends.open_session(
-                specimen.model, self.place.backend, options=self.place.options
-            )
+            session = session or backends.open_session(specimen.model, self.place.backend, options=self.place.options)
             if any(self._is_bad(value) for value in session.run(feeds).values()):
                 self.number = number
                 return True
@@ -216,6 +214,14 @@ def make_limit(found: Bisection, tolerance: Tolerance | None) -> Limit:
     return Limit(0.0, Tolerance(1e-5, 1e-4))
 
 
+def drift_text(found: Bisection) -> str:
+    """Returns the drift in words: the culprit, or that outputs are off."""
+    if found.culprits:
+        return found.verdict
+    bad = next((drift for drift in found.outputs if not drift.passed), None)
+    return f"output {bad.name} is off: {bad.reason}" if bad is not None else found.verdict
+
+
 class PlacesFailure:
     """A model that gives something else on one runtime, or at one level, than on another."""
 
@@ -225,7 +231,7 @@ class PlacesFailure:
         self.place, self._reference, self.limit, self.number = place, reference, limit, 0
         self._parts = Parts(model, reference.backend, reference.options)
         self._found = found
-        self.text = found.verdict
+        self.text = drift_text(found)
         if found.culprits:
             self.number = found.culprits[0].number
 
@@ -284,7 +290,7 @@ class ModelFailure:
     ) -> None:
         self.place, self._reference, self._found, self.limit = place, reference, found, limit
         self.number = found.culprits[0].number if found.culprits else 0
-        self.text = found.verdict
+        self.text = drift_text(found)
         self._matched = reference.match(suspect).tensors
         self._parts = reference.side.parts
         self._reference_dtypes = {port.name: port.dtype for port in reference.side.ports}
@@ -295,6 +301,7 @@ class ModelFailure:
 
     def stream(self, model_sets: Sequence[Mapping[str, Value]]) -> Stream:
         """Returns what records values: the reference's, by the suspect's names and in its element types."""
+
         def run(number: int, batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Value]]:
             partners = [[self._matched[name] for name in batch] for batch in batches]
             feeds = model_sets[number]
@@ -450,4 +457,3 @@ class CommandFailure:
 
 class NoCommandError(UsageError):
     """The command of a user cannot be run at all."""
-

@@ -114,7 +114,7 @@ def fix_inputs(specimen: Specimen, shows: Try) -> Iterator[Specimen]:
 
     current = specimen
     for name in specimen.inputs:
-        value = current.sets[0].get(name)
+        value: Any = current.sets[0].get(name)
         if len(current.inputs) < 2 or not hasattr(value, "dtype") or value.dtype.kind not in "iub":
             continue
         if value.size > _MOST_ELEMENTS or name in current.outputs:

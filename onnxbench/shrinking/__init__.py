@@ -17,10 +17,11 @@ from onnxbench.shrinking._files import (
 )
 from onnxbench.shrinking._outcomes import Outcome, SameFailure, attempt
 from onnxbench.shrinking._records import Records, Stream
-from onnxbench.shrinking._search import Check, OutOfRuns, Shrinker
+from onnxbench.shrinking._search import Check, OutOfRunsError, Shrinker, fewest
 from onnxbench.shrinking._specimens import Specimen, Specimens
 
 __all__ = [
-    "Check", "Names", "OutOfRuns", "Outcome", "Records", "SameFailure", "Scene", "Shrinker", "Specimen", "Specimens",
-    "Stream", "attempt", "check_command", "check_drifts", "check_fails", "check_nonfinite", "write_files",
+    "Check", "Names", "OutOfRunsError", "Outcome", "Records", "SameFailure", "Scene", "Shrinker", "Specimen", "Specimens",
+    "Stream", "attempt", "check_command", "check_drifts", "check_fails", "check_nonfinite", "fewest",
+    "write_files",
 ]  # fmt: skip

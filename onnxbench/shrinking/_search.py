@@ -16,7 +16,8 @@ Every step is deterministic, and at any time ``best`` is the smallest part so fa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
 
 from onnxbench.boundary import reach_back
 from onnxbench.errors import BenchError, UsageError
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     from onnxbench.shrinking._records import Records
 
 Check = Callable[[Specimen], bool]
+T = TypeVar("T")
 _MOST_OUTPUTS = 16
 _REBASE_BELOW = 0.7
 
 
-class OutOfRuns(Exception):
+class OutOfRunsError(Exception):
     """The search has made all the tries that it may."""
 
 
@@ -82,10 +84,10 @@ class Shrinker:
         """Tells whether a part shows the failure.
 
         Raises:
-            OutOfRuns: It cannot be tried any more.
+            OutOfRunsError: It cannot be tried any more.
         """
         if self.runs >= self._max_runs:
-            raise OutOfRuns
+            raise OutOfRunsError
         self.runs += 1
         try:
             found = self._check(specimen)
@@ -168,25 +170,7 @@ class Shrinker:
 
     def delta_debug(self) -> None:
         """Leaves out nodes until none can go."""
-        count = 2
-        while len(self._units) > 1:
-            units = self._units
-            count = min(count, len(units))
-            bounds = [len(units) * at // count for at in range(count + 1)]
-            chunks = [units[one:other] for one, other in zip(bounds, bounds[1:], strict=False)]
-            alone = next((chunk for chunk in chunks if self.shows(chunk)), None)
-            if alone is not None:
-                self._keep(alone)
-                count = 2
-                continue
-            rest = next((left for at in range(count) if self.shows(left := _without(chunks, at))), None)
-            if rest is not None and count > 2:
-                self._keep(rest)
-                count = max(2, count - 1)
-            elif count < len(units):
-                count = min(len(units), 2 * count)
-            else:
-                return
+        self._keep(fewest(self._units, self.shows))
 
     def drop_outputs(self) -> None:
         """Leaves one output, with what it needs, if one shows the failure."""
@@ -201,5 +185,26 @@ class Shrinker:
                 return
 
 
-def _without(chunks: Sequence[tuple[int, ...]], left_out: int) -> tuple[int, ...]:
-    return tuple(unit for at, chunk in enumerate(chunks) if at != left_out for unit in chunk)
+def fewest(items: Sequence[T], shows: Callable[[Sequence[T]], bool]) -> list[T]:
+    """Returns items of which none can be left out so that it still shows, by delta debugging; all of them together do.
+
+    Halves are tried, alone and left out, then quarters, and so on until each item was left out by itself.
+    """
+    left, count = list(items), 2
+    while len(left) > 1:
+        count = min(count, len(left))
+        bounds = [len(left) * at // count for at in range(count + 1)]
+        chunks = [left[one:other] for one, other in pairwise(bounds)]
+        alone = next((chunk for chunk in chunks if shows(chunk)), None)
+        if alone is not None:
+            left, count = alone, 2
+            continue
+        rests = ([item for at, chunk in enumerate(chunks) if at != gone for item in chunk] for gone in range(count))
+        rest = next((each for each in rests if shows(each)), None) if count > 2 else None
+        if rest is not None:
+            left, count = rest, max(2, count - 1)
+        elif count < len(left):
+            count *= 2
+        else:
+            break
+    return left
