@@ -34,8 +34,8 @@ def optimizer_names(model: Model, options: backends.Options) -> tuple[list[str],
         ExecutionError: The log says nothing: the runtime does not take the model, or writes another log.
     """
     found: dict[str, bool] = {}
-    for name, changed in _APPLIED.findall(backends.verbose_log(model, options)):
-        found[name] = found.get(name, False) or changed == "1"
+    for name, does in _APPLIED.findall(backends.verbose_log(model, options)):
+        found[name] = found.get(name, False) or does == "1"
     if not found:
         raise ExecutionError("this ONNX Runtime does not say which optimizers it applies")
     changed: list[str] = []

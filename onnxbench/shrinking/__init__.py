@@ -21,7 +21,7 @@ from onnxbench.shrinking._search import Check, OutOfRunsError, Shrinker, fewest
 from onnxbench.shrinking._specimens import Specimen, Specimens
 
 __all__ = [
-    "Check", "Names", "OutOfRunsError", "Outcome", "Records", "SameFailure", "Scene", "Shrinker", "Specimen", "Specimens",
-    "Stream", "attempt", "check_command", "check_drifts", "check_fails", "check_nonfinite", "fewest",
+    "Check", "Names", "OutOfRunsError", "Outcome", "Records", "SameFailure", "Scene", "Shrinker", "Specimen",
+    "Specimens", "Stream", "attempt", "check_command", "check_drifts", "check_fails", "check_nonfinite", "fewest",
     "write_files",
 ]  # fmt: skip
