@@ -169,8 +169,8 @@ def failing_search(
     parts = Parts(model, place.backend, options)
     records = Records(lambda number, batches: parts.stream(sets[number], batches), sets)
     check = SameFailure(outcome, place.backend, place.options, seconds)
-    specimens = Specimens(model, records)
-    return Shrinker(specimens, records, check, max_runs=max_runs), records
+    specimens = Specimens(model, records, open_sizes=outcome.phase == "run")
+    return Shrinker(specimens, check, max_runs=max_runs), records
 
 
 def shrink_failing(shrinker: Shrinker, records: Records) -> None:

@@ -319,7 +319,9 @@ class _Job:
         """Returns the smallest part that shows a failure, and writes it."""
         records = Records(failure.stream(self._sets), self._sets)
         try:
-            shrinker = Shrinker(Specimens(self._inlined, records), records, failure.shows, max_runs=self._max_runs)
+            open_sizes = isinstance(failure, RunFailure) and failure.outcome.phase == "run"
+            specimens = Specimens(self._inlined, records, open_sizes=open_sizes)
+            shrinker = Shrinker(specimens, failure.shows, max_runs=self._max_runs)
             specimen, ended = self._search(shrinker, records, failure)
             if specimen is None:
                 if isinstance(failure, CommandFailure) and failure.last is not None:

@@ -11,7 +11,7 @@ from onnxbench.inference import bare, inferred, inferred_types
 from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.shrinking import Specimen
-from onnxbench.tensortype import make_type, make_value_info
+from onnxbench.tensortype import make_type, make_value_info, tensor_shape
 
 _MOST_ELEMENTS = 64
 Try = Callable[[Specimen], bool]
@@ -79,14 +79,17 @@ def _cut(value: Value, name: str, sizes: Mapping[tuple[str, int], int], from_end
 
 
 def with_feeds(specimen: Specimen, feeds: Mapping[str, Value]) -> Specimen:
-    """Returns a part on other values: its inputs have their sizes, and what follows from these is found anew."""
+    """Returns a part on other values: its inputs have their sizes, unless these are open, and what follows is found."""
     proto = copy_of(specimen.model.proto)
     graph = proto.graph
     given = {name: value for name, value in feeds.items() if hasattr(value, "shape")}
     for info in graph.input:
         if info.name in given:
             value = given[info.name]
-            info.type.CopyFrom(make_type(onnx_dtype(value.dtype), value.shape))
+            known = tensor_shape(info.type)
+            is_open = known is not None and len(known) == value.ndim and not any(isinstance(s, int) for s in known)
+            shape = [None] * value.ndim if is_open else value.shape
+            info.type.CopyFrom(make_type(onnx_dtype(value.dtype), shape))
     del graph.value_info[:]
     _find_output_types(specimen.model, proto)
     return replace(specimen, model=specimen.model.derive(proto), sets=(dict(feeds),))

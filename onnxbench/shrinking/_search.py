@@ -17,14 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from onnxbench.boundary import reach_back
 from onnxbench.errors import BenchError, UsageError
 from onnxbench.shrinking._specimens import Specimen, Specimens
-
-if TYPE_CHECKING:
-    from onnxbench.shrinking._records import Records
 
 Check = Callable[[Specimen], bool]
 T = TypeVar("T")
@@ -41,7 +38,6 @@ class Shrinker:
 
     Args:
         specimens: The model.
-        records: Values of its tensors.
         check: Tells whether a part shows the failure.
         max_runs: How many parts may be tried.
 
@@ -52,15 +48,8 @@ class Shrinker:
         heard: Called after each try.
     """
 
-    def __init__(
-        self,
-        specimens: Specimens,
-        records: Records,
-        check: Check,
-        *,
-        max_runs: int,
-    ) -> None:
-        self._specimens, self._records, self._check = specimens, records, check
+    def __init__(self, specimens: Specimens, check: Check, *, max_runs: int) -> None:
+        self._specimens, self._check = specimens, check
         self._max_runs = max_runs
         self.heard: Callable[[], None] = lambda: None
         self._units: tuple[int, ...] = specimens.units
@@ -126,7 +115,7 @@ class Shrinker:
         if len(self._units) < _REBASE_BELOW * len(specimens.units) and self.best.nodes == len(
             specimens.with_constants(self._units)
         ):
-            self._specimens = Specimens(self.best.model, self._records)
+            self._specimens = specimens.of(self.best.model)
             self._units = self._specimens.units
             self._tried = {(frozenset(self._units), None): True}
 

@@ -59,14 +59,16 @@ class Specimens:
     Args:
         model: The model, without local functions; it is not changed.
         records: Values of its tensors.
+        open_sizes: Leave the sizes of what flows into parts open. A runtime that knows them may find out before the run
+            what fails in it otherwise.
 
     Attributes:
         scope: Its main graph.
         units: Positions of the nodes that a search is about, in topological order.
     """
 
-    def __init__(self, model: Model, records: Records) -> None:
-        self.model, self.records = model, records
+    def __init__(self, model: Model, records: Records, *, open_sizes: bool = False) -> None:
+        self.model, self.records, self._open_sizes = model, records, open_sizes
         self._index = GraphIndex(model.proto)
         self.scope: Scope = self._index.main
         self._finder = TypeFinder(model, self._index)
@@ -75,6 +77,10 @@ class Specimens:
         self._constants = {at for at, node in enumerate(self.scope.nodes) if _is_constant(node)}
         self.units = tuple(at for at in self._order if at not in self._constants)
         self._rank = {at: rank for rank, at in enumerate(self._order)}
+
+    def of(self, part: Model) -> Specimens:
+        """Returns what parts of a part are made of."""
+        return Specimens(part, self.records, open_sizes=self._open_sizes)
 
     def in_order(self, nodes: Collection[int]) -> tuple[int, ...]:
         """Returns positions of nodes in topological order."""
@@ -93,11 +99,9 @@ class Specimens:
     def whole(self) -> Specimen:
         """Returns the model as it is."""
         names = self.scope.true_inputs()
-        sets = tuple(self.records.feeds([n for n in names if n in given], at) for at, given in self._given())
+        given = enumerate(self.records.sets)
+        sets = tuple(self.records.feeds([name for name in names if name in each], at) for at, each in given)
         return Specimen(self.model, sets, tuple(names), tuple(self.scope.outputs), len(self.scope.nodes))
-
-    def _given(self) -> list[tuple[int, Mapping[str, Value]]]:
-        return list(enumerate(self.records.sets))
 
     def make(self, nodes: Collection[int], outputs: Sequence[str] | None = None) -> Specimen:
         """Returns the part that consists of some nodes.
@@ -117,10 +121,7 @@ class Specimens:
             leaving = [name for name in leaving if name not in made_by_constants] or leaving
         else:
             leaving = list(outputs)
-        required = set(self.scope.true_inputs())
-        fed = [name for name in entering if name not in required]
-        given = [n for n in entering if n in required and all(n in each for each in self.records.sets)]
-        if not self.records.has([*fed, *given]) or len(fed) + len(given) < len(entering):
+        if not self.records.has(entering):
             raise UnsupportedError("a value that flows into these nodes is not known")
         cut = Cut(
             inputs=tuple(entering), outputs=tuple(leaving), nodes=self.in_order(chosen),
@@ -143,6 +144,8 @@ class Specimens:
             return None
         if len({value.ndim for value in values}) > 1:
             return make_type(onnx_dtype(values[0].dtype), None)
+        if self._open_sizes:
+            return make_type(onnx_dtype(values[0].dtype), [None] * values[0].ndim)
         sizes = [set(axis) for axis in zip(*(value.shape for value in values), strict=True)]
         shape = [size.pop() if len(size) == 1 else None for size in sizes]
         return make_type(onnx_dtype(values[0].dtype), shape)
