@@ -78,7 +78,7 @@ _RUNS = [
 @pytest.mark.parametrize(("build", "how"), _RUNS)
 def test_a_model_that_does_not_run_is_reduced_to_the_node(build: Failing, how: str, tmp_path: Path) -> None:
     model, feeds = build()
-    found = reduce_failure(from_proto(model), tmp_path / "small.onnx", feeds=feeds, timeout=3.0)
+    found = reduce_failure(from_proto(model), tmp_path / "small.onnx", feeds=feeds, timeout=1.5)
     assert (found.kind, found.nodes, found.after) == ("run", ("bad",), 1)
     assert found.before == len(model.graph.node)
     assert found.ended == "nothing more can go"
@@ -105,9 +105,7 @@ def test_a_failure_of_several_nodes_keeps_them(tmp_path: Path) -> None:
         helper.make_node("Identity", ["a"], ["c"], "c"), helper.make_node("Slice", ["b", "one", "two"], ["d"], "d"),
         helper.make_node("Add", ["c", "d"], ["e"], "bad"), helper.make_node("Relu", ["e"], ["y"], "end"),
     ]  # fmt: skip
-    model = failing.make(
-        nodes, {"one": np.array([1]), "two": np.array([3])}, inputs={"x": (TensorProto.FLOAT, ["n"])}
-    )
+    model = failing.make(nodes, {"one": np.array([1]), "two": np.array([3])}, inputs={"x": (TensorProto.FLOAT, ["n"])})
     found = reduce_failure(from_proto(model), tmp_path / "small.onnx", feeds={"x": np.ones(5, np.float32)})
     assert found.nodes == ("bad",)
     _shows(found)
@@ -131,9 +129,7 @@ def _inject(corpus: Corpus, name: str, kind: str, seed: int = 0) -> tuple[Path, 
         ("ppocr_v2_cls", "shifted pad"), ("magika", "bad cast"),
     ],
 )  # fmt: skip
-def test_drift_from_another_model_is_reduced_to_the_fault(
-    name: str, kind: str, corpus: Corpus, tmp_path: Path
-) -> None:
+def test_drift_from_another_model_is_reduced_to_the_fault(name: str, kind: str, corpus: Corpus, tmp_path: Path) -> None:
     path, injected, feeds = _inject(corpus, name, kind)
     found = reduce_failure(from_proto(injected.model), tmp_path / "small.onnx", against=path, feeds=feeds)
     made = {name for node in onnx.load(found.files[0]).graph.node for name in node.output}
@@ -238,11 +234,10 @@ def _script(folder: Path, text: str) -> str:
 
 def test_a_command_decides(corpus: Corpus, tmp_path: Path) -> None:
     path, entry = corpus("attacut_sc")
-    text = """import sys, onnx, onnxruntime, numpy
+    text = """import sys, onnx, numpy
 model = onnx.load(sys.argv[1])
-onnx.checker.check_model(model, full_check=True)
-session = onnxruntime.InferenceSession(sys.argv[1])
-session.run(None, dict(numpy.load(sys.argv[2])))
+onnx.checker.check_model(model)
+assert {info.name for info in model.graph.input} == set(numpy.load(sys.argv[2]))
 sys.exit(7 if {node.op_type for node in model.graph.node} >= {"Conv", "Concat"} else 0)
 """
     found = reduce_failure(
@@ -256,7 +251,7 @@ sys.exit(7 if {node.op_type for node in model.graph.node} >= {"Conv", "Concat"} 
 
 @x86
 def test_a_command_that_crashes_has_the_code_of_a_shell(tmp_path: Path) -> None:
-    model, feeds = failing.crash(20, 20)
+    model, feeds = failing.crash(5, 3)
     text = """import sys, onnxruntime, numpy, os
 onnxruntime.InferenceSession(sys.argv[1]).run(None, dict(numpy.load(os.environ["ONNXBENCH_FEEDS"])))
 """

@@ -20,7 +20,14 @@ from onnxbench.bisection import Place, measure, parse_place
 from onnxbench.captures import Value, check_feeds, input_ports
 from onnxbench.changes._optimizers import optimizer_names
 from onnxbench.drift import DriftReport, Tolerance, compare_values
-from onnxbench.errors import ExecutionError, FeedsError, MissingDependencyError, UsageError, did_you_mean
+from onnxbench.errors import (
+    ExecutionError,
+    FeedsError,
+    MissingDependencyError,
+    UnsupportedError,
+    UsageError,
+    did_you_mean,
+)
 from onnxbench.feeding import FeedOptions, feed_sets
 from onnxbench.model import Model, load
 from onnxbench.opsets import convert_opset, opset_number, standard_opset
@@ -129,7 +136,8 @@ def bisect_over(
     if not is_recipe and (kind not in _KINDS or (version and kind != "opset")):
         raise UsageError(
             f"--over {over!r} is no kind of change",
-            hint=did_you_mean(kind, _KINDS) or "Kinds: optimizers, opset, opset:N, providers, or a recipe (.yaml).",
+            hint=(None if kind in _KINDS else did_you_mean(kind, _KINDS))
+            or "Kinds: optimizers, opset, opset:N, providers, or a recipe (.yaml).",
         )
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
     level = "none" if is_recipe or kind == "opset" else "all"
@@ -331,13 +339,16 @@ class _Job:
         rows: list[Change] = []
         with track("converting", len(versions), "versions") as advance:
             for version in versions:
-                model = convert_opset(model, version)[0]
                 try:
+                    model = convert_opset(model, version)[0]
                     made = self._outputs(model, self._place.options)
-                except ExecutionError as error:
-                    if wanted == "latest" and rows:
+                except (ExecutionError, UnsupportedError) as error:
+                    if wanted == "latest":
                         self._notes.append(f"opset {version} and later were left out: {error.message}")
+                        target = version - step
                         break
+                    if isinstance(error, UnsupportedError):
+                        raise
                     rows.append(Change(f"opset {version - step} -> {version}", None, culprit=True, note=error.message))
                     break
                 rows.append(self._step(f"opset {version - step} -> {version}", before, made))
