@@ -1,4 +1,4 @@
-"""Models that do not run in ONNX Runtime, each in another way, with the node that is to blame in the midst of others."""
+"""Models that do not run in ONNX Runtime, each in another way; the node that is to blame stands between others."""
 
 from __future__ import annotations
 

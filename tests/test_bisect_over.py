@@ -174,7 +174,7 @@ def test_what_cannot_be_searched_is_refused(tmp_path: Path) -> None:
             bisect_over(model, over, feeds=feeds)
         assert words in (caught.value.hint or "")
     with pytest.raises(UsageError, match="leaves it as it is"):
-        bisect_over(model, "optimizers", on="ort:none", feeds={"x": np.ones(4, np.float32)})
+        bisect_over(_fine(), "optimizers", on="ort:none", feeds={"x": np.ones(4, np.float32)})
     with pytest.raises(UsageError, match="opset"):
         bisect_over(_fine(), "opset:999", feeds={"x": np.ones(4, np.float32)})
     with pytest.raises(ExecutionError, match="Gather"):

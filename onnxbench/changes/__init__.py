@@ -134,10 +134,10 @@ def bisect_over(
     kind, _, version = over.partition(":")
     is_recipe = over.lower().endswith(_RECIPES)
     if not is_recipe and (kind not in _KINDS or (version and kind != "opset")):
+        near = None if kind in _KINDS else did_you_mean(kind, _KINDS)
         raise UsageError(
             f"--over {over!r} is no kind of change",
-            hint=(None if kind in _KINDS else did_you_mean(kind, _KINDS))
-            or "Kinds: optimizers, opset, opset:N, providers, or a recipe (.yaml).",
+            hint=near or "Kinds: optimizers, opset, opset:N, providers, or a recipe (.yaml).",
         )
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
     level = "none" if is_recipe or kind == "opset" else "all"
@@ -150,6 +150,11 @@ def bisect_over(
     job = _Job(model, place, right, tolerance, isolate)
     if is_recipe:
         return job.recipe(over, feeds, allow_outside=allow_outside)
+    if kind == "optimizers" and not place.optimizes:
+        raise UsageError(
+            "--over optimizers is about what ONNX Runtime makes of the model, and --on leaves it as it is",
+            hint="Say --on ort:all, ort:extended or ort:basic.",
+        )
     job.take(feeds)
     if kind == "optimizers":
         return job.optimizers()
@@ -235,11 +240,6 @@ class _Job:
 
     def optimizers(self) -> ChangeSearch:
         """Searches the optimizers of ONNX Runtime."""
-        if not self._place.optimizes:
-            raise UsageError(
-                "--over optimizers is about what ONNX Runtime makes of the model, and --on leaves it as it is",
-                hint="Say --on ort:all, ort:extended or ort:basic.",
-            )
         suspect = f"the model on {self._place.text}"
         options = self._place.options
         error, output, drifts = self._compare(self._expected, self._outputs(self._model, options))
