@@ -1,4 +1,4 @@
-"""Marks on models of transformers (random weights): what is left of them once they are taken out, and what they cost.
+"""Marks on the models of exporting.py: what is left of them once they are taken out, and what they cost.
 
     python benchmarks/marks.py [bert gpt2 ...]
 
@@ -15,7 +15,7 @@ import warnings
 from contextlib import ExitStack
 
 import torch
-import transformers as t
+from exporting import MODELS, randomized
 
 import onnxbench
 from onnxbench import marked
@@ -24,48 +24,12 @@ from onnxbench.pytorch.marks import finish, translation_table
 from onnxbench.surgery import edit
 
 IMMATERIAL = ["metadata", "name", "value-info", "doc"]
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-
-
-def tokens():
-    return {"input_ids": torch.randint(0, 90, (1, 8))}
-
-
-def image():
-    return {"pixel_values": torch.randn(1, 3, 32, 32)}
-
-
-MODELS = {
-    "bert": lambda: (t.BertModel(t.BertConfig(vocab_size=100, **SMALL)), tokens()),
-    "gpt2": lambda: (
-        t.GPT2Model(t.GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2, use_cache=False)), tokens()
-    ),
-    "llama": lambda: (
-        t.LlamaModel(t.LlamaConfig(vocab_size=100, num_key_value_heads=2, use_cache=False, **SMALL)), tokens()
-    ),
-    "vit": lambda: (t.ViTModel(t.ViTConfig(image_size=32, patch_size=8, **SMALL)), image()),
-    "segformer": lambda: (
-        t.SegformerModel(
-            t.SegformerConfig(
-                num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[16, 32], patch_sizes=[7, 3],
-                strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=32,
-            )
-        ),
-        image(),
-    ),
-    "resnet": lambda: (
-        t.ResNetModel(t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")),
-        image(),
-    ),
-}  # fmt: skip
 
 
 def measure(name):
     torch.manual_seed(0)
     model, inputs = MODELS[name]()
-    model.eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+    randomized(model.eval())
     chosen = {
         path: each for path, each in model.named_modules() if path and path.count(".") < 3 and list(each.children())
     }

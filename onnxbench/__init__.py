@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from onnxbench.pytorch.exporting import export as export
     from onnxbench.pytorch.marks import mark as mark
     from onnxbench.pytorch.marks import marked as marked
+    from onnxbench.pytorch.reference import torch_reference as torch_reference
+    from onnxbench.pytorch.rewriters import RewriteContext as RewriteContext
+    from onnxbench.pytorch.rewriters import rewrites as rewrites
     from onnxbench.recipe import Recipe as Recipe
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
@@ -71,6 +74,7 @@ _HOMES = {
     "MergeOptions": "merging",
     "Model": "model",
     "Recipe": "recipe",
+    "RewriteContext": "pytorch.rewriters",
     "SaveOptions": "writer",
     "Step": "recipe",
     "build": "modelspec",
@@ -97,10 +101,12 @@ _HOMES = {
     "prove": "proof",
     "read_engine": "engine",
     "reduce_failure": "reduction",
+    "rewrites": "pytorch.rewriters",
     "run": "running",
     "save": "writer",
     "show": "modeltext",
     "split": "splitting",
+    "torch_reference": "pytorch.reference",
     "unmark": "marks",
     "validate": "validity",
 }

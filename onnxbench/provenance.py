@@ -560,6 +560,19 @@ def _from_metadata(said: dict[str, str]) -> Provenance:
     )
 
 
+def provenance_of_call(scopes: Sequence[str], classes: Sequence[str], trace: str) -> Provenance:
+    """Returns the provenance of what is computed within calls of modules, as PyTorch itself tells it.
+
+    Args:
+        scopes: Their paths, outermost first: ``["", "layers", "layers.0", "act@1"]``.
+        classes: Their classes.
+        trace: The stack trace.
+    """
+    scope, call = _innermost([*scopes, ""])
+    paths = tuple(_REENTRY.sub("", path) for path in scopes)
+    return Provenance(scope, paths, tuple(classes), _frames(trace), call, kind="torch.export")
+
+
 @lru_cache(maxsize=4096)
 def _frames(text: str) -> tuple[Frame, ...]:
     return tuple(

@@ -77,6 +77,11 @@ def dtype_bits(number: int) -> int:
     return _BITS.get(number, 0)
 
 
+def byte_width(number: int) -> int:
+    """Returns the bytes that one element takes in an array, where none are packed; a guess for strings."""
+    return max(1, (dtype_bits(number) or 256) // 8)
+
+
 def raw_size(dims: Sequence[int], number: int) -> int:
     """Returns the bytes of a tensor's raw data; elements under a byte are packed, the last byte padded."""
     return (math.prod(dims) * dtype_bits(number) + 7) // 8

@@ -156,8 +156,7 @@ def test_nested_inputs_and_outputs_keep_their_names(tmp_path, exporter):
     assert [name for name, _ in done.inputs] == ["features_0", "features_1", "extra_weight"]
     assert done.passed
     assert [case.name for case in done.cases] == ["example inputs", "n=3"]
-    if exporter == "torch.export":
-        assert [name for name, _ in done.outputs] == ["logits", "sum"]
+    assert [name for name, _ in done.outputs] == ["logits", "sum"]
 
 
 def test_an_output_may_be_called_like_another_value(tmp_path):
@@ -170,6 +169,14 @@ def test_an_output_may_be_called_like_another_value(tmp_path):
     exact = {each.value: each.fx for each in origins_of(load(out)) if each.kind == "value"}
     assert exact["relu"] == "add"
     assert exact["relu_inner"] == "relu"
+
+
+@BOTH
+def test_outputs_have_the_keys_of_a_dict_whatever_else_is_in_it(exporter):
+    """One tensor twice, an input passed on, a None, and a list, which PyTorch's own exporters name as it comes."""
+    done = export(spelled("keyed"), None, options=ExportOptions(exporter=exporter))
+    assert [name for name, _ in done.outputs] == ["twice", "again", "parts_0", "parts_1", "same"]
+    assert done.passed
 
 
 def test_input_names_may_swap_with_what_is_there(tmp_path):

@@ -232,3 +232,15 @@ def fails_inside():
             return x @ x
 
     return Broken(), torch.ones(2, 3)
+
+
+class Keyed(nn.Module):
+    """Returns a dict in which one tensor stands twice, an input is passed on, and something is None."""
+
+    def forward(self, x):
+        y = x * 2
+        return {"twice": y, "again": y, "none": None, "parts": [x + 1, x - 1], "same": x}
+
+
+def keyed():
+    return Keyed(), (torch.ones(2, 3),)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from onnxbench.captures import Port, Value, input_ports, onnx_dtype
 from onnxbench.errors import ExecutionError, UsageError, did_you_mean
 from onnxbench.messages import copy_of
-from onnxbench.tensortype import dtype_bits, elem_type, is_complete
+from onnxbench.tensortype import byte_width, elem_type, is_complete
 
 if TYPE_CHECKING:
     from onnx import TypeProto
@@ -359,8 +359,7 @@ def observed_sizes(
     """Returns the bytes that tensors take in memory for these feeds (see ``observed_shapes``)."""
     types = tensor_types(model, names)
     shapes = _shapes(model, feeds, types, backend, options)
-    width = {name: max(1, (dtype_bits(elem_type(types[name])) or 256) // 8) for name in shapes}
-    return {name: math.prod(shape) * width[name] for name, shape in shapes.items()}
+    return {name: math.prod(shape) * byte_width(elem_type(types[name])) for name, shape in shapes.items()}
 
 
 def probe(

@@ -28,7 +28,6 @@ from onnxbench.bisection._failing import (
     shrink_failing,
 )
 from onnxbench.bisection._measures import measure
-from onnxbench.bisection._parts import Parts
 from onnxbench.bisection._report import (
     CLEAN,
     DRIFT,
@@ -69,7 +68,7 @@ if TYPE_CHECKING:
     from onnxbench.bisection._search import Finding
 
 __all__ = [
-    "Amplifier", "Bisection", "Culprit", "FailingPiece", "Match", "ModelReference", "ModuleError", "Parts", "Place",
+    "Amplifier", "Bisection", "Culprit", "FailingPiece", "Match", "ModelReference", "ModuleError", "Place",
     "Reference", "Row", "Suspect", "as_dtype", "bisect", "failing_search", "free_memory", "measure", "parse_place",
     "shrink_failing",
 ]  # fmt: skip
@@ -246,13 +245,13 @@ class _Bisector:
         self._is_told = bool(self._atol or self._rtol)
         twins = make_twins(suspect, reference) if isinstance(reference, ModelReference) else _no_twins
         self._search = Search(suspect, reference, max_bytes=memory, tolerance=self._tolerance, twins=twins)
+        self._notes: list[str] = [*getattr(reference, "notes", ())]
         if not self._search.names:
             raise UnsupportedError(
                 f"no tensor of the suspect is known to the reference ({reference.label})",
                 hint="Are these two forms of one model? 'onnxbench diff' shows what they have in common.",
             )
         self._outputs: dict[str, list[TensorDrift]] = {}
-        self._notes: list[str] = []
         self._choices: dict[str, None] = {}
         self._feeds: list[Mapping[str, Value]] = []
 
@@ -280,6 +279,11 @@ class _Bisector:
         if isinstance(feeds, Mapping):
             yield check_feeds(feeds, input_ports(model.proto.graph)), ()
             return
+        own = getattr(self._reference, "inputs", None)
+        if own is not None and (feeds is None or feeds.says_nothing):
+            sets = 1 if feeds is None or feeds.iterations is None else feeds.iterations
+            yield from ((check_feeds(own(number), input_ports(model.proto.graph)), ()) for number in range(sets))
+            return
         recorded = self._recorded_feeds() if feeds is None or not feeds.sources else None
         if recorded is not None:
             yield from ((values, ()) for values in recorded)
@@ -296,12 +300,12 @@ class _Bisector:
         return list(self._reference.inputs(self._suspect.ports)) or None
 
     def _compare_outputs(self, feeds: Mapping[str, Value]) -> None:
-        """Compares the outputs of the suspect itself, with nothing looked at within."""
+        """Compares the outputs of the suspect itself, as they are with nothing looked at within."""
         search = self._search
         names = [name for name in dict.fromkeys(search.parts.scope.outputs) if name in search.reference_outputs]
         if not names:
             return
-        values = self._suspect.outputs(feeds)
+        values = search.outputs if search.is_undisturbed else self._suspect.outputs(feeds)
         for name in names:
             drifts = compare_values(
                 name, search.reference_outputs[name], values[name], tolerance=self._tolerance(name), check_dtype=False

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxbench.bisection._parts import Parts
 from onnxbench.bisection._sides import Place
 from onnxbench.captures import Value
 from onnxbench.errors import OutputError
 from onnxbench.graph import GraphIndex
 from onnxbench.inlining import inline_functions
+from onnxbench.parts import Parts
 from onnxbench.progress import track
 from onnxbench.provenance import provenance
 from onnxbench.shrinking import (

@@ -38,6 +38,7 @@ class Culprit:
         number: Which set of inputs this was seen on.
         iteration: Of a Loop, the first iteration that goes wrong when it is fed the reference's states.
         inner: Of an If or a Loop, the culprits in its body, named by their paths (``If_3/then/Conv_1``).
+        attributes: The node's attributes, in words: ``axis=-1, epsilon=1e-05``.
     """
 
     node: str
@@ -59,6 +60,7 @@ class Culprit:
     reference_region: tuple[str, ...] = ()
     iteration: int | None = None
     inner: tuple[Culprit, ...] = ()
+    attributes: str = ""
 
     @property
     def place(self) -> str:

@@ -27,30 +27,33 @@ region reads.
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.bisection._measures import Distance, epsilon, measure
-from onnxbench.bisection._sides import as_dtype, is_floating
+from onnxbench.bisection._sides import ModelReference, as_dtype, is_floating
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.drift import Tolerance, default_tolerance
 from onnxbench.errors import ExecutionError
+from onnxbench.tensortype import elem_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onnx import NodeProto, TypeProto
 
-    from onnxbench.bisection._parts import Parts
-    from onnxbench.bisection._sides import ModelReference, Reference, Suspect
+    from onnxbench.bisection._sides import Reference, Suspect
 
 FACTOR, PEAK_FACTOR = 20.0, 200.0
 TWIN, PEAK_TWIN = 4.0, 64.0
 """In units of precision: what the same node on the same kernels may be off."""
 _ENOUGH = 12
+_HALF = (10, 16)
 _SINGLE = 2.0**-23
 _STEP = 2.0**-8
 _QUANTIZING = ("Quantize", "Integer", "QLinear", "QAttention", "QGemm", "NBits")
@@ -121,6 +124,39 @@ def _over(value: float, allowed: float) -> float:
     return value / allowed if allowed else math.inf if value else 0.0
 
 
+@dataclass(slots=True)
+class Kept:
+    """Values around tensors that look wrong, so that what they do to the outputs is told without another run.
+
+    Attributes:
+        number: The set of inputs.
+        room: How many more bytes may be kept.
+        worst: The largest excess seen, before noise is known.
+        values: By tensor: the reference's value, the suspect's, and what the region makes of the reference's inputs.
+        outputs: The suspect's outputs.
+        reference_outputs: The reference's.
+    """
+
+    number: int = -1
+    room: int = 0
+    worst: float = 0.0
+    values: dict[str, tuple[Value, Value, Value]] = field(default_factory=dict)
+    outputs: dict[str, Value] = field(default_factory=dict)
+    reference_outputs: dict[str, Value] = field(default_factory=dict)
+
+    def add(self, finding: Finding, held: Mapping[str, Value], plain: Value, forced: Value) -> None:
+        """Keeps what was seen of a tensor if it looks wrong and there is room."""
+        excess = finding.excess(0.0)
+        if excess <= 1:
+            return
+        self.worst = max(self.worst, excess)
+        given = (held[finding.tensor], plain, forced)
+        size = sum(getattr(value, "nbytes", 0) for value in given)
+        if size <= self.room:
+            self.room -= size
+            self.values[finding.tensor] = given
+
+
 class Search:
     """Compares a suspect with a reference, set of inputs after set.
 
@@ -135,6 +171,8 @@ class Search:
         findings: What was measured, by the suspect's tensor, in the order of the model.
         unmatched: How many tensors of the suspect have no partner.
         reference_outputs: The reference's values of the suspect's outputs, on the last set of inputs.
+        outputs: The suspect's own, from the run in which all tensors were looked at.
+        kept: What was seen around tensors that look wrong, on the set of inputs where the worst of them is.
     """
 
     def __init__(
@@ -159,6 +197,8 @@ class Search:
         self._batches: list[list[str]] | None = None
         self.findings: dict[str, Finding] = {}
         self.reference_outputs: dict[str, Value] = {}
+        self.outputs: dict[str, Value] = {}
+        self.kept = Kept()
         self._outputs = set(scope.outputs)
 
     def _is_tensor(self, name: str) -> bool:
@@ -177,41 +217,42 @@ class Search:
         held: dict[str, Value] = dict(feeds)
         totals: dict[str, Distance] = {name: Distance(equal=True) for name in feeds}
         dtypes: dict[str, int] = {name: _dtype(value) for name, value in feeds.items()}
+        seen = Kept(number, room=self._max_bytes // 8)
         constants: set[str] = set()  # constants that differ: they are fed the reference's value like other tensors
         expected = self.reference.stream(feeds, partners, number=number)
         actual = self.parts.stream(feeds, batches)
         for at, (batch, wanted, got) in enumerate(zip(batches, expected, actual, strict=True)):
-            for name in batch:
-                reference = wanted[self.match.tensors[name]]
-                totals[name] = measure(reference, got[name], self._allowed(name, reference, got[name]))
+            references = {name: wanted[self.match.tensors[name]] for name in batch}
+            totals.update(self._distances(references, got))
+            for name, reference in references.items():
                 held[name], dtypes[name] = reference, _dtype(got[name])
                 if name in self._outputs:
-                    self.reference_outputs[name] = reference
+                    self.reference_outputs[name], self.outputs[name] = reference, got[name]
                 if name not in self._forced and not totals[name].equal:
                     constants.add(name)
             groups = self._regions(batch, constants, held)
-            self._judge(groups, held, got, totals, dtypes, number)
+            self._judge(groups, held, got, totals, dtypes, seen)
             for name in [name for name in held if last.get(name, -1) <= at and name not in constants]:
                 if name not in feeds:
                     del held[name]
             advance(len(batch))
+        if seen.worst > self.kept.worst:
+            self.kept = replace(seen, outputs=dict(self.outputs), reference_outputs=dict(self.reference_outputs))
+
+    def _distances(self, references: Mapping[str, Value], got: Mapping[str, Value]) -> dict[str, Distance]:
+        """Returns how far the suspect's values are from the reference's; numpy lets several threads work."""
+
+        def distance(name: str) -> Distance:
+            reference, value = references[name], got[name]
+            return measure(reference, value, self._allowed(name, reference, value))
+
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            return dict(zip(references, pool.map(distance, references), strict=True))
 
     def _split(self, feeds: Mapping[str, Value]) -> list[list[str]]:
         """Returns the matched tensors in batches of a quarter of the memory: two sides, forced values, what is kept."""
         if self._batches is None:
-            try:
-                sizes = self.parts.sizes(feeds, self.names)
-            except ExecutionError:
-                sizes = {}
-            self._batches = []
-            room = -1
-            for name in self.names:
-                size = sizes.get(name, 0)
-                if not self._batches or size > room:
-                    self._batches.append([])
-                    room = self._max_bytes // 4
-                self._batches[-1].append(name)
-                room -= size
+            self._batches = self.parts.batches(feeds, self.names, self._max_bytes // 4)
         return self._batches
 
     def _last_reads(self, batches: Sequence[Sequence[str]]) -> dict[str, int]:
@@ -261,12 +302,12 @@ class Search:
         got: Mapping[str, Value],
         totals: Mapping[str, Distance],
         dtypes: Mapping[str, int],
-        number: int,
+        seen: Kept,
     ) -> None:
         """Finds own and inherited errors of regions, and keeps what is worse than on other inputs."""
         to_run = []
         for finding in found:
-            finding.number, finding.total = number, totals[finding.tensor]
+            finding.number, finding.total = seen.number, totals[finding.tensor]
             finding.precision = max(map(epsilon, finding.total.dtypes))
             if not finding.twin and self._quantizes(finding):
                 finding.precision = max(finding.precision, _STEP)
@@ -279,6 +320,7 @@ class Search:
                 continue
             if all(distance.equal and distance.dtypes[0] == distance.dtypes[1] for distance in before):
                 finding.own, finding.inherited = finding.total, Distance(equal=True)
+                seen.add(finding, held, got[finding.tensor], got[finding.tensor])
             else:
                 to_run.append(finding)
         given = {
@@ -290,6 +332,7 @@ class Search:
                 continue
             finding.own = measure(held[finding.tensor], value.array)
             finding.inherited = measure(value.array, got[finding.tensor])
+            seen.add(finding, held, got[finding.tensor], value.array)
         suspicious = [finding for finding in found if finding.excess(0.0) > 1 and not finding.twin]
         self._measure_noise(suspicious, given, held)
         for finding in found:
@@ -380,10 +423,9 @@ class Search:
 
     def _bound_by_reference(self, finding: Finding, held: Mapping[str, Value]) -> None:
         """Takes the noise of the reference's own nodes if it is less: a fault may make some, by rounding to 16 bits."""
-        side = getattr(self.reference, "side", None)
-        if side is None or not any(finding.noise):
+        if not isinstance(self.reference, ModelReference) or not any(finding.noise):
             return
-        parts: Parts = side.parts
+        parts = self.reference.side.parts
         values = {self.match.tensors.get(name, name): held[name] for name in finding.inputs}
         maker = parts.scope.producers.get(finding.partner)
         if maker is None:
@@ -412,6 +454,17 @@ class Search:
         return finding.excess(0.0), finding.total.severity
 
     # ---- what it comes to
+
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether the suspect gives the same outputs while its tensors are looked at.
+
+        Without optimizations it does, but for half precision on a CPU, which is rounded where a value leaves the graph.
+        """
+        place = self.suspect.place
+        on_cpu = {name.lower() for name in place.options.providers} == {"cpu"}
+        half = any(elem_type(kind) in _HALF for kind in self._kinds.values())
+        return on_cpu and not place.optimizes and not half
 
     @property
     def median(self) -> float:

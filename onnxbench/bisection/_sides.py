@@ -1,8 +1,8 @@
 """The two sides of a search: a suspect that can be run in parts, and a reference that gives the values of tensors.
 
 A reference is anything with ``Reference``'s four members. Here it is a model on a runtime, or recorded values; a
-PyTorch program is another one. The search asks it which of the suspect's tensors it knows (``match``), and for the
-values of these, batch after batch (``stream``). It knows nothing else of it.
+PyTorch model is another one (``onnxbench.pytorch.reference``). The search asks it which of the suspect's tensors it
+knows (``match``), and for the values of these, batch after batch (``stream``).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxbench import backends
-from onnxbench.bisection._parts import Parts
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import FeedsError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex
 from onnxbench.inlining import inline_functions
+from onnxbench.parts import Parts
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -114,6 +114,10 @@ class Match:
 
 class Reference(Protocol):
     """What is taken for right.
+
+    It may have more than this, which is used where it is there: ``notes``, what was decided without being told;
+    ``inputs(number)``, inputs of its own by the suspect's names; ``origin(name)``, a ``Provenance``, and
+    ``explain(name)``, what makes a value, in words; ``weight(name)``, the values of a weight or None; ``close()``.
 
     Attributes:
         label: What it is, in words.

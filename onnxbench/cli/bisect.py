@@ -23,12 +23,14 @@ from onnxbench.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from onnxbench.bisection import Bisection, Culprit, FailingPiece, ModuleError
+    from onnxbench.bisection import Bisection, Culprit, FailingPiece, ModuleError, Reference
 
 _MOST_MODULES = 40
 
 
-@means_nothing_without(fill="feeds", cast="feeds")
+@means_nothing_without(
+    fill="feeds", cast="feeds", reference_dtype="torch", argument="torch", state_dict="torch", key="state_dict"
+)
 def bisect(
     model: ModelArgument,
     against: Annotated[
@@ -40,6 +42,48 @@ def bisect(
             show_default=False,
             help="The model that is right; without it and --load-outputs, the same model on --reference-on.",
         ),
+    ] = None,
+    torch: Annotated[
+        str | None,
+        typer.Option(
+            "--torch",
+            metavar="FILE.py:FACTORY",
+            show_default=False,
+            help="The PyTorch model that is right, as 'onnxbench export' takes it; its example inputs are the inputs.",
+        ),
+    ] = None,
+    reference_dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--reference-dtype", metavar="TYPE", show_default=False, help="What PyTorch computes in, say float64."
+        ),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="WAY",
+            help="How tensors are matched with PyTorch's: metadata, names, values; auto: all in turn.",
+        ),
+    ] = "auto",
+    argument: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=ARG...",
+            show_default=False,
+            help="Which argument of the PyTorch model an input is, where names do not tell.",
+        ),
+    ] = None,
+    state_dict: Annotated[
+        Path | None,
+        typer.Option(
+            "--state-dict", metavar="FILE", show_default=False, help="Weights for the PyTorch model, as for export."
+        ),
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", metavar="FROM=>TO...", show_default=False, help="How its keys become the module's."),
     ] = None,
     load_outputs: Annotated[
         list[str] | None,
@@ -162,6 +206,7 @@ def bisect(
     Examples:
       onnxbench bisect exported.onnx --against original.onnx
       onnxbench bisect fp16.onnx --against fp32.onnx --feeds x.npz --repro culprit/
+      onnxbench bisect model.onnx --torch model.py:make --reference-dtype float64
       onnxbench bisect model.onnx --optimization-level all
       onnxbench bisect model.onnx --on ort:none --reference-on reference
       onnxbench bisect model.onnx --feeds x.npz --load-outputs golden.npz
@@ -186,8 +231,11 @@ def bisect(
             unused={"--against": against, "--load-outputs": load_outputs, "--repro": repro, "--memory": memory},
             as_json=as_json, quiet=quiet,
         )  # fmt: skip
+    reference = (
+        against if torch is None else _torch(torch, reference_dtype, by, argument, shape, state_dict, key, against)
+    )
     found = bisection.bisect(
-        model, against=against, recorded=load_outputs or (), on=_place(on, level, "--optimization-level"),
+        model, against=reference, recorded=load_outputs or (), on=_place(on, level, "--optimization-level"),
         reference_on=_place(reference_on, reference_level, "--reference-level"),
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
         atol=atol or (), rtol=rtol or (), memory=None if memory is None else specs.parse_size(memory), repro=repro,
@@ -195,6 +243,27 @@ def bisect(
     )  # fmt: skip
     _show(found, str(model), repro, limit=limit, as_json=as_json, quiet=quiet)
     raise typer.Exit(0 if found.passed else 1)
+
+
+def _torch(
+    source: str, dtype: str | None, by: str, inputs: list[str] | None, shapes: list[str] | None,
+    state_dict: Path | None, keys: list[str] | None, against: Path | None,
+) -> Reference:  # fmt: skip
+    from onnxbench.errors import UsageError
+    from onnxbench.pytorch.reference import torch_reference
+
+    if against is not None:
+        raise UsageError("--torch and --against both name a reference")
+    pairs = [word.rpartition("=") for word in inputs or ()]
+    wrong = next(
+        (word for word, (name, _, argument) in zip(inputs or (), pairs, strict=True) if not name or not argument), None
+    )
+    if wrong is not None:
+        raise UsageError(f"--input {wrong!r} cannot be read", hint="Write NAME=ARGUMENT: --input input.1=x")
+    return torch_reference(
+        source, dtype=dtype, by=by, inputs={name: argument for name, _, argument in pairs}, shapes=shapes or (),
+        state_dict=state_dict, keys=keys or (),
+    )  # fmt: skip
 
 
 def _place(place: str | None, level: str | None, option: str) -> str | None:
@@ -312,11 +381,14 @@ def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
         from onnxbench.cli._records import listed
 
         yield f"  in the reference: {listed(list(culprit.reference_region), most=6)}"
-    for word, value in (("source", culprit.source), ("code", culprit.code), ("function", culprit.function)):
+    words = {
+        "attributes": culprit.attributes, "source": culprit.source, "code": culprit.code, "function": culprit.function
+    }  # fmt: skip
+    for word, value in words.items():
         if value:
             yield f"  {word}: {value}"
     for reason in culprit.why:
-        yield f"  the files differ here: {reason}"
+        yield f"  differs here: {reason}"
     if sets > 1:
         yield f"  seen on set {culprit.number}"
     when = f" in iteration {culprit.iteration}, the first that goes wrong" if culprit.iteration is not None else ""

@@ -45,6 +45,7 @@ class RawExport:
         said: What the exporter said that a user should know.
         frozen: Python values taken from tensors while the model was traced.
         caught: The warnings that were raised.
+        is_strict: Whether the default exporter fell back to its strict mode, which looks at bytecode.
     """
 
     model: Model
@@ -54,6 +55,7 @@ class RawExport:
     said: list[str] = field(default_factory=list)
     frozen: list[Frozen] = field(default_factory=list)
     caught: list[warnings.WarningMessage] = field(default_factory=list)
+    is_strict: bool = False
 
 
 def export_program(
@@ -98,10 +100,38 @@ def export_program(
     model = load(file)
     map_program(model, program.exported_program)
     raw = RawExport(model, [], program=program.exported_program, caught=heard.caught)
+    raw.is_strict = getattr(program, "_capture_strategy", None) == "TorchExportStrictStrategy"
     raw.said = [line for line in heard.said if "opset" in line.lower() and "convers" in line.lower()]
     raw.inputs = _input_positions(program.exported_program, model, leaves)
     raw.outputs = _result_names(program.exported_program)
     return raw
+
+
+def exported_program(
+    source: Source, dynamic: Mapping[str, Axes], translations: Mapping[Callable[..., Any], Callable[..., Any]]
+) -> Any:
+    """Returns the ``ExportedProgram`` that the default exporter makes of a model on its way to ONNX.
+
+    Args:
+        source: The model, with example inputs.
+        dynamic: Open dimensions by input.
+        translations: As for ``export_program``: PyTorch does not decompose what these translate.
+
+    Raises:
+        UnsupportedError: A dimension cannot be open, or an operator has no translation.
+        ExecutionError: The model cannot be exported.
+    """
+    torch = require_torch()
+    shapes = None if source.kind == "program" else _dynamic_shapes(source, dynamic)
+    with _quietly() as heard:
+        try:
+            program = torch.onnx.export(
+                source.module, _positional(source), kwargs=dict(source.kwargs) or None, dynamo=True, verbose=False,
+                dynamic_shapes=shapes, optimize=False, custom_translation_table=dict(translations) or None,
+            )  # fmt: skip
+        except Exception as error:  # PyTorch's exporter, and the user's module in it, raise anything
+            raise _explained(error, source, dynamic, heard.symbols) from None
+    return program.exported_program
 
 
 def _positional(source: Source) -> tuple[Any, ...]:
@@ -141,14 +171,18 @@ def _result_names(program: Any) -> list[str]:
     from torch.utils import _pytree as pytree
 
     spec = program.call_spec.out_spec
+    said = [each.arg for each in program.graph_signature.output_specs if each.kind.name == "USER_OUTPUT"]
+    leaves = [None if getattr(arg, "value", 0) is None else at for at, arg in enumerate(said)]
     try:
-        paths, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(spec.num_leaves)), spec))
+        return _key_names(pytree.tree_unflatten(leaves, spec))
     except Exception:  # a structure of the user's that does not take numbers
         return []
-    return _key_names([path for path, _ in paths])
 
 
-def _key_names(paths: Sequence[Sequence[Any]]) -> list[str]:
+def _key_names(results: Any) -> list[str]:
+    from torch.utils import _pytree as pytree
+
+    paths = [path for path, value in pytree.tree_flatten_with_path(results)[0] if value is not None]
     if not paths or any(not path or not isinstance(getattr(path[0], "key", None), str) for path in paths):
         return []
     names = [leaf_name(path) for path in paths]
@@ -170,7 +204,7 @@ def export_torchscript(
     with (
         _quietly() as heard,
         _onnx_log_off(torch),
-        _all_positional(source) as args,
+        _all_positional(source) as (args, results),
         watch_python_values(torch) as frozen,
     ):
         try:
@@ -190,30 +224,34 @@ def export_torchscript(
     map_torchscript(model, source.module)
     at_name = dict(zip(names, tensors, strict=True))
     inputs = [at_name[info.name] for info in model.proto.graph.input if info.name in at_name]
-    return RawExport(model, inputs, frozen=frozen, caught=heard.caught)
+    outputs = _key_names(results[0]) if results else []
+    is_told = len(outputs) == len(model.proto.graph.output)
+    return RawExport(model, inputs, outputs if is_told else [], frozen=frozen, caught=heard.caught)
 
 
 @contextlib.contextmanager
-def _all_positional(source: Source) -> Iterator[tuple[Any, ...]]:
-    """Gives the example inputs by position, for a ``forward`` that passes them on as they were.
+def _all_positional(source: Source) -> Iterator[tuple[tuple[Any, ...], list[Any]]]:
+    """Gives the example inputs by position, for a ``forward`` that passes them on as they were, and what it returned.
 
     The exporter fills in the defaults of the other parameters, and traces numbers among them as tensors:
     ``logits_to_keep=0`` becomes an input, and code that asks whether it is an int goes another way.
     """
     module, count = source.module, len(source.args)
     if source.kind != "module":
-        yield _positional(source)
+        yield _positional(source), []
         return
+    results: list[Any] = []
     own = vars(module).get("forward")
     forward = module.forward
 
     def passing(*values: Any) -> Any:
-        return forward(*values[:count], **dict(zip(source.kwargs, values[count:], strict=False)))
+        results[:] = [forward(*values[:count], **dict(zip(source.kwargs, values[count:], strict=False)))]
+        return results[0]
 
     module.forward = passing
     try:
         given = (*source.args, *source.kwargs.values())
-        yield (*given, {}) if given and isinstance(given[-1], dict) else given
+        yield ((*given, {}) if given and isinstance(given[-1], dict) else given), results
     finally:
         if own is None:
             del module.forward
@@ -299,9 +337,10 @@ def _explained(
         dynamic: The open dimensions.
         symbols: What torch.export said of symbolic sizes; None for the TorchScript exporter.
     """
-    if isinstance(error, BenchError):
-        return error
     chain = list(_chain(error))
+    own = next((each for each in chain if isinstance(each, BenchError)), None)
+    if own is not None:
+        return own
     root = chain[-1]
     conflict = next((match for each in chain if (match := _CONFLICT.search(str(each)))), None)
     if conflict is not None:
@@ -312,7 +351,7 @@ def _explained(
         name = (operator[1] or operator[2]) if operator else "an operator"
         return UnsupportedError(
             f"PyTorch's exporter has no translation of {name} to ONNX",
-            hint="Give one (export(..., translations={torch.ops...: function})), or rewrite that part of the model.",
+            hint=f"Give one: onnxbench.rewrites.symbolic({name.rpartition('.')[0]!r}), in a file for --rewrites.",
             details=_lines(chain, source),
         )
     names = {type(each).__name__ for each in chain}

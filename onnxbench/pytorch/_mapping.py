@@ -50,12 +50,12 @@ def map_program(model: Model, program: Any) -> None:
     """
     index = GraphIndex(model.proto)
     _fill(index, _COPIED)
-    known = dict(_fx_nodes(program.graph_module))
+    known = dict(fx_nodes(program.graph_module))
     order = {name: at for at, name in enumerate(known)}
     exact: set[str] = set()
     for ref in index.nodes():
         said = _metadata(ref.node)
-        names = [name if _is_value(known.get(name), said.get(FX_NODE)) else None for name in ref.node.output]
+        names = [name if is_value(known.get(name), said.get(FX_NODE)) else None for name in ref.node.output]
         set_fx_values(ref.node, names)
         exact.update(name for name in names if name)
     for ref in index.nodes():
@@ -66,7 +66,7 @@ def map_program(model: Model, program: Any) -> None:
             set_metadata(ref.node, {ORIGINS: " ".join(gone)})
 
 
-def _fx_nodes(module: Any) -> Iterator[tuple[str, Any]]:
+def fx_nodes(module: Any) -> Iterator[tuple[str, Any]]:
     """Yields the fx nodes of a program by name; those of bodies (``torch.cond``) where no outer one has the name."""
     bodies = [module]
     for body in bodies:
@@ -75,7 +75,7 @@ def _fx_nodes(module: Any) -> Iterator[tuple[str, Any]]:
         yield from ((node.name, node) for node in body.graph.nodes)
 
 
-def _is_value(node: Any, said: str | None) -> bool:
+def is_value(node: Any, said: str | None) -> bool:
     """Tells whether the fx node that a value is named after is the one that its metadata tells of."""
     while node is not None and said is not None:
         if said == str(node.format_node()):

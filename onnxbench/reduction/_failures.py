@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from onnxbench import backends, captures
-from onnxbench.bisection import Bisection, ModelReference, Parts, Place, Suspect, as_dtype, measure
+from onnxbench.bisection import Bisection, ModelReference, Place, Suspect, as_dtype, measure
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value
 from onnxbench.drift import Tolerance, compare_values, statistics
 from onnxbench.errors import UnsupportedError, UsageError
 from onnxbench.nonfinite import NonFinite
+from onnxbench.parts import Parts
 from onnxbench.shrinking import (
     Names,
     Outcome,

@@ -10,15 +10,19 @@ Graph optimizations are off in all parts, so a part computes what the same nodes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends
 from onnxbench.bodies import body_model, type_of
 from onnxbench.boundary import depends_on, reach_back
-from onnxbench.captures import Value
+from onnxbench.captures import Value, onnx_dtype
+from onnxbench.errors import ExecutionError
 from onnxbench.graph import GraphIndex, Scope, topological_order
+from onnxbench.inference import bare, inferred, inferred_types
+from onnxbench.tensortype import byte_width, elem_type, make_type, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TypeProto
@@ -205,5 +209,41 @@ class Parts:
         return backends.tensor_types(self.model, names) if names else {}
 
     def sizes(self, feeds: Mapping[str, Value], names: Sequence[str]) -> dict[str, int]:
-        """Returns the bytes that tensors take for these inputs, from a run that keeps none of them."""
-        return backends.observed_sizes(self.model, feeds, names, options=replace(self._options, optimization="none"))
+        """Returns the bytes that tensors take for these inputs: as onnx infers them, else from a run that keeps none.
+
+        Only what the others depend on is run.
+        """
+        sizes = self._inferred_sizes(feeds, names)
+        rest = [name for name in names if name not in sizes]
+        options = replace(self._options, optimization="none")
+        return {**sizes, **(backends.observed_sizes(self.model, feeds, rest, options=options) if rest else {})}
+
+    def _inferred_sizes(self, feeds: Mapping[str, Value], names: Sequence[str]) -> dict[str, int]:
+        proto = bare(self.model.proto)
+        for info in proto.graph.input:
+            value: Any = feeds.get(info.name)
+            if hasattr(value, "dtype"):
+                info.type.CopyFrom(make_type(onnx_dtype(value.dtype), value.shape))
+        sizes: dict[str, int] = {}
+        for name, kind in inferred_types(inferred(proto), names).items():
+            shape = tensor_shape(kind)
+            if shape is not None and all(isinstance(size, int) for size in shape):
+                sizes[name] = math.prod(size for size in shape if isinstance(size, int)) * byte_width(elem_type(kind))
+        return sizes
+
+    def batches(self, feeds: Mapping[str, Value], names: Sequence[str], max_bytes: int) -> list[list[str]]:
+        """Returns tensors in batches whose values take about so many bytes for these inputs, in the order given."""
+        try:
+            sizes = self.sizes(feeds, names)
+        except ExecutionError:
+            sizes = {}
+        found: list[list[str]] = []
+        room = -1
+        for name in names:
+            size = sizes.get(name, 0)
+            if not found or size > room:
+                found.append([])
+                room = max_bytes
+            found[-1].append(name)
+            room -= size
+        return found
