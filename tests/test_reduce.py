@@ -384,16 +384,23 @@ def test_the_command_says_what_is_left(tmp_path: Path) -> None:
 
 def test_an_interrupt_writes_the_best_so_far(corpus: Corpus, tmp_path: Path) -> None:
     path, _ = corpus("ppocr_v4_rec")
-    text = """import sys, time, onnx
-time.sleep(0.3)
+    log = tmp_path / "tries"
+    text = (
+        f"open({str(log)!r}, 'a').write('.')"
+        + """
+import sys, time, onnx
+time.sleep(0.5)
 sys.exit(0 if "HardSigmoid" in {node.op_type for node in onnx.load(sys.argv[1]).graph.node} else 1)
 """
+    )
     command = [
         sys.executable, "-m", "onnxbench", "reduce", path, tmp_path / "small.onnx", "--check",
         _script(tmp_path, text), "--shape", "x:[1,3,48,320]",
     ]  # fmt: skip
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(8)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and (not log.exists() or len(log.read_text()) < 5):
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err

@@ -168,10 +168,14 @@ def _failing(
     repro: str | os.PathLike[str] | None,
 ) -> Bisection | None:
     """Returns which part of a suspect makes it fail to run; None if it runs."""
+    own = getattr(reference, "inputs", None)
     if isinstance(feeds, Mapping):
         sets: list[Mapping[str, Value]] = [check_feeds(feeds, input_ports(model.proto.graph))]
+    elif own is not None and (feeds is None or feeds.says_nothing):
+        count = 1 if feeds is None or feeds.iterations is None else feeds.iterations
+        sets = [check_feeds(own(number), input_ports(model.proto.graph)) for number in range(count)]
     elif isinstance(reference, RecordedReference) and (feeds is None or not feeds.sources):
-        sets = list(reference.inputs(input_ports(model.proto.graph)))
+        sets = list(reference.feeds(input_ports(model.proto.graph)))
     else:
         sets = [each.feeds for each in feed_sets(model, feeds)]
     found = find_failing(model, place, sets, seconds=timeout, repro=None if repro is None else Path(repro))
@@ -297,7 +301,7 @@ class _Bisector:
         """Returns the inputs, if they are recorded with the reference's values."""
         if not isinstance(self._reference, RecordedReference):
             return None
-        return list(self._reference.inputs(self._suspect.ports)) or None
+        return list(self._reference.feeds(self._suspect.ports)) or None
 
     def _compare_outputs(self, feeds: Mapping[str, Value]) -> None:
         """Compares the outputs of the suspect itself, as they are with nothing looked at within."""

@@ -271,7 +271,7 @@ class RecordedReference:
         scope = suspect.parts.scope
         return Match({name: name for name in scope.tensor_names() if name in known}, "names")
 
-    def inputs(self, ports: Sequence[Port]) -> list[Feeds]:
+    def feeds(self, ports: Sequence[Port]) -> list[Feeds]:
         """Returns the inputs of each set, if they are recorded too; none otherwise."""
         required = [port for port in ports if port.required]
         if not required or not all(port.name in values for values in self._recorded for port in required):

@@ -350,6 +350,8 @@ class _Job:
         except OutOfRunsError:
             ended = _RUNS
         except KeyboardInterrupt:
+            if not shrinker.shown:
+                raise
             ended = _STOPPED
         if last is None:
             if not shrinker.shown:
