@@ -16,18 +16,21 @@ import failing_models as failing
 import numpy as np
 import onnx
 import pytest
-from cases import named
+from cases import Case, cases, named
 from corpus import fetch
 from injections import inject
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxbench import captures
+from onnxbench import backends, captures
 from onnxbench.errors import BenchError, OutputError, UsageError
 from onnxbench.feeding import FeedOptions
-from onnxbench.model import from_proto
+from onnxbench.inlining import inline_functions
+from onnxbench.messages import copy_of
+from onnxbench.model import Model, from_proto, load
+from onnxbench.parts import Parts
 from onnxbench.reduction import Reduction, reduce_failure
-from onnxbench.shrinking import fewest
-from onnxbench.validity import validate
+from onnxbench.shrinking import Records, Shrinker, Specimen, Specimens, fewest
+from onnxbench.validity import find_complaints, validate
 
 Corpus = Callable[[str], tuple[Path, Any]]
 Failing = Callable[[], tuple[onnx.ModelProto, dict[str, Any]]]
@@ -64,6 +67,42 @@ def test_delta_debugging_leaves_what_is_needed(wanted: set[int]) -> None:
 
     assert set(fewest(range(18), shows)) == wanted
     assert len(tried) < 200
+
+
+@cases(lambda case: case.engine == "ort" and not case.name.startswith("no_nodes"))
+def test_any_model_is_reduced_to_any_of_its_nodes(case: Case) -> None:
+    """What is looked for is one node in the midst of the model; every part that is tried has to run and be valid."""
+    model = inline_functions(load(case.path))[0]
+    feeds = case.feeds()
+    parts = Parts(model, "ort", backends.Options())
+    records = Records(lambda number, batches: parts.stream(feeds, batches), [feeds])
+    specimens = Specimens(model, records)
+    middle = specimens.units[len(specimens.units) // 2] if specimens.units else None
+    if middle is None:
+        pytest.skip("Constant nodes alone")
+    target = next(name for name in specimens.scope.writes[middle] if name)
+    is_valid = not _complaints(model)
+
+    def check(specimen: Specimen) -> bool:
+        session = backends.open_session(specimen.model, options=backends.Options("none"))
+        session.run(specimen.sets[0])
+        assert not is_valid or not _complaints(specimen.model)
+        return target in {name for node in specimen.model.proto.graph.node for name in node.output}
+
+    shrinker = Shrinker(specimens, check, max_runs=300)
+    assert shrinker.try_specimen(shrinker.best)
+    shrinker.cut_back()
+    records.record(shrinker.specimens.made(shrinker.units))
+    shrinker.cut_front()
+    shrinker.delta_debug()
+    left = [node for node in shrinker.best.model.proto.graph.node if node.op_type != "Constant"]
+    records.close()
+    assert len(left) == 1
+    assert target in left[0].output
+
+
+def _complaints(model: Model) -> list[str]:
+    return find_complaints(copy_of(model.proto), complete=model.with_small_weights)
 
 
 # ---------------------------------------------------------------- models that do not run
@@ -342,6 +381,8 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
         reduce_failure(given, check="no-such-command {}", feeds=feeds)
     with pytest.raises(UsageError, match="an input"):
         reduce_failure(tmp_path / "model.onnx", tmp_path / "model.onnx", feeds=feeds)
+    with pytest.raises(UsageError, match="does not end in"):
+        reduce_failure(given, tmp_path / "small.onnxtxt", feeds=feeds)
     with pytest.raises(OutputError, match="no folder"):
         reduce_failure(given, tmp_path / "absent" / "small.onnx", feeds=feeds)
     with pytest.raises(UsageError, match="nothing can be compared"):

@@ -1,7 +1,8 @@
 """A command that outlives a crash of what it runs: the work is done in a forked process, and this one waits.
 
-A runtime in C++ that crashes cannot be caught where it runs. To start a process for each session costs a third of a
-second and more; to fork this one, before anything heavy is loaded, costs a few milliseconds. If the work dies of a
+A runtime in C++ that crashes cannot be caught where it runs. To try the suspect in a new process first costs 0.3 to 2 s
+(measured: magika 0.9 s without, 2.1 s with; ppocr_v2_cls 2.3 s and 4.2 s); to fork this one, before anything heavy is
+loaded, costs 10 ms. If the work dies of a
 signal, the command goes on here, where nothing is lost, and looks for what did it, with sessions in processes of
 their own.
 """

@@ -176,6 +176,10 @@ def reduce_failure(
         raise UsageError("atol and rtol are for drift: name a reference with --against or --reference-on")
     if max_runs < 1:
         raise UsageError("max_runs must be at least 1")
+    if timeout <= 0:
+        raise UsageError("timeout must be more than 0 seconds")
+    if target is not None and Path(target).suffix.lower() != ".onnx":
+        raise UsageError(f"{target} does not end in .onnx", hint="Runtimes and the script read the binary form alone.")
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
     if target is not None:
         names = Names.after(Path(target).name)

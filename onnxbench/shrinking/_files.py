@@ -113,6 +113,7 @@ sys.exit(1 if shows else 0)
 _LEVELS = {
     "none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL",
 }  # fmt: skip
+_START = 5.0
 _EXPECTED = 'dict(np.load(here / "{file}"))'
 
 
@@ -175,7 +176,8 @@ class Scene:
 def check_fails(condition_of: str, seconds: float) -> str:
     """Returns the source text that tells whether a model fails to run as it did (see ``Outcome.how``)."""
     conditions = {"hang": "code is None", "refused": "code == 3", "failed": "code == 3"}
-    return _FAILS.format(seconds=seconds, condition=conditions.get(condition_of, "code not in (None, 0, 3)"))
+    patience = seconds + (_START if condition_of == "hang" else 12 * _START)  # the script's process has to start, too
+    return _FAILS.format(seconds=patience, condition=conditions.get(condition_of, "code not in (None, 0, 3)"))
 
 
 def check_nonfinite(nans: bool) -> str:
