@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from onnxbench.proof import prove as prove
     from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
     from onnxbench.pytorch.exporting import export as export
+    from onnxbench.pytorch.mapping import map_values as map_values
     from onnxbench.pytorch.marks import mark as mark
     from onnxbench.pytorch.marks import marked as marked
     from onnxbench.pytorch.reference import torch_reference as torch_reference
@@ -95,6 +96,7 @@ _HOMES = {
     "load": "model",
     "load_recipe": "recipe",
     "make_batch_dynamic": "batching",
+    "map_values": "pytorch.mapping",
     "mark": "pytorch.marks",
     "marked": "pytorch.marks",
     "merge": "merging",

@@ -24,12 +24,12 @@ from onnxbench.graph import GraphIndex
 from onnxbench.model import Model, from_proto
 from onnxbench.operations import OPERATIONS
 from onnxbench.opsets import convert_opset
+from onnxbench.origins import coverage_of
 from onnxbench.provenance import EXPORT, SUMMARY, Coverage, fx_values, set_fx_values
 from onnxbench.pytorch import marks, require_torch
 from onnxbench.pytorch._dynamic import Axes, parse_dynamic, sizes_of
 from onnxbench.pytorch._exporters import RawExport, export_program, export_torchscript
 from onnxbench.pytorch._findings import Finding, baked_sizes, frozen_findings, input_findings, random_findings
-from onnxbench.pytorch._mapping import coverage_of
 from onnxbench.pytorch._verification import Case, Verifier
 from onnxbench.pytorch.rewriters import RewriteContext, unused_findings
 from onnxbench.pytorch.sources import (

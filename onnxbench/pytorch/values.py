@@ -606,9 +606,12 @@ class _Modules(TorchValues):
             inputs = [known[0] for each in _flat(given) if (known := seen(each[1])) is not None]
             parts = [] if path == ROOT else path.split(".")
             around = ["", *(".".join(parts[:end]) for end in range(1, len(parts) + 1))]
-            classes = [_class_name(self._modules[each or ROOT]) for each in around if (each or ROOT) in self._modules]
+            scopes = [each for each in around if (each or ROOT) in self._modules]
+            classes = [_class_name(self._modules[each or ROOT]) for each in scopes]
             number = call.rpartition("@")[2] if "@" in call else "0"
-            origin = Provenance("" if path == ROOT else path, classes=tuple(classes), call=int(number), kind="module")
+            origin = Provenance(
+                "" if path == ROOT else path, tuple(scopes), tuple(classes), call=int(number), kind="module"
+            )
             same = seen(tensor)
             found[name] = TorchValue(
                 name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), origin,
