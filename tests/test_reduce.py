@@ -309,6 +309,35 @@ def test_a_command_that_never_says_so(tmp_path: Path) -> None:
     assert not slow.shows
 
 
+# ---------------------------------------------------------------- anonymized
+
+
+@pytest.mark.parametrize("build", [failing.out_of_range, failing.no_kernel, failing.hang])
+def test_nothing_of_the_model_is_told(build: Failing, tmp_path: Path) -> None:
+    model, feeds = build()
+    model.doc_string = model.graph.doc_string = model.producer_name = "a secret"
+    for node in model.graph.node:
+        node.metadata_props.add(key="secret", value="a secret")
+    found = reduce_failure(from_proto(model), tmp_path / "small.onnx", feeds=feeds, timeout=1.5, anonymize=True)
+    assert found.nodes == ("bad",)
+    for file in found.files:
+        text = file.read_bytes()
+        assert not any(word in text for word in (b"secret", b"bad", b"turns", b"relu"))
+    _shows(found)
+
+
+def test_anonymous_drift_still_shows(corpus: Corpus, tmp_path: Path) -> None:
+    path, entry = corpus("minilm_int8w")
+    feeds = fetch.seeded_feeds(path, entry)
+    places = {"on": "ort:all,threads=1", "reference_on": "ort:none,threads=1"}
+    found = reduce_failure(path, tmp_path / "small.onnx", feeds=feeds, atol=1e-7, anonymize=True, **places)  # type: ignore[arg-type]
+    assert all(name.startswith("t") for name in found.feeds)
+    assert b"layer_norm" not in found.files[0].read_bytes()
+    _shows(found)
+    with pytest.raises(UsageError, match="cannot be anonymized with --against"):
+        reduce_failure(path, against=path, anonymize=True, feeds=feeds)
+
+
 # ---------------------------------------------------------------- limits, files, refusals
 
 

@@ -134,6 +134,12 @@ def reduce(
             help="Libraries with custom operators (they are code).",
         ),
     ] = None,
+    anonymize: Annotated[
+        bool,
+        typer.Option(
+            "--anonymize", help="Replace names and metadata of what is left, and values where the failure still shows."
+        ),
+    ] = False,
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -160,7 +166,7 @@ def reduce(
         check_exit=check_exit,
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
         atol=atol, rtol=rtol, memory=None if memory is None else specs.parse_size(memory), max_runs=max_runs,
-        timeout=timeout, libraries=custom_ops or (), allow_outside=allow_outside,
+        timeout=timeout, libraries=custom_ops or (), anonymize=anonymize, allow_outside=allow_outside,
     )  # fmt: skip
     _show(found, as_json=as_json, quiet=quiet)
     raise typer.Exit(1 if not found.shows else _INTERRUPTED if found.interrupted else 0)

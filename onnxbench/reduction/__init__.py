@@ -27,12 +27,13 @@ from onnxbench.bisection import (
 )
 from onnxbench.captures import Value, check_feeds, input_ports
 from onnxbench.drift import Tolerance, statistics
-from onnxbench.errors import FeedsError, UsageError
+from onnxbench.errors import BenchError, FeedsError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions, feed_sets, refuse_to_overwrite
 from onnxbench.graph import GraphIndex
 from onnxbench.inlining import inline_functions
 from onnxbench.model import Model, load
 from onnxbench.progress import track
+from onnxbench.reduction._anonymizing import without_names, without_values
 from onnxbench.reduction._failures import (
     CommandFailure,
     Failure,
@@ -134,6 +135,7 @@ def reduce_failure(
     max_runs: int = MAX_RUNS,
     timeout: float = SECONDS,
     libraries: Sequence[Path] = (),
+    anonymize: bool = False,
     allow_outside: bool = False,
 ) -> Reduction:
     """Returns the smallest part of a model that still shows a failure, and writes it.
@@ -161,6 +163,8 @@ def reduce_failure(
         max_runs: How many parts are tried at most.
         timeout: Seconds that opening a part, a run, or the command may take, where these run in other processes.
         libraries: Libraries with custom operators; they are code.
+        anonymize: Replace names, texts and metadata of what is left, and values where the failure shows without them;
+            not with ``against``, where the other model's values are what is right.
         allow_outside: Follow external data that leaves the model's folder.
 
     Raises:
@@ -176,6 +180,8 @@ def reduce_failure(
         raise UsageError("atol and rtol are for drift: name a reference with --against or --reference-on")
     if max_runs < 1:
         raise UsageError("max_runs must be at least 1")
+    if anonymize and against is not None:
+        raise UsageError("a part cannot be anonymized with --against: the other model's values tell what is right")
     if timeout <= 0:
         raise UsageError("timeout must be more than 0 seconds")
     if target is not None and Path(target).suffix.lower() != ".onnx":
@@ -189,7 +195,7 @@ def reduce_failure(
     place = _place(on, "none" if against is not None else "all", "--on", libraries)
     sets, choices = _sets(model, feeds)
     inlined = inline_functions(model)[0]
-    job = _Job(model, inlined, sets, place, timeout, max_runs, libraries)
+    job = _Job(model, inlined, sets, place, timeout, max_runs, anonymize=anonymize)
     kind = told[0] if told else ""
     if kind == "drift":
         right = _place(reference_on, "none", "--reference-on", libraries)
@@ -242,10 +248,11 @@ class _Job:
         place: Place,
         seconds: float,
         max_runs: int,
-        libraries: Sequence[Path],
+        *,
+        anonymize: bool,
     ) -> None:
         self._model, self._inlined, self._sets, self._place = model, inlined, sets, place
-        self._seconds, self._max_runs, self._libraries = seconds, max_runs, libraries
+        self._seconds, self._max_runs, self._anonymize = seconds, max_runs, anonymize
         self._index = GraphIndex(inlined.proto)
         self._notes: list[str] = []
         self._why = "the model runs, and makes neither NaN nor infinities"
@@ -411,6 +418,32 @@ class _Job:
 
     # ---- what is told
 
+    def _labels(self, specimen: Specimen) -> list[str]:
+        """Returns what the nodes that are left are called in the whole model."""
+        scope = self._index.main
+        return [
+            scope.label(scope.producers[node.output[0]])
+            for node in specimen.model.proto.graph.node
+            if node.op_type != "Constant" and node.output and node.output[0] in scope.producers
+        ]
+
+    def _anonymous(self, specimen: Specimen, failure: Failure) -> Specimen:
+        """Returns a part without names, and without the values that the failure does not need."""
+
+        def shows(candidate: Specimen) -> bool:
+            try:
+                return failure.shows(candidate)
+            except BenchError:
+                return False
+
+        plain = without_names(specimen)
+        if not shows(plain):
+            raise UnsupportedError("the failure does not show once names are replaced, so nothing was written")
+        found, kept = without_values(plain, shows)
+        if kept:
+            self._notes.append(f"the failure needs the values of {', '.join(kept)}, which stay as they are")
+        return found
+
     def _told(
         self,
         failure: Failure,
@@ -419,6 +452,9 @@ class _Job:
         ended: str,
         target: str | os.PathLike[str] | None,
     ) -> Reduction:
+        left = self._labels(specimen)
+        if self._anonymize:
+            specimen = self._anonymous(specimen, failure)
         expected = failure.expected(specimen)
         feeds = dict(specimen.sets[0])
         files: tuple[Path, ...] = ()
@@ -426,7 +462,10 @@ class _Job:
             path = Path(target)
             names = Names.after(path.name)
             name = self._model.origin.name if self._model.origin is not None else "a model"
-            scene = Scene(failure.text, name, failure.place.backend, failure.place.options, failure.check(names))
+            what = failure.text
+            if self._anonymize:
+                name, what = "a model", f"{_KINDS[failure.kind]}, in a part whose names were replaced"
+            scene = Scene(what, name, failure.place.backend, failure.place.options, failure.check(names))
             files, note = write_files(path, specimen.model, feeds, expected, scene)
             self._notes += [note] if note else []
             written = replace(specimen, model=load(files[0]))
@@ -434,19 +473,20 @@ class _Job:
                 self._notes.append(
                     "what was written did not show the failure when it was tried again: it comes and goes"
                 )
-        scope = self._index.main
-        left = [
-            scope.label(scope.producers[node.output[0]])
-            for node in specimen.model.proto.graph.node
-            if node.op_type != "Constant" and node.output and node.output[0] in scope.producers
-        ]
         return Reduction(
-            kind=failure.kind, failure=failure.text, shows=True, before=len(scope.nodes), after=specimen.nodes,
+            kind=failure.kind, failure=failure.text, shows=True, before=len(self._index.main.nodes),
+            after=specimen.nodes,
             nodes=tuple(left), inputs=tuple(specimen.inputs_as_text(0)), elements=(self._elements, _elements(specimen)),
             runs=shrinker.runs, ended=ended, interrupted=ended == _STOPPED, number=self._number,
             sets=len(self._sets), files=files, notes=tuple(self._notes), model=specimen.model, feeds=feeds,
             expected=expected,
         )  # fmt: skip
+
+
+_KINDS = {
+    "run": "the model does not run", "nonfinite": "the model makes NaN or Inf", "drift": "outputs are off",
+    "command": "a command tells of a failure",
+}  # fmt: skip
 
 
 def _elements(specimen: Specimen) -> int:
