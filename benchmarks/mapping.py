@@ -129,7 +129,8 @@ def by_values(model: Any, source: Any, truth: dict[str, str]) -> dict[str, Any]:
     wrong = [name for name, pair in told.items() if name in truth and same[pair.torch] != same[truth[name]]]
     return {
         "truth": len(truth), "mapped": sum(name in told for name in truth), "wrong": wrong,
-        "further": sum(name not in truth for name in told), "ambiguous": len(found.ambiguous), "seconds": round(took, 2),
+        "further": sum(name not in truth for name in told), "ambiguous": len(found.ambiguous),
+        "seconds": round(took, 2),
         "left": {name: found.unmatched.get(mine) or found.ambiguous.get(mine)
                  for mine, name in before.items() if name in truth and name not in told},
     }  # fmt: skip

@@ -27,10 +27,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from onnxbench import backends
+from onnxbench.boundary import depends_on
 from onnxbench.errors import UsageError, did_you_mean
 from onnxbench.graph import GraphIndex
 from onnxbench.parts import Parts
-from onnxbench.provenance import FX_NODE, ModuleCall, fx_values
+from onnxbench.provenance import FX_NODE, ModuleCall, fx_name, fx_values
 from onnxbench.pytorch._mapping import fx_nodes, is_value
 from onnxbench.pytorch.values import ROOT, TorchValue, TorchValues, similar_inputs
 from onnxbench.select import origins
@@ -57,6 +58,7 @@ _FACTOR, _DRIFTING_FACTOR = 20.0, 4.0
 _LEAST = 8
 _MOST_MOVES = 12
 _NEARBY = 40
+_MOST_LEAVING = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +139,16 @@ def match(
     if by in ("auto", "names"):
         found.pairs.update((name, pair) for name, pair in match_names(model, side).items() if name not in found.pairs)
     left = [name for name in made if name not in found.pairs]
+    if by == "auto":
+        steps = _steps(model, side)
+        found.unmatched = {name: f"a step within {steps[name]}" for name in left if name in steps}
+        left = [name for name in left if name not in steps]
     if by in ("auto", "values") and left:
         taken = set(found.tensors.values())
         told = match_values(model, side, feeds=feeds, among=left, taken=taken, drift=drift, parts=parts)
         found.pairs.update(told.pairs)
-        found.ambiguous, found.unmatched = told.ambiguous, told.unmatched
+        found.ambiguous = told.ambiguous
+        found.unmatched.update(told.unmatched)
     elif by != "auto":
         found.unmatched = dict.fromkeys(left, f"its {by} {'tell' if by == 'names' else 'tells'} of no value of PyTorch")
     return found
@@ -166,6 +173,20 @@ def match_metadata(model: Model, side: TorchValues) -> dict[str, Pair]:
     return found
 
 
+def _steps(model: Model, side: TorchValues) -> dict[str, str]:
+    """Returns the values that are steps within an fx node, and no value of their own, with that fx node."""
+    if side.kind != "program":
+        return {}
+    known = dict(fx_nodes(side.program.graph_module))
+    found: dict[str, str] = {}
+    for node in model.proto.graph.node:
+        said = next((e.value for e in node.metadata_props if e.key == FX_NODE and isinstance(e.value, str)), None)
+        within = fx_name(node)
+        if said is not None and within is not None and is_value(known.get(within), said):
+            found.update((output, within) for output in node.output if output)
+    return found
+
+
 # ---------------------------------------------------------------- by names
 
 
@@ -175,7 +196,11 @@ def call_name(call: ModuleCall) -> str:
 
 
 def module_outputs(model: Model) -> dict[str, list[str]]:
-    """Returns the values that leave each module's call, by ``call_name``, as far as names and metadata tell."""
+    """Returns the values that leave each module's call, by ``call_name``, as far as names and metadata tell.
+
+    Where several leave it and one of them is made of all the others, it is that one: a cast of the input, or a constant
+    that the exporter shares among modules, is read elsewhere too and is nobody's output.
+    """
     index = GraphIndex(model.proto)
     known, main = origins(index), index.main
     inside = [{call_name(call) for call in known.modules(node)} for node in main.nodes]
@@ -187,6 +212,14 @@ def module_outputs(model: Model) -> dict[str, list[str]]:
             left = set.union(set(), *(inside[position] - each for each in readers))
             for call in inside[position] if name in ends or not readers else left:
                 found.setdefault(call, []).append(name)
+    varying = depends_on(main, main.true_inputs())
+    for call, names in found.items():
+        several = [name for name in names if name in varying or name in ends] or names
+        if 1 < len(several) <= _MOST_LEAVING:
+            last = several[-1]
+            if all(_is_made_of(main, last, name) for name in several[:-1]):
+                several = [last]
+        found[call] = several
     return found
 
 
@@ -281,6 +314,7 @@ def match_values(
             batch.clear()
     found = _decide(asked, ours, theirs, side, drift, parts.scope)
     _share_out(found, taken)
+    _drop_claimed(found, side, taken)
     return found
 
 
@@ -402,6 +436,27 @@ def _share_out(found: Matching, taken: Collection[str]) -> None:
         used.add(own)
         if own != pair.torch:
             found.pairs[name] = replace(pair, torch=own, others=tuple(each for each in names if each != own))
+
+
+def _drop_claimed(found: Matching, side: TorchValues, taken: Collection[str]) -> None:
+    """Drops pairs of values that would have drifted, where the value of PyTorch is nearer to another, or known.
+
+    What comes before a bias is added is not far from what comes after it.
+    """
+    drifted = {
+        name: pair
+        for name, pair in found.pairs.items()
+        if pair.apart is not None and pair.apart > ROUNDING.get(side.values[pair.torch].dtype, 1e-4)
+    }
+    claimed = set(taken)
+    for name, pair in found.pairs.items():
+        if name not in drifted:
+            claimed.update((pair.torch, *pair.others))
+    for name, pair in sorted(drifted.items(), key=lambda item: item[1].apart or 0.0):
+        if pair.torch in claimed:
+            del found.pairs[name]
+            found.unmatched[name] = f"the nearest value of PyTorch, {pair.torch}, is another's ({pair.apart:.2g} apart)"
+        claimed.update((pair.torch, *pair.others))
 
 
 def _resolve_chains(
