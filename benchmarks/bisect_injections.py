@@ -28,6 +28,7 @@ import onnx
 
 from onnxbench.bisection import Bisection, bisect
 from onnxbench.errors import BenchError
+from onnxbench.graph import GraphIndex
 from onnxbench.model import from_proto, load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,7 +127,8 @@ def measure_torch(model: str, kinds: tuple[str, ...], seed: int) -> dict[str, An
         result = bisect(from_proto(injected.model), against=reference, on=ONE, feeds=feeds)
     except BenchError as error:
         return {"model": model, "kinds": kinds, "seed": seed, "faults": len(kinds), "found": 0, "error": error.message}
-    makers = {node.name: set(node.output) for node in injected.model.graph.node if node.name}
+    main = GraphIndex(injected.model).main
+    makers = {label: set(node.output) for label, node in zip(main.labels(), main.nodes, strict=True)}
     left, sizes = list(injected.truths), []
     for culprit in result.culprits[: len(injected.truths)]:
         named = {culprit.tensor}.union(*(makers.get(node, {node}) for node in culprit.region))

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 _COPIES = frozenset({"aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.lift_fresh_copy.default"})
 _TRACE_LINE = re.compile(r"^(.+?)\((\d+)\): (\S+)$", re.MULTILINE)
+_OWN_FRAME = re.compile(
+    r'\s*File "[^"]*[/\\]onnxbench[/\\]pytorch[/\\](?:_patching|_symbolics|rewriters)\.py", line \d+, in \S+'
+    r"(?:\n    [^\n]*)?"
+)
+"""What calls a rewrite: no code of the model."""
 _COPIED = (NAME_SCOPES, "pkg.torch.onnx.class_hierarchy", FX_NODE, STACK_TRACE, "namespace")
 
 
@@ -46,6 +51,10 @@ def map_program(model: Model, program: Any) -> None:
         program: The ``ExportedProgram`` that the exporter used.
     """
     index = GraphIndex(model.proto)
+    for ref in index.nodes():
+        for entry in ref.node.metadata_props:
+            if entry.key == STACK_TRACE:
+                entry.value = _OWN_FRAME.sub("", entry.value)
     _fill(index, _COPIED)
     known = dict(fx_nodes(program.graph_module))
     order = {name: at for at, name in enumerate(known)}
@@ -235,7 +244,7 @@ def _trace(text: str) -> str:
         if not re.search(r"[/\\]torch[/\\](nn[/\\]modules[/\\]module|jit|onnx|_?utils)", file)
     ]
     first = next((at for at, line in enumerate(lines) if ", in forward" in line), 0)
-    return "\n  ".join(lines[first:])
+    return _OWN_FRAME.sub("", "\n  ".join(lines[first:]))
 
 
 def weight_names(model: Model, state: Mapping[str, Any]) -> tuple[int, int]:

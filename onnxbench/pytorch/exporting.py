@@ -36,6 +36,7 @@ from onnxbench.pytorch.sources import (
     Source,
     load_function,
     load_source,
+    loaded_file,
     own_errors,
     require_inputs,
     source_of,
@@ -218,7 +219,7 @@ def export(
     beside = tempfile.TemporaryDirectory() if out is None else staging_folder(Path(out).absolute())
     context = RewriteContext(
         prepared.module if prepared.kind == "module" else None, backend=options.backend, config=options.rewrite_config,
-        rewrites=options.rewrites, opset=options.opset,
+        rewrites=_rewrites(prepared, options), opset=options.opset,
     )  # fmt: skip
     with beside as made:
         with context:
@@ -231,6 +232,8 @@ def export(
             else:
                 with marks.registered():
                     raw = export_torchscript(rewritten, leaves, Path(made), opset=options.opset, dynamic=dynamic)
+        raw.frozen = [each for each in raw.frozen if not context.hides(each.file, each.line)]
+        raw.caught = [each for each in raw.caught if not context.hides(each.filename, each.lineno)]
         # From here on the module is the original again: that is what the file is compared with.
         findings = [
             *unused_findings(context, is_strict=raw.is_strict),
@@ -311,6 +314,17 @@ def _prepared(source: Source | str | Any, options: ExportOptions) -> Source:
 def _translations(options: ExportOptions) -> Mapping[Callable[..., Any], Callable[..., Any]]:
     """Returns how operators that PyTorch's exporter does not know become ONNX: marks, and what the options say."""
     return {**marks.translation_table(), **options.translations}
+
+
+def _rewrites(source: Source, options: ExportOptions) -> list[Any]:
+    """Returns the rewrites; a file that the model comes from is not run again, for its classes would be others then."""
+    given = [options.rewrites] if isinstance(options.rewrites, (str, os.PathLike)) else options.rewrites
+    return [
+        loaded_file(source.file)
+        if source.file is not None and isinstance(each, (str, os.PathLike)) and _is_same(Path(each), source.file)
+        else each
+        for each in given
+    ]
 
 
 def _notes(source: Source, raw: RawExport, dynamic: Mapping[str, Axes]) -> list[str]:

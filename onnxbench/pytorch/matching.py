@@ -31,7 +31,7 @@ from onnxbench.boundary import depends_on
 from onnxbench.errors import UsageError, did_you_mean
 from onnxbench.graph import GraphIndex
 from onnxbench.parts import Parts
-from onnxbench.provenance import FX_NODE, ModuleCall, fx_values
+from onnxbench.provenance import FX_NODE, ModuleCall, fx_name, fx_values
 from onnxbench.pytorch._mapping import fx_nodes, is_value
 from onnxbench.pytorch.values import ROOT, TorchValue, TorchValues, similar_inputs
 from onnxbench.select import origins
@@ -139,11 +139,16 @@ def match(
     if by in ("auto", "names"):
         found.pairs.update((name, pair) for name, pair in match_names(model, side).items() if name not in found.pairs)
     left = [name for name in made if name not in found.pairs]
+    if by == "auto":
+        steps = _steps(model, side)
+        found.unmatched = {name: f"a step within {steps[name]}" for name in left if name in steps}
+        left = [name for name in left if name not in steps]
     if by in ("auto", "values") and left:
         taken = set(found.tensors.values())
         told = match_values(model, side, feeds=feeds, among=left, taken=taken, drift=drift, parts=parts)
         found.pairs.update(told.pairs)
-        found.ambiguous, found.unmatched = told.ambiguous, told.unmatched
+        found.ambiguous = told.ambiguous
+        found.unmatched.update(told.unmatched)
     elif by != "auto":
         found.unmatched = dict.fromkeys(left, f"its {by} {'tell' if by == 'names' else 'tells'} of no value of PyTorch")
     return found
@@ -165,6 +170,20 @@ def match_metadata(model: Model, side: TorchValues) -> dict[str, Pair]:
         for output, name in zip(node.output, fx_values(node), strict=True):
             if output and name is not None and name in side.values and is_value(known.get(name), said):
                 found[output] = Pair(output, name, "metadata")
+    return found
+
+
+def _steps(model: Model, side: TorchValues) -> dict[str, str]:
+    """Returns the values that are steps within an fx node, and no value of their own, with that fx node."""
+    if side.kind != "program":
+        return {}
+    known = dict(fx_nodes(side.program.graph_module))
+    found: dict[str, str] = {}
+    for node in model.proto.graph.node:
+        said = next((e.value for e in node.metadata_props if e.key == FX_NODE and isinstance(e.value, str)), None)
+        within = fx_name(node)
+        if said is not None and within is not None and is_value(known.get(within), said):
+            found.update((output, within) for output in node.output if output)
     return found
 
 
@@ -295,6 +314,7 @@ def match_values(
             batch.clear()
     found = _decide(asked, ours, theirs, side, drift, parts.scope)
     _share_out(found, taken)
+    _drop_claimed(found, side, taken)
     return found
 
 
@@ -416,6 +436,27 @@ def _share_out(found: Matching, taken: Collection[str]) -> None:
         used.add(own)
         if own != pair.torch:
             found.pairs[name] = replace(pair, torch=own, others=tuple(each for each in names if each != own))
+
+
+def _drop_claimed(found: Matching, side: TorchValues, taken: Collection[str]) -> None:
+    """Drops pairs of values that would have drifted, where the value of PyTorch is nearer to another, or known.
+
+    What comes before a bias is added is not far from what comes after it.
+    """
+    drifted = {
+        name: pair
+        for name, pair in found.pairs.items()
+        if pair.apart is not None and pair.apart > ROUNDING.get(side.values[pair.torch].dtype, 1e-4)
+    }
+    claimed = set(taken)
+    for name, pair in found.pairs.items():
+        if name not in drifted:
+            claimed.update((pair.torch, *pair.others))
+    for name, pair in sorted(drifted.items(), key=lambda item: item[1].apart or 0.0):
+        if pair.torch in claimed:
+            del found.pairs[name]
+            found.unmatched[name] = f"the nearest value of PyTorch, {pair.torch}, is another's ({pair.apart:.2g} apart)"
+        claimed.update((pair.torch, *pair.others))
 
 
 def _resolve_chains(

@@ -155,6 +155,15 @@ class TorchValues(ABC):
         """Returns how a value is computed, in words: ``aten.gelu.default(linear)``, or the class of the module."""
         return self.values[name].origin.module_class or "the model"
 
+    def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
+        """Returns a value computed anew from given ones; None where they do not suffice.
+
+        Args:
+            name: The value.
+            given: Values by their names here, inputs by the names of the ONNX model's inputs.
+        """
+        return None
+
     def weight(self, name: str) -> Value | None:
         """Returns the values of a parameter or buffer, or None."""
         state = self.source.module.state_dict if self.source.kind == "program" else self.source.module.state_dict()
@@ -466,6 +475,41 @@ class _Program(TorchValues):
                 calls=tuple(stacks[node][key][0] or ROOT for key in left),
             )
         return found
+
+    def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
+        from torch.fx import Interpreter
+
+        runner = Interpreter(self.program.graph_module, garbage_collect_values=False)
+        leaves = {self.inputs[each]: value for each, value in given.items() if each in self.inputs}
+        for node, at, value in self._placeholders:
+            if at is None:
+                runner.env[node] = value
+            elif self._leaves[at].name in leaves:
+                leaf = self._leaves[at]
+                runner.env[node] = _as_leaf(leaf.name, leaves[leaf.name], leaf.value)
+        for each, value in given.items():
+            node = self._nodes.get(each)
+            if node is not None and each not in self.inputs:
+                runner.env[node] = _as_leaf(each, value, node.meta["val"])
+        needed: set[Any] = set()
+        pending = [self._nodes[name]]
+        runner.env.pop(pending[0], None)
+        while pending:
+            node = pending.pop()
+            if node in runner.env or node in needed:
+                continue
+            if node.op == "placeholder":
+                return None
+            needed.add(node)
+            pending.extend(node.all_input_nodes)
+        try:
+            with _running(self.source):
+                for node in self._nodes.values():
+                    if node in needed:
+                        runner.env[node] = runner.run_node(node)
+        except Exception:  # these values may be none that PyTorch takes there
+            return None
+        return as_array(runner.env[self._nodes[name]])
 
     def call(self, name: str) -> str:
         node, part = self._nodes[name], ""
