@@ -65,9 +65,9 @@ def _shown(name: str) -> str:
 
 
 def _without_rounding(text: str) -> list[str]:
-    """Returns the lines of a transcript without numbers where they tell of rounding: drift tables, errors, versions."""
+    """Returns the lines of a transcript without numbers that differ by machine: of rounding, versions, and sizes (paths are within)."""
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    telling = re.compile(r"\d[eE][-+]\d|rounding|^\S+ (passed|FAILED|bit for bit) |in PyTorch \d")
+    telling = re.compile(r"\d[eE][-+]\d|rounding|^\S+ (passed|FAILED|bit for bit) |in PyTorch \d|^wrote .*\(")
     return [
         re.sub(r"\d[\d.,]*(e[-+]\d+)?", "#", line) if telling.search(line) else line
         for line in lines
