@@ -659,9 +659,9 @@ class RewriteContext:
             if rewrite.kind != "symbolic":
                 continue
             target = rewrite.target
+            if isinstance(target, str) and _is_out_of_reach(rewrite, target):
+                continue
             if isinstance(target, str) and "::" not in target:
-                if _is_out_of_reach(rewrite, target):
-                    continue
                 target = _patching.resolve(target)[2]
             if isinstance(target, type):
                 if not issubclass(target, torch.autograd.Function):
@@ -862,7 +862,12 @@ def _rank(rewrite: Rewrite) -> tuple[bool, bool]:
 
 def _is_out_of_reach(rewrite: Rewrite, target: str) -> bool:
     """Tells whether a rewrite that comes along is for a package that nobody has imported."""
-    return rewrite.is_shipped and target.split(".")[0] not in sys.modules
+    if not rewrite.is_shipped:
+        return False
+    if "::" not in target:
+        return target.split(".")[0] not in sys.modules
+    domain, _, name = target.partition("::")
+    return not hasattr(getattr(require_torch().ops, domain), name.partition(".")[0])
 
 
 def _require_signature(rewrite: Rewrite, original: Callable[..., Any]) -> None:
