@@ -84,9 +84,10 @@ def _step(count: Any, wanted: Any, scale: Any, align_corners: bool) -> Any:
     import torch
 
     if align_corners:
-        return (count - 1) / torch.sym_max(wanted - 1, 1) if not isinstance(wanted, torch.Tensor) else (
-            (count - 1) / torch.clamp(wanted - 1, min=1)
-        )  # fmt: skip
+        # 0 for a single element: then it is the first one.
+        if isinstance(wanted, torch.Tensor):
+            return (count - 1) * (wanted - 1).clamp(max=1) / (wanted - 1).clamp(min=1)
+        return (count - 1) * torch.sym_min(wanted - 1, 1) / torch.sym_max(wanted - 1, 1)
     return count / wanted if scale is None else 1.0 / scale
 
 
