@@ -1,4 +1,4 @@
-"""A TensorRT plugin of the name, inputs and attributes that MMDeploy's deformable convolution has; it computes nothing."""
+"""A TensorRT plugin with name, inputs and attributes of MMDeploy's deformable convolution; it computes nothing."""
 
 import numpy as np
 import tensorrt as trt

@@ -6,7 +6,7 @@ import sys
 import types
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 
 class Calling(torch.nn.Module):
@@ -27,7 +27,7 @@ class Attending(torch.nn.Module):
         self.words = words
 
     def forward(self, query, key, value, mask=None):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **self.words)
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, **self.words)
 
 
 def sample(x, y, at):
@@ -49,7 +49,7 @@ def sample(x, y, at):
 
 def deform_conv(x, weight, offset, mask, bias, stride, padding, dilation, groups, offset_groups):
     """Returns what a deformable convolution gives, place by place."""
-    n, c, h, w = x.shape
+    n, c = x.shape[:2]
     out, _, kh, kw = weight.shape
     oh, ow = offset.shape[2:]
     offset = offset.reshape(n, offset_groups, kh * kw, 2, oh, ow)
@@ -97,6 +97,10 @@ def as_torchvision():
 
 class ModulatedDeformConv2dFunction(torch.autograd.Function):
     """mmcv's, with a forward that cannot be looked into."""
+
+    @staticmethod
+    def symbolic(g, input, offset, mask, weight, bias, *geometry):
+        return g.op("mmcv::MMCVModulatedDeformConv2d", input, offset, mask, weight, bias)
 
     @staticmethod
     def forward(ctx, input, offset, mask, weight, bias=None, stride=1, padding=0, dilation=1, groups=1,

@@ -15,7 +15,7 @@ from onnxbench.pytorch.shipped._sizes import example_sizes
 
 
 @rewrites.function("torch.nn.functional.adaptive_avg_pool1d", "torch.nn.functional.adaptive_avg_pool2d")
-def adaptive_avg_pool(ctx: RewriteInfo, input: Any, output_size: Any) -> Any:  # noqa: A002 - PyTorch's name
+def adaptive_avg_pool(ctx: RewriteInfo, input: Any, output_size: Any) -> Any:
     """Returns the averages of the windows."""
     import torch
 
@@ -29,7 +29,7 @@ def adaptive_avg_pool(ctx: RewriteInfo, input: Any, output_size: Any) -> Any:  #
         if size is None:
             continue
         weights = _windows(input.shape[axis], size).to(input.dtype)
-        input = weights @ input if axis == -2 else input @ weights.transpose(0, 1)  # noqa: A001
+        input = weights @ input if axis == -2 else input @ weights.transpose(0, 1)
     return input
 
 

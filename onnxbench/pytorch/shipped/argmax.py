@@ -12,7 +12,7 @@ from onnxbench.pytorch.rewriters import RewriteInfo, rewrites
 
 
 @rewrites.function("torch.argmax", "torch.Tensor.argmax", "torch.argmin", "torch.Tensor.argmin", backend="tensorrt")
-def arg_extreme(ctx: RewriteInfo, input: Any, dim: int | None = None, keepdim: bool = False) -> Any:  # noqa: A002
+def arg_extreme(ctx: RewriteInfo, input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Returns where the extreme is."""
     if input.dim() == 0 or (dim is not None and input.dim() > 1):
         return ctx.origin(input, dim, keepdim)

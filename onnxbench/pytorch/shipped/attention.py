@@ -3,7 +3,8 @@
 - A mask that hides all keys from a query: PyTorch gives zeros there. Below opset 23 the default exporter writes the
   lowest number there is into hidden places, so that such a query gets the average of all values: off by 0.44 in
   PyTorch's issue 159973, without a word. Where the mask has minus infinity as a float, both exporters give NaN.
-- Query, key and value with three dimensions: the default exporter fails ("only 4D query, key, and value are supported").
+- Query, key and value with other than four dimensions: the default exporter fails ("only 4D query, key, and value are
+  supported").
 - ``enable_gqa``: the TorchScript exporter fails ("not implemented if enable_gqa is True").
 - From opset 23 on, attention is one operator, and TensorRT builds it of float16 and not of float32 ("Attention
   operation was not supported by a dedicated kernel").

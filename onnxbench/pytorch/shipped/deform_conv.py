@@ -1,7 +1,7 @@
 """Deformable convolution, torchvision's and mmcv's: ``DeformConv`` for ONNX Runtime, a plugin's node for TensorRT.
 
-- torchvision's operator: the TorchScript exporter has no translation of it; the default exporter writes DeformConv,
-  which ONNX Runtime runs from opset 19 on. TensorRT knows no DeformConv ("UNSUPPORTED_NODE").
+- torchvision's operator: the TorchScript exporter has no translation of it, and the default exporter has one, of
+  opset 19, only where torchvision is installed as a package. TensorRT knows no DeformConv ("UNSUPPORTED_NODE").
 - mmcv's ``ModulatedDeformConv2dFunction`` is an autograd Function with a forward in C++: the default exporter cannot
   look into it, and the TorchScript exporter writes mmcv's own operator, which ONNX Runtime does not have.
 
@@ -26,7 +26,7 @@ _OTHERS = ("default", "onnxruntime")
 
 @rewrites.symbolic(_TORCHVISION, backend=_OTHERS, opset=19)
 def torchvision_standard(
-    input: Any, weight: Any, offset: Any, mask: Any, bias: Any, stride_h: int, stride_w: int, pad_h: int, pad_w: int,  # noqa: A002
+    input: Any, weight: Any, offset: Any, mask: Any, bias: Any, stride_h: int, stride_w: int, pad_h: int, pad_w: int,
     dilation_h: int, dilation_w: int, groups: int, offset_groups: int, use_mask: bool,
 ) -> Any:  # fmt: skip
     """Returns a DeformConv."""
@@ -36,7 +36,7 @@ def torchvision_standard(
 
 @rewrites.symbolic(_TORCHVISION, backend="tensorrt")
 def torchvision_plugin(
-    input: Any, weight: Any, offset: Any, mask: Any, bias: Any, stride_h: int, stride_w: int, pad_h: int, pad_w: int,  # noqa: A002
+    input: Any, weight: Any, offset: Any, mask: Any, bias: Any, stride_h: int, stride_w: int, pad_h: int, pad_w: int,
     dilation_h: int, dilation_w: int, groups: int, offset_groups: int, use_mask: bool,
 ) -> Any:  # fmt: skip
     """Returns the plugin's node."""
@@ -45,7 +45,7 @@ def torchvision_plugin(
 
 
 def _shape_only(
-    input: Any, offset: Any, mask: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,  # noqa: A002
+    input: Any, offset: Any, mask: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, deform_groups: int = 1,
 ) -> Any:  # fmt: skip
     """Returns a tensor of the shape that the convolution gives."""
@@ -54,7 +54,7 @@ def _shape_only(
 
 @rewrites.symbolic(_MMCV, backend=_OTHERS, opset=19, fake=_shape_only)
 def mmcv_standard(
-    input: Any, offset: Any, mask: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,  # noqa: A002
+    input: Any, offset: Any, mask: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, deform_groups: int = 1,
 ) -> Any:  # fmt: skip
     """Returns a DeformConv."""
@@ -64,7 +64,7 @@ def mmcv_standard(
 
 @rewrites.symbolic(_MMCV, backend="tensorrt", fake=_shape_only)
 def mmcv_plugin(
-    input: Any, offset: Any, mask: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,  # noqa: A002
+    input: Any, offset: Any, mask: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, deform_groups: int = 1,
 ) -> Any:  # fmt: skip
     """Returns the plugin's node."""
@@ -112,7 +112,9 @@ def _plugin(
         # The plugin always takes one: half as many channels as there are offsets.
         count = offset.shape[1] // 2
         sizes = op.Shape(offset)
-        wanted = op.Concat(op.Slice(sizes, [0], [1]), op.Constant(value_ints=[count]), op.Slice(sizes, [2], [4]), axis=0)
+        wanted = op.Concat(
+            op.Slice(sizes, [0], [1]), op.Constant(value_ints=[count]), op.Slice(sizes, [2], [4]), axis=0
+        )
         mask = op.Expand(op.CastLike(op.Constant(value_float=1.0), offset), wanted)
     given = [tensor, offset, mask, weight, *([] if bias is None else [bias])]
     return _operator()(

@@ -30,7 +30,7 @@ def set_item(ctx: RewriteInfo, tensor: Any, at: Any, value: Any) -> None:
 
 
 @rewrites.function("torch.Tensor.masked_scatter", "torch.masked_scatter", backend="tensorrt")
-def masked_scatter(ctx: RewriteInfo, input: Any, mask: Any, source: Any) -> Any:  # noqa: A002 - PyTorch's name
+def masked_scatter(ctx: RewriteInfo, input: Any, mask: Any, source: Any) -> Any:
     """Returns the tensor with the elements that a mask hits taken from another one in order."""
     import torch
 

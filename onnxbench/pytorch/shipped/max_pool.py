@@ -15,7 +15,7 @@ from onnxbench.pytorch.rewriters import RewriteInfo, rewrites
 @rewrites.function("torch.nn.functional.max_pool2d", backend="tensorrt")
 def max_pool2d(
     ctx: RewriteInfo,
-    input: Any,  # noqa: A002 - PyTorch's name
+    input: Any,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,

@@ -13,7 +13,7 @@ from onnxbench.pytorch.shipped._sizes import example_sizes
 
 
 @rewrites.function("torch.kthvalue", "torch.Tensor.kthvalue")
-def kthvalue(ctx: RewriteInfo, input: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:  # noqa: A002
+def kthvalue(ctx: RewriteInfo, input: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """Returns the k-th smallest elements, and where they are."""
     import torch
 
@@ -21,7 +21,7 @@ def kthvalue(ctx: RewriteInfo, input: Any, k: int, dim: int = -1, keepdim: bool 
 
 
 @rewrites.function("torch.median", "torch.Tensor.median")
-def median(ctx: RewriteInfo, input: Any, dim: int | None = None, keepdim: bool = False) -> Any:  # noqa: A002
+def median(ctx: RewriteInfo, input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Returns the medians (of an even number, the lower one), and where they are unless it is that of all."""
     import torch
 

@@ -28,7 +28,7 @@ _SLACK = 1e-4
 @rewrites.function("torch.nn.functional.interpolate")
 def interpolate(
     ctx: RewriteInfo,
-    input: Any,  # noqa: A002 - PyTorch's name
+    input: Any,
     size: Any = None,
     scale_factor: Any = None,
     mode: str = "nearest",
@@ -58,9 +58,9 @@ def interpolate(
         if antialias:
             weights = _filter(input.shape[axis], count, step, mode).to(input.dtype)
             # PyTorch smooths images alone: axis 2 is the rows, 3 the columns.
-            input = weights @ input if axis == 2 else input @ weights.transpose(0, 1)  # noqa: A001
+            input = weights @ input if axis == 2 else input @ weights.transpose(0, 1)
         else:
-            input = _along(input, axis, count, step, mode, bool(align_corners))  # noqa: A001
+            input = _along(input, axis, count, step, mode, bool(align_corners))
     return input
 
 
@@ -98,16 +98,29 @@ def _number(value: Any) -> Any:
     return value.to(torch.float32) if isinstance(value, torch.Tensor) else torch.full((), value, dtype=torch.float32)
 
 
+def _whole(value: Any) -> Any:
+    import torch
+
+    return value.to(torch.int64) if isinstance(value, torch.Tensor) else torch.full((), value, dtype=torch.int64)
+
+
 def _along(tensor: Any, axis: int, wanted: Any, step: Any, mode: str, align_corners: bool) -> Any:
     """Returns a tensor resized along one axis: the sum of the neighbours of each place, weighed."""
     import torch
 
-    last = tensor.shape[axis] - 1
+    count = tensor.shape[axis]
+    last = count - 1
+    step = _number(step)
+    if not align_corners and mode not in ("nearest-exact", "bicubic"):
+        # PyTorch copies where the size stays, and doubles where it doubles, whatever the scale is.
+        step = torch.where(_whole(count) == _whole(wanted), torch.ones_like(step), step)
+        if mode == "nearest":
+            step = torch.where(_whole(count) * 2 == _whole(wanted), torch.full_like(step, 0.5), step)
     places = torch.arange(wanted, dtype=torch.float32)
     if mode.startswith("nearest"):
-        at = torch.floor((places + (0.5 if mode == "nearest-exact" else 0)) * _number(step) + _SLACK).to(torch.int64)
+        at = torch.floor((places + (0.5 if mode == "nearest-exact" else 0)) * step + _SLACK).to(torch.int64)
         return tensor.index_select(axis, _within(at, last))
-    source = places * _number(step) if align_corners else (places + 0.5) * _number(step) - 0.5
+    source = places * step if align_corners else (places + 0.5) * step - 0.5
     if mode != "bicubic":
         source = source.clamp(min=0)
     first = torch.floor(source)
@@ -129,7 +142,7 @@ def _along(tensor: Any, axis: int, wanted: Any, step: Any, mode: str, align_corn
 def _within(at: Any, last: Any) -> Any:
     import torch
 
-    return torch.minimum(at.clamp(min=0), torch.full((), last, dtype=torch.int64))
+    return torch.minimum(at.clamp(min=0), _whole(last))
 
 
 def _filter(count: Any, wanted: Any, step: Any, mode: str) -> Any:

@@ -15,28 +15,26 @@ from onnxbench.pytorch.shipped._sizes import example_sizes
 
 
 @rewrites.function("torch.scatter_add", "torch.Tensor.scatter_add", backend="tensorrt")
-def scatter_add(ctx: RewriteInfo, input: Any, dim: int, index: Any, src: Any) -> Any:  # noqa: A002 - PyTorch's name
+def scatter_add(ctx: RewriteInfo, input: Any, dim: int, index: Any, src: Any) -> Any:
     """Returns the tensor with the values added at their indices."""
     return _gathered(input, dim, index, src, "sum")
 
 
 @rewrites.function("torch.Tensor.scatter_add_", backend="tensorrt")
-def scatter_add_(ctx: RewriteInfo, input: Any, dim: int, index: Any, src: Any) -> Any:  # noqa: A002
+def scatter_add_(ctx: RewriteInfo, input: Any, dim: int, index: Any, src: Any) -> Any:
     """Adds the values at their indices and returns the tensor."""
     return input.copy_(_gathered(input, dim, index, src, "sum"))
 
 
 @rewrites.function("torch.scatter_reduce", "torch.Tensor.scatter_reduce", backend="tensorrt")
 def scatter_reduce(
-    ctx: RewriteInfo, input: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True  # noqa: A002
+    ctx: RewriteInfo, input: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True
 ) -> Any:  # fmt: skip
     """Returns the tensor with the values reduced into their indices."""
     return _gathered(input, dim, index, src, reduce, include_self=include_self)
 
 
-def _gathered(
-    tensor: Any, dim: int, index: Any, source: Any, how: str = "", *, include_self: bool = True
-) -> Any:
+def _gathered(tensor: Any, dim: int, index: Any, source: Any, how: str = "", *, include_self: bool = True) -> Any:
     """Returns what a scatter that reduces gives."""
     import torch
 

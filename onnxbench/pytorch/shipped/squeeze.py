@@ -18,7 +18,7 @@ from onnxbench.pytorch.shipped._sizes import example_sizes
 
 
 @rewrites.function("torch.squeeze", "torch.Tensor.squeeze", backend="tensorrt")
-def squeeze(ctx: RewriteInfo, input: Any, *dims: Any, **words: Any) -> Any:  # noqa: A002 - PyTorch's name
+def squeeze(ctx: RewriteInfo, input: Any, *dims: Any, **words: Any) -> Any:
     """Returns the tensor without the dimensions that have size 1 in the example."""
     if dims or words:
         return ctx.origin(input, *dims, **words)
@@ -32,5 +32,5 @@ def squeeze(ctx: RewriteInfo, input: Any, *dims: Any, **words: Any) -> Any:  # n
             hint="Write which dimensions are meant: squeeze(dim).",
         )
     for at in reversed(ones):
-        input = ctx.origin(input, at)  # noqa: A001
+        input = ctx.origin(input, at)
     return input

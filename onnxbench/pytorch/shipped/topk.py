@@ -21,11 +21,11 @@ _MOST = 3840
 @rewrites.function("torch.topk", "torch.Tensor.topk", backend="tensorrt")
 def topk(
     ctx: RewriteInfo,
-    input: Any,  # noqa: A002 - PyTorch's name
+    input: Any,
     k: Any,
     dim: int = -1,
     largest: bool = True,
-    sorted: bool = True,  # noqa: A002
+    sorted: bool = True,
 ) -> Any:
     """Returns values and indices of the largest or smallest elements."""
     import torch
@@ -36,7 +36,7 @@ def topk(
 
 
 @rewrites.function("torch.sort", "torch.Tensor.sort", backend="tensorrt")
-def sort(ctx: RewriteInfo, input: Any, *args: Any, **words: Any) -> Any:  # noqa: A002
+def sort(ctx: RewriteInfo, input: Any, *args: Any, **words: Any) -> Any:
     """Returns the sorted elements and their indices."""
     import torch
 
@@ -53,7 +53,7 @@ def sort(ctx: RewriteInfo, input: Any, *args: Any, **words: Any) -> Any:  # noqa
 
 
 @rewrites.function("torch.argsort", "torch.Tensor.argsort", backend="tensorrt")
-def argsort(ctx: RewriteInfo, input: Any, *args: Any, **words: Any) -> Any:  # noqa: A002
+def argsort(ctx: RewriteInfo, input: Any, *args: Any, **words: Any) -> Any:
     """Returns the indices of the sorted elements."""
     given = dict(words)
     names = ("stable", "dim", "descending") if len(args) == 3 else ("dim", "descending")
