@@ -788,8 +788,10 @@ def warned_findings(caught: Sequence[warnings.WarningMessage]) -> list[Finding]:
     for each in caught:
         said = each.message
         if isinstance(said, RewriteWarning):
+            is_own = Path(each.filename).is_relative_to(_HOME)
             code = linecache.getline(each.filename, each.lineno).strip() or None
-            finding = Finding("rewrite", said.message, f"{each.filename}:{each.lineno}", code, hint=said.hint)
+            place = None if is_own else f"{each.filename}:{each.lineno}"
+            finding = Finding("rewrite", said.message, place, None if is_own else code, hint=said.hint)
             found.setdefault((said.message, each.filename, each.lineno), finding)
     return list(found.values())
 

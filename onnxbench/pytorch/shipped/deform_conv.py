@@ -14,17 +14,20 @@ A target whose package nobody has imported is left alone.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from onnxbench.pytorch.rewriters import rewrites
+from onnxbench.pytorch.rewriters import RewriteWarning, rewrites
 
 _TORCHVISION = "torchvision::deform_conv2d"
 _MMCV = "mmcv.ops.modulated_deform_conv.ModulatedDeformConv2dFunction"
 _OTHERS = ("default", "onnxruntime")
+_symbolic: Callable[..., Callable[[Any], Any]] = rewrites.symbolic
 
 
-@rewrites.symbolic(_TORCHVISION, backend=_OTHERS, opset=19)
+@_symbolic(_TORCHVISION, backend=_OTHERS, opset=19)
 def torchvision_standard(
     input: Any, weight: Any, offset: Any, mask: Any, bias: Any, stride_h: int, stride_w: int, pad_h: int, pad_w: int,
     dilation_h: int, dilation_w: int, groups: int, offset_groups: int, use_mask: bool,
@@ -34,7 +37,7 @@ def torchvision_standard(
     return _standard(input, weight, offset, mask if use_mask else None, bias, *geometry)
 
 
-@rewrites.symbolic(_TORCHVISION, backend="tensorrt")
+@_symbolic(_TORCHVISION, backend="tensorrt")
 def torchvision_plugin(
     input: Any, weight: Any, offset: Any, mask: Any, bias: Any, stride_h: int, stride_w: int, pad_h: int, pad_w: int,
     dilation_h: int, dilation_w: int, groups: int, offset_groups: int, use_mask: bool,
@@ -52,7 +55,7 @@ def _shape_only(
     return input.new_empty(input.shape[0], weight.shape[0], *offset.shape[2:])
 
 
-@rewrites.symbolic(_MMCV, backend=_OTHERS, opset=19, fake=_shape_only)
+@_symbolic(_MMCV, backend=_OTHERS, opset=19, fake=_shape_only)
 def mmcv_standard(
     input: Any, offset: Any, mask: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, deform_groups: int = 1,
@@ -62,7 +65,7 @@ def mmcv_standard(
     return _standard(input, weight, offset, mask, bias, *geometry)
 
 
-@rewrites.symbolic(_MMCV, backend="tensorrt", fake=_shape_only)
+@_symbolic(_MMCV, backend="tensorrt", fake=_shape_only)
 def mmcv_plugin(
     input: Any, offset: Any, mask: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, deform_groups: int = 1,
@@ -93,12 +96,9 @@ def _plugin(
     tensor: Any, weight: Any, offset: Any, mask: Any, bias: Any, stride: list[int], padding: list[int],
     dilation: list[int], groups: int, offset_groups: int,
 ) -> Any:  # fmt: skip
-    import warnings
+    from onnxscript import opset18
 
-    from onnxscript import opset18 as op
-
-    from onnxbench.pytorch.rewriters import RewriteWarning
-
+    op: Any = opset18
     if groups != 1 or offset_groups != 1:
         said = f"deformable convolution with groups={groups} and deform_groups={offset_groups}"
         warnings.warn(
@@ -110,11 +110,9 @@ def _plugin(
         )
     if mask is None:
         # The plugin always takes one: half as many channels as there are offsets.
-        count = offset.shape[1] // 2
         sizes = op.Shape(offset)
-        wanted = op.Concat(
-            op.Slice(sizes, [0], [1]), op.Constant(value_ints=[count]), op.Slice(sizes, [2], [4]), axis=0
-        )
+        channels = op.Div(op.Slice(sizes, [1], [2]), op.Constant(value_ints=[2]))
+        wanted = op.Concat(op.Slice(sizes, [0], [1]), channels, op.Slice(sizes, [2], [4]), axis=0)
         mask = op.Expand(op.CastLike(op.Constant(value_float=1.0), offset), wanted)
     given = [tensor, offset, mask, weight, *([] if bias is None else [bias])]
     return _operator()(
