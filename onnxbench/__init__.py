@@ -19,6 +19,7 @@ from onnxbench.version import __version__
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
     from onnxbench.bisection import bisect as bisect
+    from onnxbench.changes import bisect_over as bisect_over
     from onnxbench.diffing import diff as diff
     from onnxbench.division import divide as divide
     from onnxbench.engine import BuildSpec as BuildSpec
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from onnxbench.proof import prove as prove
     from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
     from onnxbench.pytorch.exporting import export as export
+    from onnxbench.pytorch.mapping import map_values as map_values
     from onnxbench.pytorch.marks import mark as mark
     from onnxbench.pytorch.marks import marked as marked
     from onnxbench.pytorch.reference import torch_reference as torch_reference
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
     from onnxbench.records import find as find
+    from onnxbench.reduction import reduce_failure as reduce_failure
     from onnxbench.running import run as run
     from onnxbench.splitting import split as split
     from onnxbench.surgery import edit as edit
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bisect": "bisection",
+    "bisect_over": "changes",
     "BenchError": "errors",
     "ExportOptions": "pytorch.exporting",
     "BuildSpec": "engine",
@@ -92,11 +96,13 @@ _HOMES = {
     "load": "model",
     "load_recipe": "recipe",
     "make_batch_dynamic": "batching",
+    "map_values": "pytorch.mapping",
     "mark": "pytorch.marks",
     "marked": "pytorch.marks",
     "merge": "merging",
     "prove": "proof",
     "read_engine": "engine",
+    "reduce_failure": "reduction",
     "rewrites": "pytorch.rewriters",
     "run": "running",
     "save": "writer",

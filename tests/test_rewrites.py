@@ -195,6 +195,22 @@ def test_a_rewrite_for_the_backend_beats_one_for_all_and_nesting_beats_both():
     assert samples.Tools.double(zero) == 0
 
 
+def test_one_function_by_two_names_is_rewritten_once():
+    @rewrites.function("torch.nn.functional.interpolate", "rewrite_samples.resize")
+    def resize(ctx, *args, **kwargs):
+        return ctx.origin(*args, **kwargs) + 1
+
+    one, other = (
+        rewrites.function(name)(fresh(ok)) for name in ("torch.nn.functional.interpolate", "rewrite_samples.resize")
+    )
+
+    image, module = torch.zeros(1, 1, 2, 2), samples.Sized()
+    with RewriteContext(module, rewrites=[resize]):
+        assert torch.equal(module(image), torch.ones(1, 1, 4, 4))
+    with pytest.raises(UsageError, match="are one function"), RewriteContext(rewrites=[one, other]):
+        pass
+
+
 def test_contexts_may_end_in_another_order():
     @rewrites.function("torch.topk")
     def one(ctx, x, k):
@@ -258,6 +274,36 @@ def test_another_thread_computes_what_it_always_did():
     assert torch.equal(results[3], plain)
     assert torch.equal(net(X), plain)
     assert type(net.layers[1]) is samples.Scale
+
+
+@BOTH
+def test_the_forward_of_the_model_itself(exporter):
+    @rewrites.function("rewrite_samples.Scale.forward")
+    def forward(ctx, self, x):
+        return ctx.origin(self, x) + x * 0
+
+    done = export(
+        (samples.Scale(), (), {"x": X}), None, options=ExportOptions(exporter=exporter, rewrites=[forward])
+    )  # fmt: skip
+    assert done.passed
+    assert done.rewrites == {"rewrite_samples.Scale.forward": 1}
+    assert done.nodes >= 3
+
+
+def test_pytorchs_strict_mode_which_no_function_rewrite_reaches_is_told():
+    class Stubborn(torch.nn.Module):
+        def forward(self, x):
+            if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
+                raise ValueError("only in strict mode")
+            return x.repeat(2, 1)
+
+    @rewrites.function("torch.Tensor.repeat")
+    def repeat(ctx, tensor, *sizes):
+        return torch.cat([tensor] * sizes[0])
+
+    done = exported(Stubborn(), (X,), rewrites=[repeat])
+    assert done.passed
+    assert [each.kind for each in done.findings] == ["unused-rewrite"]
 
 
 # ---------------------------------------------------------------- modules
@@ -375,9 +421,15 @@ def scripted(a, b, factor: float = 2.0):
     return op.Add(op.Mul(a, f), b)
 
 
-@pytest.mark.parametrize("how", ["function", "operator"])
-@pytest.mark.parametrize("body", ["text", "traced", "scripted"])
-@BOTH
+@pytest.mark.parametrize(
+    ("exporter", "body", "how"),
+    [
+        *(("torchscript", body, how) for body in ("text", "traced", "scripted") for how in ("function", "operator")),
+        ("torch.export", "text", "function"),
+        ("torch.export", "traced", "operator"),
+        ("torch.export", "scripted", "function"),
+    ],
+)
 def test_my_add_becomes_mul_and_add(tmp_path, exporter, body, how):
     target = samples.Doubled if how == "function" else "onnxbench_test::my_add"
     if body == "text":
@@ -439,6 +491,70 @@ def test_the_symbolic_for_the_highest_opset_that_the_file_has():
     done = exported(Module(), (X,), rewrites=[high], opset=18)
     assert [each.kind for each in done.findings] == ["unused-rewrite"]
     assert "it is for opset 19 and later" in done.findings[0].message
+
+
+class Known(torch.nn.Module):
+    """Operators that both exporters know by themselves."""
+
+    def forward(self, x):
+        values, at = torch.topk(x, 2)
+        larger = torch.ops.aten.upsample_nearest2d.vec(x[None, None], None, [2.0, 2.0])
+        return torch.cat([values + 2.5, at.to(x.dtype)], 1), larger
+
+
+@rewrites.symbolic("aten::cat")
+def concatenate(tensors, dim=0):
+    return op.Concat(*tensors, axis=dim)
+
+
+TOPK = """
+<opset_import: ["" : 18]>
+topk <dim, largest, sorted> (self, k) => (values, at) {
+  one = Constant <value_ints = [1]> ()
+  count = Reshape (k, one)
+  values, at = TopK <axis: int = @dim, largest: int = @largest, sorted: int = @sorted> (self, count)
+}
+"""
+UPSAMPLE = """
+<opset_import: ["" : 18]>
+upsample <scale_factors> (input) => (y) {
+  scales = Constant <value_floats: floats = @scale_factors> ()
+  ones = Constant <value_floats = [1.0, 1.0]> ()
+  all = Concat <axis = 0> (ones, scales)
+  y = Resize <coordinate_transformation_mode = "asymmetric", mode = "nearest", nearest_mode = "floor"> (input, "", all)
+}
+"""
+
+
+@pytest.mark.parametrize(("exporter", "half"), [("torch.export", False), ("torchscript", False), ("torchscript", True)])
+def test_operators_that_the_exporter_knows_are_what_the_rewrite_says(exporter, half):
+    made = [
+        concatenate,
+        rewrites.symbolic("aten::topk", TOPK),
+        rewrites.symbolic("aten::add", '<opset_import: ["": 18]> f (a, b) => (c) { n = Neg (b) c = Sub (a, n) }'),
+        rewrites.symbolic("aten::upsample_nearest2d.vec", UPSAMPLE),
+    ]
+    x = X.half() if half else X
+    done = exported(Known(), (x,), exporter, rewrites=made)
+    assert done.passed
+    assert not done.findings
+    assert set(done.rewrites) == {"aten::cat", "aten::topk", "aten::add", "aten::upsample_nearest2d.vec"}
+
+
+def test_a_program_and_a_scripted_model():
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return torch.asinh(x)
+
+    made = rewrites.symbolic("aten::asinh", '<opset_import: ["": 18]> f (x) => (y) { y = Asinh (x) }')
+    module = Module().eval()
+    for source, exporter in (
+        (torch.export.export(module, (X,)), "torch.export"),
+        ((torch.jit.trace(module, (X,)), (X,)), "torchscript"),
+    ):
+        done = export(source, None, options=ExportOptions(exporter=exporter, rewrites=[made]))
+        assert done.passed
+        assert done.rewrites == {"aten::asinh": 1}
 
 
 def test_torchscript_symbolics_of_others_come_back():
@@ -574,6 +690,12 @@ def test_the_file_says_which_rewrites_made_it_and_maps_to_pytorch(tmp_path, expo
         "function torch.Tensor.repeat", "module rewrite_samples.SubScale", "symbolic aten::asinh"
     ]  # fmt: skip
     assert not {"Tile", "Expand", "Asinh"} & set(operators(out))
+    traces = [
+        entry.value for node in onnx.load(out).graph.node for entry in node.metadata_props if "stack" in entry.key
+    ]
+    assert any("rewrite_samples.py" in trace for trace in traces)
+    assert any("test_rewrites.py" in trace for trace in traces)
+    assert not any("onnxbench/pytorch" in trace for trace in traces)
 
 
 class Plain(torch.nn.Module):
@@ -593,7 +715,7 @@ def by_logarithm(x):
 def test_values_of_a_rewritten_export_are_those_of_the_fx_nodes(tmp_path):
     from onnxbench import backends
     from onnxbench.model import load
-    from onnxbench.pytorch._mapping import origins_of
+    from onnxbench.origins import origins_of
 
     out = tmp_path / "net.onnx"
     net = samples.Net().eval()

@@ -18,8 +18,19 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxbench.bisection._baseline import Baseline, Judgement, Worse, open_baseline
 from onnxbench.bisection._bodies import body_run
 from onnxbench.bisection._effects import Telling, ranked
+from onnxbench.bisection._evidence import Evidence, gather
+from onnxbench.bisection._failing import (
+    SECONDS,
+    FailingPiece,
+    failing_search,
+    find_failing,
+    shrink_failing,
+)
+from onnxbench.bisection._measures import measure
+from onnxbench.bisection._page import COMMAND, write_bisection
 from onnxbench.bisection._report import (
     CLEAN,
     DRIFT,
@@ -30,6 +41,7 @@ from onnxbench.bisection._report import (
     Culprit,
     ModuleError,
     Row,
+    failed,
     verdict,
 )
 from onnxbench.bisection._repro import require_empty, write_repro
@@ -41,25 +53,28 @@ from onnxbench.bisection._sides import (
     RecordedReference,
     Reference,
     Suspect,
+    as_dtype,
     parse_place,
 )
 from onnxbench.captures import Capture, Port, Value, check_feeds, input_ports
 from onnxbench.datafiles import load as load_values
 from onnxbench.drift import TensorDrift, Tolerance, compare_values
-from onnxbench.errors import BenchError, FeedsError, UnsupportedError, UsageError
+from onnxbench.errors import BenchError, ExecutionError, FeedsError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions, choices_explained, feed_sets
 from onnxbench.graph import GraphIndex
 from onnxbench.model import Model
 from onnxbench.model import load as load_model
 from onnxbench.progress import track
+from onnxbench.reporting import require_report
 from onnxbench.specs import parse_tolerances
 
 if TYPE_CHECKING:
     from onnxbench.bisection._search import Finding
 
 __all__ = [
-    "Amplifier", "Bisection", "Culprit", "Match", "ModuleError", "Place", "Reference", "Row", "Suspect", "bisect",
-    "free_memory", "parse_place",
+    "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "FailingPiece", "Judgement", "Match",
+    "ModelReference", "ModuleError", "Place", "Reference", "Row", "Suspect", "Worse", "as_dtype", "bisect",
+    "failing_search", "free_memory", "measure", "open_baseline", "parse_place", "shrink_failing", "write_bisection",
 ]  # fmt: skip
 
 _LARGE = 1e-3
@@ -79,6 +94,10 @@ def bisect(
     rtol: Sequence[str] | float = (),
     memory: int | None = None,
     repro: str | os.PathLike[str] | None = None,
+    isolate: bool = False,
+    timeout: float = SECONDS,
+    report: str | os.PathLike[str] | None = None,
+    evidence: bool = False,
     allow_outside: bool = False,
 ) -> Bisection:
     """Returns where a model drifts from a reference: the nodes whose own computation goes wrong, and their effect.
@@ -97,6 +116,11 @@ def bisect(
         rtol: The same, relative to the expected value.
         memory: How many bytes captured values may take; None: a quarter of free memory.
         repro: Write the first culprit into this folder: a small model, inputs, expected outputs, and a script.
+        isolate: Try the suspect in a process of its own first, since it may crash or hang. A suspect that fails without
+            ending this process is searched for the part that fails either way.
+        timeout: Seconds that opening the suspect, or a run of it, may take in a process of its own.
+        report: Write ``report.json`` and ``report.html`` here: all that was measured, and a page to look at.
+        evidence: Return digests of all that was compared and histograms of values, too (with ``report`` always).
         allow_outside: For model files: follow external data that leaves their folder.
 
     Raises:
@@ -105,27 +129,91 @@ def bisect(
         FeedsError: The inputs do not fit, or there are none for recorded values.
         ExecutionError: A side failed.
         NotFoundError: There is no such file.
-        OutputError: The folder for ``repro`` is not empty.
+        OutputError: The folder for ``repro`` is not empty, or that for ``report`` holds something else.
+        MissingDependencyError: A package is missing that reports are made with.
     """
     if against is not None and len(recorded):
         raise UsageError("the reference is either a model (against) or recorded values, not both")
     if repro is not None:
         require_empty(Path(repro))
+    if report is not None:
+        if repro is not None and os.path.abspath(repro) == os.path.abspath(report):
+            raise UsageError("the repro and the report need a folder each")
+        require_report(report, COMMAND)
     model = suspect if isinstance(suspect, Model) else load_model(suspect, allow_outside=allow_outside)
     same = against is None and not len(recorded)
-    accused = Suspect(model, _place(on, "all" if same else "none", "--on"))
+    place = _place(on, "all" if same else "none", "--on")
     reference = _reference(model, against, recorded, _place(reference_on, "none", "--reference-on"), allow_outside)
+    told: Bisection | None = None
+    if isolate and (told := _failing(model, place, reference, feeds, timeout, repro)) is not None:
+        return told
+    try:
+        accused = Suspect(model, place)
+    except ExecutionError:
+        told = _failing(model, place, reference, feeds, timeout, repro)
+        if told is None:
+            raise
+        return told
     if same and isinstance(reference, ModelReference) and accused.place == reference.side.place:
         raise UsageError(
             "the suspect and the reference are the same model on the same runtime",
             hint="Name another model with --against, or run one of them otherwise: --on, --reference-on.",
         )
+    sources = _sources(suspect, against, recorded) if evidence or report is not None else None
     try:
-        return _Bisector(accused, reference, atol, rtol, memory or free_memory()).run(feeds, repro)
+        found = _Bisector(accused, reference, atol, rtol, memory or free_memory()).run(feeds, repro, sources)
+    except ExecutionError:
+        told = _failing(model, place, reference, feeds, timeout, repro)
+        if told is None:
+            raise
+        return told
     finally:
         accused.close()
         if isinstance(reference, ModelReference):
             reference.close()
+    if report is not None:
+        write_bisection(report, found)
+    return found
+
+
+def _sources(
+    suspect: Model | str | os.PathLike[str],
+    against: Model | Reference | str | os.PathLike[str] | None,
+    recorded: Sequence[str] | Mapping[str, Value],
+) -> dict[str, list[str]]:
+    """Returns the files that the sides were given as."""
+    files = [os.fspath(suspect)] if isinstance(suspect, (str, os.PathLike)) else []
+    if against is None and not len(recorded):
+        return {"suspect": files, "reference": files}
+    if against is not None:
+        return {"suspect": files, "reference": [os.fspath(against)] if isinstance(against, (str, os.PathLike)) else []}
+    return {"suspect": files, "reference": [] if isinstance(recorded, Mapping) else list(recorded)}
+
+
+def _failing(
+    model: Model,
+    place: Place,
+    reference: Reference,
+    feeds: Mapping[str, Value] | FeedOptions | None,
+    timeout: float,
+    repro: str | os.PathLike[str] | None,
+) -> Bisection | None:
+    """Returns which part of a suspect makes it fail to run; None if it runs."""
+    own = getattr(reference, "inputs", None)
+    if isinstance(feeds, Mapping):
+        sets: list[Mapping[str, Value]] = [check_feeds(feeds, input_ports(model.proto.graph))]
+    elif own is not None and (feeds is None or feeds.says_nothing):
+        count = 1 if feeds is None or feeds.iterations is None else feeds.iterations
+        sets = [check_feeds(own(number), input_ports(model.proto.graph)) for number in range(count)]
+    elif isinstance(reference, RecordedReference) and (feeds is None or not feeds.sources):
+        sets = list(reference.feeds(input_ports(model.proto.graph)))
+    else:
+        sets = [each.feeds for each in feed_sets(model, feeds)]
+    found = find_failing(model, place, sets, seconds=timeout, repro=None if repro is None else Path(repro))
+    if found is None:
+        return None
+    name = model.origin.name if model.origin is not None else "the model"
+    return failed(f"{name} on {place.text}", reference.label, len(sets), *found)
 
 
 def free_memory() -> int:
@@ -206,8 +294,13 @@ class _Bisector:
         atol, rtol = (given.get(name, given.get(None)) for given in (self._atol, self._rtol))
         return None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
 
-    def run(self, feeds: Mapping[str, Value] | FeedOptions | None, repro: str | os.PathLike[str] | None) -> Bisection:
-        """Returns what the search finds."""
+    def run(
+        self,
+        feeds: Mapping[str, Value] | FeedOptions | None,
+        repro: str | os.PathLike[str] | None = None,
+        sources: Mapping[str, Sequence[str]] | None = None,
+    ) -> Bisection:
+        """Returns what the search finds, with evidence if it is said which files the sides were given as."""
         search = self._search
         for number, (values, choices) in enumerate(self._sets(feeds)):
             self._choices.update(dict.fromkeys(choices))
@@ -217,7 +310,7 @@ class _Bisector:
                 self._compare_outputs(values)
         if not self._feeds:
             raise FeedsError("the data holds no set of inputs")
-        return self._result(repro)
+        return self._result(repro, sources)
 
     def _sets(
         self, feeds: Mapping[str, Value] | FeedOptions | None
@@ -244,15 +337,7 @@ class _Bisector:
         """Returns the inputs, if they are recorded with the reference's values."""
         if not isinstance(self._reference, RecordedReference):
             return None
-        ports = [port for port in self._suspect.ports if port.required]
-        known = self._reference.match(self._suspect).tensors
-        if not ports or not all(port.name in known for port in ports):
-            return None
-        found: list[Mapping[str, Value]] = []
-        for number in range(self._reference.sets or 0):
-            values = next(self._reference.stream({}, [[port.name for port in ports]], number=number))
-            found.append(check_feeds(values, ports))
-        return found
+        return list(self._reference.feeds(self._suspect.ports)) or None
 
     def _compare_outputs(self, feeds: Mapping[str, Value]) -> None:
         """Compares the outputs of the suspect itself, as they are with nothing looked at within."""
@@ -269,7 +354,7 @@ class _Bisector:
             if known is None or max(map(_badness, drifts)) > max(map(_badness, known)):
                 self._outputs[name] = drifts
 
-    def _result(self, repro: str | os.PathLike[str] | None) -> Bisection:
+    def _result(self, repro: str | os.PathLike[str] | None, sources: Mapping[str, Sequence[str]] | None) -> Bisection:
         search = self._search
         median = search.median
         groups = search.culprits()
@@ -308,7 +393,17 @@ class _Bisector:
             tensors=rows,
             choices=tuple(self._choices),
             notes=tuple(self._notes),
+            evidence=None if sources is None else self._evidence(ordered, finding, sources),
         )
+
+    def _evidence(
+        self,
+        culprits: Sequence[Culprit],
+        groups: Mapping[str, Sequence[Finding]],
+        sources: Mapping[str, Sequence[str]],
+    ) -> Evidence:
+        worst = [next(f for f in groups[each.tensor] if f.tensor == each.tensor) for each in culprits]
+        return gather(self._search, worst, self._feeds, sources)
 
     def _with_inner(self, culprit: Culprit, group: Sequence[Finding]) -> Culprit:
         """Returns an If or a Loop with the culprits in its body; any other node as it is."""
@@ -323,7 +418,7 @@ class _Bisector:
             places = [self._suspect.place, self._reference.side.place]
             plain = [replace(place, options=replace(place.options, optimization="none")) for place in places]
             suspect, reference = Suspect(run.suspect, plain[0]), ModelReference(run.reference, plain[1])
-            inner = _Bisector(suspect, reference, (), (), self._memory).run(run.feeds, None)
+            inner = _Bisector(suspect, reference, (), (), self._memory).run(run.feeds)
         except BenchError as error:
             self._notes.append(f"the body of {culprit.node} could not be searched: {error.message}")
             return culprit

@@ -188,13 +188,17 @@ class Telling:
         """Returns a row for every tensor that was compared."""
         search = self._search
         found = [search.findings[name] for name in search.names if name in search.findings]
-        return [
-            Row(
-                f.tensor, f.partner, self.label(f.maker), self.op_type(f.maker), f.total, f.own, f.inherited,
-                f.excess(median), f.number, f.note,
-            )
-            for f in found
-        ]  # fmt: skip
+        rows = []
+        for f in found:
+            whence = self._whence(f.maker, f.partner)
+            rows.append(
+                Row(
+                    f.tensor, f.partner, self.label(f.maker), self.op_type(f.maker), f.total, f.own, f.inherited,
+                    f.excess(median), f.number, f.note, f.inputs, len(f.nodes), f.precision, whence.scope or None,
+                    whence.source, whence.code,
+                )
+            )  # fmt: skip
+        return rows
 
     def amplifiers(self, median: float) -> list[Amplifier]:
         """Returns nodes that make ten times and more of what they inherit, where that is more than rounding."""

@@ -35,7 +35,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.bisection._measures import Distance, epsilon, measure
-from onnxbench.bisection._sides import ModelReference, as_dtype, is_floating
+from onnxbench.bisection._sides import as_dtype, is_floating
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.drift import Tolerance, default_tolerance
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from onnx import NodeProto, TypeProto
 
-    from onnxbench.bisection._sides import Reference, Suspect
+    from onnxbench.bisection._sides import ModelReference, Reference, Suspect
 
 FACTOR, PEAK_FACTOR = 20.0, 200.0
 TWIN, PEAK_TWIN = 4.0, 64.0
@@ -423,22 +423,13 @@ class Search:
 
     def _bound_by_reference(self, finding: Finding, held: Mapping[str, Value]) -> None:
         """Takes the noise of the reference's own nodes if it is less: a fault may make some, by rounding to 16 bits."""
-        if not isinstance(self.reference, ModelReference) or not any(finding.noise):
+        rerun = getattr(self.reference, "rerun", None)
+        if rerun is None or not any(finding.noise):
             return
-        parts = self.reference.side.parts
         values = {self.match.tensors.get(name, name): held[name] for name in finding.inputs}
-        maker = parts.scope.producers.get(finding.partner)
-        if maker is None:
-            return
-        reach = reach_back(parts.scope, parts.scope.reads[maker], set(values))
-        if not set(reach.inputs) <= set(values):
-            return
-        try:
-            made = [
-                parts.run({maker, *reach.nodes}, inputs, [finding.partner])[finding.partner]
-                for inputs in (values, {name: _move(value, name) for name, value in values.items()})
-            ]
-        except ExecutionError:
+        moved = {name: _move(value, name) for name, value in values.items()}
+        made = [rerun(finding.partner, inputs) for inputs in (values, moved)]
+        if any(value is None for value in made):
             return
         apart = measure(*made)
         if not apart.problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,13 +24,19 @@ from onnxbench.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from onnxbench.bisection import Bisection, Culprit, ModuleError, Reference
+    from onnxbench.bisection import Bisection, Culprit, FailingPiece, Judgement, ModuleError, Reference
 
-_MOST_MODULES = 40
+_MOST_MODULES = 24
 
 
 @means_nothing_without(
-    fill="feeds", cast="feeds", reference_dtype="torch", argument="torch", state_dict="torch", key="state_dict"
+    fill="feeds",
+    cast="feeds",
+    reference_dtype="torch",
+    argument="torch",
+    state_dict="torch",
+    key="state_dict",
+    baseline_factor="baseline",
 )
 def bisect(
     model: ModelArgument,
@@ -172,6 +179,52 @@ def bisect(
             help="Write the first culprit there: a small model, inputs, expected outputs, and a script that shows it.",
         ),
     ] = None,
+    over: Annotated[
+        str | None,
+        typer.Option(
+            "--over",
+            metavar="WHAT",
+            show_default=False,
+            help="Find what was done to MODEL that makes it drift: optimizers, recipe.yaml, opset, opset:N, providers.",
+        ),
+    ] = None,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Try MODEL in a process of its own before anything else.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, metavar="S", help="Seconds that one call of the runtime may take.")
+    ] = 300.0,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="DIR",
+            show_default=False,
+            help="Write report.json and report.html there: all that was measured, and a page to look at.",
+        ),
+    ] = None,
+    save_baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-baseline",
+            metavar="FILE",
+            show_default=False,
+            help="Write the errors to a file that later runs are held against.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            metavar="FILE",
+            show_default=False,
+            help="Exit 0 if nothing is worse than there, 1 if anything is, whether or not there is drift.",
+        ),
+    ] = None,
+    baseline_factor: Annotated[
+        float,
+        typer.Option("--baseline-factor", metavar="X", help="Worse is more than X times the baseline's error."),
+    ] = 2.0,
     limit: Annotated[
         int, typer.Option("--limit", min=0, metavar="N", help="In text: culprits and amplifiers listed (0: all).")
     ] = 10,
@@ -184,7 +237,8 @@ def bisect(
     Every tensor that both sides know is compared, and each node is fed the reference's values, so that its own error is
     told from what it inherits. Culprits are ranked by how much of the outputs' error goes away when they are mended.
     Rounding is no drift, unless --atol or --rtol say so. Without --against and --load-outputs, the model as ONNX
-    Runtime optimizes it is compared with the model as it stands.
+    Runtime optimizes it is compared with the model as it stands. Where MODEL crashes, hangs or is refused, the part of
+    it that does so is found.
 
     \b
     Examples:
@@ -195,9 +249,31 @@ def bisect(
       onnxbench bisect model.onnx --on ort:none --reference-on reference
       onnxbench bisect model.onnx --feeds x.npz --load-outputs golden.npz
       onnxbench bisect a.onnx --against b.onnx --samples 8 --memory 2GiB --json
+      onnxbench bisect model.onnx --over optimizers --atol 1e-4
+      onnxbench bisect model.onnx --over recipe.yaml
+      onnxbench bisect crashing.onnx --feeds x.npz --timeout 20 --repro culprit/
+      onnxbench bisect fp16.onnx --against fp32.onnx --report report/
+      onnxbench bisect fp16.onnx --against fp32.onnx --save-baseline drift.json
+      onnxbench bisect fp16.onnx --against fp32.onnx --baseline drift.json
     """
+    from onnxbench.cli._supervision import after_a_crash
+
+    isolate = after_a_crash(timeout) or isolate
     from onnxbench import bisection, feeding, specs
 
+    if over is not None:
+        from onnxbench.cli._over import search_over
+
+        search_over(
+            model, over, on=_place(on, level, "--optimization-level"),
+            reference_on=_place(reference_on, reference_level, "--reference-level"),
+            feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
+            atol=atol or (), rtol=rtol or (), isolate=timeout if isolate else 0.0, allow_outside=allow_outside,
+            unused={"--against": against, "--load-outputs": load_outputs, "--repro": repro, "--memory": memory,
+                    "--report": report, "--baseline": baseline, "--save-baseline": save_baseline},
+            as_json=as_json, quiet=quiet,
+        )  # fmt: skip
+    before = bisection.open_baseline(baseline, save_to=save_baseline, factor=baseline_factor)
     reference = (
         against if torch is None else _torch(torch, reference_dtype, by, argument, shape, state_dict, key, against)
     )
@@ -206,10 +282,17 @@ def bisect(
         reference_on=_place(reference_on, reference_level, "--reference-level"),
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
         atol=atol or (), rtol=rtol or (), memory=None if memory is None else specs.parse_size(memory), repro=repro,
-        allow_outside=allow_outside,
+        report=report, evidence=bool(baseline or save_baseline),
+        isolate=isolate, timeout=timeout, allow_outside=allow_outside,
     )  # fmt: skip
-    _show(found, str(model), repro, limit=limit, as_json=as_json, quiet=quiet)
-    raise typer.Exit(0 if found.passed else 1)
+    if found.failure is not None:  # nothing was compared: there is nothing to report, or to hold against a baseline
+        before = report = save_baseline = None
+    judgement = None if before is None else before.judge(found, factor=baseline_factor)
+    if save_baseline is not None:
+        bisection.Baseline.of(found).save(save_baseline)
+    wrote = _Written(repro if found.culprits or found.failure else None, report, save_baseline)
+    _show(found, judgement, str(model), wrote, limit=limit, as_json=as_json, quiet=quiet)
+    raise typer.Exit(0 if (judgement or found).passed else 1)
 
 
 def _torch(
@@ -245,25 +328,76 @@ def _place(place: str | None, level: str | None, option: str) -> str | None:
     return f"{head}:{level}{comma}{rest}"
 
 
-def _show(found: Bisection, model: str, repro: Path | None, *, limit: int, as_json: bool, quiet: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What was written: folders and a file, None for what was not."""
+
+    repro: Path | None
+    report: Path | None
+    baseline: Path | None
+
+
+def _show(
+    found: Bisection,
+    judgement: Judgement | None,
+    model: str,
+    wrote: _Written,
+    *,
+    limit: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     from onnxbench.cli._render import chosen, note, print_json
 
-    note(*found.notes, *chosen(found.choices), quiet=quiet)
+    note(*found.notes, *chosen(found.choices), *(judgement.notes if judgement else ()), quiet=quiet)
     if as_json:
-        print_json("bisect", found)
+        print_json("bisect", {**found.to_json(), "baseline": judgement})
         return
     many = f", {found.sets} sets of inputs" if found.sets > 1 else ""
     print(f"suspect:   {found.suspect}")
+    if found.failure is not None:
+        _show_failure(found.failure, wrote.repro)
+        print(_coloured(found.verdict, "red"))
+        return
     print(f"reference: {found.reference}")
     print(f"compared {found.matched:,} tensors, matched by {found.how} ({found.unmatched:,} without a partner){many}")
     _show_tables(found, limit)
-    if repro is not None and found.culprits:
-        print(f"wrote {repro}: run 'python {repro}/reproduce.py'")
-    elif found.culprits:
-        print("next: --repro DIR writes the first culprit as a small model with its inputs and a script")
-    for line in _next_steps(found, model):
-        print(f"next: {line}")
+    if judgement is not None:
+        _show_judgement(judgement, limit)
+    for line in _next_steps(found, model, wrote):
+        print(line)
     print(_coloured(found.verdict, "green" if found.passed else "red"))
+    if judgement is not None:
+        print(_coloured(judgement.verdict, "green" if judgement.passed else "red"))
+
+
+def _show_judgement(judgement: Judgement, limit: int) -> None:
+    from onnxbench.cli._records import listed
+
+    for each in judgement.worse[: limit or None]:
+        print(f"worse: {each.text}")
+    for names, what in ((judgement.new, "not in the baseline"), (judgement.vanished, "only in the baseline")):
+        if names:
+            print(f"{what}: {len(names):,} tensors: {listed(list(names), most=4)}")
+
+
+def _show_failure(failure: FailingPiece, repro: Path | None) -> None:
+    from onnxbench.cli._records import listed
+
+    print(f"it {failure.text}" + (f", on set {failure.number}" if failure.number else ""))
+    for line in (failure.message, *failure.details):
+        print(f"  {line}")
+    print(f"{failure.runs} parts of its {failure.before:,} nodes were tried; the smallest that does the same:")
+    print(f"  nodes: {listed(list(failure.nodes), most=8)}")
+    for text in failure.inputs[:8]:
+        print(f"  input {text}")
+    for word, value in (("module", failure.module), ("source", failure.source), ("function", failure.function)):
+        if value:
+            print(f"  {word}: {value}")
+    if repro is not None:
+        print(f"wrote {repro}: run 'python {repro}/reproduce.py'")
+    else:
+        print("next: --repro DIR writes this part with what flows into it and a script")
 
 
 def _show_tables(found: Bisection, limit: int) -> None:
@@ -342,14 +476,23 @@ def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
             yield f"  {line}"
 
 
-def _next_steps(found: Bisection, model: str) -> Iterator[str]:
+def _next_steps(found: Bisection, model: str, wrote: _Written) -> Iterator[str]:
+    if wrote.report is not None:
+        yield f"wrote {wrote.report}: open {wrote.report / 'report.html'}"
+    if wrote.baseline is not None:
+        yield f"wrote {wrote.baseline}: --baseline {wrote.baseline} holds later runs against it"
+    if wrote.repro is not None:
+        yield f"wrote {wrote.repro}: run 'python {wrote.repro}/reproduce.py'"
+    elif found.culprits:
+        yield "next: --repro DIR writes the first culprit as a small model with its inputs and a script"
+    if wrote.report is None and not found.passed:
+        yield "next: --report DIR writes a page with the graph around it, errors along depth, and all tensors"
     if found.culprits:
-        inner = found.culprits[0].tensor
-        yield f"onnxbench run {model} --outputs '{inner}' shows what the tensor holds"
+        yield f"next: onnxbench run {model} --outputs '{found.culprits[0].tensor}' shows what the tensor holds"
     elif found.kind == "spread":
-        yield "onnxbench diff shows how the two models differ"
+        yield "next: onnxbench diff shows how the two models differ"
     elif not found.passed:
-        yield "more inputs (--samples 8), or inputs that are like real ones (--feeds), may tell more"
+        yield "next: more inputs (--samples 8), or inputs that are like real ones (--feeds), may tell more"
 
 
 def _number(value: float | None) -> str:
@@ -363,8 +506,9 @@ def _module_tree(modules: tuple[ModuleError, ...]) -> Any:
 
     root = Tree("modules (own error in red, inherited in yellow)")
     places: dict[str, Any] = {"": root}
-    shown = [entry for entry in modules if entry.own > 1 or entry.total > 0][:_MOST_MODULES]
-    for entry in shown:
+    off = [entry for entry in modules if entry.own > 1 or entry.total > 0]
+    shown = _worst_modules(off)
+    for entry in (entry for entry in off if entry.path in shown):
         above = entry.path.rpartition(".")[0]
         while above not in places:
             above = above.rpartition(".")[0]
@@ -372,7 +516,28 @@ def _module_tree(modules: tuple[ModuleError, ...]) -> Any:
         size = "NaN, Inf or shape" if math.isinf(entry.total) else f"{entry.total:.1e}"
         own = f", {entry.own:,.0f} x rounding of its own" if 1 < entry.own < math.inf else ", its own" * (entry.own > 1)
         places[entry.path] = places[above].add(Text(f"{entry.path}  {size}{own}", style=colour))
+    if len(shown) < len(off):
+        root.add(Text(f"and {len(off) - len(shown):,} more with errors that they inherit (--report shows all)"))
     return root
+
+
+def _worst_modules(modules: list[ModuleError]) -> set[str]:
+    """Returns the modules that a short tree shows: the worst ones, with all that they lie in."""
+    known = {entry.path for entry in modules}
+    shown: set[str] = set()
+    for entry in sorted(modules, key=_shown_first):
+        path, whole = entry.path, set()
+        while path:
+            whole |= {path} & known
+            path = path.rpartition(".")[0]
+        if len(shown | whole) <= _MOST_MODULES:
+            shown |= whole
+    return shown
+
+
+def _shown_first(entry: ModuleError) -> tuple[float, int, float]:
+    """Returns what modules of a short tree are chosen by: their own errors, then outer ones before inner ones."""
+    return -entry.own if entry.own > 1 else 0.0, entry.path.count("."), -entry.total
 
 
 def _coloured(text: str, colour: str) -> str:

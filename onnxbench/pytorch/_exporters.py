@@ -355,7 +355,13 @@ def _explained(
             details=_lines(chain, source),
         )
     names = {type(each).__name__ for each in chain}
-    if symbols is None:
+    unknown = re.search(r"the operator '([\w:.]+)' to ONNX", str(root)) if "UnsupportedOperatorError" in names else None
+    if unknown is not None:
+        hint = (
+            "The default exporter may take it: leave --exporter out. Or say what it becomes: "
+            f"onnxbench.rewrites.symbolic({unknown[1]!r}), in a file for --rewrites."
+        )
+    elif symbols is None:
         hint = "The default exporter may take it: leave --exporter out."
     elif names & {"GuardOnDataDependentSymNode", "UserError", "Unsupported", "DataDependentOutputException"}:
         hint = (

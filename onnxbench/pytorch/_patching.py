@@ -166,6 +166,13 @@ def _patch(target: str, holder: Any, name: str, found: Any, raw: Any) -> Patch:
     return patch
 
 
+def is_same(one: Patch, other: Patch) -> bool:
+    """Tells whether two patches replace the same callable: a function by two names, a method of one class."""
+    if isinstance(one.holder, type) or isinstance(other.holder, type):
+        return one.holder is other.holder and one.name == other.name
+    return one.original is other.original
+
+
 def patch_of_attribute(holder: type, name: str, target: str) -> Patch:
     """Returns the patch of a class's attribute, as ``patch_of`` does of a dotted name."""
     with _lock:

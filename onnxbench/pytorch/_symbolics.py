@@ -18,6 +18,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.errors import NotFoundError, UnsupportedError, UsageError, did_you_mean
@@ -437,7 +438,7 @@ def symbolic(
 
 def _python_value(value: Any, parameter: Parameter) -> Any:
     """Returns an argument as the default exporter would give it: a constant as a Python value, a tensor as it is."""
-    from torch.onnx.symbolic_helper import _maybe_get_const
+    from torch.onnx.symbolic_helper import _maybe_get_const, _node_get
 
     if not hasattr(value, "node"):
         return value
@@ -456,7 +457,8 @@ def _python_value(value: Any, parameter: Parameter) -> Any:
     if letter is None:
         return value
     if letter == "f" and parameter.kind != "float" and value.node().kind() == "onnx::Constant":
-        return value.node()["value"].item() if value.node().kindOf("value") == "t" else _maybe_get_const(value, "f")
+        number = _node_get(value.node(), "value")
+        return number.item() if hasattr(number, "item") else number
     if letter == "b":
         found = _maybe_get_const(value, "i")
         return bool(found) if isinstance(found, int) else found
@@ -653,47 +655,68 @@ def _absent(g: Any) -> Any:
 
 
 _symbolic_lock = threading.RLock()
-_registered: dict[tuple[str, int], tuple[int, Any]] = {}
+_registered: dict[str, _Registered] = {}
+
+
+@dataclass(slots=True)
+class _Registered:
+    """An operator of the TorchScript exporter that is asked for rewrites.
+
+    Attributes:
+        count: How many contexts want it.
+        before: What it became before, by the opset from which on.
+        overrides: Those among them that were somebody's own.
+        opsets: Where it is registered: the exporter takes what is registered for the highest opset that the file has.
+    """
+
+    count: int
+    before: Mapping[int, Any]
+    overrides: Mapping[int, Any]
+    opsets: Sequence[int]
 
 
 def register_symbolic(
-    name: str, opset: int | None, body_of: Callable[[str, int, int], tuple[Body, Callable[[], None]] | None]
-) -> None:
-    """Makes the TorchScript exporter ask ``body_of`` for an operator, until ``unregister_symbolic``; counted."""
+    name: str, body_of: Callable[[str, int, int], tuple[Body, Callable[[], None]] | None]
+) -> Callable[[], None]:
+    """Makes the TorchScript exporter ask ``body_of`` for an operator; returns what takes that back; counted."""
     from torch.onnx import register_custom_op_symbolic
     from torch.onnx._internal.torchscript_exporter.registration import registry
 
-    key = name, opset or _LOWEST_OPSET
     with _symbolic_lock:
-        count, before = _registered.get(key, (0, None))
-        if count == 0:
+        known = _registered.get(name)
+        if known is None:
             group = registry.get_function_group(name)
-            before = group._functions._overrides.get(key[1]) if group is not None else None
-            base = dict(group._functions._merged) if group is not None else {}
+            before = dict(group._functions._merged) if group is not None else {}
+            overrides = dict(group._functions._overrides) if group is not None else {}
+            opsets = sorted({_LOWEST_OPSET, *(each for each in before if each > _LOWEST_OPSET)})
+            known = _registered[name] = _Registered(0, before, overrides, opsets)
 
             def previous(version: int) -> Any:
-                fitting = [each for each in base if each <= version]
-                return base[max(fitting)] if fitting else None
+                fitting = [each for each in before if each <= version]
+                return before[max(fitting)] if fitting else None
 
-            register_custom_op_symbolic(name, symbolic(lambda *said: body_of(name, *said), previous), key[1])
-        _registered[key] = count + 1, before
+            ours = symbolic(lambda *said: body_of(name, *said), previous)
+            for opset in opsets:
+                register_custom_op_symbolic(name, ours, opset)
+        known.count += 1
+    return partial(_unregister_symbolic, name)
 
 
-def unregister_symbolic(name: str, opset: int | None) -> None:
+def _unregister_symbolic(name: str) -> None:
     """Takes ``register_symbolic`` back: what was registered before is so again."""
     from torch.onnx import register_custom_op_symbolic, unregister_custom_op_symbolic
     from torch.onnx._internal.torchscript_exporter.registration import registry
 
-    key = name, opset or _LOWEST_OPSET
     with _symbolic_lock:
-        count, before = _registered[key]
-        if count > 1:
-            _registered[key] = count - 1, before
+        known = _registered[name]
+        known.count -= 1
+        if known.count:
             return
-        del _registered[key]
-        unregister_custom_op_symbolic(name, key[1])
-        if before is not None:
-            register_custom_op_symbolic(name, before, key[1])
+        del _registered[name]
+        for opset in known.opsets:
+            unregister_custom_op_symbolic(name, opset)
+            if opset in known.overrides:
+                register_custom_op_symbolic(name, known.overrides[opset], opset)
         group = registry.get_function_group(name)
         if group is not None and not group._functions:
             del registry._registry[name]  # PyTorch fails over an empty one when it says what is not supported

@@ -17,25 +17,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxbench import select
 from onnxbench.draft import Draft
 from onnxbench.drift import Tolerance
 from onnxbench.errors import OutputError, RefusedResultError, UsageError, did_you_mean
-from onnxbench.graph import GraphIndex
+from onnxbench.graph import GraphIndex, NodeRef
 from onnxbench.model import Model, from_proto
 from onnxbench.operations import OPERATIONS
 from onnxbench.opsets import convert_opset
+from onnxbench.origins import coverage_of
 from onnxbench.provenance import EXPORT, SUMMARY, Coverage, fx_values, set_fx_values
 from onnxbench.pytorch import marks, require_torch
 from onnxbench.pytorch._dynamic import Axes, parse_dynamic, sizes_of
 from onnxbench.pytorch._exporters import RawExport, export_program, export_torchscript
 from onnxbench.pytorch._findings import Finding, baked_sizes, frozen_findings, input_findings, random_findings
-from onnxbench.pytorch._mapping import coverage_of
 from onnxbench.pytorch._verification import Case, Verifier
 from onnxbench.pytorch.rewriters import RewriteContext, unused_findings, warned_findings
 from onnxbench.pytorch.sources import (
     Source,
     load_function,
     load_source,
+    loaded_file,
     own_errors,
     require_inputs,
     source_of,
@@ -218,7 +220,7 @@ def export(
     beside = tempfile.TemporaryDirectory() if out is None else staging_folder(Path(out).absolute())
     context = RewriteContext(
         prepared.module if prepared.kind == "module" else None, backend=options.backend, config=options.rewrite_config,
-        rewrites=options.rewrites, opset=options.opset,
+        rewrites=_rewrites(prepared, options), opset=options.opset,
     )  # fmt: skip
     with beside as made:
         with context:
@@ -231,6 +233,8 @@ def export(
             else:
                 with marks.registered():
                     raw = export_torchscript(rewritten, leaves, Path(made), opset=options.opset, dynamic=dynamic)
+        raw.frozen = [each for each in raw.frozen if not context.hides(each.file, each.line)]
+        raw.caught = [each for each in raw.caught if not context.hides(each.filename, each.lineno)]
         # From here on the module is the original again: that is what the file is compared with.
         findings = [
             *unused_findings(context, is_strict=raw.is_strict),
@@ -314,6 +318,17 @@ def _translations(options: ExportOptions) -> Mapping[Callable[..., Any], Callabl
     return {**marks.translation_table(), **options.translations}
 
 
+def _rewrites(source: Source, options: ExportOptions) -> list[Any]:
+    """Returns the rewrites; a file that the model comes from is not run again, for its classes would be others then."""
+    given = [options.rewrites] if isinstance(options.rewrites, (str, os.PathLike)) else options.rewrites
+    return [
+        loaded_file(source.file)
+        if source.file is not None and isinstance(each, (str, os.PathLike)) and _is_same(Path(each), source.file)
+        else each
+        for each in given
+    ]
+
+
 def _notes(source: Source, raw: RawExport, dynamic: Mapping[str, Axes]) -> list[str]:
     notes = list(raw.said)
     if not dynamic and source.kind == "module":
@@ -350,7 +365,7 @@ def _named(raw: RawExport, own: Sequence[str], options: ExportOptions) -> Model:
     names: dict[str, str] = {}
     for what, infos, wanted in (
         ("input", graph.input, options.input_names or own),
-        ("output", graph.output, options.output_names or raw.outputs),
+        ("output", graph.output, options.output_names or raw.outputs or _marked_outputs(draft)),
     ):
         if not wanted:
             continue
@@ -373,6 +388,15 @@ def _named(raw: RawExport, own: Sequence[str], options: ExportOptions) -> Model:
         raise UsageError(f"two inputs or outputs would be called {twice!r}", hint="Give them different names.")
     _rename(draft, {old: new for old, new in names.items() if old != new})
     return draft.model
+
+
+def _marked_outputs(draft: Draft) -> list[str]:
+    """Returns what the outputs are called where each is marked, by a name that no other one has; else nothing."""
+    main = draft.main
+    makers = [main.producers.get(info.name) for info in main.graph.output]
+    found = [select.mark_point(NodeRef(main, at)) if at is not None else None for at in makers]
+    names = [point.name for point in found if point is not None]
+    return names if len(names) == len(set(names)) == len(makers) else []
 
 
 def _separate_outputs(draft: Draft) -> None:

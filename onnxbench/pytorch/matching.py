@@ -19,16 +19,19 @@ little to tell (a single size, a mask that is all ones) is never matched: anothe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from onnxbench import backends
+from onnxbench.boundary import depends_on
 from onnxbench.errors import UsageError, did_you_mean
 from onnxbench.graph import GraphIndex
 from onnxbench.parts import Parts
-from onnxbench.provenance import FX_NODE, ModuleCall, fx_values
+from onnxbench.provenance import FX_NODE, ModuleCall, fx_name, fx_values
 from onnxbench.pytorch._mapping import fx_nodes, is_value
 from onnxbench.pytorch.values import ROOT, TorchValue, TorchValues, similar_inputs
 from onnxbench.select import origins
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from onnxbench.captures import Value
+    from onnxbench.graph import Scope
     from onnxbench.model import Model
 
     Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -46,12 +50,15 @@ WAYS: tuple[By, ...] = ("metadata", "names", "values")
 _BATCH = 256 << 20
 _SUMS = 256
 _HUGE = 1e30
-_ROUNDING = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+ROUNDING = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """What values of an element type may be apart, relatively, and still be the same, computed otherwise."""
 _FLOOR = {"float64": 1e-15, "float32": 5e-7, "float16": 2e-3, "bfloat16": 1e-2}
 """What rounding alone is at least."""
 _FACTOR, _DRIFTING_FACTOR = 20.0, 4.0
 _LEAST = 8
+_MOST_MOVES = 12
+_NEARBY = 40
+_MOST_LEAVING = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +139,16 @@ def match(
     if by in ("auto", "names"):
         found.pairs.update((name, pair) for name, pair in match_names(model, side).items() if name not in found.pairs)
     left = [name for name in made if name not in found.pairs]
+    if by == "auto":
+        steps = _steps(model, side)
+        found.unmatched = {name: f"a step within {steps[name]}" for name in left if name in steps}
+        left = [name for name in left if name not in steps]
     if by in ("auto", "values") and left:
-        told = match_values(model, side, feeds=feeds, among=left, drift=drift, parts=parts)
+        taken = set(found.tensors.values())
+        told = match_values(model, side, feeds=feeds, among=left, taken=taken, drift=drift, parts=parts)
         found.pairs.update(told.pairs)
-        found.ambiguous, found.unmatched = told.ambiguous, told.unmatched
+        found.ambiguous = told.ambiguous
+        found.unmatched.update(told.unmatched)
     elif by != "auto":
         found.unmatched = dict.fromkeys(left, f"its {by} {'tell' if by == 'names' else 'tells'} of no value of PyTorch")
     return found
@@ -157,6 +170,36 @@ def match_metadata(model: Model, side: TorchValues) -> dict[str, Pair]:
         for output, name in zip(node.output, fx_values(node), strict=True):
             if output and name is not None and name in side.values and is_value(known.get(name), said):
                 found[output] = Pair(output, name, "metadata")
+    if found:
+        _add_outputs(model, side, found)
+    return found
+
+
+def _add_outputs(model: Model, side: TorchValues, found: dict[str, Pair]) -> None:
+    """Adds the outputs that no node tells of (behind a Mark, say): they are in the order of the program's.
+
+    Only where those that are told are at the same place in both.
+    """
+    ours, theirs = [info.name for info in model.proto.graph.output], side.outputs()
+    if len(ours) != len(theirs):
+        return
+    pairs = dict(zip(ours, theirs, strict=True))
+    if all(found[name].torch == value for name, value in pairs.items() if name in found):
+        left = {name: value for name, value in pairs.items() if name not in found and value in side.values}
+        found.update((name, Pair(name, value, "metadata")) for name, value in left.items())
+
+
+def _steps(model: Model, side: TorchValues) -> dict[str, str]:
+    """Returns the values that are steps within an fx node, and no value of their own, with that fx node."""
+    if side.kind != "program":
+        return {}
+    known = dict(fx_nodes(side.program.graph_module))
+    found: dict[str, str] = {}
+    for node in model.proto.graph.node:
+        said = next((e.value for e in node.metadata_props if e.key == FX_NODE and isinstance(e.value, str)), None)
+        within = fx_name(node)
+        if said is not None and within is not None and is_value(known.get(within), said):
+            found.update((output, within) for output in node.output if output)
     return found
 
 
@@ -169,7 +212,11 @@ def call_name(call: ModuleCall) -> str:
 
 
 def module_outputs(model: Model) -> dict[str, list[str]]:
-    """Returns the values that leave each module's call, by ``call_name``, as far as names and metadata tell."""
+    """Returns the values that leave each module's call, by ``call_name``, as far as names and metadata tell.
+
+    Where several leave it and one of them is made of all the others, it is that one: a cast of the input, or a constant
+    that the exporter shares among modules, is read elsewhere too and is nobody's output.
+    """
     index = GraphIndex(model.proto)
     known, main = origins(index), index.main
     inside = [{call_name(call) for call in known.modules(node)} for node in main.nodes]
@@ -181,6 +228,14 @@ def module_outputs(model: Model) -> dict[str, list[str]]:
             left = set.union(set(), *(inside[position] - each for each in readers))
             for call in inside[position] if name in ends or not readers else left:
                 found.setdefault(call, []).append(name)
+    varying = depends_on(main, main.true_inputs())
+    for call, names in found.items():
+        several = [name for name in names if name in varying or name in ends] or names
+        if 1 < len(several) <= _MOST_LEAVING:
+            last = several[-1]
+            if all(_is_made_of(main, last, name) for name in several[:-1]):
+                several = [last]
+        found[call] = several
     return found
 
 
@@ -244,6 +299,7 @@ def match_values(
     *,
     feeds: Sequence[Mapping[str, Value]] = (),
     among: Collection[str] | None = None,
+    taken: Collection[str] = (),
     drift: float | None = None,
     parts: Parts | None = None,
 ) -> Matching:
@@ -254,6 +310,7 @@ def match_values(
         side: The PyTorch model.
         feeds: The sets of inputs.
         among: The values to match; None: all that nodes of the main graph make.
+        taken: Values of PyTorch that are known to be others: of several names for the same, the next is taken.
         drift: How far they may be apart.
         parts: The model ready to run.
     """
@@ -271,7 +328,10 @@ def match_values(
             for name, value in batch.items():
                 theirs[name].append(_sketch(value))
             batch.clear()
-    return _decide(asked, ours, theirs, side, drift, len(sets))
+    found = _decide(asked, ours, theirs, side, drift, parts.scope)
+    _share_out(found, taken)
+    _drop_claimed(found, side, taken)
+    return found
 
 
 def _onnx_values(parts: Parts, feeds: Mapping[str, Value], names: Sequence[str]) -> Iterator[tuple[str, Value]]:
@@ -347,14 +407,20 @@ def _decide(
     theirs: Mapping[str, Sequence[_Sketch]],
     side: TorchValues,
     drift: float | None,
-    sets: int,
+    scope: Scope,
 ) -> Matching:
+    sets = max(map(len, theirs.values()), default=0)
     groups: dict[Any, _Group] = {}
     for name, sketches in theirs.items():
         if len(sketches) == sets:
             groups.setdefault(_key(sketches), _Group()).add(name, sketches)
+    lengths = {
+        name: (math.prod(sketches[0].key[1]), tuple(each.length for each in sketches))
+        for name, sketches in theirs.items()
+        if len(sketches) == sets
+    }
     for each in groups.values():
-        each.close(side)
+        each.close(side, lengths)
     found = Matching()
     for name in asked:
         sketches = ours[name]
@@ -370,7 +436,110 @@ def _decide(
             found.unmatched[name] = "it does not depend on the inputs, so others may be equal by chance"
         else:
             _find(name, sketches, group, drift, found)
+    _resolve_chains(ours, groups, found, scope, side)
     return found
+
+
+def _share_out(found: Matching, taken: Collection[str]) -> None:
+    """Gives values that are all the same, handed on, the names that this has in PyTorch, in order."""
+    used = set(taken)
+    for name, pair in found.pairs.items():
+        if not pair.others:
+            continue
+        names = (pair.torch, *pair.others)
+        free = [each for each in names if each not in used]
+        own = free[0] if free else names[-1]
+        used.add(own)
+        if own != pair.torch:
+            found.pairs[name] = replace(pair, torch=own, others=tuple(each for each in names if each != own))
+
+
+def _drop_claimed(found: Matching, side: TorchValues, taken: Collection[str]) -> None:
+    """Drops pairs of values that would have drifted, where the value of PyTorch is nearer to another, or known.
+
+    What comes before a bias is added is not far from what comes after it.
+    """
+    drifted = {
+        name: pair
+        for name, pair in found.pairs.items()
+        if pair.apart is not None and pair.apart > ROUNDING.get(side.values[pair.torch].dtype, 1e-4)
+    }
+    claimed = set(taken)
+    for name, pair in found.pairs.items():
+        if name not in drifted:
+            claimed.update((pair.torch, *pair.others))
+    for name, pair in sorted(drifted.items(), key=lambda item: item[1].apart or 0.0):
+        if pair.torch in claimed:
+            del found.pairs[name]
+            found.unmatched[name] = f"the nearest value of PyTorch, {pair.torch}, is another's ({pair.apart:.2g} apart)"
+        claimed.update((pair.torch, *pair.others))
+
+
+def _resolve_chains(
+    ours: Mapping[str, Sequence[_Sketch]],
+    groups: Mapping[Any, _Group],
+    found: Matching,
+    scope: Scope,
+    side: TorchValues,
+) -> None:
+    """Tells values apart that are near to each other because one is made of the other: ``x`` and ``x + 1e-6``.
+
+    As many values of PyTorch as of ONNX are near to one another, both are computed one out of the other, and the
+    distances have nothing against that order: then they are the same in that order.
+    """
+    order = {name: at for at, name in enumerate(side.values)}
+    sets: dict[tuple[str, ...], list[str]] = {}
+    for name, rivals in found.ambiguous.items():
+        sets.setdefault(rivals, []).append(name)
+    for rivals, names in sets.items():
+        group = groups[_key(ours[names[0]])]
+        heads: dict[int, list[str]] = {}  # the rivals, those that are the same and handed on taken together
+        for rival in sorted(rivals, key=order.__getitem__):
+            heads.setdefault(group.chain[group.names.index(rival)], []).append(rival)
+        chain = list(heads.values())
+        if len(names) != len(chain) or not all(_is_made_of(scope, b, a) for a, b in pairwise(names)):
+            continue
+        if not all(_is_computed_from(side, b[0], a[0]) for a, b in pairwise(chain)):
+            continue
+        apart = [group.apart(ours[name]) for name in names]
+        ats = [group.names.index(each[0]) for each in chain]
+        if any(distances[ats[own]] > min(distances[at] for at in ats) for own, distances in enumerate(apart)):
+            continue
+        for name, same, distances, at in zip(names, chain, apart, ats, strict=True):
+            found.pairs[name] = Pair(name, same[0], "values", float(distances[at]), tuple(same[1:]))
+            del found.ambiguous[name]
+
+
+def _is_made_of(scope: Scope, name: str, source: str) -> bool:
+    """Tells whether a value is made of another one, over a few nodes."""
+    pending, seen = [name], {name}
+    while pending and len(seen) < _NEARBY:
+        maker = scope.producers.get(pending.pop(0))
+        for each in scope.reads[maker] if maker is not None else ():
+            if each == source:
+                return True
+            if each not in seen:
+                seen.add(each)
+                pending.append(each)
+    return False
+
+
+def _is_computed_from(side: TorchValues, name: str, source: str) -> bool:
+    pending, seen = [name], {name}
+    while pending and len(seen) < _NEARBY:
+        value = side.values.get(pending.pop(0))
+        for each in value.inputs if value is not None else ():
+            if each == source:
+                return True
+            if each not in seen:
+                seen.add(each)
+                pending.append(each)
+    return False
+
+
+def _alike(one: tuple[int, tuple[float, ...]], other: tuple[int, tuple[float, ...]]) -> bool:
+    lengths = zip(one[1], other[1], strict=True)
+    return one[0] == other[0] and all(math.isclose(a, b, rel_tol=1e-9) for a, b in lengths)
 
 
 def _key(sketches: Sequence[_Sketch]) -> Any:
@@ -389,16 +558,16 @@ def _find(name: str, sketches: Sequence[_Sketch], group: _Group, drift: float | 
     apart = group.apart(sketches)
     nearest = int(np.argmin(apart))
     best = float(apart[nearest])
-    dtype = min((sketches[0].dtype, group.dtype(nearest)), key=lambda word: -_ROUNDING.get(word, 0.0))
+    dtype = min((sketches[0].dtype, group.dtype(nearest)), key=lambda word: -ROUNDING.get(word, 0.0))
     exact = sketches[0].key[0] in "ib"
-    most = 0.0 if exact else max(_ROUNDING.get(dtype, 1e-4), drift or 0.0)
+    most = 0.0 if exact else max(ROUNDING.get(dtype, 1e-4), drift or 0.0)
     if not best <= most:
         about = f" {best:.2g} apart" if np.isfinite(best) else ""
         found.unmatched[name] = (
             f"no value of PyTorch is the same (the nearest is {group.names[nearest]},{about or ' and far away'})"
         )
         return
-    factor = _FACTOR if best <= _ROUNDING.get(dtype, 1e-4) else _DRIFTING_FACTOR
+    factor = _FACTOR if best <= ROUNDING.get(dtype, 1e-4) else _DRIFTING_FACTOR
     near = apart <= (0.0 if exact else factor * max(best, _FLOOR.get(dtype, 5e-7)))
     rivals = [int(at) for at in np.flatnonzero(near)]
     chains = {group.chain[at] for at in rivals}
@@ -426,8 +595,13 @@ class _Group:
         self.names.append(name)
         self._sketches.append(sketches)
 
-    def close(self, side: TorchValues) -> None:
-        """Finds out which values are the same and handed on, once all have been added."""
+    def close(self, side: TorchValues, lengths: Mapping[str, tuple[int, tuple[float, ...]]]) -> None:
+        """Finds out which values are the same and handed on, once all have been added.
+
+        Args:
+            side: The PyTorch model.
+            lengths: For each of its values, how many elements it has, and its length as a vector on each set.
+        """
         import numpy as np
 
         self._sums = [np.stack([each[at].sums for each in self._sketches]) for at in range(len(self._sketches[0]))]
@@ -438,11 +612,24 @@ class _Group:
         self._length = [np.array([each[at].length for each in self._sketches]) for at in range(len(self._sketches[0]))]
         at_name = {name: at for at, name in enumerate(self.names)}
         for at, name in enumerate(self.names):
-            value = side.values[name]
-            before = [value.same_as] if value.same_as is not None else list(value.inputs)
-            links = [at_name[each] for each in before if each in at_name and at_name[each] < at]
-            equal = [link for link in links if self._are_equal(link, at)]
+            links = [at_name[each] for each in self._handed_on(name, side, lengths) if each in at_name]
+            equal = [link for link in links if link < at and self._are_equal(link, at)]
             self.chain.append(self.chain[equal[0]] if equal else at)
+
+    @staticmethod
+    def _handed_on(name: str, side: TorchValues, lengths: Mapping[str, tuple[int, tuple[float, ...]]]) -> list[str]:
+        """Returns the values before one that hold the same elements, in any order: what only moves them is between."""
+        found: list[str] = []
+        pending, seen = [name], {name}
+        while pending and len(found) < _MOST_MOVES:
+            value = side.values[pending.pop()]
+            before = [value.same_as] if value.same_as is not None else list(value.inputs)
+            for each in before:
+                if each not in seen and each in lengths and _alike(lengths[each], lengths[name]):
+                    seen.add(each)
+                    found.append(each)
+                    pending.append(each)
+        return found
 
     def _are_equal(self, one: int, other: int) -> bool:
         import numpy as np

@@ -10,6 +10,7 @@ only if the fx node of its name is the same, element types aside.
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from onnxbench.bisection import Match
 from onnxbench.captures import Feeds, Value
 from onnxbench.provenance import Provenance
 from onnxbench.pytorch import require_torch
-from onnxbench.pytorch.matching import match
+from onnxbench.pytorch.matching import Matching, match
 from onnxbench.pytorch.sources import (
     Source,
     load_source,
@@ -32,6 +33,7 @@ from onnxbench.pytorch.sources import (
     with_weights,
 )
 from onnxbench.pytorch.values import TorchValues, similar_inputs, torch_values
+from onnxbench.tensortype import dtype_bits, dtype_number, elem_type
 
 if TYPE_CHECKING:
     from onnxbench.bisection import Suspect
@@ -78,7 +80,12 @@ class TorchReference:
         self._examples = side.examples()
         parts = suspect.parts if suspect.parts.model is suspect.plain else None
         found = match(suspect.plain, side, by=self._by, drift=_DRIFT, parts=parts)
-        tensors = {name: value for name, value in found.tensors.items() if suspect.parts.scope.defines(name)}
+        lone = _lone_casts(found, side, suspect)
+        tensors = {
+            name: value
+            for name, value in found.tensors.items()
+            if suspect.parts.scope.defines(name) and name not in lone
+        }
         notes = [*side.notes]
         if found.ambiguous:
             notes.append(f"{len(found.ambiguous):,} tensors may be one of several values of PyTorch and were left out")
@@ -113,6 +120,10 @@ class TorchReference:
         """Yields values, batch after batch (see ``Reference``)."""
         yield from self.side.stream(feeds, batches)
 
+    def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
+        """Returns a value computed from values of others; None where they do not suffice."""
+        return self.side.rerun(name, given)
+
     def origin(self, name: str) -> Provenance:
         """Returns the module and the source lines of a value."""
         return self.side.values[name].origin
@@ -124,6 +135,20 @@ class TorchReference:
     def weight(self, name: str) -> Value | None:
         """Returns the values of a parameter or buffer that is called like this, or None."""
         return self.side.weight(name)
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the file that the model comes from, its parameters, buffers and element type."""
+        import torch
+
+        whole = hashlib.sha256(str(self._dtype).encode())
+        if self._source.file is not None and self._source.file.is_file():
+            whole.update(self._source.file.read_bytes())
+        state = self._source.module.state_dict
+        for name, tensor in sorted((state() if callable(state) else state).items()):
+            if isinstance(tensor, torch.Tensor):
+                whole.update(f"{name}\0{tensor.dtype}{list(tensor.shape)}\0".encode())
+                whole.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return whole.hexdigest()
 
 
 def torch_reference(
@@ -163,6 +188,26 @@ def torch_reference(
     if state_dict is not None:
         found = with_weights(found, Path(state_dict), rules=keys)
     return TorchReference(found, dtype=dtype, by=by, inputs=inputs or {})
+
+
+def _lone_casts(found: Matching, side: TorchValues, suspect: Suspect) -> set[str]:
+    """Returns the few tensors that are a value of PyTorch but in a narrower element type, where the rest are not.
+
+    Their values tell so, and a cast that does not belong there would pass for the value itself.
+    """
+    kinds = suspect.parts.kinds([name for name in found.pairs if name in suspect.parts.scope.producers])
+    odd = {
+        name
+        for name, pair in found.pairs.items()
+        if name in kinds
+        and pair.how == "values"
+        and _is_narrower(elem_type(kinds[name]), side.values[pair.torch].dtype)
+    }
+    return odd if len(odd) < len(found.pairs) / 2 else set()
+
+
+def _is_narrower(number: int, dtype: str) -> bool:
+    return dtype.startswith(("float", "bfloat")) and 0 < dtype_bits(number) < dtype_bits(dtype_number(dtype))
 
 
 def _same_values(one: TorchValues, other: TorchValues) -> set[str]:

@@ -489,6 +489,7 @@ class RewriteContext:
         self._calls: dict[int, Callable[..., Any]] = {}
         self._bodies: dict[str, list[tuple[int, _symbolics.Body, Rewrite]]] = {}
         self._undo: list[Callable[[], None]] = []
+        self._hidden: list[tuple[str, int, int]] = []
         self._entered = False
 
     @property
@@ -517,6 +518,10 @@ class RewriteContext:
             sets.update([each.asked_as] if each.is_shipped else [])
             found.append(each)
         return found
+
+    def hides(self, file: str, line: int) -> bool:
+        """Tells whether a line is of a ``forward`` that a symbolic stands for: what it does is not in the graph."""
+        return any(file == each and first <= line <= last for each, first, last in self._hidden)
 
     def replacement_of(self, patch: _patching.Patch) -> Callable[..., Any] | None:
         """Returns what is called in place of a patched callable, or None."""
@@ -550,10 +555,14 @@ class RewriteContext:
 
     def _restore(self) -> None:
         _patching.active.set(tuple(each for each in _patching.active.get() if each is not self))
-        while self._undo:
-            self._undo.pop()()
-        self._calls.clear()
         self.module = self._given
+        try:
+            while self._undo:
+                self._undo.pop()()
+        finally:
+            if self._undo:  # one failed: the others all the same
+                self._restore()
+        self._calls.clear()
 
     def _info(self, origin: Any) -> RewriteInfo:
         return RewriteInfo(origin, self.backend, self.config, self.opset)
@@ -567,12 +576,22 @@ class RewriteContext:
     # functions
 
     def _patch(self) -> None:
-        patches = []
+        patches: list[_patching.Patch] = []
+        owners: dict[Rewrite, _patching.Patch] = {}
         for rewrite in self._chosen:
             if rewrite.kind != "function" or _is_out_of_reach(rewrite, rewrite.target):
                 continue
-            patch = _patching.patch_of(rewrite.target)
-            if id(patch) in self._calls:
+            try:
+                patch = _patching.patch_of(rewrite.target)
+            except NotFoundError:
+                if rewrite.is_shipped:
+                    continue
+                raise
+            other = next((each for each, known in owners.items() if _patching.is_same(known, patch)), None)
+            if other is not None and other.apply is rewrite.apply:
+                continue
+            owners[rewrite] = patch
+            if other is not None:
                 raise UsageError(f"{rewrite.target} and {patch.target} are one function, and both are rewritten")
             _require_signature(rewrite, patch.original)
             self._calls[id(patch)] = self._replacement(rewrite, patch.original)
@@ -676,7 +695,13 @@ class RewriteContext:
                     f"{rewrite.name} is neither an operator nor an autograd Function",
                     hint="rewrites.function replaces functions and methods.",
                 )
-            for operator in self._fitting_operators(rewrite, target):
+            try:
+                fitting = self._fitting_operators(rewrite, target)
+            except NotFoundError:
+                if rewrite.is_shipped:
+                    continue
+                raise
+            for operator in fitting:
                 operators.setdefault(operator, []).append(rewrite)
         for operator, found in operators.items():
             self._translate_operator(operator, found, opset)
@@ -706,9 +731,7 @@ class RewriteContext:
             self.translations[operator] = _symbolics.translation(chosen[1], self._firing(chosen[2]))
         name = operator._schema.name
         if name not in self._bodies:
-            for least in dict.fromkeys(each.opset for each in found):
-                _symbolics.register_symbolic(name, least, _active_body)
-                self._undo.append(partial(_symbolics.unregister_symbolic, name, least))
+            self._undo.append(_symbolics.register_symbolic(name, _active_body))
         self._bodies.setdefault(name, []).extend(bodies)
 
     def _translate_functions(self, functions: Mapping[Any, Sequence[Rewrite]], opset: int) -> None:
@@ -718,6 +741,9 @@ class RewriteContext:
             bodies = [(each.opset or 0, self._body(each, parameters), each) for each in found]
             name = f"{function.__module__}.{function.__qualname__}"
             self._bodies[name] = bodies
+            code = function.forward.__code__
+            last = max((each[2] for each in code.co_lines() if each[2] is not None), default=code.co_firstlineno)
+            self._hidden.append((code.co_filename, code.co_firstlineno, last))
             chosen = _for_opset(bodies, max(opset, 18))
             if chosen is not None:
                 operator = _symbolics.operator_of(function, chosen[2].fake)
@@ -798,9 +824,11 @@ def warned_findings(caught: Sequence[warnings.WarningMessage]) -> list[Finding]:
 
 def _hint(rewrite: Rewrite) -> str | None:
     if rewrite.kind == "function" and rewrite.name.startswith("torch.") and not rewrite.name.startswith("torch.nn"):
-        twin = rewrite.name.rpartition(".")[2]
-        other = f"torch.{twin}" if rewrite.name == f"torch.Tensor.{twin}" else f"torch.Tensor.{twin}"
-        return f"Calls of {other} are another target: rewrites.function takes several."
+        torch, twin = require_torch(), rewrite.name.rpartition(".")[2]
+        is_method = rewrite.name == f"torch.Tensor.{twin}"
+        if hasattr(torch if is_method else torch.Tensor, twin):
+            other = f"torch.{twin}" if is_method else f"torch.Tensor.{twin}"
+            return f"Calls of {other} are another target: rewrites.function takes several."
     if rewrite.kind == "module" and not rewrite.subclasses:
         return "Instances of subclasses count with subclasses=True."
     return None

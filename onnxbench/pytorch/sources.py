@@ -337,6 +337,12 @@ def run_file(file: Path) -> ModuleType:
     return module
 
 
+def loaded_file(file: Path) -> ModuleType:
+    """Returns the module that a file was run as last."""
+    path = str(file.resolve())
+    return next(each for each in reversed(list(sys.modules.values())) if getattr(each, "__file__", None) == path)
+
+
 def _import(name: str, spelling: str) -> ModuleType:
     try:
         with own_errors(f"importing {name}", None):

@@ -155,6 +155,19 @@ class TorchValues(ABC):
         """Returns how a value is computed, in words: ``aten.gelu.default(linear)``, or the class of the module."""
         return self.values[name].origin.module_class or "the model"
 
+    def outputs(self) -> list[str]:
+        """Returns the names of what the model returns, in order; what is no tensor is left out."""
+        return []
+
+    def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
+        """Returns a value computed anew from given ones; None where they do not suffice.
+
+        Args:
+            name: The value.
+            given: Values by their names here, inputs by the names of the ONNX model's inputs.
+        """
+        return None
+
     def weight(self, name: str) -> Value | None:
         """Returns the values of a parameter or buffer, or None."""
         state = self.source.module.state_dict if self.source.kind == "program" else self.source.module.state_dict()
@@ -281,6 +294,7 @@ def _bound(ports: Sequence[Port], leaves: Sequence[Leaf], said: Mapping[str, str
         if port.name not in bound and port.name in known and port.name not in taken:
             bound[port.name] = port.name
             taken.add(port.name)
+    _require_fits(ports, known, bound, label)
     rest = [port for port in ports if port.name not in bound]
     free = [leaf for leaf in leaves if leaf.name not in taken and hasattr(leaf.value, "shape")]
     if rest:
@@ -294,14 +308,19 @@ def _bound(ports: Sequence[Port], leaves: Sequence[Leaf], said: Mapping[str, str
                 hint=f"Is it the PyTorch model of this file? If so, say --input '{rest[0].name}=ARGUMENT'.",
             )
         bound.update(zip((port.name for port in rest), (leaf.name for leaf in ways[0]), strict=True))
+    return {port.name: bound[port.name] for port in ports}
+
+
+def _require_fits(
+    ports: Sequence[Port], known: Mapping[str, Leaf], bound: Mapping[str, str], label: str
+) -> None:  # fmt: skip
     for port in ports:
-        reason = _fits(port, known[bound[port.name]])
+        reason = _fits(port, known[bound[port.name]]) if port.name in bound else ""
         if reason:
             raise FeedsError(
                 f"input {port.name!r} does not fit the argument {bound[port.name]!r} of {label}: {reason}",
                 hint="Is it the PyTorch model of this file, with example inputs as it was exported with?",
             )
-    return {port.name: bound[port.name] for port in ports}
 
 
 def _ways(ports: Sequence[Port], leaves: Sequence[Leaf]) -> list[list[Leaf]]:
@@ -461,6 +480,45 @@ class _Program(TorchValues):
             )
         return found
 
+    def outputs(self) -> list[str]:
+        said = [each.arg for each in self.program.graph_signature.output_specs if each.kind.name == "USER_OUTPUT"]
+        return [arg.name for arg in said if hasattr(arg, "name")]
+
+    def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
+        from torch.fx import Interpreter
+
+        runner = Interpreter(self.program.graph_module, garbage_collect_values=False)
+        leaves = {self.inputs[each]: value for each, value in given.items() if each in self.inputs}
+        for node, at, value in self._placeholders:
+            if at is None:
+                runner.env[node] = value
+            elif self._leaves[at].name in leaves:
+                leaf = self._leaves[at]
+                runner.env[node] = _as_leaf(leaf.name, leaves[leaf.name], leaf.value)
+        for each, value in given.items():
+            node = self._nodes.get(each)
+            if node is not None and each not in self.inputs:
+                runner.env[node] = _as_leaf(each, value, node.meta["val"])
+        needed: set[Any] = set()
+        pending = [self._nodes[name]]
+        runner.env.pop(pending[0], None)
+        while pending:
+            node = pending.pop()
+            if node in runner.env or node in needed:
+                continue
+            if node.op == "placeholder":
+                return None
+            needed.add(node)
+            pending.extend(node.all_input_nodes)
+        try:
+            with _running(self.source):
+                for node in self._nodes.values():
+                    if node in needed:
+                        runner.env[node] = runner.run_node(node)
+        except Exception:  # these values may be none that PyTorch takes there
+            return None
+        return as_array(runner.env[self._nodes[name]])
+
     def call(self, name: str) -> str:
         node, part = self._nodes[name], ""
         if getattr(node.target, "__name__", "") == "getitem":
@@ -606,9 +664,12 @@ class _Modules(TorchValues):
             inputs = [known[0] for each in _flat(given) if (known := seen(each[1])) is not None]
             parts = [] if path == ROOT else path.split(".")
             around = ["", *(".".join(parts[:end]) for end in range(1, len(parts) + 1))]
-            classes = [_class_name(self._modules[each or ROOT]) for each in around if (each or ROOT) in self._modules]
+            scopes = [each for each in around if (each or ROOT) in self._modules]
+            classes = [_class_name(self._modules[each or ROOT]) for each in scopes]
             number = call.rpartition("@")[2] if "@" in call else "0"
-            origin = Provenance("" if path == ROOT else path, classes=tuple(classes), call=int(number), kind="module")
+            origin = Provenance(
+                "" if path == ROOT else path, tuple(scopes), tuple(classes), call=int(number), kind="module"
+            )
             same = seen(tensor)
             found[name] = TorchValue(
                 name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), origin,
