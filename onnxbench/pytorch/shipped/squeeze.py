@@ -6,7 +6,8 @@ the open dimension: "ISqueezeLayer without an axes input requires dimension 0 to
 it would change the output rank, which is fixed at build time".
 
 With the rewrite, an open dimension stays, also where it has size 1. There PyTorch drops it and the file does not, so
-the export says so.
+the export says so. TorchScript does not tell which dimensions are open: it says nothing, and one that is open and has
+size 1 in the example is dropped, which the comparison at other sizes refuses.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ def squeeze(ctx: RewriteInfo, input: Any, *dims: Any, **words: Any) -> Any:
     ones = [at for at, size in enumerate(sizes) if size == 1]
     kept = [at for at, size in enumerate(sizes) if size is None]
     if kept:
+        dropped = f"dimensions {ones}, which have size 1 in the example" if ones else "no dimension"
         ctx.warn(
-            f"squeeze() drops dimensions {ones}, those of size 1 in the example, and never the open ones {kept}: where "
-            "such a one has size 1, PyTorch drops it and the file does not",
+            f"squeeze() drops {dropped}, and never the open ones {kept}: where such a one has size 1, PyTorch drops it "
+            "and the file does not",
             hint="Write which dimensions are meant: squeeze(dim).",
         )
     for at in reversed(ones):
