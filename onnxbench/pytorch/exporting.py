@@ -32,7 +32,7 @@ from onnxbench.pytorch._dynamic import Axes, parse_dynamic, sizes_of
 from onnxbench.pytorch._exporters import RawExport, export_program, export_torchscript
 from onnxbench.pytorch._findings import Finding, baked_sizes, frozen_findings, input_findings, random_findings
 from onnxbench.pytorch._verification import Case, Verifier
-from onnxbench.pytorch.rewriters import RewriteContext, unused_findings
+from onnxbench.pytorch.rewriters import RewriteContext, unused_findings, warned_findings
 from onnxbench.pytorch.sources import (
     Source,
     load_function,
@@ -238,6 +238,7 @@ def export(
         # From here on the module is the original again: that is what the file is compared with.
         findings = [
             *unused_findings(context, is_strict=raw.is_strict),
+            *warned_findings(raw.caught),
             *frozen_findings(raw.frozen, raw.caught, raw.model, is_dynamic=bool(dynamic)),
             *input_findings(leaves, raw.inputs, raw.model, takes_numbers=exporter == "torchscript"),
             *random_findings(raw.model),

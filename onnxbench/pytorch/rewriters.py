@@ -24,8 +24,10 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import linecache
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +39,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from onnxbench.errors import NotFoundError, UsageError, did_you_mean
 from onnxbench.pytorch import _patching, _symbolics, require_torch
 from onnxbench.pytorch._findings import Finding
-from onnxbench.pytorch.sources import run_file
+from onnxbench.pytorch.sources import is_library, run_file
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -50,6 +52,7 @@ _MADE = "__onnxbench_rewrites__"
 """Where rewrites are kept: on what was decorated, and in the globals of the module that did it."""
 SHIPPED = "shipped"
 """The word for all rewrites that come along."""
+_HOME = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +69,7 @@ class Rewrite:
         subclasses: Whether instances of subclasses are replaced too.
         fake: What gives the shapes of an autograd Function's results.
         is_shipped: Whether it comes along with onnxbench.
+        asked_as: Of one that comes along: the name by which it was asked for; empty where all of them were.
     """
 
     kind: Kind
@@ -77,6 +81,7 @@ class Rewrite:
     subclasses: bool = False
     fake: Callable[..., Any] | None = None
     is_shipped: bool = False
+    asked_as: str = ""
 
     @property
     def name(self) -> str:
@@ -109,6 +114,34 @@ class RewriteInfo:
     backend: str
     config: Mapping[str, Any]
     opset: int | None = None
+
+    def warn(self, message: str, *, hint: str | None = None) -> None:
+        """Tells the user what a rewrite decided: a finding of the export, with the line of the model's code.
+
+        Args:
+            message: What happened, in one sentence.
+            hint: What to do.
+        """
+        frame: Any = sys._getframe(1)
+        while frame.f_back is not None and (
+            is_library(frame.f_code.co_filename) or Path(frame.f_code.co_filename).is_relative_to(_HOME)
+        ):
+            frame = frame.f_back
+        place = frame.f_code.co_filename, frame.f_lineno
+        warnings.warn_explicit(RewriteWarning(message, hint), RewriteWarning, *place)
+
+
+class RewriteWarning(UserWarning):
+    """What a rewrite decided and a user may not expect (``ctx.warn``).
+
+    Attributes:
+        message: What happened, in one sentence.
+        hint: What to do.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
 
 
 class Rewrites:
@@ -274,8 +307,6 @@ def _place(made: Any, frame: Any) -> str:
 
 def _text_line(frame: Any, text: str) -> int:
     """Returns the line of a file that a text begins at: where it stands there, else that of the call."""
-    import linecache
-
     code = "".join(linecache.getlines(frame.f_code.co_filename))
     at = code.find(text)
     return code.count("\n", 0, at) + 1 if at >= 0 else int(frame.f_lineno)
@@ -360,9 +391,9 @@ def _named(name: str) -> list[Rewrite]:
     known = _shipped_names()
     if name == SHIPPED:
         return [each for word in known for each in _shipped(word)]
-    word = name.replace("-", "_")
+    word = name.removeprefix(f"{SHIPPED}:").replace("-", "_")
     if word in known:
-        return [replace(each, is_shipped=False) for each in _shipped(word)]
+        return [replace(each, asked_as=word) for each in _shipped(word)]
     raise NotFoundError(
         f"there are no rewrites {name!r}",
         hint=did_you_mean(name, [*known, SHIPPED]) or f"Give a file.py, {SHIPPED!r}, or one of {', '.join(known)}.",
@@ -453,6 +484,7 @@ class RewriteContext:
         self._given = module
         self.opset = opset
         self._chosen = _chosen(found, backend)
+        _require_some(found, backend)
         self._counts = dict.fromkeys(self._chosen, 0)
         self._calls: dict[int, Callable[..., Any]] = {}
         self._bodies: dict[str, list[tuple[int, _symbolics.Body, Rewrite]]] = {}
@@ -473,11 +505,19 @@ class RewriteContext:
         return [each for each, count in self._counts.items() if count]
 
     def unused(self) -> list[Rewrite]:
-        """Returns those that were not, without those of ``shipped``: they are there in case they are needed."""
+        """Returns those that were not, without those of ``shipped``: they are there in case they are needed.
+
+        Of those that come along under one name, the first stands for all, and is there if none of them was used.
+        """
         used = {each.name for each in self.used() if each.kind == "symbolic"}
-        return [
-            each for each, count in self._counts.items() if not count and not each.is_shipped and each.name not in used
-        ]
+        sets = {each.asked_as for each in self.used()}
+        found = []
+        for each, count in self._counts.items():
+            if count or each.name in used or (each.is_shipped and (not each.asked_as or each.asked_as in sets)):
+                continue
+            sets.update([each.asked_as] if each.is_shipped else [])
+            found.append(each)
+        return found
 
     def hides(self, file: str, line: int) -> bool:
         """Tells whether a line is of a ``forward`` that a symbolic stands for: what it does is not in the graph."""
@@ -638,9 +678,9 @@ class RewriteContext:
             if rewrite.kind != "symbolic":
                 continue
             target = rewrite.target
+            if isinstance(target, str) and _is_out_of_reach(rewrite, target):
+                continue
             if isinstance(target, str) and "::" not in target:
-                if _is_out_of_reach(rewrite, target):
-                    continue
                 target = _patching.resolve(target)[2]
             if isinstance(target, type):
                 if not issubclass(target, torch.autograd.Function):
@@ -752,6 +792,9 @@ def unused_findings(context: RewriteContext, *, is_strict: bool = False) -> list
         why["function"] = "PyTorch could export the model only in its strict mode, which no such rewrite reaches"
     missed = [each for each in context.used() if is_strict and each.kind == "function"]
     for rewrite in (*context.unused(), *missed):
+        if rewrite.asked_as and rewrite not in missed:
+            found.append(Finding("unused-rewrite", f"no rewrite of {SHIPPED}:{rewrite.asked_as} was ever used"))
+            continue
         reason = why[rewrite.kind]
         if rewrite.opset is not None and context.opset is not None and rewrite.opset > context.opset:
             reason = f"it is for opset {rewrite.opset} and later, and this is an export to opset {context.opset}"
@@ -759,6 +802,24 @@ def unused_findings(context: RewriteContext, *, is_strict: bool = False) -> list
             Finding("unused-rewrite", f"{rewrite.label} was never used: {reason}", rewrite.place, hint=_hint(rewrite))
         )
     return found
+
+
+def warned_findings(caught: Sequence[warnings.WarningMessage]) -> list[Finding]:
+    """Returns a finding for each thing that a rewrite said with ``ctx.warn``, each place once.
+
+    Args:
+        caught: The warnings that were raised during the export.
+    """
+    found: dict[tuple[str, str, int], Finding] = {}
+    for each in caught:
+        said = each.message
+        if isinstance(said, RewriteWarning):
+            is_own = Path(each.filename).is_relative_to(_HOME)
+            code = linecache.getline(each.filename, each.lineno).strip() or None
+            place = None if is_own else f"{each.filename}:{each.lineno}"
+            finding = Finding("rewrite", said.message, place, None if is_own else code, hint=said.hint)
+            found.setdefault((said.message, each.filename, each.lineno), finding)
+    return list(found.values())
 
 
 def _hint(rewrite: Rewrite) -> str | None:
@@ -809,13 +870,34 @@ def _chosen(found: Sequence[Rewrite], backend: str) -> list[Rewrite]:
     return [each for each in found if best.get((each.kind, each.name, each.opset)) is each]
 
 
+def _require_some(found: Sequence[Rewrite], backend: str) -> None:
+    """Raises a UsageError if rewrites that come along were asked for by a name, and none of them is for the backend."""
+    sets: dict[str, dict[str, None]] = {}
+    for rewrite in found:
+        if rewrite.asked_as:
+            words = (backend,) if rewrite.backends is None else rewrite.backends
+            sets.setdefault(rewrite.asked_as, {}).update(dict.fromkeys(words))
+    for name, backends in sets.items():
+        if backend not in backends:
+            known = " or ".join(backends)
+            raise UsageError(
+                f"the rewrites {SHIPPED}:{name} are for {known}, and this is an export for {backend}",
+                hint=f"--backend {next(iter(backends))}",
+            )
+
+
 def _rank(rewrite: Rewrite) -> tuple[bool, bool]:
     return not rewrite.is_shipped, rewrite.backends is not None
 
 
 def _is_out_of_reach(rewrite: Rewrite, target: str) -> bool:
     """Tells whether a rewrite that comes along is for a package that nobody has imported."""
-    return rewrite.is_shipped and target.split(".")[0] not in sys.modules
+    if not rewrite.is_shipped:
+        return False
+    if "::" not in target:
+        return target.split(".")[0] not in sys.modules
+    domain, _, name = target.partition("::")
+    return not hasattr(getattr(require_torch().ops, domain), name.partition(".")[0])
 
 
 def _require_signature(rewrite: Rewrite, original: Callable[..., Any]) -> None:
