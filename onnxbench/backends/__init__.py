@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from onnxbench.backends._operators import Operator as Operator
+from onnxbench.backends._operators import has_python_operators as has_python_operators
 from onnxbench.captures import Port, Value, input_ports, onnx_dtype
 from onnxbench.errors import ExecutionError, UsageError, did_you_mean
 from onnxbench.messages import copy_of
@@ -41,6 +43,7 @@ class Options:
         providers: Execution providers, best first: ``cpu``, ``cuda``, ``tensorrt``, or a runtime's own names.
         threads: Threads within an operator; 0 leaves it to the runtime.
         libraries: Libraries with custom operators, which are loaded into this process (they are code).
+        operators: Custom operators that the runtime is taught.
         profile: Where the runtime's own trace (JSON) goes when the session is closed.
         verbose: Let the runtime write its log to stderr.
         frugal: Hold as little memory as possible, for a session that runs once: nodes run in the order of the file
@@ -54,6 +57,7 @@ class Options:
     profile: Path | None = None
     verbose: bool = False
     frugal: bool = False
+    operators: tuple[Operator, ...] = ()
 
 
 class Session(Protocol):

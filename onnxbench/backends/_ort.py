@@ -19,10 +19,12 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
+from onnxbench.backends._operators import Taught, failure
 from onnxbench.backends._structure import distinct_node_names, expose, inline_weights, require_tensors
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import ExecutionError, MissingDependencyError, OutputError, UnsupportedError, UsageError
@@ -65,9 +67,11 @@ class OrtBackend:
 
     def open(self, model: Model, *, outputs: Sequence[str] | None, options: Options) -> OrtSession:
         """Returns a session (see ``onnxbench.backends.open_session``)."""
-        proto = expose(distinct_node_names(model.proto), outputs)
+        taught = Taught(distinct_node_names(model.proto), options.operators)
+        proto = expose(taught.proto, outputs)
         data, folder = _serialize(model, proto)
-        return OrtSession(data, folder, proto, options)
+        options = replace(options, libraries=(*options.libraries, *taught.libraries))
+        return OrtSession(data, folder, proto, options, taught)
 
 
 BACKEND = OrtBackend()
@@ -86,8 +90,11 @@ def _runtime() -> Any:
 class OrtSession:
     """A model loaded into ONNX Runtime."""
 
-    def __init__(self, data: bytes, folder: str | None, proto: ModelProto, options: Options) -> None:
+    def __init__(
+        self, data: bytes, folder: str | None, proto: ModelProto, options: Options, taught: Taught | None = None
+    ) -> None:
         runtime = _runtime()
+        self._taught = taught
         self._profile = options.profile
         self._traces = Path(tempfile.mkdtemp(prefix="onnxbench-")) if options.profile else None
         settings = _settings(runtime, options, folder, self._traces)
@@ -122,7 +129,11 @@ class OrtSession:
         except Exception as error:  # the seam, as above
             if isinstance(error, UnsupportedError):
                 raise
-            raise translate(error, "failed while it ran the model") from None
+            told = translate(error, "failed while it ran the model")
+            raised = failure()
+            if raised is not None:
+                told.details = (f"the operator's reference raised {raised}", *told.details)
+            raise told from None
 
     def _run(self, feeds: Feeds, names: list[str]) -> dict[str, Value]:
         """Chooses the way in and out: the plain one, or ``OrtValue`` for element types that NumPy lacks.
@@ -152,6 +163,8 @@ class OrtSession:
 
     def close(self) -> None:
         """Ends the session and writes the profile, where one was asked for."""
+        if self._taught is not None:
+            self._taught.close()
         if self._traces is None or self._profile is None:
             return
         traces, self._traces = self._traces, None
