@@ -22,8 +22,9 @@ from onnxbench.bundles._kernels import HostKernel
 from onnxbench.bundles._proof import difference
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
-from onnxbench.engine import BuildSpec, build_engine, creators, diagnose, prove_plugin
+from onnxbench.engine import BuildSpec, build_engine, creators, diagnose
 from onnxbench.errors import BenchError, EngineError, NotFoundError, OutputError, SpecError, UsageError
+from onnxbench.proving import prove_plugin
 
 RESIZE = ROOT / "plugins" / "dynamic_resize"
 HAS_TRT = find_spec("tensorrt_rtx") is not None

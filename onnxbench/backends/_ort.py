@@ -616,7 +616,7 @@ _NOISE = tuple(
     )
 )
 _REFERENCE = "The runtime has no kernel for these types; --backend reference may."
-_CUSTOM = "Give the library with the custom operator: --custom-ops FILE."
+_CUSTOM = "Give the custom operator: --plugin BUNDLE, or a library: --custom-ops FILE."
 _HINTS = (
     ("is under development", "This runtime is too old for the model's opset; --backend reference may run it."),
     ("Unsupported model IR version", "This runtime is too old for the model's IR version."),

@@ -83,7 +83,7 @@ _TEST = '''"""The bundle's parts agree: run with pytest."""
 
 from pathlib import Path
 
-from onnxbench.engine import prove_plugin
+from onnxbench.proving import prove_plugin
 
 
 def test_bundle():

@@ -100,6 +100,15 @@ def export(
             show_default=False,
         ),
     ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="BUNDLE...",
+            help="Custom operators for PyTorch and ONNX: folders of bundles (their code is run).",
+            show_default=False,
+        ),
+    ] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with PyTorch.")] = False,
     atol: Annotated[
         float | None, typer.Option("--atol", "--abs", min=0, help="Absolute tolerance.", show_default=False)
@@ -130,6 +139,7 @@ def export(
       onnxbench export model.py:Net net.onnx --shape 'x:[1,3,224,224]' --state-dict net.pth --key 'module.=>'
       onnxbench export package.module:Net net.onnx --exporter torchscript --opset 17 --strict
       onnxbench export program.pt2 model.onnx --pass fold-constants my_passes.py:clean
+      onnxbench export model.py:make model.onnx --plugin plugins/dynamic_resize
       onnxbench export model.py:make half.onnx --dtype float16 --save-external-data
     """
     from onnxbench.cli._edits import one_target
@@ -142,7 +152,7 @@ def export(
         options=exporting.ExportOptions(
             exporter=exporter, opset=opset, dynamic=dynamic or (), shapes=shape or (), seed=seed,
             input_names=input_names or (), output_names=output_names or (), state_dict=state_dict, keys=key or (),
-            dtype=dtype, optimize=not no_optimize, passes=passes or (), verify=not no_verify, tolerance=tolerance,
+            dtype=dtype, optimize=not no_optimize, passes=passes or (), plugins=plugin or (), verify=not no_verify, tolerance=tolerance,
             strict=strict, storing=save_options(external_data, per_tensor, external_threshold, False),
         ),
     )  # fmt: skip

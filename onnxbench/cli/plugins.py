@@ -134,7 +134,7 @@ def _show(found: list[Plugin], engine: str | None, *, as_json: bool) -> None:
 
 def _test(found: list[Plugin], engine: str | None, *, as_json: bool) -> bool:
     from onnxbench.cli._render import print_json
-    from onnxbench.engine import prove_plugin
+    from onnxbench.proving import prove_plugin
 
     outcomes = {plugin.name: prove_plugin(plugin.path, engine=engine) for plugin in found}
     if as_json:

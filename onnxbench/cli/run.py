@@ -156,6 +156,15 @@ def run(
             help="Libraries with custom operators (they are code).",
         ),
     ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="BUNDLE...",
+            show_default=False,
+            help="Custom operators: folders of bundles (their code is run).",
+        ),
+    ] = None,
     bench: Annotated[int, typer.Option("--bench", min=0, help="Time this many runs.")] = 0,
     warmup: Annotated[int, typer.Option("--warmup", "--warm-up", min=0, help="Runs before the timed ones.")] = 5,
     profile: Annotated[
@@ -181,16 +190,18 @@ def run(
       onnxbench run model.onnx --feeds x.npz --expect y.npz --atol 1e-4 out:1e-2
       onnxbench run model.onnx --validate --outputs '*'
       onnxbench run model.onnx --find-nan
+      onnxbench run model.onnx --plugin plugins/dynamic_resize
       onnxbench run model.onnx --bench 100 --threads 1
     """
-    from onnxbench import backends, feeding, running, specs
+    from onnxbench import backends, bundles, feeding, running, specs
 
     result = running.run(
         model,
         feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, iterations, fill, cast),
         outputs=outputs or (), backend=backend, expect=expect or (), atol=atol or (), rtol=rtol or (), bitwise=bitwise,
         options=backends.Options(
-            optimization_level, tuple(provider or ("cpu",)), threads, tuple(custom_ops or ()), profile, verbose
+            optimization_level, tuple(provider or ("cpu",)), threads, tuple(custom_ops or ()), profile, verbose,
+            operators=tuple(bundle.operator() for bundle in bundles.load_bundles(plugin or [])),
         ),
         find_nan=find_nan, validate=validate, bench=bench, warmup=warmup, save=save, save_inputs=save_inputs,
         max_bytes=specs.parse_size(max_memory), keep_values=False, allow_outside=allow_outside,

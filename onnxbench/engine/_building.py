@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import find_plugins, load_bundle
+from onnxbench.bundles import load_bundle
 from onnxbench.captures import input_ports
 from onnxbench.engine._child import run_job
 from onnxbench.engine._flavors import Flavor, choose, has_gpu, installed
@@ -43,8 +43,7 @@ from onnxbench.version import STAMP
 from onnxbench.writer import SaveOptions, held_together, save, write_whole
 
 if TYPE_CHECKING:
-    from onnxbench.bundles import Bundle, Plugin
-    from onnxbench.bundles._proof import Outcome
+    from onnxbench.bundles import Plugin
     from onnxbench.engine._diagnosis import Problem
 
 _SHOWN = 12
@@ -307,31 +306,6 @@ def creators(engine: str | None = None, plugins: Sequence[Plugin] = ()) -> dict[
     """Returns the plugin creators that a TensorRT has: ``version``, ``creators``, and what became of ``plugins``."""
     flavor = choose(engine)
     return run_job({"task": "describe", "flavor": dataclasses.asdict(flavor), "plugins": _plugin_jobs(plugins)})
-
-
-def prove_plugin(path: str | os.PathLike[str], *, engine: str | None = None) -> list[Outcome]:
-    """Returns the outcomes of all tests of a bundle; engines are built if a TensorRT is installed.
-
-    Args:
-        path: The bundle's folder; its code is run.
-        engine: The TensorRT to build with; None: chosen by what is installed.
-
-    Raises:
-        NotFoundError: There is no bundle.
-        SpecError: It cannot be loaded.
-    """
-    from onnxbench.bundles import prove_bundle
-
-    folder = Path(path)
-    bundle = load_bundle(folder)
-    capabilities = () if has_gpu() else ("SM89",)
-
-    def build(model: Path, target: Path, _: Bundle) -> bytes:
-        spec = BuildSpec(engine=engine, compute_capabilities=capabilities)
-        build_engine(model, target, spec, plugins=find_plugins([os.fspath(folder)]))
-        return target.read_bytes()
-
-    return prove_bundle(bundle, build=build if engine is not None or installed() else None)
 
 
 def describe_plugin(plugin: Plugin, engine: str | None = None) -> dict[str, Any]:

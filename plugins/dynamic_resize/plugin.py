@@ -92,7 +92,7 @@ BUNDLE = Bundle(
     reference=reference,
     cases=cases,
     body=body,
-    torch=TorchCall("onnxbench_test::dynamic_resize"),
+    torch=TorchCall("Test::dynamic_resize"),
     kernel=Kernel(source="kernel.cu", entry="dynamic_resize", scalars=scalars),
     tolerance={"float32": (1e-3, 1e-5), "float16": (2e-3, 1e-3), "bfloat16": (1e-2, 1e-2)},
 )
