@@ -369,6 +369,13 @@ def make_skeleton(folder: Path, op: str) -> list[Path]:
     return _skeleton.make_skeleton(folder, op)
 
 
+def export_cpp(bundle: Bundle, folder: Path) -> list[Path]:
+    """Returns the files of a TensorRT plugin library in C++, written into a new folder (``onnxbench.bundles._cpp``)."""
+    from onnxbench.bundles import _cpp
+
+    return _cpp.export_cpp(bundle, folder)
+
+
 def prove_bundle(bundle: Bundle, *, build: Build | None = None, tests: Sequence[Test] = ()) -> list[Outcome]:
     """Returns the outcomes of all tests of a bundle (see ``onnxbench.bundles._proof``)."""
     from onnxbench.bundles import _proof
@@ -434,6 +441,7 @@ __all__ = [
     "TorchCall",
     "compile_ptx",
     "discover",
+    "export_cpp",
     "find_plugins",
     "larger",
     "load_bundle",
