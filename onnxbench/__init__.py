@@ -19,6 +19,7 @@ from onnxbench.version import __version__
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
     from onnxbench.bisection import bisect as bisect
+    from onnxbench.bundles import load_bundle as load_bundle
     from onnxbench.diffing import diff as diff
     from onnxbench.division import divide as divide
     from onnxbench.engine import BuildSpec as BuildSpec
@@ -43,10 +44,12 @@ if TYPE_CHECKING:
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
     from onnxbench.proof import prove as prove
+    from onnxbench.proving import prove_plugin as prove_plugin
     from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
     from onnxbench.pytorch.exporting import export as export
     from onnxbench.pytorch.marks import mark as mark
     from onnxbench.pytorch.marks import marked as marked
+    from onnxbench.pytorch.operators import torch_operator as torch_operator
     from onnxbench.recipe import Recipe as Recipe
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
@@ -86,17 +89,20 @@ _HOMES = {
     "from_proto": "model",
     "inspect": "inspection",
     "load": "model",
+    "load_bundle": "bundles",
     "load_recipe": "recipe",
     "make_batch_dynamic": "batching",
     "mark": "pytorch.marks",
     "marked": "pytorch.marks",
     "merge": "merging",
     "prove": "proof",
+    "prove_plugin": "proving",
     "read_engine": "engine",
     "run": "running",
     "save": "writer",
     "show": "modeltext",
     "split": "splitting",
+    "torch_operator": "pytorch.operators",
     "unmark": "marks",
     "validate": "validity",
 }

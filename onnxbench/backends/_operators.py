@@ -118,9 +118,7 @@ class Taught:
                        for word, count in (("x", operator.inputs), ("y", operator.outputs)))  # fmt: skip
         casts = opset >= _LEAST_OPSET
         floats, results = ([f"{name}_float" if casts else name for name in names] for names in (given, made))
-        nodes = [
-            helper.make_node("Cast", [name], [to], to=1) for name, to in zip(given, floats, strict=True) if casts
-        ]
+        nodes = [helper.make_node("Cast", [name], [to], to=1) for name, to in zip(given, floats, strict=True) if casts]
         nodes.append(
             helper.make_node(_python_name(operator.inputs, operator.outputs), floats, results, domain=_DOMAIN, call=key)
         )

@@ -53,7 +53,7 @@ class _Recorded:
         raise SpecError("a size or an attribute decides which way the function goes, or is made an int")
 
     __bool__ = __int__ = __index__ = __float__ = __lt__ = __le__ = __gt__ = __ge__ = __mod__ = _refuse
-    __eq__ = __ne__ = __hash__ = _refuse  # type: ignore[assignment]
+    __eq__ = __ne__ = __hash__ = _refuse
 
 
 def export_cpp(bundle: Bundle, folder: Path) -> list[Path]:
@@ -93,11 +93,15 @@ def _words(bundle: Bundle) -> dict[str, str]:
         for at, shape in enumerate(out):
             lines.append(f"out[{at}].nbDims = {len(shape)};")
             lines += [f"out[{at}].d[{axis}] = {_dimension(size)};" for axis, size in enumerate(shape)]
-        shapes.append(f"    if ({fits}) {{\n" + "".join(f"      {line}\n" for line in lines) + "      return 0;\n    }\n")
+        shapes.append(
+            f"    if ({fits}) {{\n" + "".join(f"      {line}\n" for line in lines) + "      return 0;\n    }\n"
+        )
         fits = fits.replace("in[", "inDesc[").replace(".nbDims", ".dims.nbDims")
         lines = [f"n.i[{at}] = {_number(value)};" for at, value in enumerate(integers)]
         lines += [f"n.f[{at}] = static_cast<float>({_number(value)});" for at, value in enumerate(floats)]
-        numbers.append(f"    if ({fits}) {{\n" + "".join(f"      {line}\n" for line in lines) + "      fits = true;\n    }\n")
+        numbers.append(
+            f"    if ({fits}) {{\n" + "".join(f"      {line}\n" for line in lines) + "      fits = true;\n    }\n"
+        )
     given = [name in bundle.any_dtype for name in bundle.inputs]
     typed = leading(bundle)
     launches, cases = [], []
@@ -111,9 +115,7 @@ def _words(bundle: Bundle) -> dict[str, str]:
             f"    case {list(_TYPES).index(dtype)}: {entry}<<<blocks, {bundle.kernel.threads}, 0, stream>>>("
             f"{', '.join(casts)}, p); break;\n"
         )
-        cases.append(
-            f"    case DataType::{_TYPES[dtype]}: type = {list(_TYPES).index(dtype)}; break;\n"
-        )
+        cases.append(f"    case DataType::{_TYPES[dtype]}: type = {list(_TYPES).index(dtype)}; break;\n")
     return {
         "name": bundle.name, "op": bundle.op, "domain": bundle.domain, "version": bundle.version,
         "inputs": str(len(bundle.inputs)), "outputs": str(len(bundle.outputs)), "typed": str(typed),
@@ -133,14 +135,14 @@ def _attribute_words(bundle: Bundle) -> dict[str, str]:
         if kind is str:
             members.append(f'  std::string {name} = "{default}";\n')
             reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = text(field);\n')
-            fields.append(f'{{"{name}", a.{name}.data(), PluginFieldType::kCHAR, static_cast<int32_t>(a.{name}.size())}}')
+            fields.append(
+                f'{{"{name}", a.{name}.data(), PluginFieldType::kCHAR, static_cast<int32_t>(a.{name}.size())}}'
+            )
             names.append(f'{{"{name}", nullptr, PluginFieldType::kCHAR, 0}}')
         else:
             cpp, field = ("float", "kFLOAT32") if kind is float else ("int32_t", "kINT32")
             members.append(f"  {cpp} {name} = {f'{default!r}f' if kind is float else int(default)};\n")
-            reads.append(
-                f'  if (!std::strcmp(field.name, "{name}")) to.{name} = static_cast<{cpp}>(number(field));\n'
-            )
+            reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = static_cast<{cpp}>(number(field));\n')
             fields.append(f'{{"{name}", &a.{name}, PluginFieldType::{field}, 1}}')
             names.append(f'{{"{name}", nullptr, PluginFieldType::{field}, 1}}')
     return {
@@ -150,7 +152,7 @@ def _attribute_words(bundle: Bundle) -> dict[str, str]:
 
 def _traced(bundle: Bundle, ranks: Sequence[int]) -> tuple[list[list[Any]], list[Any], list[Any]]:
     """Returns output shapes, integers and floats of the kernel as recorded arithmetic."""
-    sizes = [[_Recorded("size", at, axis) for axis in range(rank)] for at, rank in enumerate(ranks)]
+    sizes: list[list[Any]] = [[_Recorded("size", at, axis) for axis in range(rank)] for at, rank in enumerate(ranks)]
     attributes: dict[str, Any] = {
         name: value if isinstance(value, str) or value is str else _Recorded("attribute", name)
         for name, value in bundle.attributes.items()
@@ -158,7 +160,9 @@ def _traced(bundle: Bundle, ranks: Sequence[int]) -> tuple[list[list[Any]], list
     what = "shape function"
     try:
         shapes = [list(shape) for shape in bundle.shapes(sizes, attributes)]
-        made = [[_Recorded("made", at, axis) for axis in range(len(shape))] for at, shape in enumerate(shapes)]
+        made: list[list[Any]] = [
+            [_Recorded("made", at, axis) for axis in range(len(shape))] for at, shape in enumerate(shapes)
+        ]
         what = "kernel's numbers (scalars)"
         integers, floats = bundle.kernel.scalars(sizes, made, attributes)
     except BenchError as error:
@@ -210,8 +214,8 @@ if(NOT TENSORRT_ROOT AND DEFINED ENV{TENSORRT_ROOT})
   set(TENSORRT_ROOT $ENV{TENSORRT_ROOT})
 endif()
 if(NOT TENSORRT_ROOT)
-  message(FATAL_ERROR "TENSORRT_ROOT is not set: the folder of TensorRT 10 or 11 that has include/NvInferRuntime.h, as in "
-                      "cmake -DTENSORRT_ROOT=/opt/TensorRT-10.13")
+  message(FATAL_ERROR "TENSORRT_ROOT is not set: the folder of TensorRT 10 or 11 that has include/NvInferRuntime.h, "
+                      "as in cmake -DTENSORRT_ROOT=/opt/TensorRT-10.13")
 endif()
 find_path(TENSORRT_INCLUDE NvInferRuntime.h HINTS ${TENSORRT_ROOT} PATH_SUFFIXES include include/x86_64-linux-gnu)
 if(NOT TENSORRT_INCLUDE)

@@ -185,7 +185,11 @@ def _onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
 
 
 def _run_in_onnxruntime(
-    bundle: Bundle, taught: Bundle, inputs: Sequence[np.ndarray], attributes: dict[str, Any], allowed: tuple[float, float]
+    bundle: Bundle,
+    taught: Bundle,
+    inputs: Sequence[np.ndarray],
+    attributes: dict[str, Any],
+    allowed: tuple[float, float],
 ) -> None:
     from onnxbench import backends
     from onnxbench.model import from_proto

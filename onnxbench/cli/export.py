@@ -152,7 +152,8 @@ def export(
         options=exporting.ExportOptions(
             exporter=exporter, opset=opset, dynamic=dynamic or (), shapes=shape or (), seed=seed,
             input_names=input_names or (), output_names=output_names or (), state_dict=state_dict, keys=key or (),
-            dtype=dtype, optimize=not no_optimize, passes=passes or (), plugins=plugin or (), verify=not no_verify, tolerance=tolerance,
+            dtype=dtype, optimize=not no_optimize, passes=passes or (), plugins=plugin or (),
+            verify=not no_verify, tolerance=tolerance,
             strict=strict, storing=save_options(external_data, per_tensor, external_threshold, False),
         ),
     )  # fmt: skip

@@ -295,9 +295,7 @@ def _prepared(source: Source | str | Any, options: ExportOptions) -> Source:
     return found.in_order()
 
 
-def _translations(
-    options: ExportOptions, bundles: Sequence[Bundle]
-) -> Mapping[Callable[..., Any], Callable[..., Any]]:
+def _translations(options: ExportOptions, bundles: Sequence[Bundle]) -> Mapping[Callable[..., Any], Callable[..., Any]]:
     """Returns how operators that PyTorch's exporter does not know become ONNX: marks, plugins, what the options say."""
     return {**marks.translation_table(), **operators.translations(bundles), **options.translations}
 

@@ -293,7 +293,9 @@ def _symbolic(bundle: Bundle, arguments: Sequence[str]) -> Callable[..., Any]:
     return write
 
 
-def _known_shapes(bundle: Bundle, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> list[list[int | None]] | None:
+def _known_shapes(
+    bundle: Bundle, inputs: Sequence[Any], attributes: Mapping[str, Any]
+) -> list[list[int | None]] | None:
     """Returns the shapes of outputs as far as they follow from those of inputs; None if a rank is not known."""
     sizes = []
     for value in inputs:
@@ -302,9 +304,7 @@ def _known_shapes(bundle: Bundle, inputs: Sequence[Any], attributes: Mapping[str
         if known is None:
             return None
         sizes.append([Unknown() if size is None else size for size in known])
-    return [
-        [size if isinstance(size, int) else None for size in shape] for shape in bundle.shapes(sizes, attributes)
-    ]
+    return [[size if isinstance(size, int) else None for size in shape] for shape in bundle.shapes(sizes, attributes)]
 
 
 # ---------------------------------------------------------------- the proof
@@ -332,8 +332,7 @@ def prove(bundle: Bundle, cases: Sequence[Case]) -> str:
             operator.default, tuple(tensors), bundle.filled(attributes), test_utils=("test_schema", "test_faketensor")
         )
     said = [f"{len(few)} cases"]
-    for name in torch_call(bundle).stands_for:
-        said.append(_compare(bundle, name, cases, torch))
+    said += [_compare(bundle, name, cases, torch) for name in torch_call(bundle).stands_for]
     said.append(f"exported by {' and '.join(_export(bundle, few[0]))}")
     return ", ".join(said)
 
@@ -351,7 +350,9 @@ def _compare(bundle: Bundle, name: str, cases: Sequence[Case], torch: Any) -> st
         given: dict[str, Any] = {
             name: _as_tensor(value, torch) for name, value in zip(bundle.inputs, inputs, strict=True)
         }
-        given |= {name: bool(filled[name]) if kinds[name] == "bool" else filled[name] for name in kinds if name in filled}
+        given |= {
+            name: bool(filled[name]) if kinds[name] == "bool" else filled[name] for name in kinds if name in filled
+        }
         made = operator(*(given[each] for each in kinds))
         results = [made] if len(bundle.outputs) == 1 else list(made)
         for result, expected in zip(results, bundle.reference(inputs, filled), strict=True):
