@@ -8,7 +8,7 @@ is imported when it is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from onnxbench.backends._operators import Operator as Operator
 from onnxbench.backends._operators import has_python_operators as has_python_operators
-from onnxbench.captures import Port, Value, input_ports, onnx_dtype
+from onnxbench.captures import Feeds, Port, Value, input_ports, onnx_dtype
 from onnxbench.errors import ExecutionError, UsageError, did_you_mean
 from onnxbench.messages import copy_of
 from onnxbench.tensortype import byte_width, elem_type, is_complete
@@ -181,6 +181,27 @@ def session_types(model: Model, names: Sequence[str] | None = None) -> dict[str,
     if names is None:
         names = list(dict.fromkeys(name for node in model.proto.graph.node for name in node.output if name))
     return _ort.session_types(model, list(names)) if names else {}
+
+
+def quantize(
+    model: Path, target: Path, sets: Iterable[Feeds], *, operators: Sequence[str], exclude: Sequence[str], external: bool
+) -> None:
+    """Writes a model whose operators take int8: symmetric, weights per channel, bias in float, by ONNX Runtime.
+
+    Args:
+        model: The model's file, opset 13 or later, nodes with names of their own. The quantizer writes beside it.
+        target: The file to write.
+        sets: Inputs to calibrate with.
+        operators: Types of the operators whose inputs are quantized.
+        exclude: Names of nodes that stay in float.
+        external: Write weights to a file of their own.
+
+    Raises:
+        ExecutionError: The quantizer fails.
+    """
+    from onnxbench.backends import _quantizer
+
+    _quantizer.quantize(model, target, sets, operators=operators, exclude=exclude, external=external)
 
 
 def symbolic_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:

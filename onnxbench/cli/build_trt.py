@@ -22,7 +22,8 @@ def _shape_option(name: str, words: str) -> Any:
 
 
 @means_nothing_without(
-    apply_=("doctor", "engine_file"), no_trial="doctor", save_model=("apply_", "fix"), log_file="engine_file"
+    apply_=("doctor", "engine_file"), no_trial="doctor", save_model=("apply_", "fix", "calibration"), log_file="engine_file",
+    calibration="int8",
 )
 def build_trt(
     model: ModelArgument,
@@ -103,7 +104,16 @@ def build_trt(
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Allow float16 (TensorRT 10, weakly typed).")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Allow bfloat16 (the same).")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Allow int8 (the same).")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Allow int8 (the same); with --calibration anywhere.")] = False,
+    calibration: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--calibration",
+            metavar="DATA...",
+            help="With --int8: quantize the model for inputs like these (npz, folder, script.py:func).",
+            show_default=False,
+        ),
+    ] = None,
     fp8: Annotated[bool, typer.Option("--fp8", help="Allow float8 (the same).")] = False,
     int4: Annotated[bool, typer.Option("--int4", help="Allow 4-bit weights (the same).")] = False,
     best: Annotated[bool, typer.Option("--best", help="Allow every precision (the same).")] = False,
@@ -200,15 +210,18 @@ def build_trt(
       onnxbench build-trt model.onnx model.engine --config build.yaml
       onnxbench build-trt model.onnx --doctor
       onnxbench build-trt model.onnx model.engine --apply --save-model edited.onnx
+      onnxbench build-trt model.onnx model.engine --int8 --calibration images.npz --save-model int8.onnx
       onnxbench build-trt model.onnx model.engine --plugin plugins/dynamic_resize
     """
     from onnxbench import engine as engines
     from onnxbench.bundles import find_plugins
     from onnxbench.cli._render import note
+    from onnxbench.feeding import FeedOptions
     from onnxbench.model import load
     from onnxbench.writer import save
 
     target = _target(engine_file, output, is_needed=not doctor)
+    int8 = int8 and not calibration  # quantized by us: a model in int8 needs no flag
     loaded = load(model, allow_outside=allow_outside)
     flags = {
         "engine": engine, "propose": None if propose else False, "embed_plugins": embed_plugins,
@@ -229,6 +242,7 @@ def build_trt(
     plugins = find_plugins([*more_plugins, *(plugin or [])])
     edited, words = engines.prepare(
         loaded, fix=fix or (), engine=engine, plugins=plugins,
+        calibration=FeedOptions(calibration) if calibration else None,
         spec_for=(lambda now: _spec(now.proto.graph, config, flags)[0]) if apply_ else None,
     )  # fmt: skip
     source = model if edited is loaded else edited

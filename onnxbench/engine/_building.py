@@ -45,6 +45,7 @@ from onnxbench.writer import SaveOptions, held_together, save, write_whole
 if TYPE_CHECKING:
     from onnxbench.bundles import Plugin
     from onnxbench.engine._diagnosis import Problem
+    from onnxbench.feeding import FeedOptions
 
 _SHOWN = 12
 _ROUNDS = 8
@@ -272,6 +273,7 @@ def prepare(
     spec_for: Callable[[Model], BuildSpec] | None = None,
     engine: str | None = None,
     plugins: Sequence[Plugin] = (),
+    calibration: FeedOptions | None = None,
 ) -> tuple[Model, list[str]]:
     """Returns a model as it is to be built, and what was done to it; the model itself if nothing was.
 
@@ -281,6 +283,7 @@ def prepare(
         spec_for: Take the known ways out of what TensorRT refuses, for what this says would be built.
         engine: As for ``apply_remedies``.
         plugins: Custom operators.
+        calibration: Make it an int8 model, with ranges taken from these inputs (see ``onnxbench.quantizing``).
     """
     from onnxbench.engine._remedies import fix_inputs
 
@@ -290,6 +293,11 @@ def prepare(
     if spec_for is not None:
         model, more = apply_remedies(model, spec_for, engine=engine, plugins=plugins)
         words += more
+    if calibration is not None:
+        from onnxbench.quantizing import quantize
+
+        done = quantize(model, calibration)
+        model, words = done.model, [*words, *done.sentences()]
     return model, words
 
 
