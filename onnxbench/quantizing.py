@@ -8,6 +8,7 @@ changes nothing but names of numbers, and refuses it where it would.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxbench import backends, weights
-from onnxbench.drift import DriftReport, compare_all
+from onnxbench.drift import DriftReport, TensorDrift, compare_all
 from onnxbench.errors import FeedsError, NotFoundError, RefusedResultError, UnsupportedError
 from onnxbench.feeding import FeedOptions, feed_sets
 from onnxbench.graph import GraphIndex, NodeRef, Scope
@@ -25,6 +26,7 @@ from onnxbench.operations import Operation
 from onnxbench.operations._base import Effect
 from onnxbench.opsets import convert_opset
 from onnxbench.validity import validate
+from onnxbench.wording import plural
 from onnxbench.writer import SaveOptions, save
 
 if TYPE_CHECKING:
@@ -37,8 +39,11 @@ QUANTIZED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators whose inputs become int8."""
 _LEAST_OPSET = 13
 """From here on DequantizeLinear has an axis."""
+_LEAST_IR = 7
 _LARGE = 1 << 30
 _COMPARED = 4
+_USELESS = 10.0
+"""Signal to noise in dB below which a model is told to be another one."""
 _INT32, _UINT8, _INT8 = 6, 2, 3
 _LINEAR = ("QuantizeLinear", "DequantizeLinear")
 
@@ -63,17 +68,22 @@ class Quantized:
 
     def sentences(self) -> list[str]:
         """Returns what was done and how far the result is from float, in words."""
-        worst = min(self.drift.tensors, key=lambda each: each.sqnr_db if each.sqnr_db is not None else 0.0)
         said = [
-            f"int8: {self.quantized} nodes quantized with {self.sets} sets of inputs"
+            f"int8: {plural(self.quantized, 'node')} quantized with {plural(self.sets, 'set')} of inputs"
             + (f", {self.left} left in float" if self.left else "")
         ]
-        noise = f"{worst.sqnr_db:.1f} dB" if worst.sqnr_db is not None else "unknown"
-        largest = f"{worst.max_abs:.3g}" if worst.max_abs is not None else "unknown"
+        worst = min(self.drift.tensors, key=_noise_ratio)
+        if worst.sqnr_db is None or worst.max_abs is None:
+            reason = worst.reason or "it is empty for these inputs"
+            return [*said, f"int8 against float in ONNX Runtime: output {worst.name!r} cannot be compared: {reason}"]
+        if not worst.max_abs:
+            return [*said, "int8 against float in ONNX Runtime: no difference"]
         said.append(
-            f"int8 against float in ONNX Runtime: signal to noise {noise}, largest difference {largest} "
-            f"(output {worst.name!r}, the worst)"
+            f"int8 against float in ONNX Runtime: signal to noise {worst.sqnr_db:.1f} dB, largest difference "
+            f"{worst.max_abs:.3g} (output {worst.name!r}, the worst)"
         )
+        if worst.sqnr_db < _USELESS:
+            said.append("that is not the same model any more: calibrate with inputs like those that it will get")
         return said
 
 
@@ -125,7 +135,7 @@ def _refuse_quantized(model: Model) -> None:
 
 
 def _prepared(model: Model, exclude: Sequence[str]) -> Model:
-    """Returns a model as the quantizer wants it: opset 13, every node with a name of its own."""
+    """Returns a model as the quantizer wants it: opset 13, weights that are no inputs, nodes with names of their own."""
     known = {node.name for node in model.proto.graph.node}
     for name in exclude:
         if name not in known:
@@ -139,6 +149,11 @@ def _prepared(model: Model, exclude: Sequence[str]) -> Model:
         if not node.name or node.name in seen:
             node.name = f"{node.op_type}_{at}_onnxbench"
         seen.add(node.name)
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [copy_of(info) for info in proto.graph.input if info.name not in stored]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    proto.ir_version = max(proto.ir_version, _LEAST_IR)
     return model.derive(proto)
 
 
@@ -191,9 +206,11 @@ def _compare(before: Model, after: Model, calibration: FeedOptions) -> DriftRepo
         reports.append(compare_all(expected, actual))
     for session in sessions:
         session.close()
-    return min(
-        reports, key=lambda report: min((t.sqnr_db for t in report.tensors if t.sqnr_db is not None), default=0.0)
-    )
+    return min(reports, key=lambda report: min(map(_noise_ratio, report.tensors)))
+
+
+def _noise_ratio(drift: TensorDrift) -> float:
+    return -math.inf if drift.sqnr_db is None else drift.sqnr_db
 
 
 # ---------------------------------------------------------------- models that are quantized already

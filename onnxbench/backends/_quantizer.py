@@ -12,6 +12,8 @@ from typing import Any
 from onnxbench.captures import Feeds
 from onnxbench.errors import ExecutionError
 
+_FATAL, _WARNING = 4, 2
+"""Severities of the runtime's own log; the second is what it has by itself."""
 _AT_ONCE = 8
 """So many sets of intermediate ranges are held before they are merged."""
 
@@ -50,14 +52,18 @@ def quantize(
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps it from logging to the root logger, which would set that up for the whole process."""
+    """Keeps it from logging to the root logger, which would set that up for the whole process, and to stderr."""
+    import onnxruntime
+
     root = logging.getLogger()
     handlers, disabled = root.handlers[:], logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    onnxruntime.set_default_logger_severity(_FATAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        onnxruntime.set_default_logger_severity(_WARNING)
         logging.disable(disabled)
         root.handlers[:] = handlers
