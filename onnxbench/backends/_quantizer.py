@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxbench.captures import Feeds
-from onnxbench.errors import ExecutionError
+from onnxbench.errors import BenchError, ExecutionError
 
 _FATAL, _WARNING = 4, 2
 """Severities of the runtime's own log; the second is what it has by itself."""
@@ -43,7 +43,7 @@ def quantize(
                     "OpTypesToExcludeOutputQuantization": list(operators), "QDQKeepRemovableActivations": True,
                 },
             )  # fmt: skip
-        except ExecutionError:
+        except BenchError:
             raise
         except Exception as error:  # the seam: a tool in Python that raises anything
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
