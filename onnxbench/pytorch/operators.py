@@ -24,7 +24,8 @@ from onnxbench.errors import SpecError, UsageError
 from onnxbench.pytorch import require_torch
 from onnxbench.pytorch._verification import as_array
 
-_LOWEST_OPSET = 9
+_OPSETS = range(9, 31)
+"""Where symbolics are registered: PyTorch has its own for single opsets, and takes the nearest."""
 _KINDS = {int: "int", float: "float", str: "str"}
 _COMPUTING: dict[str, Bundle] = {}
 """What computes an operator now, by its name: PyTorch takes each name once in a process."""
@@ -258,16 +259,18 @@ def symbolics(bundles: Sequence[Bundle]) -> Iterator[None]:
     torch = require_torch("an export with plugins")
     from torch.onnx import register_custom_op_symbolic, unregister_custom_op_symbolic
 
-    done: list[str] = []
+    done: list[tuple[str, int]] = []
     try:
         for bundle in bundles:
             for name, arguments in _operators(bundle, torch):
-                register_custom_op_symbolic(name, _symbolic(bundle, arguments), _LOWEST_OPSET)
-                done.append(name)
+                symbolic = _symbolic(bundle, arguments)
+                for opset in _OPSETS:
+                    register_custom_op_symbolic(name, symbolic, opset)
+                    done.append((name, opset))
         yield
     finally:
-        for name in done:
-            unregister_custom_op_symbolic(name, _LOWEST_OPSET)
+        for name, opset in done:
+            unregister_custom_op_symbolic(name, opset)
 
 
 def _symbolic(bundle: Bundle, arguments: Sequence[str]) -> Callable[..., Any]:
