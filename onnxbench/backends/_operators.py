@@ -138,7 +138,7 @@ class Taught:
 
 
 def failure() -> str | None:
-    """Returns what an operator in Python raised since it was asked last."""
+    """Returns what an operator in Python raised since this was asked last; its outputs are empty then."""
     said = _FAILURES[0] if _FAILURES else None
     _FAILURES.clear()
     return said
@@ -186,12 +186,18 @@ def _python_operators(inputs: int, outputs: int) -> Path:
         _KNOWN.add((inputs, outputs))
 
         def compute(*values: Any, call: str) -> Any:
+            import numpy as np
+
             try:
-                made = tuple(_CALLS[call](values))
-            except Exception as error:  # the user's own code, called from C++
+                made = tuple(np.asarray(value, np.float32) for value in _CALLS[call](values))
+            except Exception as error:  # the user's own code; an exception that gets to C++ ends the process
                 _FAILURES.append(f"{type(error).__name__}: {error}")
-                raise
-            return made[0] if len(made) == 1 else made
+                made = ()
+            if len(made) != outputs:
+                if made:
+                    _FAILURES.append(f"it gives {len(made)} values, and the operator has {outputs} outputs")
+                made = (np.zeros(0, np.float32),) * outputs
+            return made[0] if outputs == 1 else made
 
         kind = PyCustomOpDef.dt_float
         onnx_op(

@@ -125,15 +125,20 @@ class OrtSession:
         fitted = check_feeds(feeds, self.inputs)
         names = [port.name for port in self.outputs] if outputs is None else list(dict.fromkeys(outputs))
         try:
-            return {} if not names else self._run(fitted, names)
+            made = {} if not names else self._run(fitted, names)
         except Exception as error:  # the seam, as above
             if isinstance(error, UnsupportedError):
                 raise
-            told = translate(error, "failed while it ran the model")
-            raised = failure()
-            if raised is not None:
-                told.details = (f"the operator's reference raised {raised}", *told.details)
-            raise told from None
+            self._refuse_raised()
+            raise translate(error, "failed while it ran the model") from None
+        self._refuse_raised()
+        return made
+
+    def _refuse_raised(self) -> None:
+        """Raises ExecutionError for what an operator in Python raised, which cannot be said any earlier."""
+        raised = failure() if self._taught is not None and self._taught.libraries else None
+        if raised is not None:
+            raise ExecutionError(f"the reference of a custom operator raised {raised}")
 
     def _run(self, feeds: Feeds, names: list[str]) -> dict[str, Value]:
         """Chooses the way in and out: the plain one, or ``OrtValue`` for element types that NumPy lacks.
