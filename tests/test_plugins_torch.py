@@ -197,7 +197,9 @@ def test_the_proof_has_a_part_for_pytorch(tmp_path):
     folder = Path(shutil.copytree(SAMPLER, tmp_path / "grid_sampler"))
     file = folder / "plugin.py"
     text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace("BILINEAR, NEAREST, BICUBIC = 0, 1, 2", "NEAREST, BILINEAR, BICUBIC = 0, 1, 2"), "utf-8")
+    file.write_text(
+        text.replace("BILINEAR, NEAREST, BICUBIC = 0, 1, 2", "NEAREST, BILINEAR, BICUBIC = 0, 1, 2"), "utf-8"
+    )
     broken = load_bundle(folder)
     with pytest.raises(AssertionError, match="aten::grid_sampler is something else"):
         prove(broken, list(broken.cases()))

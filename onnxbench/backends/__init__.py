@@ -184,7 +184,13 @@ def session_types(model: Model, names: Sequence[str] | None = None) -> dict[str,
 
 
 def quantize(
-    model: Path, target: Path, sets: Iterable[Feeds], *, operators: Sequence[str], exclude: Sequence[str], external: bool
+    model: Path,
+    target: Path,
+    sets: Iterable[Feeds],
+    *,
+    operators: Sequence[str],
+    exclude: Sequence[str],
+    external: bool,
 ) -> None:
     """Writes a model whose operators take int8: symmetric, weights per channel, bias in float, by ONNX Runtime.
 

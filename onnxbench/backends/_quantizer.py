@@ -19,7 +19,13 @@ _AT_ONCE = 8
 
 
 def quantize(
-    model: Path, target: Path, sets: Iterable[Feeds], *, operators: Sequence[str], exclude: Sequence[str], external: bool
+    model: Path,
+    target: Path,
+    sets: Iterable[Feeds],
+    *,
+    operators: Sequence[str],
+    exclude: Sequence[str],
+    external: bool,
 ) -> None:
     """Writes a model with QuantizeLinear and DequantizeLinear around operators (see ``onnxbench.backends``)."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static

@@ -22,7 +22,10 @@ def _shape_option(name: str, words: str) -> Any:
 
 
 @means_nothing_without(
-    apply_=("doctor", "engine_file"), no_trial="doctor", save_model=("apply_", "fix", "calibration"), log_file="engine_file",
+    apply_=("doctor", "engine_file"),
+    no_trial="doctor",
+    save_model=("apply_", "fix", "calibration"),
+    log_file="engine_file",
     calibration="int8",
 )
 def build_trt(
