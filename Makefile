@@ -5,16 +5,24 @@ BIN := $(VENV)/bin
 # The PyTorch that the tests are run with, to the digit: what its exporter writes changes from one to the next.
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint types layers check docs bench clean
+.PHONY: browser demo test lint types layers check docs bench clean
 
 # The tour of the main job on a real model (magika's, taken from its PyPI wheel).
 demo: $(VENV)/.demo
 	$(BIN)/python examples/tour.py
 
 # All tests. The real models are fetched from PyPI first; those already there are not fetched again.
-test: $(VENV)/.dev
+test: $(VENV)/.dev browser
 	$(BIN)/python tests/corpus/fetch.py --pip-only
 	$(BIN)/python -m pytest -n 2
+
+# The browser that reports are looked at with. A machine of continuous integration gets Debian's; elsewhere it is left
+# to the machine's owner, and the tests that need one are skipped where there is none.
+browser:
+	@if [ -n "$$CI" ] && [ "$$(id -u)" = 0 ] && ! { command -v chromium && command -v chromedriver; } >/dev/null; then \
+	  apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
+	fi
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

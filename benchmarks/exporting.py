@@ -195,8 +195,8 @@ def measure(name: str) -> dict[str, Any]:
     from onnxbench import backends
     from onnxbench.errors import BenchError
     from onnxbench.model import load
+    from onnxbench.origins import origins_of
     from onnxbench.pytorch import _exporters
-    from onnxbench.pytorch._mapping import origins_of
     from onnxbench.pytorch.exporting import ExportOptions, export
     from onnxbench.pytorch.sources import source_of
 

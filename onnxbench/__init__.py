@@ -47,9 +47,13 @@ if TYPE_CHECKING:
     from onnxbench.proving import prove_plugin as prove_plugin
     from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
     from onnxbench.pytorch.exporting import export as export
+    from onnxbench.pytorch.mapping import map_values as map_values
     from onnxbench.pytorch.marks import mark as mark
     from onnxbench.pytorch.marks import marked as marked
     from onnxbench.pytorch.operators import torch_operator as torch_operator
+    from onnxbench.pytorch.reference import torch_reference as torch_reference
+    from onnxbench.pytorch.rewriters import RewriteContext as RewriteContext
+    from onnxbench.pytorch.rewriters import rewrites as rewrites
     from onnxbench.recipe import Recipe as Recipe
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
@@ -71,6 +75,7 @@ _HOMES = {
     "MergeOptions": "merging",
     "Model": "model",
     "Recipe": "recipe",
+    "RewriteContext": "pytorch.rewriters",
     "SaveOptions": "writer",
     "Step": "recipe",
     "build": "modelspec",
@@ -92,17 +97,20 @@ _HOMES = {
     "load_bundle": "bundles",
     "load_recipe": "recipe",
     "make_batch_dynamic": "batching",
+    "map_values": "pytorch.mapping",
     "mark": "pytorch.marks",
     "marked": "pytorch.marks",
     "merge": "merging",
     "prove": "proof",
     "prove_plugin": "proving",
     "read_engine": "engine",
+    "rewrites": "pytorch.rewriters",
     "run": "running",
     "save": "writer",
     "show": "modeltext",
     "split": "splitting",
     "torch_operator": "pytorch.operators",
+    "torch_reference": "pytorch.reference",
     "unmark": "marks",
     "validate": "validity",
 }

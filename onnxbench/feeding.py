@@ -53,6 +53,11 @@ class FeedOptions:
     fill: bool = False
     cast: bool = False
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether neither data nor anything of what is drawn is told."""
+        return not (self.sources or self.shapes or self.dims or self.ranges or self.seed)
+
 
 @dataclass(frozen=True, slots=True)
 class FeedSet:

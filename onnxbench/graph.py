@@ -357,10 +357,14 @@ def _body_path(path: str, label: str, body_name: str) -> str:
 
 def _require_text(scope: Scope) -> None:
     """Raises ModelError when a name is not UTF-8: protobuf hands such a string out as bytes."""
-    try:
-        "".join((*scope.producers, *scope.inputs, *scope.outputs, *scope.constants))
-    except TypeError:
-        raise ModelError(f"{scope.path or 'the graph'} has tensor names that are not UTF-8 text") from None
+    for what, names in (
+        ("tensor", (*scope.producers, *scope.inputs, *scope.outputs, *scope.constants)),
+        ("node", [node.name for node in scope.nodes]),
+    ):
+        try:
+            "".join(names)
+        except TypeError:
+            raise ModelError(f"{scope.path or 'the graph'} has {what} names that are not UTF-8 text") from None
 
 
 def _index_uses(scope: Scope) -> None:

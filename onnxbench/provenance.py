@@ -43,6 +43,8 @@ CLASSES = "onnxbench.class_hierarchy"
 """On such a node: the classes of the modules around it, as ``CLASS_HIERARCHY`` has them."""
 EXPORT = "onnxbench.export"
 """On the model: what exported it and how, as JSON."""
+MAP = "onnxbench.map"
+"""On the model: from which PyTorch model ``onnxbench map`` wrote metadata, as JSON."""
 SUMMARY = "onnxbench.provenance"
 """On the model: how many of its values map to PyTorch (``Coverage``), as JSON."""
 
@@ -354,6 +356,7 @@ class ValueOrigin:
         code: What is written there.
         rule: The rule of the exporter's optimizer that made the node, or None.
         origins: The fx nodes that went into a node that such a rule made.
+        by: What told: ``metadata``, ``names`` (of nodes), or nothing.
     """
 
     value: str
@@ -366,6 +369,7 @@ class ValueOrigin:
     code: str | None = None
     rule: str | None = None
     origins: tuple[str, ...] = ()
+    by: Literal["metadata", "names", ""] = ""
 
     @property
     def is_placed(self) -> bool:
@@ -454,6 +458,9 @@ def value_origins(nodes: Iterable[tuple[str, NodeProto]], origins: Origins) -> l
                 kind = "module"
             if fx or name:
                 kind = "value" if fx else "inside"
+            by: Literal["metadata", "names", ""] = "names" if said.kind == "torchscript" else ""
+            if fx or name or said.kind == "torch.export":
+                by = "metadata"
             found.append(
                 ValueOrigin(
                     path + output,
@@ -466,6 +473,7 @@ def value_origins(nodes: Iterable[tuple[str, NodeProto]], origins: Origins) -> l
                     said.code,
                     said.rule,
                     tuple(made.get(ORIGINS, "").split()),
+                    by,
                 )
             )
     return found
@@ -558,6 +566,27 @@ def _from_metadata(said: dict[str, str]) -> Provenance:
         said.get(RULE),
         "torch.export",
     )
+
+
+def provenance_of_call(scopes: Sequence[str], classes: Sequence[str], trace: str) -> Provenance:
+    """Returns the provenance of what is computed within calls of modules, as PyTorch itself tells it.
+
+    Args:
+        scopes: Their paths, outermost first: ``["", "layers", "layers.0", "act@1"]``.
+        classes: Their classes.
+        trace: The stack trace.
+    """
+    scope, call = _innermost([*scopes, ""])
+    paths = tuple(_REENTRY.sub("", path) for path in scopes)
+    return Provenance(scope, paths, tuple(classes), _frames(trace), call, kind="torch.export")
+
+
+def spelled_scopes(said: Provenance) -> tuple[list[str], list[str]]:
+    """Returns the modules around a value as the default exporter spells them (``act@1``), and their classes."""
+    if not said.scopes:
+        return [], []
+    last = said.scopes[-1] + (f"@{said.call}" if said.call and said.scopes[-1] else "")
+    return [*said.scopes[:-1], last], list(said.classes)
 
 
 @lru_cache(maxsize=4096)

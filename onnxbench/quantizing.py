@@ -135,7 +135,7 @@ def _refuse_quantized(model: Model) -> None:
 
 
 def _prepared(model: Model, exclude: Sequence[str]) -> Model:
-    """Returns a model as the quantizer wants it: opset 13, weights that are no inputs, nodes with names of their own."""
+    """Returns a model as the quantizer wants it: opset 13, weights that are no inputs, node names of their own."""
     known = {node.name for node in model.proto.graph.node}
     for name in exclude:
         if name not in known:

@@ -13,21 +13,30 @@
 In place of ``after``, ``error: {kind: guard, says: expects one}`` says that the edit is refused, with which kind of
 error and words of its message. ``verify: true`` also runs the model before and after each step. Teams can keep their
 own recipes' cases so: ``for case in golden_cases(folder): check_golden(case)``.
+
+``assert_rewrite`` tests a rewrite of PyTorch code: original against rewritten, in PyTorch and on the real backend.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from onnxbench.documents import Item, from_yaml
+from onnxbench.drift import Tolerance, compare_all, summarize
 from onnxbench.errors import BenchError
-from onnxbench.model import Model
+from onnxbench.model import Model, load
 from onnxbench.modeltext import parse, show
 from onnxbench.recipe import parse_recipe
 from onnxbench.surgery import edit
 from onnxbench.validity import validate
+
+if TYPE_CHECKING:
+    from onnxbench.engine import BuildSpec
+    from onnxbench.pytorch.exporting import Exported
 
 _KEYS = ("name", "before", "recipe", "after", "error", "verify")
 
@@ -127,3 +136,120 @@ def check_golden(case: GoldenCase) -> None:
 
 def _text(model: Model) -> str:
     return show(model, weights="inline")
+
+
+# ---------------------------------------------------------------- rewrites of PyTorch code
+
+_RUNTIMES = {"default": "ort", "onnxruntime": "ort", "reference": "reference"}
+
+
+def assert_rewrite(
+    module: Any,
+    rewrite: Any,
+    inputs: Any,
+    backend: str = "onnxruntime",
+    *,
+    exporter: str = "torch.export",
+    opset: int | None = None,
+    dynamic: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
+    tolerance: Tolerance | None = None,
+    in_pytorch: bool = True,
+    run_inputs: Any = None,
+    spec: BuildSpec | None = None,
+) -> Exported:
+    """Returns the export of a rewritten module, once it is shown to compute what the original does.
+
+    The original runs in PyTorch; the rewritten module runs there too; the exported file runs on the backend: ONNX
+    Runtime, or the reference evaluator. For ``tensorrt`` an engine is built of the file, and the file runs in ONNX
+    Runtime as far as that has its operators. Each is compared with the original.
+
+    Args:
+        module: The module; it is as it was afterwards.
+        rewrite: A rewrite, a file of them, or a list (see ``RewriteContext``).
+        inputs: A tensor, a tuple of them, or a dict by keyword.
+        backend: ``onnxruntime``, ``reference``, ``tensorrt``, or ``default`` (which runs in ONNX Runtime). Rewrites are
+            chosen for it; those for ``reference`` are those for ``default``.
+        exporter: ``torch.export`` or ``torchscript``.
+        opset: The opset of the file.
+        dynamic: Open dimensions, as ``ExportOptions.dynamic``.
+        config: What rewrites get as ``ctx.config``.
+        tolerance: What is allowed; None: by element type.
+        in_pytorch: Whether the rewritten module runs in PyTorch: not where it calls an operator that only the backend
+            has.
+        run_inputs: Inputs for the backend, if they are others than those of the export: of another size, say.
+        spec: How the engine is built; None: for the GPU here, or for any where there is none.
+
+    Raises:
+        AssertionError: Results differ, or a rewrite was never used.
+        BenchError: The module cannot be exported, or the backend refuses the file.
+    """
+    from onnxbench.pytorch.exporting import ExportOptions, export
+    from onnxbench.pytorch.rewriters import RewriteContext
+    from onnxbench.pytorch.sources import source_of
+
+    rewrites = rewrite if isinstance(rewrite, (list, tuple)) else [rewrite]
+    chosen = "default" if backend == "reference" else backend
+    module.eval()
+    source = source_of((module, inputs)).in_order()
+    runs = source if run_inputs is None else source_of((module, run_inputs)).in_order()
+    expected = _leaves(runs.call())
+    if in_pytorch:
+        with RewriteContext(module, backend=chosen, config=config, rewrites=rewrites, opset=opset) as context:
+            rewritten = _leaves(source_of((context.module, inputs)).in_order().call())
+        _require_equal(_leaves(source.call()), rewritten, tolerance, "the rewritten module in PyTorch")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rewritten.onnx"
+        options = ExportOptions(
+            exporter=exporter, opset=opset, dynamic=dynamic, rewrites=rewrites, backend=chosen,
+            rewrite_config=config or {}, verify=False,
+        )  # fmt: skip
+        done = export((module, source.args, dict(source.kwargs)), file, options=options)
+        unused = [each.sentence() for each in done.findings if each.kind == "unused-rewrite"]
+        if unused or not done.rewrites:
+            raise AssertionError("\n".join(unused) or f"no rewrite is for {chosen}")
+        made = load(file)
+        if backend == "tensorrt":
+            _build(file, Path(folder), spec)
+            if any(node.domain not in ("", "ai.onnx") for node in made.proto.graph.node):
+                return done
+        got = _run(made, _RUNTIMES.get(backend, "ort"), runs)
+        _require_equal(expected, got, tolerance, f"the exported file in {backend}")
+    return done
+
+
+def _leaves(result: Any) -> list[Any]:
+    from onnxbench.pytorch._verification import tensors_of
+
+    return tensors_of(result)
+
+
+def _run(model: Model, runtime: str, source: Any) -> list[Any]:
+    from onnxbench import backends
+    from onnxbench.pytorch._verification import as_array
+
+    by_name = {leaf.name: leaf.value for leaf in source.leaves()}
+    session = backends.open_session(model, runtime, options=backends.Options("none"))
+    try:
+        made = session.run({port.name: as_array(by_name[port.name]) for port in session.inputs})
+        return [made[port.name] for port in session.outputs]
+    finally:
+        session.close()
+
+
+def _require_equal(expected: list[Any], got: list[Any], tolerance: Tolerance | None, what: str) -> None:
+    if len(expected) != len(got):
+        raise AssertionError(f"{what} has {len(got)} results, and the original {len(expected)}")
+    report = compare_all(
+        {f"output {at}": value for at, value in enumerate(expected)},
+        {f"output {at}": value for at, value in enumerate(got)},
+        tolerance=tolerance,
+    )
+    if not report.passed:
+        raise AssertionError("\n  ".join([f"{what} computes something else:", *summarize(report)]))
+
+
+def _build(file: Path, folder: Path, spec: BuildSpec | None) -> None:
+    from onnxbench.engine import BuildSpec, build_engine
+
+    build_engine(file, folder / "rewritten.engine", spec or BuildSpec())

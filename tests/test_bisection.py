@@ -21,12 +21,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxbench import backends, captures
 from onnxbench.bisection import Bisection, bisect, parse_place
 from onnxbench.bisection._measures import measure
-from onnxbench.bisection._parts import Parts
 from onnxbench.errors import BenchError, FeedsError, OutputError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions
 from onnxbench.graph import node_bodies
 from onnxbench.inlining import inline_functions
 from onnxbench.model import from_proto, load
+from onnxbench.parts import Parts
 
 Corpus = Callable[[str], tuple[Path, Any]]
 ONE = "ort:none,threads=1"
@@ -455,7 +455,7 @@ def test_the_command_tells_and_writes_a_repro(broken: Any, tmp_path: Path) -> No
     assert done.returncode == 1, done.stderr
     last = done.stdout.strip().splitlines()[-1]
     assert last.startswith("drift starts at ")
-    assert "the files differ here: weight" in done.stdout
+    assert "differs here: weight" in done.stdout
     script = subprocess.run([sys.executable, repro / "reproduce.py"], capture_output=True, text=True, check=False)
     assert script.returncode == 1, script.stderr
     assert "the failure shows" in script.stdout

@@ -25,7 +25,7 @@ from onnxbench.errors import (  # noqa: E402
     UsageError,
 )
 from onnxbench.model import load  # noqa: E402
-from onnxbench.pytorch._mapping import origins_of  # noqa: E402
+from onnxbench.origins import origins_of  # noqa: E402
 from onnxbench.pytorch.exporting import ExportOptions, export  # noqa: E402
 from onnxbench.pytorch.sources import load_source, source_of  # noqa: E402
 

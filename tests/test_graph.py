@@ -389,3 +389,17 @@ def test_many_paths_take_no_time() -> None:
     (output,) = index.main.outputs
     assert len(reach_back(index.main, [output], ()).nodes) == len(index.main.nodes)
     assert len(depends_on(index.main, index.main.inputs)) > 80
+
+
+@pytest.mark.parametrize("what", ["node", "tensor"])
+def test_names_that_are_no_text_are_refused(what):
+    name, tensor = ("QQQ", "y") if what == "node" else ("n", "QQQ")
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], [tensor], name)],
+        "g",
+        [helper.make_tensor_value_info("x", T.FLOAT, [1])],
+        [helper.make_tensor_value_info(tensor, T.FLOAT, [1])],
+    )
+    data = helper.make_model(graph).SerializeToString().replace(b"QQQ", b"\xff\xfe\xfd")
+    with pytest.raises(ModelError, match=f"{what} names that are not UTF-8 text"):
+        GraphIndex(onnx.ModelProto.FromString(data))

@@ -306,7 +306,7 @@ def test_cmake_says_what_it_lacks(tmp_path):
     export_cpp(load_bundle(SAMPLER), tmp_path / "cpp")
     environment = {key: value for key, value in os.environ.items() if key != "TENSORRT_ROOT"}
     for words, says in (([], "TENSORRT_ROOT is not set"),
-                        ([f"-DTENSORRT_ROOT={tmp_path}"], "there is no NvInferRuntime.h in TENSORRT_ROOT")):  # fmt: skip
+                        ([f"-DTENSORRT_ROOT={tmp_path}"], "there is no NvInferRuntime.h in")):  # fmt: skip
         command = ["cmake", "-S", tmp_path / "cpp", "-B", tmp_path / "build", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode != 0

@@ -32,7 +32,7 @@ CLASSIFIER = ROOT / ".corpus" / "ppocr_v2_cls.onnx"
 
 
 def small_model(path: Path, *, opset: int = 17, external: bool = False, in_inputs: bool = False) -> Path:
-    """A convolution, a Relu, a residual sum, a pooling, a Gemm, a MatMul: all that is quantized, and what is between."""
+    """Convolutions, a Relu, a residual sum, a pooling, a Gemm, a MatMul: what is quantized, and what is between."""
     random = np.random.default_rng(0)
 
     def weight(name, *shape):

@@ -234,6 +234,114 @@ def fails_inside():
     return Broken(), torch.ones(2, 3)
 
 
+class Twice(nn.Module):
+    """Calls one module twice, changes a tensor in place, returns nested results: what only hooks see rightly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.relu = nn.ReLU(inplace=True)
+        self.pair = Halves()
+
+    def forward(self, x):
+        y = self.relu(self.linear(self.relu(self.linear(x))))
+        left = self.pair(y)
+        return {"left": left["parts"][0], "sum": left["parts"][0] + left["parts"][1]}
+
+
+class Halves(nn.Module):
+    def forward(self, x):
+        return {"parts": [x[:, :2] * 1.5, x[:, 2:] - 0.25], "count": 2}
+
+
+def twice():
+    return randomized(Twice()), torch.randn(3, 4, generator=torch.Generator().manual_seed(3))
+
+
+class Stubborn(nn.Module):
+    """A branch on a value: torch.export refuses it, TorchScript freezes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 2)
+
+    def forward(self, x):
+        y = torch.tanh(self.first(x))
+        if y.sum() > 1e6:
+            y = -y
+        return self.second(y)
+
+
+def stubborn():
+    return randomized(Stubborn()), torch.randn(3, 4, generator=torch.Generator().manual_seed(4))
+
+
+class Siblings(nn.Module):
+    """Two branches with equal weights: their values cannot be told apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Linear(4, 4)
+        self.right = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.sigmoid(self.left(x)) @ torch.tanh(self.right(x)).T
+
+
+def siblings():
+    module = randomized(Siblings())
+    module.right.load_state_dict(module.left.state_dict())
+    return module, torch.randn(3, 4, generator=torch.Generator().manual_seed(5))
+
+
+def other_weights():
+    module = randomized(Net())
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1.5).add_(0.1)
+    return module, (image(),)
+
+
+def half_net():
+    module, (x,) = net()
+    return module.to(torch.bfloat16), (x.to(torch.bfloat16),)
+
+
+class Deep(nn.Module):
+    def forward(self, x):
+        for _ in range(24):
+            x = torch.sin(x) + 0.5
+        return x
+
+
+def deep():
+    return Deep(), torch.randn(512, 513, generator=torch.Generator().manual_seed(6))
+
+
+class Split(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 9)
+
+    def forward(self, x):
+        q, k, v = self.linear(x).split(3, dim=-1)
+        return torch.softmax(q @ k.T, -1) @ v
+
+
+def split():
+    return randomized(Split()), torch.randn(5, 4, generator=torch.Generator().manual_seed(7))
+
+
+class Pair(nn.Module):
+    def forward(self, left, right):
+        return left - right
+
+
+def pair_of_images():
+    return Pair(), (image(), image())
+
+
 class Keyed(nn.Module):
     """Returns a dict in which one tensor stands twice, an input is passed on, and something is None."""
 

@@ -18,8 +18,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxbench.bisection._baseline import Baseline, Judgement, Worse, open_baseline
 from onnxbench.bisection._bodies import body_run
 from onnxbench.bisection._effects import Telling, ranked
+from onnxbench.bisection._evidence import Evidence, gather
+from onnxbench.bisection._page import COMMAND, write_bisection
 from onnxbench.bisection._report import (
     CLEAN,
     DRIFT,
@@ -52,14 +55,15 @@ from onnxbench.graph import GraphIndex
 from onnxbench.model import Model
 from onnxbench.model import load as load_model
 from onnxbench.progress import track
+from onnxbench.reporting import require_report
 from onnxbench.specs import parse_tolerances
 
 if TYPE_CHECKING:
     from onnxbench.bisection._search import Finding
 
 __all__ = [
-    "Amplifier", "Bisection", "Culprit", "Match", "ModuleError", "Place", "Reference", "Row", "Suspect", "bisect",
-    "free_memory", "parse_place",
+    "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "Judgement", "Match", "ModuleError", "Place",
+    "Reference", "Row", "Suspect", "Worse", "bisect", "free_memory", "open_baseline", "parse_place", "write_bisection",
 ]  # fmt: skip
 
 _LARGE = 1e-3
@@ -79,6 +83,8 @@ def bisect(
     rtol: Sequence[str] | float = (),
     memory: int | None = None,
     repro: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
+    evidence: bool = False,
     allow_outside: bool = False,
 ) -> Bisection:
     """Returns where a model drifts from a reference: the nodes whose own computation goes wrong, and their effect.
@@ -97,6 +103,8 @@ def bisect(
         rtol: The same, relative to the expected value.
         memory: How many bytes captured values may take; None: a quarter of free memory.
         repro: Write the first culprit into this folder: a small model, inputs, expected outputs, and a script.
+        report: Write ``report.json`` and ``report.html`` here: all that was measured, and a page to look at.
+        evidence: Return digests of all that was compared and histograms of values, too (with ``report`` always).
         allow_outside: For model files: follow external data that leaves their folder.
 
     Raises:
@@ -105,12 +113,17 @@ def bisect(
         FeedsError: The inputs do not fit, or there are none for recorded values.
         ExecutionError: A side failed.
         NotFoundError: There is no such file.
-        OutputError: The folder for ``repro`` is not empty.
+        OutputError: The folder for ``repro`` is not empty, or that for ``report`` holds something else.
+        MissingDependencyError: A package is missing that reports are made with.
     """
     if against is not None and len(recorded):
         raise UsageError("the reference is either a model (against) or recorded values, not both")
     if repro is not None:
         require_empty(Path(repro))
+    if report is not None:
+        if repro is not None and os.path.abspath(repro) == os.path.abspath(report):
+            raise UsageError("the repro and the report need a folder each")
+        require_report(report, COMMAND)
     model = suspect if isinstance(suspect, Model) else load_model(suspect, allow_outside=allow_outside)
     same = against is None and not len(recorded)
     accused = Suspect(model, _place(on, "all" if same else "none", "--on"))
@@ -120,12 +133,30 @@ def bisect(
             "the suspect and the reference are the same model on the same runtime",
             hint="Name another model with --against, or run one of them otherwise: --on, --reference-on.",
         )
+    sources = _sources(suspect, against, recorded) if evidence or report is not None else None
     try:
-        return _Bisector(accused, reference, atol, rtol, memory or free_memory()).run(feeds, repro)
+        found = _Bisector(accused, reference, atol, rtol, memory or free_memory()).run(feeds, repro, sources)
     finally:
         accused.close()
         if isinstance(reference, ModelReference):
             reference.close()
+    if report is not None:
+        write_bisection(report, found)
+    return found
+
+
+def _sources(
+    suspect: Model | str | os.PathLike[str],
+    against: Model | Reference | str | os.PathLike[str] | None,
+    recorded: Sequence[str] | Mapping[str, Value],
+) -> dict[str, list[str]]:
+    """Returns the files that the sides were given as."""
+    files = [os.fspath(suspect)] if isinstance(suspect, (str, os.PathLike)) else []
+    if against is None and not len(recorded):
+        return {"suspect": files, "reference": files}
+    if against is not None:
+        return {"suspect": files, "reference": [os.fspath(against)] if isinstance(against, (str, os.PathLike)) else []}
+    return {"suspect": files, "reference": [] if isinstance(recorded, Mapping) else list(recorded)}
 
 
 def free_memory() -> int:
@@ -192,13 +223,13 @@ class _Bisector:
         self._is_told = bool(self._atol or self._rtol)
         twins = make_twins(suspect, reference) if isinstance(reference, ModelReference) else _no_twins
         self._search = Search(suspect, reference, max_bytes=memory, tolerance=self._tolerance, twins=twins)
+        self._notes: list[str] = [*getattr(reference, "notes", ())]
         if not self._search.names:
             raise UnsupportedError(
                 f"no tensor of the suspect is known to the reference ({reference.label})",
                 hint="Are these two forms of one model? 'onnxbench diff' shows what they have in common.",
             )
         self._outputs: dict[str, list[TensorDrift]] = {}
-        self._notes: list[str] = []
         self._choices: dict[str, None] = {}
         self._feeds: list[Mapping[str, Value]] = []
 
@@ -206,8 +237,13 @@ class _Bisector:
         atol, rtol = (given.get(name, given.get(None)) for given in (self._atol, self._rtol))
         return None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
 
-    def run(self, feeds: Mapping[str, Value] | FeedOptions | None, repro: str | os.PathLike[str] | None) -> Bisection:
-        """Returns what the search finds."""
+    def run(
+        self,
+        feeds: Mapping[str, Value] | FeedOptions | None,
+        repro: str | os.PathLike[str] | None = None,
+        sources: Mapping[str, Sequence[str]] | None = None,
+    ) -> Bisection:
+        """Returns what the search finds, with evidence if it is said which files the sides were given as."""
         search = self._search
         for number, (values, choices) in enumerate(self._sets(feeds)):
             self._choices.update(dict.fromkeys(choices))
@@ -217,7 +253,7 @@ class _Bisector:
                 self._compare_outputs(values)
         if not self._feeds:
             raise FeedsError("the data holds no set of inputs")
-        return self._result(repro)
+        return self._result(repro, sources)
 
     def _sets(
         self, feeds: Mapping[str, Value] | FeedOptions | None
@@ -225,6 +261,11 @@ class _Bisector:
         model, most = self._suspect.model, self._reference.sets
         if isinstance(feeds, Mapping):
             yield check_feeds(feeds, input_ports(model.proto.graph)), ()
+            return
+        own = getattr(self._reference, "inputs", None)
+        if own is not None and (feeds is None or feeds.says_nothing):
+            sets = 1 if feeds is None or feeds.iterations is None else feeds.iterations
+            yield from ((check_feeds(own(number), input_ports(model.proto.graph)), ()) for number in range(sets))
             return
         recorded = self._recorded_feeds() if feeds is None or not feeds.sources else None
         if recorded is not None:
@@ -264,7 +305,7 @@ class _Bisector:
             if known is None or max(map(_badness, drifts)) > max(map(_badness, known)):
                 self._outputs[name] = drifts
 
-    def _result(self, repro: str | os.PathLike[str] | None) -> Bisection:
+    def _result(self, repro: str | os.PathLike[str] | None, sources: Mapping[str, Sequence[str]] | None) -> Bisection:
         search = self._search
         median = search.median
         groups = search.culprits()
@@ -303,7 +344,17 @@ class _Bisector:
             tensors=rows,
             choices=tuple(self._choices),
             notes=tuple(self._notes),
+            evidence=None if sources is None else self._evidence(ordered, finding, sources),
         )
+
+    def _evidence(
+        self,
+        culprits: Sequence[Culprit],
+        groups: Mapping[str, Sequence[Finding]],
+        sources: Mapping[str, Sequence[str]],
+    ) -> Evidence:
+        worst = [next(f for f in groups[each.tensor] if f.tensor == each.tensor) for each in culprits]
+        return gather(self._search, worst, self._feeds, sources)
 
     def _with_inner(self, culprit: Culprit, group: Sequence[Finding]) -> Culprit:
         """Returns an If or a Loop with the culprits in its body; any other node as it is."""
@@ -318,7 +369,7 @@ class _Bisector:
             places = [self._suspect.place, self._reference.side.place]
             plain = [replace(place, options=replace(place.options, optimization="none")) for place in places]
             suspect, reference = Suspect(run.suspect, plain[0]), ModelReference(run.reference, plain[1])
-            inner = _Bisector(suspect, reference, (), (), self._memory).run(run.feeds, None)
+            inner = _Bisector(suspect, reference, (), (), self._memory).run(run.feeds)
         except BenchError as error:
             self._notes.append(f"the body of {culprit.node} could not be searched: {error.message}")
             return culprit

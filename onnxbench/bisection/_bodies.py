@@ -17,10 +17,10 @@ from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
 
 if TYPE_CHECKING:
-    from onnxbench.bisection._parts import Parts
     from onnxbench.bisection._search import Finding, Search
     from onnxbench.graph import Scope
     from onnxbench.model import Model
+    from onnxbench.parts import Parts
 
 _MOST_ITERATIONS = 10_000
 _TRIFLE = 1e-6

@@ -13,14 +13,17 @@ from onnxbench.bisection._search import FACTOR
 from onnxbench.bisection._sides import ModelReference, as_dtype, is_floating
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
+from onnxbench.drift import Tolerance
 from onnxbench.errors import BenchError, ExecutionError
 from onnxbench.graph import GraphIndex, Scope
-from onnxbench.provenance import Origins
+from onnxbench.provenance import RULE, ModuleCall, Origins
+from onnxbench.records import attribute_value
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
     from onnxbench.bisection._search import Finding, Search
+    from onnxbench.provenance import Provenance
 
 MOST_RANKED = 12
 """So many culprits are ranked by their effect, each with a run of the model; those furthest off."""
@@ -67,7 +70,7 @@ class Telling:
         assert worst.own is not None
         reasons, changed, theirs = self.reasons(worst)
         position = changed[0] if changed else worst.maker
-        whence = self._origins.of(self._plain_node(position))
+        whence = self._whence(position, worst.partner)
         function = self._search.suspect.functions.get(worst.tensor, "").rpartition("/")[0]
         return Culprit(
             node=self.label(position),
@@ -86,7 +89,28 @@ class Telling:
             code=whence.code,
             function=function or None,
             number=worst.number,
+            attributes=", ".join(
+                f"{attribute.name}={_short(attribute_value(attribute))}"
+                for attribute in sorted(self._scope.nodes[position].attribute, key=lambda each: each.name)
+            ),
         )
+
+    def _whence(self, position: int, partner: str) -> Provenance:
+        """Returns where a node comes from: what it says itself, else what the reference knows of its tensor."""
+        own = self._origins.of(self._plain_node(position))
+        tell = getattr(self._search.reference, "origin", None)
+        if tell is None or (own.scope is not None and own.source is not None):
+            return own
+        known: Provenance = tell(partner)
+        return known if own.scope is None else replace(own, frames=own.frames or known.frames)
+
+    def _modules(self, finding: Finding) -> Iterable[ModuleCall]:
+        """Returns the modules that a tensor is computed in, outermost first."""
+        told = self._origins.modules(self._plain_node(finding.maker))
+        if told or not hasattr(self._search.reference, "origin"):
+            return told
+        parts = (self._whence(finding.maker, finding.partner).scope or "").split(".")
+        return [ModuleCall(".".join(parts[:end])) for end in range(1, len(parts) + 1) if parts[0]]
 
     def reasons(self, finding: Finding) -> tuple[tuple[str, ...], list[int], tuple[str, ...]]:
         """Returns what differs in the files between a region and its partner.
@@ -99,7 +123,8 @@ class Telling:
 
         reference = self._search.reference
         if not isinstance(reference, ModelReference):
-            return (), [], ()
+            explain = getattr(reference, "explain", None)
+            return self._weight_reasons(finding), [], (explain(finding.partner),) if explain is not None else ()
         theirs, mine = reference.side.parts, self._search.parts
         match = self._search.match.tensors
         stops = {match[name] for name in finding.inputs if name in match} | set(theirs.scope.true_inputs())
@@ -138,17 +163,42 @@ class Telling:
             reasons.append(f"{sign}{change.kind} {where}{what}: {values}{note}")
         return tuple(reasons[:_MOST_REASONS]), sorted(changed, key=mine.rank.__getitem__), names
 
+    def _weight_reasons(self, finding: Finding) -> tuple[str, ...]:
+        """Returns which weights of a region are not what the reference has under the same name.
+
+        A node that was made of several by an exporter has other weights than any of them.
+        """
+        find = getattr(self._search.reference, "weight", None)
+        if find is None:
+            return ()
+        parts, found = self._search.parts, []
+        made = {at for at in finding.nodes if any(entry.key == RULE for entry in self._plain_node(at).metadata_props)}
+        names = dict.fromkeys(name for at in finding.nodes if at not in made for name in parts.scope.reads[at])
+        for name in names:
+            wanted = find(name) if name in parts.scope.constants else None
+            if wanted is None:
+                continue
+            value = parts.stored(name)
+            if value.shape == wanted.shape and (apart := measure(wanted, value, Tolerance())).failing:
+                many = f"{apart.failing:,} of {apart.elements:,} elements"
+                found.append(f"weight {name}: {many} are not the reference's, by up to {apart.max_abs:.1e}")
+        return tuple(found[:_MOST_REASONS])
+
     def rows(self, median: float) -> list[Row]:
         """Returns a row for every tensor that was compared."""
         search = self._search
         found = [search.findings[name] for name in search.names if name in search.findings]
-        return [
-            Row(
-                f.tensor, f.partner, self.label(f.maker), self.op_type(f.maker), f.total, f.own, f.inherited,
-                f.excess(median), f.number, f.note,
-            )
-            for f in found
-        ]  # fmt: skip
+        rows = []
+        for f in found:
+            whence = self._whence(f.maker, f.partner)
+            rows.append(
+                Row(
+                    f.tensor, f.partner, self.label(f.maker), self.op_type(f.maker), f.total, f.own, f.inherited,
+                    f.excess(median), f.number, f.note, f.inputs, len(f.nodes), f.precision, whence.scope or None,
+                    whence.source, whence.code,
+                )
+            )  # fmt: skip
+        return rows
 
     def amplifiers(self, median: float) -> list[Amplifier]:
         """Returns nodes that make ten times and more of what they inherit, where that is more than rounding."""
@@ -168,7 +218,7 @@ class Telling:
             finding = self._search.findings.get(name)
             if finding is None:
                 continue
-            for call in self._origins.modules(self._plain_node(finding.maker)):
+            for call in self._modules(finding):
                 found.setdefault(str(call), []).append(finding)
         return [
             ModuleError(

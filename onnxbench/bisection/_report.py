@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxbench.bisection._measures import Distance
 from onnxbench.drift import TensorDrift
+
+if TYPE_CHECKING:
+    from onnxbench.bisection._evidence import Evidence
 
 CLEAN, ROUNDING, DRIFT, SPREAD = "clean", "rounding", "drift", "spread"
 
@@ -37,6 +40,7 @@ class Culprit:
         number: Which set of inputs this was seen on.
         iteration: Of a Loop, the first iteration that goes wrong when it is fed the reference's states.
         inner: Of an If or a Loop, the culprits in its body, named by their paths (``If_3/then/Conv_1``).
+        attributes: The node's attributes, in words: ``axis=-1, epsilon=1e-05``.
     """
 
     node: str
@@ -58,6 +62,7 @@ class Culprit:
     reference_region: tuple[str, ...] = ()
     iteration: int | None = None
     inner: tuple[Culprit, ...] = ()
+    attributes: str = ""
 
     @property
     def place(self) -> str:
@@ -118,6 +123,12 @@ class Row:
         excess: The own error over what rounding explains.
         number: The set of inputs that this was measured on: the worst one.
         note: Why it could not be judged, or ``""``.
+        inputs: The tensors that its value depends on and that were compared, and inputs of the model.
+        region: How many nodes lie between these and the tensor: one, where every tensor has a partner.
+        precision: The coarser unit of precision of both sides; 0 for integers and the like.
+        module: The PyTorch module of the node, or None.
+        source: Its PyTorch source line, or None.
+        code: The text of that line, or None.
     """
 
     tensor: str
@@ -130,6 +141,12 @@ class Row:
     excess: float
     number: int
     note: str
+    inputs: tuple[str, ...] = ()
+    region: int = 1
+    precision: float = 0.0
+    module: str | None = None
+    source: str | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +173,7 @@ class Bisection:
         tensors: All tensors that were compared, in the order of the model.
         choices: What was decided about the inputs without being told.
         notes: What else a user should know.
+        evidence: Digests of all that was compared, and values around the culprits; None unless asked for.
     """
 
     suspect: str
@@ -176,6 +194,7 @@ class Bisection:
     tensors: tuple[Row, ...]
     choices: tuple[str, ...]
     notes: tuple[str, ...]
+    evidence: Evidence | None = None
 
     @property
     def unjudged(self) -> tuple[Row, ...]:

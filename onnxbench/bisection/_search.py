@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
     from onnx import NodeProto, TypeProto
 
-    from onnxbench.bisection._parts import Parts
     from onnxbench.bisection._sides import ModelReference, Reference, Suspect
 
 FACTOR, PEAK_FACTOR = 20.0, 200.0
@@ -253,19 +252,7 @@ class Search:
     def _split(self, feeds: Mapping[str, Value]) -> list[list[str]]:
         """Returns the matched tensors in batches of a quarter of the memory: two sides, forced values, what is kept."""
         if self._batches is None:
-            try:
-                sizes = self.parts.sizes(feeds, self.names)
-            except ExecutionError:
-                sizes = {}
-            self._batches = []
-            room = -1
-            for name in self.names:
-                size = sizes.get(name, 0)
-                if not self._batches or size > room:
-                    self._batches.append([])
-                    room = self._max_bytes // 4
-                self._batches[-1].append(name)
-                room -= size
+            self._batches = self.parts.batches(feeds, self.names, self._max_bytes // 4)
         return self._batches
 
     def _last_reads(self, batches: Sequence[Sequence[str]]) -> dict[str, int]:
@@ -436,23 +423,13 @@ class Search:
 
     def _bound_by_reference(self, finding: Finding, held: Mapping[str, Value]) -> None:
         """Takes the noise of the reference's own nodes if it is less: a fault may make some, by rounding to 16 bits."""
-        side = getattr(self.reference, "side", None)
-        if side is None or not any(finding.noise):
+        rerun = getattr(self.reference, "rerun", None)
+        if rerun is None or not any(finding.noise):
             return
-        parts: Parts = side.parts
         values = {self.match.tensors.get(name, name): held[name] for name in finding.inputs}
-        maker = parts.scope.producers.get(finding.partner)
-        if maker is None:
-            return
-        reach = reach_back(parts.scope, parts.scope.reads[maker], set(values))
-        if not set(reach.inputs) <= set(values):
-            return
-        try:
-            made = [
-                parts.run({maker, *reach.nodes}, inputs, [finding.partner])[finding.partner]
-                for inputs in (values, {name: _move(value, name) for name, value in values.items()})
-            ]
-        except ExecutionError:
+        moved = {name: _move(value, name) for name, value in values.items()}
+        made = [rerun(finding.partner, inputs) for inputs in (values, moved)]
+        if any(value is None for value in made):
             return
         apart = measure(*made)
         if not apart.problem:

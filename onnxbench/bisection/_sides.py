@@ -1,8 +1,8 @@
 """The two sides of a search: a suspect that can be run in parts, and a reference that gives the values of tensors.
 
 A reference is anything with ``Reference``'s four members. Here it is a model on a runtime, or recorded values; a
-PyTorch program is another one. The search asks it which of the suspect's tensors it knows (``match``), and for the
-values of these, batch after batch (``stream``). It knows nothing else of it.
+PyTorch model is another one (``onnxbench.pytorch.reference``). The search asks it which of the suspect's tensors it
+knows (``match``), and for the values of these, batch after batch (``stream``).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxbench import backends
-from onnxbench.bisection._parts import Parts
+from onnxbench.boundary import reach_back
 from onnxbench.captures import Feeds, Port, Value, input_ports, numpy_dtype
-from onnxbench.errors import FeedsError, UsageError, did_you_mean
+from onnxbench.errors import ExecutionError, FeedsError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex
 from onnxbench.inlining import inline_functions
+from onnxbench.parts import Parts
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -114,6 +115,11 @@ class Match:
 
 class Reference(Protocol):
     """What is taken for right.
+
+    It may have more than this, which is used where it is there: ``notes``, what was decided without being told;
+    ``inputs(number)``, inputs of its own by the suspect's names; ``origin(name)``, a ``Provenance``, and
+    ``explain(name)``, what makes a value, in words; ``weight(name)``, the values of a weight or None; ``rerun(name,
+    given)``, a value computed anew from others, or None; ``digest()``, the SHA-256 of what it is; ``close()``.
 
     Attributes:
         label: What it is, in words.
@@ -242,6 +248,20 @@ class ModelReference:
         """Yields the values of tensors (see ``Reference``)."""
         yield from self.side.parts.stream(self.own_feeds(feeds), batches)
 
+    def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
+        """Returns the value of a tensor computed from values of others; None where they do not suffice."""
+        parts = self.side.parts
+        maker = parts.scope.producers.get(name)
+        if maker is None:
+            return None
+        reach = reach_back(parts.scope, parts.scope.reads[maker], set(given))
+        if not set(reach.inputs) <= set(given):
+            return None
+        try:
+            return parts.run({maker, *reach.nodes}, given, [name])[name]
+        except ExecutionError:
+            return None
+
     def close(self) -> None:
         """Removes what was written on the way."""
         self.side.close()
@@ -256,13 +276,13 @@ class RecordedReference:
     """Recorded values as the reference: one mapping per set of inputs."""
 
     def __init__(self, recorded: Sequence[Mapping[str, Value]], label: str) -> None:
-        self._recorded, self.label = recorded, label
+        self.recorded, self.label = recorded, label
         self.sets: int | None = len(recorded)
 
     def match(self, suspect: Suspect) -> Match:
         """Returns the tensors of the suspect that values are recorded of."""
-        known = set(self._recorded[0])
-        for values in self._recorded[1:]:
+        known = set(self.recorded[0])
+        for values in self.recorded[1:]:
             known &= set(values)
         scope = suspect.parts.scope
         return Match({name: name for name in scope.tensor_names() if name in known}, "names")
@@ -271,7 +291,7 @@ class RecordedReference:
         self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, number: int = 0
     ) -> Iterator[dict[str, Value]]:
         """Yields the values of tensors (see ``Reference``)."""
-        values = self._recorded[number]
+        values = self.recorded[number]
         for batch in batches:
             yield {name: values[name] for name in batch}
 

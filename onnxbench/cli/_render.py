@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.version import SCHEMA_VERSION, __version__
+from onnxbench.envelope import envelope
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,37 +17,14 @@ if TYPE_CHECKING:
     from onnxbench.writer import Saved
 
 
-def jsonable(value: Any) -> Any:
-    """Returns a result as plain JSON values: dataclasses become objects, NaN and infinities strings."""
-    if hasattr(value, "to_json"):
-        return jsonable(value.to_json())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    if isinstance(value, (set, frozenset)):
-        return [jsonable(item) for item in sorted(value)]
-    if isinstance(value, Iterable):
-        return [jsonable(item) for item in value]
-    if hasattr(value, "item"):
-        return jsonable(value.item())
-    raise TypeError(f"no JSON form for {type(value).__name__}")
-
-
 def print_json(command: str, result: Any) -> None:
     """Prints a command's result in the envelope that every command shares."""
-    _dump({"schema_version": SCHEMA_VERSION, "onnxbench": __version__, "command": command, "result": jsonable(result)})
+    _dump(envelope(command, result=result))
 
 
 def print_error_json(error: BenchError, *, command: str) -> None:
     """Prints an error in the same envelope."""
-    body = {
+    body: dict[str, Any] = {
         "kind": error.kind,
         "exit_code": error.exit_code,
         "message": error.message,
@@ -59,8 +33,8 @@ def print_error_json(error: BenchError, *, command: str) -> None:
     }
     for extra in ("missing", "proposals"):
         if hasattr(error, extra):
-            body[extra] = jsonable(getattr(error, extra))
-    _dump({"schema_version": SCHEMA_VERSION, "onnxbench": __version__, "command": command, "error": body})
+            body[extra] = getattr(error, extra)
+    _dump(envelope(command, error=body))
 
 
 def _dump(envelope: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,12 +24,20 @@ from onnxbench.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from onnxbench.bisection import Bisection, Culprit, ModuleError
+    from onnxbench.bisection import Bisection, Culprit, Judgement, ModuleError, Reference
 
-_MOST_MODULES = 40
+_MOST_MODULES = 24
 
 
-@means_nothing_without(fill="feeds", cast="feeds")
+@means_nothing_without(
+    fill="feeds",
+    cast="feeds",
+    reference_dtype="torch",
+    argument="torch",
+    state_dict="torch",
+    key="state_dict",
+    baseline_factor="baseline",
+)
 def bisect(
     model: ModelArgument,
     against: Annotated[
@@ -40,6 +49,48 @@ def bisect(
             show_default=False,
             help="The model that is right; without it and --load-outputs, the same model on --reference-on.",
         ),
+    ] = None,
+    torch: Annotated[
+        str | None,
+        typer.Option(
+            "--torch",
+            metavar="FILE.py:FACTORY",
+            show_default=False,
+            help="The PyTorch model that is right, as 'onnxbench export' takes it; its example inputs are the inputs.",
+        ),
+    ] = None,
+    reference_dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--reference-dtype", metavar="TYPE", show_default=False, help="What PyTorch computes in, say float64."
+        ),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="WAY",
+            help="How tensors are matched with PyTorch's: metadata, names, values; auto: all in turn.",
+        ),
+    ] = "auto",
+    argument: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=ARG...",
+            show_default=False,
+            help="Which argument of the PyTorch model an input is, where names do not tell.",
+        ),
+    ] = None,
+    state_dict: Annotated[
+        Path | None,
+        typer.Option(
+            "--state-dict", metavar="FILE", show_default=False, help="Weights for the PyTorch model, as for export."
+        ),
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", metavar="FROM=>TO...", show_default=False, help="How its keys become the module's."),
     ] = None,
     load_outputs: Annotated[
         list[str] | None,
@@ -128,6 +179,37 @@ def bisect(
             help="Write the first culprit there: a small model, inputs, expected outputs, and a script that shows it.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="DIR",
+            show_default=False,
+            help="Write report.json and report.html there: all that was measured, and a page to look at.",
+        ),
+    ] = None,
+    save_baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-baseline",
+            metavar="FILE",
+            show_default=False,
+            help="Write the errors to a file that later runs are held against.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            metavar="FILE",
+            show_default=False,
+            help="Exit 0 if nothing is worse than there, 1 if anything is, whether or not there is drift.",
+        ),
+    ] = None,
+    baseline_factor: Annotated[
+        float,
+        typer.Option("--baseline-factor", metavar="X", help="Worse is more than X times the baseline's error."),
+    ] = 2.0,
     limit: Annotated[
         int, typer.Option("--limit", min=0, metavar="N", help="In text: culprits and amplifiers listed (0: all).")
     ] = 10,
@@ -146,22 +228,55 @@ def bisect(
     Examples:
       onnxbench bisect exported.onnx --against original.onnx
       onnxbench bisect fp16.onnx --against fp32.onnx --feeds x.npz --repro culprit/
+      onnxbench bisect model.onnx --torch model.py:make --reference-dtype float64
       onnxbench bisect model.onnx --optimization-level all
       onnxbench bisect model.onnx --on ort:none --reference-on reference
       onnxbench bisect model.onnx --feeds x.npz --load-outputs golden.npz
       onnxbench bisect a.onnx --against b.onnx --samples 8 --memory 2GiB --json
+      onnxbench bisect fp16.onnx --against fp32.onnx --report report/
+      onnxbench bisect fp16.onnx --against fp32.onnx --save-baseline drift.json
+      onnxbench bisect fp16.onnx --against fp32.onnx --baseline drift.json
     """
     from onnxbench import bisection, feeding, specs
 
+    before = bisection.open_baseline(baseline, save_to=save_baseline, factor=baseline_factor)
+    reference = (
+        against if torch is None else _torch(torch, reference_dtype, by, argument, shape, state_dict, key, against)
+    )
     found = bisection.bisect(
-        model, against=against, recorded=load_outputs or (), on=_place(on, level, "--optimization-level"),
+        model, against=reference, recorded=load_outputs or (), on=_place(on, level, "--optimization-level"),
         reference_on=_place(reference_on, reference_level, "--reference-level"),
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
         atol=atol or (), rtol=rtol or (), memory=None if memory is None else specs.parse_size(memory), repro=repro,
-        allow_outside=allow_outside,
+        report=report, evidence=bool(baseline or save_baseline), allow_outside=allow_outside,
     )  # fmt: skip
-    _show(found, str(model), repro, limit=limit, as_json=as_json, quiet=quiet)
-    raise typer.Exit(0 if found.passed else 1)
+    judgement = None if before is None else before.judge(found, factor=baseline_factor)
+    if save_baseline is not None:
+        bisection.Baseline.of(found).save(save_baseline)
+    wrote = _Written(repro if found.culprits else None, report, save_baseline)
+    _show(found, judgement, str(model), wrote, limit=limit, as_json=as_json, quiet=quiet)
+    raise typer.Exit(0 if (judgement or found).passed else 1)
+
+
+def _torch(
+    source: str, dtype: str | None, by: str, inputs: list[str] | None, shapes: list[str] | None,
+    state_dict: Path | None, keys: list[str] | None, against: Path | None,
+) -> Reference:  # fmt: skip
+    from onnxbench.errors import UsageError
+    from onnxbench.pytorch.reference import torch_reference
+
+    if against is not None:
+        raise UsageError("--torch and --against both name a reference")
+    pairs = [word.rpartition("=") for word in inputs or ()]
+    wrong = next(
+        (word for word, (name, _, argument) in zip(inputs or (), pairs, strict=True) if not name or not argument), None
+    )
+    if wrong is not None:
+        raise UsageError(f"--input {wrong!r} cannot be read", hint="Write NAME=ARGUMENT: --input input.1=x")
+    return torch_reference(
+        source, dtype=dtype, by=by, inputs={name: argument for name, _, argument in pairs}, shapes=shapes or (),
+        state_dict=state_dict, keys=keys or (),
+    )  # fmt: skip
 
 
 def _place(place: str | None, level: str | None, option: str) -> str | None:
@@ -176,25 +291,53 @@ def _place(place: str | None, level: str | None, option: str) -> str | None:
     return f"{head}:{level}{comma}{rest}"
 
 
-def _show(found: Bisection, model: str, repro: Path | None, *, limit: int, as_json: bool, quiet: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What was written: folders and a file, None for what was not."""
+
+    repro: Path | None
+    report: Path | None
+    baseline: Path | None
+
+
+def _show(
+    found: Bisection,
+    judgement: Judgement | None,
+    model: str,
+    wrote: _Written,
+    *,
+    limit: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     from onnxbench.cli._render import chosen, note, print_json
 
-    note(*found.notes, *chosen(found.choices), quiet=quiet)
+    note(*found.notes, *chosen(found.choices), *(judgement.notes if judgement else ()), quiet=quiet)
     if as_json:
-        print_json("bisect", found)
+        print_json("bisect", {**found.to_json(), "baseline": judgement})
         return
     many = f", {found.sets} sets of inputs" if found.sets > 1 else ""
     print(f"suspect:   {found.suspect}")
     print(f"reference: {found.reference}")
     print(f"compared {found.matched:,} tensors, matched by {found.how} ({found.unmatched:,} without a partner){many}")
     _show_tables(found, limit)
-    if repro is not None and found.culprits:
-        print(f"wrote {repro}: run 'python {repro}/reproduce.py'")
-    elif found.culprits:
-        print("next: --repro DIR writes the first culprit as a small model with its inputs and a script")
-    for line in _next_steps(found, model):
-        print(f"next: {line}")
+    if judgement is not None:
+        _show_judgement(judgement, limit)
+    for line in _next_steps(found, model, wrote):
+        print(line)
     print(_coloured(found.verdict, "green" if found.passed else "red"))
+    if judgement is not None:
+        print(_coloured(judgement.verdict, "green" if judgement.passed else "red"))
+
+
+def _show_judgement(judgement: Judgement, limit: int) -> None:
+    from onnxbench.cli._records import listed
+
+    for each in judgement.worse[: limit or None]:
+        print(f"worse: {each.text}")
+    for names, what in ((judgement.new, "not in the baseline"), (judgement.vanished, "only in the baseline")):
+        if names:
+            print(f"{what}: {len(names):,} tensors: {listed(list(names), most=4)}")
 
 
 def _show_tables(found: Bisection, limit: int) -> None:
@@ -256,11 +399,14 @@ def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
         from onnxbench.cli._records import listed
 
         yield f"  in the reference: {listed(list(culprit.reference_region), most=6)}"
-    for word, value in (("source", culprit.source), ("code", culprit.code), ("function", culprit.function)):
+    words = {
+        "attributes": culprit.attributes, "source": culprit.source, "code": culprit.code, "function": culprit.function
+    }  # fmt: skip
+    for word, value in words.items():
         if value:
             yield f"  {word}: {value}"
     for reason in culprit.why:
-        yield f"  the files differ here: {reason}"
+        yield f"  differs here: {reason}"
     if sets > 1:
         yield f"  seen on set {culprit.number}"
     when = f" in iteration {culprit.iteration}, the first that goes wrong" if culprit.iteration is not None else ""
@@ -270,14 +416,23 @@ def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
             yield f"  {line}"
 
 
-def _next_steps(found: Bisection, model: str) -> Iterator[str]:
+def _next_steps(found: Bisection, model: str, wrote: _Written) -> Iterator[str]:
+    if wrote.report is not None:
+        yield f"wrote {wrote.report}: open {wrote.report / 'report.html'}"
+    if wrote.baseline is not None:
+        yield f"wrote {wrote.baseline}: --baseline {wrote.baseline} holds later runs against it"
+    if wrote.repro is not None:
+        yield f"wrote {wrote.repro}: run 'python {wrote.repro}/reproduce.py'"
+    elif found.culprits:
+        yield "next: --repro DIR writes the first culprit as a small model with its inputs and a script"
+    if wrote.report is None and not found.passed:
+        yield "next: --report DIR writes a page with the graph around it, errors along depth, and all tensors"
     if found.culprits:
-        inner = found.culprits[0].tensor
-        yield f"onnxbench run {model} --outputs '{inner}' shows what the tensor holds"
+        yield f"next: onnxbench run {model} --outputs '{found.culprits[0].tensor}' shows what the tensor holds"
     elif found.kind == "spread":
-        yield "onnxbench diff shows how the two models differ"
+        yield "next: onnxbench diff shows how the two models differ"
     elif not found.passed:
-        yield "more inputs (--samples 8), or inputs that are like real ones (--feeds), may tell more"
+        yield "next: more inputs (--samples 8), or inputs that are like real ones (--feeds), may tell more"
 
 
 def _number(value: float | None) -> str:
@@ -291,8 +446,9 @@ def _module_tree(modules: tuple[ModuleError, ...]) -> Any:
 
     root = Tree("modules (own error in red, inherited in yellow)")
     places: dict[str, Any] = {"": root}
-    shown = [entry for entry in modules if entry.own > 1 or entry.total > 0][:_MOST_MODULES]
-    for entry in shown:
+    off = [entry for entry in modules if entry.own > 1 or entry.total > 0]
+    shown = _worst_modules(off)
+    for entry in (entry for entry in off if entry.path in shown):
         above = entry.path.rpartition(".")[0]
         while above not in places:
             above = above.rpartition(".")[0]
@@ -300,7 +456,28 @@ def _module_tree(modules: tuple[ModuleError, ...]) -> Any:
         size = "NaN, Inf or shape" if math.isinf(entry.total) else f"{entry.total:.1e}"
         own = f", {entry.own:,.0f} x rounding of its own" if 1 < entry.own < math.inf else ", its own" * (entry.own > 1)
         places[entry.path] = places[above].add(Text(f"{entry.path}  {size}{own}", style=colour))
+    if len(shown) < len(off):
+        root.add(Text(f"and {len(off) - len(shown):,} more with errors that they inherit (--report shows all)"))
     return root
+
+
+def _worst_modules(modules: list[ModuleError]) -> set[str]:
+    """Returns the modules that a short tree shows: the worst ones, with all that they lie in."""
+    known = {entry.path for entry in modules}
+    shown: set[str] = set()
+    for entry in sorted(modules, key=_shown_first):
+        path, whole = entry.path, set()
+        while path:
+            whole |= {path} & known
+            path = path.rpartition(".")[0]
+        if len(shown | whole) <= _MOST_MODULES:
+            shown |= whole
+    return shown
+
+
+def _shown_first(entry: ModuleError) -> tuple[float, int, float]:
+    """Returns what modules of a short tree are chosen by: their own errors, then outer ones before inner ones."""
+    return -entry.own if entry.own > 1 else 0.0, entry.path.count("."), -entry.total
 
 
 def _coloured(text: str, colour: str) -> str:

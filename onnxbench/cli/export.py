@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from onnxbench.pytorch.exporting import Exported
 
 
-@means_nothing_without(key="state_dict", seed="shape", external_threshold=("external_data", "per_tensor"))
+@means_nothing_without(
+    key="state_dict", seed="shape", backend="rewrites", rewrite_config="rewrites",
+    external_threshold=("external_data", "per_tensor"),
+)  # fmt: skip
 def export(
     source: Annotated[
         str,
@@ -109,6 +112,30 @@ def export(
             show_default=False,
         ),
     ] = None,
+    rewrites: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rewrites",
+            metavar="FILE...",
+            help="Rewrite PyTorch code for the export: file.py, a name that comes along, or shipped for all of those.",
+            show_default=False,
+        ),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            metavar="NAME",
+            help="Backend that rewrites are chosen for: onnxruntime, tensorrt, or your own.",
+            show_default=False,
+        ),
+    ] = None,
+    rewrite_config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rewrite-config", metavar="KEY=VALUE...", help="What rewrites get as ctx.config.", show_default=False
+        ),
+    ] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with PyTorch.")] = False,
     atol: Annotated[
         float | None, typer.Option("--atol", "--abs", min=0, help="Absolute tolerance.", show_default=False)
@@ -140,11 +167,13 @@ def export(
       onnxbench export package.module:Net net.onnx --exporter torchscript --opset 17 --strict
       onnxbench export program.pt2 model.onnx --pass fold-constants my_passes.py:clean
       onnxbench export model.py:make model.onnx --plugin plugins/dynamic_resize
+      onnxbench export model.py:make net.onnx --rewrites my_rewrites.py --backend tensorrt
       onnxbench export model.py:make half.onnx --dtype float16 --save-external-data
     """
     from onnxbench.cli._edits import one_target
     from onnxbench.drift import Tolerance
     from onnxbench.pytorch import exporting
+    from onnxbench.pytorch.rewriters import parse_config
 
     tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
     done = exporting.export(
@@ -152,9 +181,10 @@ def export(
         options=exporting.ExportOptions(
             exporter=exporter, opset=opset, dynamic=dynamic or (), shapes=shape or (), seed=seed,
             input_names=input_names or (), output_names=output_names or (), state_dict=state_dict, keys=key or (),
-            dtype=dtype, optimize=not no_optimize, passes=passes or (), plugins=plugin or (),
-            verify=not no_verify, tolerance=tolerance,
-            strict=strict, storing=save_options(external_data, per_tensor, external_threshold, False),
+            dtype=dtype, optimize=not no_optimize, passes=passes or (), plugins=plugin or (), rewrites=rewrites or (),
+            backend=backend or "default", rewrite_config=parse_config(rewrite_config or ()), verify=not no_verify,
+            tolerance=tolerance, strict=strict,
+            storing=save_options(external_data, per_tensor, external_threshold, False),
         ),
     )  # fmt: skip
     _show(done, dry_run=dry_run, as_json=as_json, quiet=quiet)
@@ -174,6 +204,8 @@ def _show(done: Exported, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
     inputs, outputs = (", ".join(f"{name} {kind}" for name, kind in ports) for ports in (done.inputs, done.outputs))
     print(f"{done.source}: {done.exporter}, opset {done.opset}, {done.nodes:,} nodes")
     print(f"  inputs:  {inputs}\n  outputs: {outputs}")
+    for name, count in done.rewrites.items():
+        print(f"  rewrite {name}: {count:,} time{'' if count == 1 else 's'}")
     for line in done.passes:
         print(f"  pass {line}")
     covered = done.provenance

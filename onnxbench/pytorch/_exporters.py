@@ -45,6 +45,7 @@ class RawExport:
         said: What the exporter said that a user should know.
         frozen: Python values taken from tensors while the model was traced.
         caught: The warnings that were raised.
+        is_strict: Whether the default exporter fell back to its strict mode, which looks at bytecode.
     """
 
     model: Model
@@ -54,6 +55,7 @@ class RawExport:
     said: list[str] = field(default_factory=list)
     frozen: list[Frozen] = field(default_factory=list)
     caught: list[warnings.WarningMessage] = field(default_factory=list)
+    is_strict: bool = False
 
 
 def export_program(
@@ -98,10 +100,38 @@ def export_program(
     model = load(file)
     map_program(model, program.exported_program)
     raw = RawExport(model, [], program=program.exported_program, caught=heard.caught)
+    raw.is_strict = getattr(program, "_capture_strategy", None) == "TorchExportStrictStrategy"
     raw.said = [line for line in heard.said if "opset" in line.lower() and "convers" in line.lower()]
     raw.inputs = _input_positions(program.exported_program, model, leaves)
     raw.outputs = _result_names(program.exported_program)
     return raw
+
+
+def exported_program(
+    source: Source, dynamic: Mapping[str, Axes], translations: Mapping[Callable[..., Any], Callable[..., Any]]
+) -> Any:
+    """Returns the ``ExportedProgram`` that the default exporter makes of a model on its way to ONNX.
+
+    Args:
+        source: The model, with example inputs.
+        dynamic: Open dimensions by input.
+        translations: As for ``export_program``: PyTorch does not decompose what these translate.
+
+    Raises:
+        UnsupportedError: A dimension cannot be open, or an operator has no translation.
+        ExecutionError: The model cannot be exported.
+    """
+    torch = require_torch()
+    shapes = None if source.kind == "program" else _dynamic_shapes(source, dynamic)
+    with _quietly() as heard:
+        try:
+            program = torch.onnx.export(
+                source.module, _positional(source), kwargs=dict(source.kwargs) or None, dynamo=True, verbose=False,
+                dynamic_shapes=shapes, optimize=False, custom_translation_table=dict(translations) or None,
+            )  # fmt: skip
+        except Exception as error:  # PyTorch's exporter, and the user's module in it, raise anything
+            raise _explained(error, source, dynamic, heard.symbols) from None
+    return program.exported_program
 
 
 def _positional(source: Source) -> tuple[Any, ...]:
@@ -307,9 +337,10 @@ def _explained(
         dynamic: The open dimensions.
         symbols: What torch.export said of symbolic sizes; None for the TorchScript exporter.
     """
-    if isinstance(error, BenchError):
-        return error
     chain = list(_chain(error))
+    own = next((each for each in chain if isinstance(each, BenchError)), None)
+    if own is not None:
+        return own
     root = chain[-1]
     conflict = next((match for each in chain if (match := _CONFLICT.search(str(each)))), None)
     if conflict is not None:
@@ -321,12 +352,18 @@ def _explained(
         name = operator[1] if operator else "an operator"
         return UnsupportedError(
             f"PyTorch's exporter has no translation of {name} to ONNX",
-            hint="Give its bundle (--plugin), or a translation (export(..., translations={torch.ops...: function})), or "
-            "rewrite that part of the model.",
+            hint="Give its bundle (--plugin), or a translation: "
+            f"onnxbench.rewrites.symbolic({name.rpartition('.')[0]!r}), in a file for --rewrites.",
             details=_lines(chain, source),
         )
     names = {type(each).__name__ for each in chain}
-    if symbols is None:
+    unknown = re.search(r"the operator '([\w:.]+)' to ONNX", str(root)) if "UnsupportedOperatorError" in names else None
+    if unknown is not None:
+        hint = (
+            "The default exporter may take it: leave --exporter out. Or say what it becomes: "
+            f"onnxbench.rewrites.symbolic({unknown[1]!r}), in a file for --rewrites."
+        )
+    elif symbols is None:
         hint = "The default exporter may take it: leave --exporter out."
     elif names & {"GuardOnDataDependentSymNode", "UserError", "Unsupported", "DataDependentOutputException"}:
         hint = (

@@ -36,7 +36,7 @@ class Finding:
 
     Attributes:
         kind: ``frozen-value``, ``frozen-branch``, ``frozen-size``, ``baked-argument``, ``vanished-input``,
-            ``unused-input``, ``baked-size``, ``random`` or ``tracer``.
+            ``unused-input``, ``baked-size``, ``random``, ``tracer`` or ``unused-rewrite``.
         message: What happened, in one sentence.
         source: ``file.py:12``, where it can be told.
         code: What is written there.

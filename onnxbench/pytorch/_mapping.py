@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.graph import GraphIndex, NodeRef
+from onnxbench import select
+from onnxbench.graph import GraphIndex
 from onnxbench.provenance import (
     CLASSES,
     FX_NODE,
@@ -22,13 +23,9 @@ from onnxbench.provenance import (
     RULE,
     STACK_TRACE,
     TRACE,
-    Coverage,
-    Origins,
-    ValueOrigin,
-    coverage,
+    fx_values,
     set_fx_values,
     set_metadata,
-    value_origins,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +35,11 @@ if TYPE_CHECKING:
 
 _COPIES = frozenset({"aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.lift_fresh_copy.default"})
 _TRACE_LINE = re.compile(r"^(.+?)\((\d+)\): (\S+)$", re.MULTILINE)
+_OWN_FRAME = re.compile(
+    r'\s*File "[^"]*[/\\]onnxbench[/\\]pytorch[/\\](?:_patching|_symbolics|rewriters)\.py", line \d+, in \S+'
+    r"(?:\n    [^\n]*)?"
+)
+"""What calls a rewrite: no code of the model."""
 _COPIED = (NAME_SCOPES, "pkg.torch.onnx.class_hierarchy", FX_NODE, STACK_TRACE, "namespace")
 
 
@@ -49,24 +51,89 @@ def map_program(model: Model, program: Any) -> None:
         program: The ``ExportedProgram`` that the exporter used.
     """
     index = GraphIndex(model.proto)
+    for ref in index.nodes():
+        for entry in ref.node.metadata_props:
+            if entry.key == STACK_TRACE:
+                entry.value = _OWN_FRAME.sub("", entry.value)
     _fill(index, _COPIED)
-    known = dict(_fx_nodes(program.graph_module))
+    known = dict(fx_nodes(program.graph_module))
     order = {name: at for at, name in enumerate(known)}
     exact: set[str] = set()
     for ref in index.nodes():
         said = _metadata(ref.node)
-        names = [name if _is_value(known.get(name), said.get(FX_NODE)) else None for name in ref.node.output]
+        names = [name if is_value(known.get(name), said.get(FX_NODE)) else None for name in ref.node.output]
         set_fx_values(ref.node, names)
         exact.update(name for name in names if name)
+    _name_what_leaves(index, known, exact)
     for ref in index.nodes():
         if RULE not in _metadata(ref.node):
             continue
-        gone = _origins([known[name] for name in ref.node.output if name in exact], exact, order)
+        gone = fx_origins([known[name] for name in ref.node.output if name in exact], exact, order)
         if gone:
             set_metadata(ref.node, {ORIGINS: " ".join(gone)})
 
 
-def _fx_nodes(module: Any) -> Iterator[tuple[str, Any]]:
+def _name_what_leaves(index: GraphIndex, known: Mapping[str, Any], exact: set[str]) -> None:
+    """Says whose values those are that end an fx node and are not called like it.
+
+    These are elements of a tuple that one ONNX node makes whole, and what is left of an fx node when the optimizer has
+    dropped the copy that had its name. Both are told by who reads them: nodes of fx nodes that read this fx node.
+    """
+    main = index.main
+    said = [_metadata(node).get(FX_NODE) for node in main.nodes]
+    printed = {str(node.format_node()): node for node in known.values() if node.op == "call_function"}
+    made = {name: fx for node in main.nodes for name, fx in zip(node.output, fx_values(node), strict=True) if fx}
+    ends = set(main.outputs)
+    left: dict[Any, list[tuple[int, int]]] = {}
+    for position, node in enumerate(main.nodes):
+        if RULE in _metadata(node):
+            continue
+        own = _element_of(node, made, known) if len(node.output) > 1 else printed.get(said[position] or "")
+        for at, output in enumerate(node.output if own is not None else ()):
+            readers = [said[each] for each in main.consumers.get(output, ())]
+            if output and (output in ends or any(each != said[position] or len(node.output) > 1 for each in readers)):
+                left.setdefault(own, []).append((position, at))
+    for own, places in left.items():
+        elements = _elements(own)
+        whole = len(places) == 1 and not elements and own.name not in exact
+        if not whole and len({position for position, _ in places}) != 1:
+            continue
+        for position, at in places:
+            node = main.nodes[position]
+            element = own if whole else elements.get(at)
+            if element is None or element.name in exact or fx_values(node)[at] is not None:
+                continue
+            after = [printed.get(said[each] or "") for each in main.consumers.get(node.output[at], ())]
+            if any(each is None or element not in each.all_input_nodes for each in after):
+                continue
+            set_fx_values(node, [*fx_values(node)[:at], element.name, *fx_values(node)[at + 1 :]])
+            exact.add(element.name)
+            if len(node.output) > 1:
+                set_metadata(node, {FX_NODE: str(own.format_node())})
+
+
+def is_element(node: Any) -> bool:
+    """Tells whether an fx node takes one element of what another one gives, a tuple."""
+    return getattr(node.target, "__name__", "") == "getitem"
+
+
+def _elements(node: Any) -> dict[int, Any]:
+    """Returns the fx nodes that are the elements of what an fx node gives, a tuple, by position."""
+    return {user.args[1]: user for user in node.users if is_element(user) and isinstance(user.args[1], int)}
+
+
+def _element_of(node: NodeProto, made: Mapping[str, str], known: Mapping[str, Any]) -> Any:
+    """Returns the fx node that gives a tuple of as many elements as a node has outputs, out of what the node reads."""
+    sources = [known[made[name]] for name in node.input if name in made]
+    found = [
+        user
+        for user in (sources[0].users if sources else ())
+        if isinstance(user.meta.get("val"), (tuple, list)) and len(user.meta["val"]) == len(node.output)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def fx_nodes(module: Any) -> Iterator[tuple[str, Any]]:
     """Yields the fx nodes of a program by name; those of bodies (``torch.cond``) where no outer one has the name."""
     bodies = [module]
     for body in bodies:
@@ -75,21 +142,21 @@ def _fx_nodes(module: Any) -> Iterator[tuple[str, Any]]:
         yield from ((node.name, node) for node in body.graph.nodes)
 
 
-def _is_value(node: Any, said: str | None) -> bool:
+def is_value(node: Any, said: str | None) -> bool:
     """Tells whether the fx node that a value is named after is the one that its metadata tells of."""
     while node is not None and said is not None:
         if said == str(node.format_node()):
             return True
         if node.op != "call_function":
             return False
-        if getattr(node.target, "__name__", "") == "getitem":
+        if is_element(node):
             return said == str(node.args[0].format_node())
         # Where the optimizer drops a copy, what is copied takes the name of the copy.
         node = node.args[0] if str(node.target) in _COPIES else None
     return False
 
 
-def _origins(ends: list[Any], exact: set[str], order: Mapping[str, int]) -> list[str]:
+def fx_origins(ends: list[Any], exact: set[str], order: Mapping[str, int]) -> list[str]:
     """Returns the fx nodes between these and the nearest ones whose values exist in the file, in program order."""
     found: dict[str, Any] = {}
     pending = list(ends)
@@ -132,7 +199,7 @@ def map_torchscript(model: Model, module: Any) -> None:
         module: The module.
     """
     index = GraphIndex(model.proto)
-    origins = _reader(index)
+    origins = select.origins(index)
     classes = {path: _class_name(each) for path, each in module.named_modules()}
     for ref in index.nodes():
         node = ref.node
@@ -177,27 +244,7 @@ def _trace(text: str) -> str:
         if not re.search(r"[/\\]torch[/\\](nn[/\\]modules[/\\]module|jit|onnx|_?utils)", file)
     ]
     first = next((at for at, line in enumerate(lines) if ", in forward" in line), 0)
-    return "\n  ".join(lines[first:])
-
-
-def _reader(index: GraphIndex) -> Origins:
-    weights = [tensor.name for scope in index.scopes if not scope.is_function for tensor in scope.graph.initializer]
-    return Origins((ref.node for ref in index.nodes()), weights)
-
-
-def origins_of(model: Model) -> list[ValueOrigin]:
-    """Returns what each value of a model is in PyTorch, as far as its metadata and names tell."""
-    index = GraphIndex(model.proto)
-    return value_origins(((_path(ref), ref.node) for ref in index.nodes()), _reader(index))
-
-
-def coverage_of(model: Model) -> Coverage:
-    """Returns how many of a model's values map to PyTorch."""
-    return coverage(origins_of(model))
-
-
-def _path(ref: NodeRef) -> str:
-    return f"{ref.scope.path}/" if ref.scope.path else ""
+    return _OWN_FRAME.sub("", "\n  ".join(lines[first:]))
 
 
 def weight_names(model: Model, state: Mapping[str, Any]) -> tuple[int, int]:

@@ -109,13 +109,11 @@ class Verifier:
         """Returns the tensors that PyTorch computes, in order."""
         from torch.utils import _pytree as pytree
 
-        torch = require_torch()
         flat, spec = pytree.tree_flatten((self._source.args, dict(self._source.kwargs)))
         given = iter(values)
         filled = [value if value is None else _copied(next(given)) for value in flat]
         args, kwargs = pytree.tree_unflatten(filled, spec)
-        result = self._source.call(args, kwargs)
-        return [each for each in pytree.tree_leaves(result) if isinstance(each, torch.Tensor)]
+        return _tensors(self._source.call(args, kwargs))
 
     def _compare(self, session: backends.Session, name: str, values: Sequence[Any], expected: list[Any]) -> Case:
         feeds = {port.name: as_array(values[at]) for port, at in zip(session.inputs, self._inputs, strict=True)}
@@ -127,6 +125,19 @@ class Verifier:
         wanted = {each: as_array(value) for each, value in zip(names, expected, strict=True)}
         drift = compare_all(wanted, actual, tolerance=self._tolerance)
         return Case(name, drift, passed=drift.passed)
+
+
+def _tensors(result: Any) -> list[Any]:
+    """Returns the tensors in what a module returned, in order."""
+    from torch.utils import _pytree as pytree
+
+    torch = require_torch()
+    return [each for each in pytree.tree_leaves(result) if isinstance(each, torch.Tensor)]
+
+
+def tensors_of(result: Any) -> list[Any]:
+    """Returns the tensors in what a module returned, in order, as numpy arrays."""
+    return [as_array(each) for each in _tensors(result)]
 
 
 def _copied(value: Any) -> Any:

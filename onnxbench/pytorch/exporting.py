@@ -25,17 +25,19 @@ from onnxbench.graph import GraphIndex
 from onnxbench.model import Model, from_proto
 from onnxbench.operations import OPERATIONS
 from onnxbench.opsets import convert_opset
+from onnxbench.origins import coverage_of
 from onnxbench.provenance import EXPORT, SUMMARY, Coverage, fx_values, set_fx_values
 from onnxbench.pytorch import marks, operators, require_torch
 from onnxbench.pytorch._dynamic import Axes, parse_dynamic, sizes_of
 from onnxbench.pytorch._exporters import RawExport, export_program, export_torchscript
 from onnxbench.pytorch._findings import Finding, baked_sizes, frozen_findings, input_findings, random_findings
-from onnxbench.pytorch._mapping import coverage_of
 from onnxbench.pytorch._verification import Case, Verifier
+from onnxbench.pytorch.rewriters import RewriteContext, unused_findings
 from onnxbench.pytorch.sources import (
     Source,
     load_function,
     load_source,
+    loaded_file,
     own_errors,
     require_inputs,
     source_of,
@@ -77,6 +79,11 @@ class ExportOptions:
             recipe, a recipe file, or ``file.py:func`` that takes and returns a ``ModelProto``.
         translations: How further PyTorch operators become ONNX: the default exporter's ``custom_translation_table``.
         plugins: Bundles whose operators PyTorch gets and the exporter writes: folders, or names that are known.
+        rewrites: What replaces PyTorch code for the export: files, names of rewrites that come along, or what
+            ``onnxbench.rewrites`` decorated.
+        backend: The backend that rewrites are chosen for: ``default``, ``onnxruntime``, ``tensorrt``, or another one
+            that was registered.
+        rewrite_config: What rewrites get as ``ctx.config``.
         verify: Compare the result with PyTorch, in ONNX Runtime.
         tolerance: What is allowed there; None: by element type.
         strict: Refuse the result if there is any finding.
@@ -97,6 +104,9 @@ class ExportOptions:
     passes: Sequence[str] = ()
     translations: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
     plugins: Sequence[str] = ()
+    rewrites: Sequence[Any] = ()
+    backend: str = "default"
+    rewrite_config: Mapping[str, Any] = field(default_factory=dict)
     verify: bool = True
     tolerance: Tolerance | None = None
     strict: bool = False
@@ -119,8 +129,10 @@ class Exported:
         findings: What the exporter decided silently.
         cases: How it compares with PyTorch; empty if that was not asked for.
         passes: What each pass did, in words.
+        rewrites: The rewrites that were used, and how often.
         notes: What else a user should know.
         saved: The written files; None where nothing was written.
+        program: The ``ExportedProgram`` that the default exporter used; None for TorchScript.
     """
 
     source: str
@@ -134,8 +146,10 @@ class Exported:
     findings: tuple[Finding, ...] = ()
     cases: tuple[Case, ...] = ()
     passes: tuple[str, ...] = ()
+    rewrites: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     saved: Saved | None = None
+    program: Any = field(default=None, repr=False, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -157,6 +171,7 @@ class Exported:
             "passed": self.passed,
             "cases": self.cases,
             "passes": self.passes,
+            "rewrites": dict(self.rewrites),
             "notes": self.notes,
             "saved": self.saved,
         }
@@ -208,16 +223,26 @@ def export(
     sizes = sizes_of(dynamic, leaves)
     # Beside the target, so that the weights are copied within one file system.
     beside = tempfile.TemporaryDirectory() if out is None else staging_folder(Path(out).absolute())
+    context = RewriteContext(
+        prepared.module if prepared.kind == "module" else None, backend=options.backend, config=options.rewrite_config,
+        rewrites=_rewrites(prepared, options), opset=options.opset,
+    )  # fmt: skip
     with beside as made:
-        if exporter == "torch.export":
-            raw = export_program(
-                prepared, leaves, Path(made), opset=options.opset, dynamic=dynamic, optimize=options.optimize,
-                translations=_translations(options, bundles),
-            )  # fmt: skip
-        else:
-            with marks.registered(), operators.symbolics(bundles):
-                raw = export_torchscript(prepared, leaves, Path(made), opset=options.opset, dynamic=dynamic)
+        with context:
+            rewritten = replace(prepared, module=context.module) if prepared.kind == "module" else prepared
+            if exporter == "torch.export":
+                raw = export_program(
+                    rewritten, leaves, Path(made), opset=options.opset, dynamic=dynamic, optimize=options.optimize,
+                    translations={**_translations(options, bundles), **context.translations},
+                )  # fmt: skip
+            else:
+                with marks.registered(), operators.symbolics(bundles):
+                    raw = export_torchscript(rewritten, leaves, Path(made), opset=options.opset, dynamic=dynamic)
+        raw.frozen = [each for each in raw.frozen if not context.hides(each.file, each.line)]
+        raw.caught = [each for each in raw.caught if not context.hides(each.filename, each.lineno)]
+        # From here on the module is the original again: that is what the file is compared with.
         findings = [
+            *unused_findings(context, is_strict=raw.is_strict),
             *frozen_findings(raw.frozen, raw.caught, raw.model, is_dynamic=bool(dynamic)),
             *input_findings(leaves, raw.inputs, raw.model, takes_numbers=exporter == "torchscript"),
             *random_findings(raw.model),
@@ -233,7 +258,7 @@ def export(
         covered = coverage_of(model)
         marks.finish(model.proto)  # last: whatever inlines functions would take the marks away with their bodies
         versions = _versions(torch)
-        _sign(model, prepared, exporter, versions, covered, options)
+        _sign(model, prepared, exporter, versions, covered, options, context)
         cases: list[Case] = []
         if options.verify:
             verifier = Verifier(
@@ -254,7 +279,7 @@ def export(
             tuple((info.name, format_type(info.type)) for info in graph.input),
             tuple((info.name, format_type(info.type)) for info in graph.output),
             sum(1 for _ in GraphIndex(model.proto).nodes()), covered, tuple(findings), tuple(cases), tuple(done),
-            tuple(notes), saved,
+            {name: count for name, count in context.fired.items() if count}, tuple(notes), saved, raw.program,
         )  # fmt: skip
 
 
@@ -298,6 +323,17 @@ def _prepared(source: Source | str | Any, options: ExportOptions) -> Source:
 def _translations(options: ExportOptions, bundles: Sequence[Bundle]) -> Mapping[Callable[..., Any], Callable[..., Any]]:
     """Returns how operators that PyTorch's exporter does not know become ONNX: marks, plugins, what the options say."""
     return {**marks.translation_table(), **operators.translations(bundles), **options.translations}
+
+
+def _rewrites(source: Source, options: ExportOptions) -> list[Any]:
+    """Returns the rewrites; a file that the model comes from is not run again, for its classes would be others then."""
+    given = [options.rewrites] if isinstance(options.rewrites, (str, os.PathLike)) else options.rewrites
+    return [
+        loaded_file(source.file)
+        if source.file is not None and isinstance(each, (str, os.PathLike)) and _is_same(Path(each), source.file)
+        else each
+        for each in given
+    ]
 
 
 def _notes(source: Source, raw: RawExport, dynamic: Mapping[str, Axes]) -> list[str]:
@@ -471,6 +507,7 @@ def _sign(
     versions: Mapping[str, str],
     covered: Coverage,
     options: ExportOptions,
+    context: RewriteContext,
 ) -> None:
     """Writes into the model's metadata who exported it, from what, and how much of it maps to PyTorch."""
     said = {
@@ -482,6 +519,9 @@ def _sign(
         "passes": list(options.passes),
         **({"plugins": list(options.plugins)} if options.plugins else {}),
     }
+    if options.rewrites:
+        said["backend"] = context.backend
+        said["rewrites"] = [f"{each.kind} {each.name}" for each in context.used()]
     summary = {key: value for key, value in _as_dict(covered).items() if key != "missing"}
     for key, value in ((EXPORT, said), (SUMMARY, {**summary, "share": round(covered.share, 6)})):
         text = json.dumps(value, ensure_ascii=False)

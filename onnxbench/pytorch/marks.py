@@ -350,7 +350,7 @@ class _Naming:
         names = self._outputs
         if names == ():
             return result
-        parts = _parts(result)
+        parts = parts_of(result)
         if isinstance(names, str):
             return walk.mark(result, names)
         if parts is None or (len(names) == 1 and len(parts) != 1):
@@ -412,7 +412,7 @@ class _Walk:
                 )  # fmt: skip
                 self._made[id(value)] = (value, passed)
             return self._made[id(value)][1]
-        parts = _parts(value)
+        parts = parts_of(value)
         if not parts or not any(True for _ in _tensors(value)):
             return value
         return _rebuilt(value, [self.mark(part, f"{name}.{key}") for key, part in parts])
@@ -430,7 +430,7 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, sys.modules["torch"].Tensor)
 
 
-def _parts(value: Any) -> list[tuple[Any, Any]] | None:
+def parts_of(value: Any) -> list[tuple[Any, Any]] | None:
     """Returns the parts of a list, tuple, dict or dataclass with their keys; None for anything else."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [
@@ -455,7 +455,7 @@ def _rebuilt(value: Any, parts: Sequence[Any]) -> Any:
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     made: Any = copy.copy(value)
     if dataclasses.is_dataclass(value):
-        for (name, before), part in zip(_parts(value) or (), parts, strict=True):
+        for (name, before), part in zip(parts_of(value) or (), parts, strict=True):
             if part is not before:
                 _set(made, name, part)
     elif isinstance(value, dict):
@@ -481,7 +481,7 @@ def _tensors(value: Any) -> Iterator[Any]:
         if _is_tensor(each):
             yield each
         else:
-            pending.extend(part for _, part in reversed(_parts(each) or ()))
+            pending.extend(part for _, part in reversed(parts_of(each) or ()))
 
 
 def _as_text(attributes: Mapping[str, Any]) -> str:

@@ -161,13 +161,13 @@ def load_source(spelling: str) -> Source:
         require_torch(f"loading {spelling}")
         if head.endswith(".py"):
             file = _require_file(Path(head))
-            return replace(_of_name(_run_file(file), name, spelling, file), spelling=spelling, file=file)
+            return replace(_of_name(run_file(file), name, spelling, file), spelling=spelling, file=file)
         return replace(_of_name(_import(head, spelling), name, spelling, None), spelling=spelling)
     file = Path(spelling)
     if file.suffix == ".py":
         _require_file(file)
         require_torch(f"loading {spelling}")
-        names = _models_in(_run_file(file))
+        names = _models_in(run_file(file))
         raise UsageError(
             f"{spelling} does not say which function or class of the file makes the model",
             hint=f"Write {spelling}:{names[0]}." if len(names) == 1 else f"Write {spelling}:NAME.",
@@ -299,7 +299,7 @@ def load_function(spelling: str) -> Callable[..., Any]:
     if not head or not _NAME.fullmatch(name):
         raise UsageError(f"{spelling!r} names no function", hint="Write file.py:function.")
     file = _require_file(Path(head)) if head.endswith(".py") else None
-    module = _run_file(file) if file is not None else _import(head, spelling)
+    module = run_file(file) if file is not None else _import(head, spelling)
     value = getattr(module, name, None)
     if value is None:
         hint = did_you_mean(name, [each for each in vars(module) if not each.startswith("_")])
@@ -309,7 +309,7 @@ def load_function(spelling: str) -> Callable[..., Any]:
     return value  # type: ignore[no-any-return]
 
 
-def _run_file(file: Path) -> ModuleType:
+def run_file(file: Path) -> ModuleType:
     """Returns a Python file as a module, run anew; it is compiled in memory, so no cache file is left.
 
     It stands in ``sys.modules`` under its own name while that is free, for dataclasses and pickles look there.
@@ -335,6 +335,12 @@ def _run_file(file: Path) -> ModuleType:
             sys.modules[name] = before
         raise
     return module
+
+
+def loaded_file(file: Path) -> ModuleType:
+    """Returns the module that a file was run as last."""
+    path = str(file.resolve())
+    return next(each for each in reversed(list(sys.modules.values())) if getattr(each, "__file__", None) == path)
 
 
 def _import(name: str, spelling: str) -> ModuleType:

@@ -19,6 +19,7 @@ from onnxbench import backends
 from onnxbench.bodies import body_model, type_of
 from onnxbench.boundary import depends_on, reach_back
 from onnxbench.captures import Value, onnx_dtype
+from onnxbench.errors import ExecutionError
 from onnxbench.graph import GraphIndex, Scope, topological_order
 from onnxbench.inference import bare, inferred, inferred_types
 from onnxbench.tensortype import byte_width, elem_type, make_type, tensor_shape
@@ -229,3 +230,20 @@ class Parts:
             if shape is not None and all(isinstance(size, int) for size in shape):
                 sizes[name] = math.prod(size for size in shape if isinstance(size, int)) * byte_width(elem_type(kind))
         return sizes
+
+    def batches(self, feeds: Mapping[str, Value], names: Sequence[str], max_bytes: int) -> list[list[str]]:
+        """Returns tensors in batches whose values take about so many bytes for these inputs, in the order given."""
+        try:
+            sizes = self.sizes(feeds, names)
+        except ExecutionError:
+            sizes = {}
+        found: list[list[str]] = []
+        room = -1
+        for name in names:
+            size = sizes.get(name, 0)
+            if not found or size > room:
+                found.append([])
+                room = max_bytes
+            found[-1].append(name)
+            room -= size
+        return found

@@ -1,0 +1,895 @@
+"""How an operator becomes ONNX by a user's rewrite, under both exporters.
+
+A rewrite's body is an onnxscript function or ONNX text. The default exporter calls a translation while an evaluator
+records nodes: a function runs under it as it is, and the nodes of a text are recorded one by one. The TorchScript
+exporter calls a symbolic with a graph: there, a function runs under the same recorder on stand-ins for the values, and
+what was recorded is replayed into the graph, as a text is. So both exporters give the same nodes.
+
+An ``autograd.Function`` is traced through by ``torch.export``. While one runs, ``apply`` calls an operator made for the
+class instead. Its arguments are not known before, so all such operators have one schema: the tensors, the integers
+(sizes may be open) and the floats as lists, and the way they make up the arguments as text.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from onnxbench.errors import NotFoundError, UnsupportedError, UsageError, did_you_mean
+from onnxbench.modeltext import read_functions
+
+if TYPE_CHECKING:
+    from onnx import AttributeProto, FunctionProto, NodeProto
+
+REQUIRED: Any = object()
+_LOWEST_OPSET = 9
+_NAMESPACE = "onnxbench_functions"
+_SCHEMA = "(Tensor[] tensors, SymInt[] ints, float[] floats, str layout) -> Tensor[]"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """An argument of an operator.
+
+    Attributes:
+        name: Its name.
+        is_tensor: Whether it is a tensor, or a list of them.
+        default: What it is if it is not given; ``REQUIRED`` if it must be.
+        kind: Its type, as PyTorch writes it: ``Tensor``, ``int``, ``int[]``, ``float``, ``bool``, ``str``.
+    """
+
+    name: str
+    is_tensor: bool
+    default: Any
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What an operator becomes.
+
+    Attributes:
+        label: The rewrite, for messages.
+        parameters: The arguments of the operator.
+        function: The onnxscript function, or a function of nodes: a text, or a script that is as plain as one.
+        is_text: Whether it is one of nodes.
+        order: The names of a script's parameters, which stand for the arguments in order; empty for a text.
+    """
+
+    label: str
+    parameters: Sequence[Parameter]
+    function: Any
+    is_text: bool
+    order: tuple[str, ...] = ()
+
+    def values(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Returns a value for each parameter."""
+        given = dict(zip((each.name for each in self.parameters), args, strict=False)) | dict(kwargs)
+        return [given.get(each.name, None if each.default is REQUIRED else each.default) for each in self.parameters]
+
+    def fitted(self, values: Sequence[Any]) -> list[Any]:
+        """Returns the values that the function takes; those that it does not must be what they are by default.
+
+        Raises:
+            UnsupportedError: One of them is not.
+        """
+        taken = _taken(self.function)
+        if taken is None:
+            return list(values)
+        for parameter, value in list(zip(self.parameters, values, strict=False))[taken:]:
+            self._require_default(parameter, value)
+        return list(values[:taken])
+
+    def bound(self, values: Sequence[Any]) -> tuple[dict[str, tuple[Any, Parameter]], dict[str, Any]]:
+        """Returns the inputs and the attributes of the text by name.
+
+        Raises:
+            UnsupportedError: An argument has a value that the text does not take.
+        """
+        from onnx.helper import get_attribute_value
+
+        names = {each.name: each for each in self.parameters}
+        at = dict(zip(names, values, strict=False))
+        own = {each.name: get_attribute_value(each) for each in self.function.attribute_proto}
+        if self.order:
+            for parameter, value in list(zip(self.parameters, values, strict=False))[len(self.order) :]:
+                self._require_default(parameter, value)
+            given = dict(zip(self.order, zip(values, self.parameters, strict=False), strict=False))
+            inputs = {name: given[name] for name in self.function.input}
+            said = {name: value for name, (value, _) in given.items() if value is not None}
+            return inputs, {name: said.get(name, own.get(name)) for name in (*self.function.attribute, *own)}
+        if all(name in names for name in self.function.input):
+            inputs = {name: (at[name], names[name]) for name in self.function.input}
+        else:
+            tensors = [each for each in self.parameters if each.is_tensor]
+            inputs = {name: (at[each.name], each) for name, each in zip(self.function.input, tensors, strict=False)}
+        used = {parameter.name for _, parameter in inputs.values()}
+        attributes = {name: at[name] for name in self.function.attribute}
+        attributes |= {name: at.get(name, value) for name, value in own.items()}
+        for parameter in self.parameters:
+            if parameter.name not in used and parameter.name not in attributes:
+                self._require_default(parameter, at[parameter.name])
+        return inputs, attributes
+
+    def _require_default(self, parameter: Parameter, value: Any) -> None:
+        default = None if parameter.default is REQUIRED else parameter.default
+        if value is None or (not _is_symbolic(value) and value == default):
+            return
+        raise UnsupportedError(
+            f"{self.label} takes no argument {parameter.name!r}, and the model gives it as {_short(value)}",
+            hint="Take it as an attribute or parameter of that name.",
+        )
+
+
+def _is_symbolic(value: Any) -> bool:
+    return hasattr(value, "producer") or hasattr(value, "node")
+
+
+def _short(value: Any) -> str:
+    text = "a tensor" if _is_symbolic(value) else repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def _taken(function: Any) -> int | None:
+    """Returns how many arguments by position a function takes; None for any number."""
+    try:
+        parameters = inspect.signature(getattr(function, "function", function)).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        return None
+    return sum(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters)
+
+
+# ---------------------------------------------------------------- what is said of an operator
+
+
+def read_text(text: str, source: str, line: int) -> FunctionProto:
+    """Returns the function of a text.
+
+    Args:
+        text: One ONNX text function.
+        source: The file that it stands in.
+        line: Its first line there.
+
+    Raises:
+        SpecError: It does not parse; the line is named.
+        UsageError: There is not just one function in it, or one with bodies.
+    """
+    found, _ = read_functions(text, source=source, line=line)
+    if len(found) != 1:
+        raise UsageError(f"{source}:{line}: {len(found)} functions are given for one operator", hint="Write one.")
+    function = found[0]
+    for node in function.node:
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            raise UsageError(
+                f"{source}:{line}: {node.op_type} has a body, and the text of a symbolic cannot have one",
+                hint="Write it as an onnxscript function.",
+            )
+    known = {*function.input, ""}
+    for node in function.node:
+        loose = next((name for name in node.input if name not in known), None)
+        if loose is not None:
+            raise UsageError(f"{source}:{line}: {node.op_type} reads {loose!r}, which nothing before it makes")
+        known.update(node.output)
+    loose = next((name for name in function.output if name not in known), None)
+    if loose is not None:
+        raise UsageError(f"{source}:{line}: the output {loose!r} is made by no node")
+    return function
+
+
+def operators_of(target: str | Any) -> list[Any]:
+    """Returns the overloads that ``domain::op``, ``domain::op.overload``, a packet or an overload stand for.
+
+    Raises:
+        NotFoundError: PyTorch knows no such operator.
+    """
+    import torch
+
+    if isinstance(target, torch._ops.OpOverload):
+        return [target]
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        return _overloads(target)
+    domain, _, name = target.partition("::")
+    name, dot, overload = name.partition(".")
+    space = getattr(torch.ops, domain)
+    packet = getattr(space, name, None)
+    if packet is None:
+        known = {
+            each.name.split("::")[1] for each in torch._C._jit_get_all_schemas() if each.name.startswith(f"{domain}::")
+        }
+        hint = did_you_mean(name, known) if known else "Define it (torch.library) before the rewrites are switched on."
+        raise NotFoundError(f"PyTorch has no operator {target!r}", hint=hint)
+    if dot:
+        if overload not in packet.overloads():
+            raise NotFoundError(
+                f"PyTorch has no operator {target!r}",
+                hint=f"{domain}::{name} has: {', '.join(packet.overloads())}.",
+            )
+        return [getattr(packet, overload)]
+    return _overloads(packet)
+
+
+def _overloads(packet: Any) -> list[Any]:
+    found = [getattr(packet, name) for name in packet.overloads()]
+    plain = [each for each in found if not any(argument.is_out for argument in each._schema.arguments)]
+    return [each for each in plain if any(argument.is_tensor for argument in parameters_of(each))] or plain or found
+
+
+def parameters_of(operator: Any) -> list[Parameter]:
+    """Returns the arguments of an operator."""
+    return _parameters(operator._schema)
+
+
+def _parameters(schema: Any) -> list[Parameter]:
+    return [
+        Parameter(
+            each.name, "Tensor" in str(each.type), each.default_value if each.has_default_value() else REQUIRED,
+            str(each.type).removeprefix("Optional[").removesuffix("]") if str(each.type).startswith("Optional[")
+            else str(each.type),
+        )
+        for each in schema.arguments
+    ]  # fmt: skip
+
+
+def function_parameters(function: Any) -> list[Parameter]:
+    """Returns the arguments of an autograd Function: those of its ``forward`` but the context."""
+    parameters = list(inspect.signature(function.forward).parameters.values())
+    if not _has_setup(function):
+        parameters = parameters[1:]
+    return [
+        Parameter(each.name, True, REQUIRED if each.default is each.empty else each.default, "") for each in parameters
+    ]
+
+
+def require_fit(body: Body) -> None:
+    """Raises a UsageError if a body takes what the operator does not have."""
+    if body.is_text and not body.order:
+        names = [each.name for each in body.parameters]
+        strange = next((name for name in body.function.attribute if name not in names), None)
+        if strange is not None:
+            raise UsageError(
+                f"{body.label}: the text has an attribute {strange!r}, which is no argument of the operator",
+                hint=did_you_mean(strange, names) or f"Its arguments are {', '.join(names)}.",
+            )
+        tensors = sum(each.is_tensor for each in body.parameters)
+        if len(body.function.input) > tensors and not all(name in names for name in body.function.input):
+            raise UsageError(
+                f"{body.label}: the text has {len(body.function.input)} inputs, "
+                f"and the operator takes {tensors} tensors",
+                hint=f"Its arguments are {', '.join(names)}.",
+            )
+        return
+    if body.order:
+        missing = body.order[len(body.parameters) :]
+        own = [each.name for each in body.function.attribute_proto]
+        more = next((name for name in missing if name not in own), None)
+        if more is not None:
+            raise _too_much(body, more)
+        return
+    try:
+        parameters = inspect.signature(getattr(body.function, "function", body.function)).parameters.values()
+    except (TypeError, ValueError):
+        return
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [each for each in parameters if each.kind in by_place and each.default is each.empty]
+    alone = [each for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
+    if len(needed) > len(body.parameters) or alone:
+        raise _too_much(body, (alone or needed[len(body.parameters) :])[0].name)
+
+
+def _too_much(body: Body, name: str) -> UsageError:
+    return UsageError(
+        f"{body.label} takes {name!r}, and the operator has no argument for it",
+        hint=f"Its arguments are {', '.join(each.name for each in body.parameters) or 'none'}.",
+    )
+
+
+def make_body(label: str, parameters: Sequence[Parameter], made: Any) -> Body:
+    """Returns the body that a rewrite was given as: ONNX text read, an onnxscript function, or any function.
+
+    Raises:
+        UsageError: It takes what the operator does not have.
+    """
+    is_text = type(made).__name__ == "FunctionProto"
+    order: tuple[str, ...] = ()
+    is_script = not is_text and hasattr(made, "to_function_proto") and not made.traceable
+    # A script of plain nodes needs no annotation of what it returns; one with bodies or calls runs as it is.
+    if is_script and not made.function_ir.get_called_functions():
+        proto = made.to_function_proto()
+        if not any(each.HasField("g") or each.graphs for node in proto.node for each in node.attribute):
+            order = tuple(inspect.signature(made.function).parameters)
+            made, is_text = proto, True
+    body = Body(label, parameters, made, is_text, order)
+    require_fit(body)
+    return body
+
+
+# ---------------------------------------------------------------- the default exporter
+
+
+def translation(body: Body, fire: Callable[[], None]) -> Callable[..., Any]:
+    """Returns what the default exporter calls to translate an operator (``custom_translation_table``)."""
+
+    def translate(*args: Any, **kwargs: Any) -> Any:
+        fire()
+        return _translated(body, body.values(args, kwargs))
+
+    return translate
+
+
+def _translated(body: Body, values: Sequence[Any]) -> Any:
+    if not body.is_text:
+        made_of_it = body.function(*body.fitted(values))
+        if isinstance(made_of_it, (list, tuple)) and not made_of_it:
+            raise UsageError(
+                f"{body.label} does not say how many results it has",
+                hint="Annotate what the script returns: -> FLOAT[...], or a tuple of them.",
+            )
+        return made_of_it
+    import onnx_ir as ir
+    from onnxscript import evaluator
+
+    recorder: Any = evaluator.default()
+    inputs, attributes = body.bound(values)
+    first = next((value for value in values if isinstance(value, ir.Value)), None)
+    versions = {each.domain: each.version for each in body.function.opset_import}
+
+    def constant(value: Any, parameter: Parameter) -> Any:
+        if value is None or isinstance(value, ir.Value):
+            return value
+        made = ir.node("Constant", [], {"value": ir.tensor(_array(value, parameter, _numpy_type(first)))})
+        recorder.nodes.append(made)
+        return made.outputs[0]
+
+    known: dict[str, Any] = {name: constant(value, parameter) for name, (value, parameter) in inputs.items()}
+    known[""] = None
+    for node in body.function.node:
+        said = [_resolved(each, attributes, body) for each in node.attribute]
+        made = ir.Node(
+            node.domain, node.op_type, [known[name] for name in node.input],
+            [ir.serde.deserialize_attribute(each) for each in said if each is not None],
+            num_outputs=len(node.output), version=versions.get(node.domain),
+        )  # fmt: skip
+        recorder.nodes.append(made)
+        known.update(zip(node.output, made.outputs, strict=True))
+    outputs = [known[name] for name in body.function.output]
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _numpy_type(value: Any) -> Any:
+    return value.dtype.numpy() if value is not None and value.dtype is not None else None
+
+
+def _array(value: Any, parameter: Parameter, like: Any) -> Any:
+    """Returns a number, or a list of them, as a constant: a tensor argument's has the type of the other tensors."""
+    import numpy as np
+
+    values = value if isinstance(value, (list, tuple)) else [value]
+    if any(not isinstance(each, (bool, int, float)) for each in values):
+        raise UnsupportedError(f"argument {parameter.name!r} is {_short(value)}, which cannot be a constant")
+    if parameter.is_tensor and like is not None:
+        return np.array(value, like)
+    kind = np.bool_ if all(isinstance(each, bool) for each in values) else np.int64
+    return np.array(value, np.float32 if any(isinstance(each, float) for each in values) else kind)
+
+
+def _resolved(attribute: AttributeProto, given: Mapping[str, Any], body: Body) -> AttributeProto | None:
+    """Returns an attribute with its value where it refers to one of the function's; None where that has none."""
+    from onnx import AttributeProto
+    from onnx.helper import make_attribute
+
+    if not attribute.ref_attr_name:
+        return attribute
+    value = given[attribute.ref_attr_name]
+    if value is None:
+        return None
+    values = value if isinstance(value, (list, tuple)) else [value]
+    if any(not isinstance(each, (bool, int, float, str)) for each in values):
+        raise UnsupportedError(
+            f"{body.label}: {attribute.ref_attr_name!r} depends on the inputs, and an attribute cannot",
+            hint="Take it as an input of the text.",
+        )
+    convert: Any = {
+        AttributeProto.INT: int, AttributeProto.INTS: int, AttributeProto.FLOAT: float, AttributeProto.FLOATS: float,
+    }.get(attribute.type, lambda each: each)  # fmt: skip
+    is_list = attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS, AttributeProto.STRINGS)
+    converted = [convert(each) for each in values]
+    made = converted if is_list or isinstance(value, (list, tuple)) else converted[0]
+    return make_attribute(attribute.name, made, attr_type=attribute.type or None)
+
+
+# ---------------------------------------------------------------- the TorchScript exporter
+
+
+def symbolic(
+    body_of: Callable[[int, int], tuple[Body, Callable[[], None]] | None], previous: Callable[[int], Any]
+) -> Callable[..., Any]:
+    """Returns what the TorchScript exporter calls to translate an operator.
+
+    Args:
+        body_of: Gives the body for an opset and a number of arguments (an operator may have overloads), and what
+            counts it; None where no rewrite is active in this thread.
+        previous: Gives the symbolic that was there before.
+    """
+
+    def translate(g: Any, *args: Any, **attrs: Any) -> Any:
+        found = body_of(g.opset, len(args))
+        if found is None:
+            before = previous(g.opset)
+            if before is None:
+                from torch.onnx.errors import UnsupportedOperatorError
+
+                raise UnsupportedOperatorError(g.original_node.kind(), g.opset, None)
+            return before(g, *args, **attrs)
+        body, fire = found
+        fire()
+        values = [_python_value(value, each) for value, each in zip(args, body.parameters, strict=False)]
+        return _scripted(g, body, body.values(values, {}))
+
+    return translate
+
+
+def _python_value(value: Any, parameter: Parameter) -> Any:
+    """Returns an argument as the default exporter would give it: a constant as a Python value, a tensor as it is."""
+    from torch.onnx.symbolic_helper import _maybe_get_const, _node_get
+
+    if not hasattr(value, "node"):
+        return value
+    if value.node().mustBeNone():
+        return None
+    if parameter.kind == "List[Tensor]":
+        return list(value.node().inputs()) if value.node().kind() == "prim::ListConstruct" else value
+    letters = {
+        "int": "i", "SymInt": "i", "float": "f", "bool": "b", "str": "s", "List[int]": "is", "List[SymInt]": "is",
+        "List[float]": "fs", "number": "f", "Scalar": "f",
+    }  # fmt: skip
+    if parameter.kind == "List[bool]":
+        found = _maybe_get_const(value, "is")
+        return [bool(each) for each in found] if isinstance(found, (list, tuple)) else found
+    letter = letters.get(parameter.kind)
+    if letter is None:
+        return value
+    if letter == "f" and parameter.kind != "float" and value.node().kind() == "onnx::Constant":
+        number = _node_get(value.node(), "value")
+        return number.item() if hasattr(number, "item") else number
+    if letter == "b":
+        found = _maybe_get_const(value, "i")
+        return bool(found) if isinstance(found, int) else found
+    return _maybe_get_const(value, letter)
+
+
+def _scripted(g: Any, body: Body, values: Sequence[Any]) -> Any:
+    """Returns the outputs of the nodes that a body adds to a TorchScript graph."""
+    if body.is_text:
+        inputs, attributes = body.bound(values)
+        like = next((kind for value in values if (kind := _script_numpy_type(value)) is not None), None)
+        known = {name: _script_constant(g, value, each, like) for name, (value, each) in inputs.items()}
+        nodes = list(body.function.node)
+        outputs = list(body.function.output)
+        functions: Mapping[tuple[str, str], FunctionProto] = {}
+    else:
+        nodes, known, outputs, functions = _recorded(g, body, values)
+        attributes = {}
+    made = _replay(g, nodes, known, outputs, attributes, functions, body)
+    original = getattr(g, "original_node", None)
+    expected = list(original.outputs()) if original is not None else []
+    if len(expected) == len(made):
+        for value, wanted in zip(made, expected, strict=True):
+            if "::" in value.node().kind() and not value.node().kind().startswith("onnx::"):
+                _set_type(value, wanted, values)
+    return made[0] if len(made) == 1 else tuple(made)
+
+
+def _set_type(value: Any, wanted: Any, inputs: Sequence[Any]) -> None:
+    """Gives an output of an operator that ONNX does not know the traced type; sizes only if no input has open ones."""
+    kind = wanted.type()
+    if not hasattr(kind, "varyingSizes"):
+        value.setType(kind)
+        return
+    sizes = [
+        size
+        for each in inputs
+        if hasattr(each, "node") and hasattr(each.type(), "varyingSizes")
+        for size in each.type().varyingSizes() or [None]
+    ]
+    if kind.dim() is not None and any(size is None for size in sizes):
+        kind = kind.with_sizes([None] * kind.dim())
+    value.setType(kind)
+
+
+def _script_numpy_type(value: Any) -> Any:
+    import torch
+    from torch.onnx import JitScalarType
+
+    if not hasattr(value, "node"):
+        return None
+    kind = JitScalarType.from_value(value, JitScalarType.UNDEFINED)
+    if kind == JitScalarType.UNDEFINED or kind.dtype() == torch.bfloat16:
+        return None
+    return torch.empty(0, dtype=kind.dtype()).numpy().dtype
+
+
+def _script_constant(g: Any, value: Any, parameter: Parameter, like: Any) -> Any:
+    import torch
+
+    if value is None or hasattr(value, "node"):
+        return value
+    return g.op("Constant", value_t=torch.from_numpy(_array(value, parameter, like)))
+
+
+def _recorded(g: Any, body: Body, values: Sequence[Any]) -> Any:
+    """Runs an onnxscript function on stand-ins; returns the nodes, the values by name, the outputs and functions."""
+    import onnx_ir as ir
+    from onnxscript import evaluator
+    from onnxscript import values as script_values
+
+    try:
+        from torch.onnx._internal.exporter._building import OpRecorder
+        from torch.onnx._internal.exporter._tensors import SymbolicTensor
+    except ImportError as error:
+        raise UnsupportedError(
+            f"this version of PyTorch does not run onnxscript functions under the TorchScript exporter: {error}",
+            hint="Write the rewrite as ONNX text, or use the default exporter.",
+        ) from None
+    opset = script_values.Opset("", g.opset)
+    recorder = OpRecorder(opset, {})
+    known: dict[str, Any] = {}
+
+    def stand_in(value: Any) -> Any:
+        if isinstance(value, list):
+            return [stand_in(each) for each in value]
+        if not hasattr(value, "node"):
+            return value
+        name = f"in_{len(known)}"
+        known[name] = value
+        made = SymbolicTensor(opset, name=name)
+        kind = _script_numpy_type(value)
+        if kind is not None:
+            made.dtype = ir.DataType.from_numpy(kind)
+        sizes = value.type().varyingSizes() if hasattr(value.type(), "varyingSizes") else None
+        if sizes is not None:
+            made.shape = ir.Shape(sizes)
+        return made
+
+    given = [stand_in(value) for value in body.fitted(values)]
+    with evaluator.default_as(recorder):
+        result = body.function(*given)
+    results = list(result) if isinstance(result, (list, tuple)) else [result]
+    at = 0
+    for node in recorder.nodes:
+        for output in node.outputs:
+            output.name, at = f"value_{at}", at + 1
+    wrong = next((each for each in results if not isinstance(each, ir.Value)), None)
+    if wrong is not None:
+        raise UsageError(f"{body.label} returned {type(wrong).__name__}, and not what an ONNX operator gives")
+    functions = {
+        key[:2]: each.to_function_proto() if hasattr(each, "to_function_proto") else ir.serde.serialize_function(each)
+        for key, each in recorder.functions.items()
+    }
+    return [ir.serde.serialize_node(node) for node in recorder.nodes], known, [each.name for each in results], functions
+
+
+def _replay(
+    g: Any, nodes: Sequence[NodeProto], known: Mapping[str, Any], outputs: Sequence[str],
+    attributes: Mapping[str, Any], functions: Mapping[tuple[str, str], FunctionProto], body: Body,
+) -> list[Any]:  # fmt: skip
+    import torch
+    from onnx import helper, numpy_helper
+
+    values = {**known, "": None}
+    for node in nodes:
+        said = [each for attribute in node.attribute if (each := _resolved(attribute, attributes, body)) is not None]
+        inputs = [values[name] for name in node.input]
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        inner = functions.get((node.domain, node.op_type))
+        if inner is not None:
+            own = {each.name: helper.get_attribute_value(each) for each in inner.attribute_proto}
+            own |= {each.name: helper.get_attribute_value(each) for each in said}
+            own = {key: value.decode() if isinstance(value, bytes) else value for key, value in own.items()}
+            given = dict(zip(inner.input, [*inputs, *[None] * len(inner.input)], strict=False))
+            own = {**dict.fromkeys(inner.attribute), **own}
+            made = _replay(g, inner.node, given, inner.output, own, functions, body)
+            values.update(zip(node.output, made, strict=False))
+            continue
+        words: dict[str, Any] = {}
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            words["value_t"] = _constant_tensor(said[0], body)
+            said = []
+        for each in said:
+            value = helper.get_attribute_value(each)
+            if each.HasField("g") or each.graphs:
+                raise UnsupportedError(
+                    f"{body.label}: {node.op_type} has a body, which the TorchScript exporter cannot take",
+                    hint="Use the default exporter.",
+                )
+            if each.HasField("t"):
+                words[f"{each.name}_t"] = torch.from_numpy(numpy_helper.to_array(each.t).copy())
+            elif isinstance(value, bytes):
+                words[f"{each.name}_s"] = value.decode()
+            elif isinstance(value, (list, tuple)) or hasattr(value, "extend"):
+                items = [item.decode() if isinstance(item, bytes) else item for item in value]
+                letter = (
+                    "s"
+                    if items and isinstance(items[0], str)
+                    else "f"
+                    if items and isinstance(items[0], float)
+                    else "i"
+                )
+                words[f"{each.name}_{letter}"] = items
+            else:
+                words[f"{each.name}_{'f' if isinstance(value, float) else 'i'}"] = value
+        name = f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+        made_here = g.op(
+            name, *[_absent(g) if each is None else each for each in inputs], outputs=len(node.output), **words
+        )
+        values.update(zip(node.output, [made_here] if len(node.output) == 1 else made_here, strict=True))
+    return [values[name] for name in outputs]
+
+
+def _constant_tensor(attribute: AttributeProto, body: Body) -> Any:
+    """Returns what a Constant holds, however that is spelled: TorchScript knows tensors alone."""
+    import numpy as np
+    import torch
+    from onnx import helper, numpy_helper
+
+    if attribute.HasField("t"):
+        return torch.from_numpy(numpy_helper.to_array(attribute.t).copy())
+    if attribute.name not in ("value_float", "value_floats", "value_int", "value_ints"):
+        raise UnsupportedError(f"{body.label}: the TorchScript exporter has no Constant with {attribute.name}")
+    kind = np.float32 if "float" in attribute.name else np.int64
+    return torch.from_numpy(np.array(helper.get_attribute_value(attribute), kind))
+
+
+def _absent(g: Any) -> Any:
+    from torch.onnx.symbolic_helper import _optional_input_placeholder_tensor
+
+    return _optional_input_placeholder_tensor(g)
+
+
+_symbolic_lock = threading.RLock()
+_registered: dict[str, _Registered] = {}
+
+
+@dataclass(slots=True)
+class _Registered:
+    """An operator of the TorchScript exporter that is asked for rewrites.
+
+    Attributes:
+        count: How many contexts want it.
+        before: What it became before, by the opset from which on.
+        overrides: Those among them that were somebody's own.
+        opsets: Where it is registered: the exporter takes what is registered for the highest opset that the file has.
+    """
+
+    count: int
+    before: Mapping[int, Any]
+    overrides: Mapping[int, Any]
+    opsets: Sequence[int]
+
+
+def register_symbolic(
+    name: str, body_of: Callable[[str, int, int], tuple[Body, Callable[[], None]] | None]
+) -> Callable[[], None]:
+    """Makes the TorchScript exporter ask ``body_of`` for an operator; returns what takes that back; counted."""
+    from torch.onnx import register_custom_op_symbolic
+    from torch.onnx._internal.torchscript_exporter.registration import registry
+
+    with _symbolic_lock:
+        known = _registered.get(name)
+        if known is None:
+            group = registry.get_function_group(name)
+            before = dict(group._functions._merged) if group is not None else {}
+            overrides = dict(group._functions._overrides) if group is not None else {}
+            opsets = sorted({_LOWEST_OPSET, *(each for each in before if each > _LOWEST_OPSET)})
+            known = _registered[name] = _Registered(0, before, overrides, opsets)
+
+            def previous(version: int) -> Any:
+                fitting = [each for each in before if each <= version]
+                return before[max(fitting)] if fitting else None
+
+            ours = symbolic(lambda *said: body_of(name, *said), previous)
+            for opset in opsets:
+                register_custom_op_symbolic(name, ours, opset)
+        known.count += 1
+    return partial(_unregister_symbolic, name)
+
+
+def _unregister_symbolic(name: str) -> None:
+    """Takes ``register_symbolic`` back: what was registered before is so again."""
+    from torch.onnx import register_custom_op_symbolic, unregister_custom_op_symbolic
+    from torch.onnx._internal.torchscript_exporter.registration import registry
+
+    with _symbolic_lock:
+        known = _registered[name]
+        known.count -= 1
+        if known.count:
+            return
+        del _registered[name]
+        for opset in known.opsets:
+            unregister_custom_op_symbolic(name, opset)
+            if opset in known.overrides:
+                register_custom_op_symbolic(name, known.overrides[opset], opset)
+        group = registry.get_function_group(name)
+        if group is not None and not group._functions:
+            del registry._registry[name]  # PyTorch fails over an empty one when it says what is not supported
+
+
+# ---------------------------------------------------------------- autograd Functions
+
+
+class _Forward:
+    """What a ``forward`` gets for its context outside of autograd: it takes anything, and forgets it."""
+
+    needs_input_grad: tuple[bool, ...] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *_, **__: None
+
+
+def _has_setup(function: Any) -> bool:
+    """Tells whether ``forward`` takes no context, because ``setup_context`` does."""
+    import torch
+
+    return function.setup_context is not torch.autograd.Function.setup_context
+
+
+def _forward(function: Any, args: Sequence[Any]) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return function.forward(*args) if _has_setup(function) else function.forward(_Forward(), *args)
+
+
+@dataclass(slots=True)
+class _Made:
+    operator: Any
+    library: Any
+    fake: Callable[..., Any] | None = None
+
+
+_made: dict[Any, _Made] = {}
+
+
+def operator_of(function: Any, fake: Callable[..., Any] | None) -> Any:
+    """Returns the operator that stands for an autograd Function in an export; made once for each class.
+
+    Args:
+        function: The class.
+        fake: What gives the results of ``forward`` in shape and type alone; None: ``forward`` itself does.
+    """
+    import torch
+
+    with _symbolic_lock:
+        if function in _made:
+            _made[function].fake = fake
+            return _made[function].operator
+        word = re.sub(r"\W", "_", f"{function.__module__}_{function.__qualname__}_{len(_made)}")
+        library = torch.library.Library(_NAMESPACE, "FRAGMENT")
+        library.define(f"{word}{_SCHEMA}")
+
+        def run(tensors: list[Any], ints: list[int], floats: list[float], layout: str) -> list[Any]:
+            return _listed(_forward(function, _unpacked(tensors, ints, floats, layout)), tensors)
+
+        def run_fake(tensors: list[Any], ints: list[int], floats: list[float], layout: str) -> list[Any]:
+            args = _unpacked(tensors, ints, floats, layout)
+            own = _made[function].fake
+            try:
+                return _listed(_forward(function, args) if own is None else own(*args), tensors)
+            except Exception as error:
+                raise UsageError(
+                    f"the results of {function.__qualname__}.forward have no shape without values: "
+                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                    hint=f"Say what they are like: rewrites.symbolic({function.__qualname__}, fake=function), "
+                    "which takes the same arguments and returns torch.empty(...) of the right shape.",
+                ) from error
+
+        library.impl(word, run, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"{_NAMESPACE}::{word}", run_fake, lib=library)
+        operator = getattr(getattr(torch.ops, _NAMESPACE), word).default
+        _made[function] = _Made(operator, library, fake)
+        return operator
+
+
+def _listed(result: Any, inputs: Sequence[Any]) -> list[Any]:
+    import torch
+
+    found = list(result) if isinstance(result, (tuple, list)) else [result]
+    wrong = next((each for each in found if not isinstance(each, torch.Tensor)), None)
+    if wrong is not None:
+        raise UsageError(f"forward returns {type(wrong).__name__} among its results, and only tensors can be exported")
+    return [each.clone() if any(each is other for other in inputs) else each for each in found]
+
+
+def routed(function: Any, operator: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns what is called in place of ``function.apply``: in an export by the default exporter, the operator."""
+    import torch
+
+    def call(cls: Any, *args: Any) -> Any:
+        if cls is not function or not torch.compiler.is_exporting():
+            return original(cls, *args)
+        tensors, ints, floats, layout = _packed(function, args)
+        results = operator(tensors, ints, floats, layout)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    return call
+
+
+def _packed(function: Any, args: Sequence[Any]) -> tuple[list[Any], list[Any], list[float], str]:
+    import torch
+
+    tensors: list[Any] = []
+    ints: list[Any] = []
+    floats: list[float] = []
+
+    def pack(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            tensors.append(value)
+            return "t"
+        if value is None or isinstance(value, (bool, str)):
+            return {"c": value}
+        if isinstance(value, (int, torch.SymInt)):
+            ints.append(value)
+            return "i"
+        if isinstance(value, float):
+            floats.append(value)
+            return "f"
+        if isinstance(value, (list, tuple)):
+            return [pack(each) for each in value]
+        raise UnsupportedError(
+            f"{function.__qualname__} is called with {type(value).__name__}, which no operator takes",
+            hint="Tensors, numbers, texts, None and lists of them can be exported. Or rewrite what calls it: "
+            "@rewrites.function('package.Class.forward').",
+        )
+
+    layout = [pack(each) for each in args]
+    return tensors, ints, floats, json.dumps(layout)
+
+
+def _unpacked(tensors: Sequence[Any], ints: Sequence[Any], floats: Sequence[float], layout: str) -> list[Any]:
+    left = {"t": iter(tensors), "i": iter(ints), "f": iter(floats)}
+
+    def unpack(said: Any) -> Any:
+        if isinstance(said, list):
+            return [unpack(each) for each in said]
+        return said["c"] if isinstance(said, dict) else next(left[said])
+
+    return [unpack(each) for each in json.loads(layout)]
+
+
+def function_translation(body: Body, fire: Callable[[], None]) -> Callable[..., Any]:
+    """Returns what the default exporter calls to translate the operator of an autograd Function."""
+
+    def translate(tensors: Any, ints: Any, floats: Any, layout: str) -> Any:
+        fire()
+        made = _translated(body, body.values(_unpacked(tensors, ints, floats, layout), {}))
+        return list(made) if isinstance(made, (list, tuple)) else [made]
+
+    return translate
+
+
+def function_symbolic(
+    body_of: Callable[[int, int], tuple[Body, Callable[[], None]] | None], previous: Any
+) -> Callable[..., Any]:
+    """Returns what the TorchScript exporter takes as ``symbolic`` of an autograd Function."""
+
+    def translate(g: Any, *args: Any) -> Any:
+        found = body_of(g.opset, len(args))
+        if found is None:
+            if previous is None:
+                raise UnsupportedError("an autograd Function has no symbolic, and no rewrite is active in this thread")
+            return previous(g, *args)
+        body, fire = found
+        fire()
+        return _scripted(g, body, body.values(args, {}))
+
+    return translate

@@ -1,0 +1,256 @@
+"""``bisect --torch``: faults put into exported files are found by comparing with PyTorch itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install onnxbench[torch]")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install onnxbench[torch]")
+
+from onnxbench.bisection import Bisection, bisect  # noqa: E402
+from onnxbench.errors import FeedsError, NotFoundError, UsageError  # noqa: E402
+from onnxbench.model import from_proto  # noqa: E402
+from onnxbench.pytorch.exporting import ExportOptions, export  # noqa: E402
+from onnxbench.pytorch.reference import TorchReference, torch_reference  # noqa: E402
+
+pytestmark = pytest.mark.torch
+MODELS = Path(__file__).resolve().parent / "drift_models.py"
+EXPORTERS = ("torch.export", "torchscript")
+
+
+def spelled(name: str) -> str:
+    return f"{MODELS}:{name}"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The models, exported: by name, and the one from the TorchScript exporter."""
+    folder = tmp_path_factory.mktemp("exported")
+    made = {}
+    for name, source, exporter in (
+        ("torch.export", "net", "torch.export"), ("torchscript", "net", "torchscript"), ("ids", "ids", "torch.export"),
+        ("branching", "branching", "torchscript"),
+    ):  # fmt: skip
+        made[name] = folder / f"{name}.onnx"
+        assert export(spelled(source), made[name], options=ExportOptions(exporter=exporter)).passed
+    return made
+
+
+def node(model: onnx.ModelProto, operator: str, number: int) -> onnx.NodeProto:
+    return [each for each in model.graph.node if each.op_type == operator][number]
+
+
+def weight(model: onnx.ModelProto, test: Callable[[onnx.TensorProto], bool], change: Callable[..., None]) -> str:
+    tensor = next(each for each in model.graph.initializer if test(each))
+    values = numpy_helper.to_array(tensor).copy()
+    change(values)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return next(each.output[0] for each in model.graph.node if tensor.name in each.input)
+
+
+def scale(values: np.ndarray) -> None:
+    values[3] *= 1.01
+
+
+def shift(values: np.ndarray) -> None:
+    values[3] += 0.05
+
+
+def wrong_epsilon(model: onnx.ModelProto) -> str:
+    norm = node(model, "LayerNormalization", 2)
+    next(each for each in norm.attribute if each.name == "epsilon").f = 1e-3
+    return norm.output[0]
+
+
+def gelu_by_tanh(model: onnx.ModelProto) -> str:
+    gelu = node(model, "Gelu", 1)
+    del gelu.attribute[:]
+    gelu.attribute.append(onnx.helper.make_attribute("approximate", "tanh"))
+    return gelu.output[0]
+
+
+def one_bias(model: onnx.ModelProto) -> str:
+    return weight(model, lambda tensor: tensor.name == "blocks.1.up.bias", shift)
+
+
+def the_folded_convolution(model: onnx.ModelProto) -> str:
+    return weight(model, lambda tensor: len(tensor.dims) == 4, scale)
+
+
+def a_nan(model: onnx.ModelProto) -> str:
+    gelu = node(model, "Gelu", 0)
+    gelu.op_type, name = "Log", gelu.output[0]
+    del gelu.attribute[:]
+    return name
+
+
+@cache
+def reference(source: str, dtype: str | None = None) -> TorchReference:
+    """A model in PyTorch; exported once for all tests that compare with it."""
+    return torch_reference(spelled(source), dtype=dtype)
+
+
+def found_in(model: onnx.ModelProto, source: str = "net", dtype: str | None = None) -> Bisection:
+    return bisect(from_proto(model), against=reference(source, dtype))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_right_file_is_not_accused(files, exporter):
+    found = bisect(files[exporter], against=reference("net"))
+    assert found.passed
+    assert found.culprits == ()
+    assert found.matched >= 20
+    assert found.how == {"torch.export": "metadata", "torchscript": "names, values"}[exporter]
+
+
+FAULTS = [one_bias, wrong_epsilon, gelu_by_tanh, the_folded_convolution, a_nan]
+MODULES = {
+    one_bias: "blocks.1.up", wrong_epsilon: "blocks.2.norm", gelu_by_tanh: "blocks.1.act", a_nan: "blocks.0.act"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [None, "float64"], ids=["float32", "float64"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_faulty_node_is_named_with_its_module_and_line(files, fault, dtype):
+    model = onnx.load(files["torch.export"])
+    truth = fault(model)
+    found = found_in(model, dtype=dtype)
+    assert not found.passed
+    assert [culprit.tensor for culprit in found.culprits] == [truth]
+    (culprit,) = found.culprits
+    assert culprit.module == MODULES.get(fault, "bn")
+    assert culprit.source is not None
+    assert culprit.source.startswith(str(MODELS))
+    assert culprit.effect is not None
+    assert culprit.effect > 0.99
+
+
+def test_what_pytorch_calls_shows_the_cause(files):
+    model = onnx.load(files["torch.export"])
+    wrong_epsilon(model)
+    (culprit,) = found_in(model).culprits
+    assert "epsilon=0.001" in culprit.attributes
+    assert "aten.layer_norm.default" in culprit.reference_region[0]
+    assert "1e-05" in culprit.reference_region[0]
+    model = onnx.load(files["torch.export"])
+    one_bias(model)
+    (culprit,) = found_in(model).culprits
+    assert culprit.why == (
+        "weight blocks.1.up.bias: 1 of 64 elements are not the reference's, by up to 5.0e-02",
+    )  # fmt: skip
+
+
+def test_a_file_that_tells_nothing_of_pytorch(files):
+    """Names and metadata are gone: values alone tell which tensor is which, and PyTorch tells module and line."""
+    model = onnx.load(files["torch.export"])
+    truth = wrong_epsilon(model)
+    names = {name: f"t{at}" for at, name in enumerate(name for each in model.graph.node for name in each.output)}
+    for at, each in enumerate(model.graph.node):
+        each.name = f"n{at}"
+        del each.metadata_props[:]
+        for names_of in (each.input, each.output):
+            names_of[:] = [names.get(name, name) for name in names_of]
+    for info in model.graph.output:
+        info.name = names[info.name]
+    del model.graph.value_info[:]
+    found = found_in(model)
+    assert found.how == "values"
+    assert [culprit.tensor for culprit in found.culprits] == [names[truth]]
+    assert found.culprits[0].module == "blocks.2.norm"
+    assert found.culprits[0].source.startswith(str(MODELS))
+    assert "blocks.2" in [module.path for module in found.modules]
+
+
+def test_a_model_that_cannot_be_exported_gives_the_outputs_of_its_modules(files):
+    model = onnx.load(files["branching"])
+    truth = weight(model, lambda tensor: tensor.name == "blocks.1.up.bias", shift)
+    found = found_in(model, "branching")
+    assert any("outputs of modules" in note for note in found.notes)
+    assert [culprit.tensor for culprit in found.culprits] == [truth]
+    assert bisect(files["branching"], against=reference("branching")).passed
+
+
+def test_the_graph_that_a_runtime_makes_of_it_is_searched(files):
+    model = onnx.load(files["torch.export"])
+    wrong_epsilon(model)
+    found = bisect(from_proto(model), against=reference("net"), on="ort:all,threads=1")
+    assert found.culprits[0].module == "blocks.2.norm"
+    assert bisect(files["torch.export"], against=reference("net"), on="ort:all").passed
+
+
+def test_several_sets_are_like_the_example(files):
+    """Indices stay within their table, however many sets are asked for."""
+    from onnxbench.feeding import FeedOptions
+
+    found = bisect(files["ids"], against=reference("ids"), feeds=FeedOptions(iterations=4))
+    assert found.passed
+    assert found.sets == 4
+
+
+def test_the_user_s_inputs_are_taken(files):
+    value = np.full((2, 3, 16, 16), 0.5, np.float32)
+    found = bisect(files["torch.export"], against=reference("net"), feeds={"image": value})
+    assert found.passed
+
+
+def test_the_model_of_another_file_is_refused(files):
+    with pytest.raises(FeedsError, match="image"):
+        bisect(files["ids"], against=reference("net"))
+    found = bisect(files["torch.export"], against=reference("wider"))
+    assert not found.passed
+
+
+def test_what_cannot_be_is_refused(files):
+    with pytest.raises(UsageError, match="no example inputs"):
+        torch_reference(spelled("alone"))
+    with pytest.raises(NotFoundError, match="nett"):
+        torch_reference(spelled("nett"))
+    with pytest.raises(UsageError, match="no way 'value' to match"):
+        bisect(files["ids"], against=torch_reference(spelled("ids"), by="value"))
+    with pytest.raises(NotFoundError, match="no argument 'idz'"):
+        bisect(files["ids"], against=torch_reference(spelled("ids"), inputs={"ids": "idz"}))
+    with pytest.raises(UsageError, match="int64 is no floating-point type"):
+        bisect(files["ids"], against=torch_reference(spelled("ids"), dtype="int64"))
+
+
+def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "onnxbench", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def test_the_command(files, tmp_path):
+    model = onnx.load(files["torch.export"])
+    truth = gelu_by_tanh(model)
+    onnx.save(model, tmp_path / "broken.onnx")
+    done = run("bisect", "broken.onnx", "--torch", spelled("net"), "--repro", "culprit", "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["result"]["culprits"][0]["tensor"] == truth
+    script = subprocess.run([sys.executable, "culprit/reproduce.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert script.returncode == 1, script.stderr
+    assert "the failure shows" in script.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--torch", "x.py:net", "--against", "b.onnx"], "both name a reference"),
+        (["--reference-dtype", "float64"], "--torch"),
+        (["--torch", "nowhere.py:net"], "nowhere.py"),
+        (["--torch", f"{MODELS}:net", "--input", "image"], "NAME=ARGUMENT"),
+    ],
+)
+def test_wrong_words(files, tmp_path, words, said):
+    done = run("bisect", files["torch.export"], *words, cwd=tmp_path)
+    assert done.returncode not in (0, 1)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
