@@ -17,10 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "demo-output"
-BEGIN, END = "<!-- tour: begin -->", "<!-- tour: end -->"
 
 # What is said before a step, the command, and the exit status that is right for it.
-STEPS: list[tuple[str, str, int]] = [
+Steps = list[tuple[str, str, int]]
+STEPS: Steps = [
     ("What is in this file? No weight is read.", "onnxbench inspect magika.onnx", 0),
     ("Where are the dense layers?", "onnxbench find magika.onnx op:MatMul", 0),
     (
@@ -64,10 +64,10 @@ STEPS: list[tuple[str, str, int]] = [
 
 
 def run_tour() -> str:
-    """Runs every step in ``demo-output/`` and returns the transcript, which is printed as it grows.
+    """Fetches the model, runs every step, and returns the transcript.
 
     Raises:
-        SystemExit: A step ended otherwise than it should.
+        SystemExit: The model cannot be fetched, or a step ended otherwise than it should.
     """
     OUTPUT.mkdir(exist_ok=True)
     fetch = [sys.executable, ROOT / "tests" / "corpus" / "fetch.py", "magika", "--dir", OUTPUT]
@@ -75,8 +75,17 @@ def run_tour() -> str:
     if fetched.returncode:
         raise SystemExit(f"magika's model could not be fetched from PyPI:\n{fetched.stdout}{fetched.stderr}")
     shutil.copy(ROOT / "examples" / "build" / "linear_func.yaml", OUTPUT)
+    return run_steps(STEPS)
+
+
+def run_steps(steps: Steps) -> str:
+    """Runs steps in ``demo-output/`` and returns the transcript, which is printed as it grows.
+
+    Raises:
+        SystemExit: A step ended otherwise than it should.
+    """
     lines: list[str] = []
-    for words, command, wanted in STEPS:
+    for words, command, wanted in steps:
         _say(lines, f"# {words}", f"$ {command}")
         done = subprocess.run(
             [_program(), *shlex.split(command)[1:]],
@@ -85,7 +94,8 @@ def run_tour() -> str:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        _say(lines, *(line.rstrip() for line in done.stdout.strip("\n").splitlines()))
+        said = done.stdout.replace(f"{OUTPUT}/", "")
+        _say(lines, *(line.rstrip() for line in said.strip("\n").splitlines()))
         if wanted:
             _say(lines, f"(exit code {done.returncode})")
         _say(lines, "")
@@ -104,15 +114,15 @@ def _say(lines: list[str], *new: str) -> None:
     print("\n".join(new), flush=True)
 
 
-def write_readme(transcript: str) -> None:
-    """Puts the transcript between the markers of the README."""
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n```console\n{transcript}\n```\n{END}{after}", encoding="utf-8")
+def write_readme(transcript: str, name: str) -> None:
+    """Puts a transcript between the markers of its name in the README."""
+    readme, begin, end = ROOT / "README.md", f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    readme.write_text(f"{before}{begin}\n```console\n{transcript}\n```\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
     shown = run_tour()
     if "--write-readme" in sys.argv:
-        write_readme(shown)
+        write_readme(shown, "tour")

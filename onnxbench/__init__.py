@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
     from onnxbench.bisection import bisect as bisect
     from onnxbench.bundles import load_bundle as load_bundle
+    from onnxbench.changes import bisect_over as bisect_over
     from onnxbench.diffing import diff as diff
     from onnxbench.division import divide as divide
     from onnxbench.engine import BuildSpec as BuildSpec
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from onnxbench.recipe import Step as Step
     from onnxbench.recipe import load_recipe as load_recipe
     from onnxbench.records import find as find
+    from onnxbench.reduction import reduce_failure as reduce_failure
     from onnxbench.running import run as run
     from onnxbench.splitting import split as split
     from onnxbench.surgery import edit as edit
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bisect": "bisection",
+    "bisect_over": "changes",
     "BenchError": "errors",
     "ExportOptions": "pytorch.exporting",
     "BuildSpec": "engine",
@@ -104,6 +107,7 @@ _HOMES = {
     "prove": "proof",
     "prove_plugin": "proving",
     "read_engine": "engine",
+    "reduce_failure": "reduction",
     "rewrites": "pytorch.rewriters",
     "run": "running",
     "save": "writer",

@@ -143,6 +143,18 @@ class ExecutionError(BenchError):
     kind = "execution"
 
 
+class LostProcessError(ExecutionError):
+    """A runtime, in a process of its own, crashed or took too long.
+
+    Attributes:
+        how: ``hang``, or what ended the process: ``SIGSEGV``, ``crash`` where no signal did.
+    """
+
+    def __init__(self, message: str, *, how: str = "crash", hint: str | None = None, details: Sequence[str] = ()):
+        super().__init__(message, hint=hint, details=details)
+        self.how = how
+
+
 class FeedsError(BenchError):
     """Input data that is missing, unreadable, or does not fit the model's inputs."""
 

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 def origins_of(model: Model, index: GraphIndex | None = None) -> list[ValueOrigin]:
     """Returns what each value of a model is in PyTorch, as far as its metadata and names tell.
 
+    What a Mark hands on is a value that is there already.
+
     Args:
         model: The model.
         index: Its index, if there is one already.
     """
     index = index or GraphIndex(model.proto)
-    return value_origins(((_path(ref), ref.node) for ref in index.nodes()), select.origins(index))
+    nodes = ((_path(ref), ref.node) for ref in index.nodes() if select.mark_point(ref) is None)
+    return value_origins(nodes, select.origins(index))
 
 
 def coverage_of(model: Model) -> Coverage:

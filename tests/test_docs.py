@@ -42,13 +42,37 @@ def test_readme_shows_what_the_tour_prints(corpus):
     corpus("magika")
     done = subprocess.run([sys.executable, ROOT / "examples" / "tour.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    shown = re.search(
-        r"<!-- tour: begin -->\n```console\n(.*?)\n```\n<!-- tour: end -->",
+    assert _without_times(_shown("tour")) == _without_times(done.stdout.strip())
+
+
+@pytest.mark.torch
+def test_readme_shows_what_the_way_from_pytorch_prints():
+    """Runs that example and compares it with the README, the size of rounding aside."""
+    pytest.importorskip("torch", reason="torch is not installed: pip install onnxbench[torch]")
+    done = subprocess.run([sys.executable, ROOT / "examples" / "from_pytorch.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert _without_rounding(_shown("pytorch")) == _without_rounding(done.stdout.strip())
+
+
+def _shown(name: str) -> str:
+    found = re.search(
+        rf"<!-- {name}: begin -->\n```console\n(.*?)\n```\n<!-- {name}: end -->",
         (ROOT / "README.md").read_text(encoding="utf-8"),
         re.DOTALL,
     )
-    assert shown is not None
-    assert _without_times(shown[1]) == _without_times(done.stdout.strip())
+    assert found is not None
+    return found[1]
+
+
+def _without_rounding(text: str) -> list[str]:
+    """Returns the lines of a transcript without numbers where they tell of rounding: drift tables, errors, versions."""
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    telling = re.compile(r"\d[eE][-+]\d|rounding|^\S+ (passed|FAILED|bit for bit) |in PyTorch \d")
+    return [
+        re.sub(r"\d[\d.,]*(e[-+]\d+)?", "#", line) if telling.search(line) else line
+        for line in lines
+        if "─" not in line
+    ]
 
 
 def _without_times(text: str) -> list[str]:

@@ -65,7 +65,7 @@ def side_of(name: str, model) -> TorchValues:
 
 def mapped(model, name: str, **said) -> Mapped:
     """Maps with the program of an export in this process, as Python code would."""
-    return mapped(model, name, program=_export(name, "torch.export")[1], **said)
+    return map_values(model, spelled(name), program=_export(name, "torch.export")[1], **said)
 
 
 def stripped(path: Path, out: Path) -> tuple[Path, dict[str, str]]:

@@ -421,9 +421,15 @@ def scripted(a, b, factor: float = 2.0):
     return op.Add(op.Mul(a, f), b)
 
 
-@pytest.mark.parametrize("how", ["function", "operator"])
-@pytest.mark.parametrize("body", ["text", "traced", "scripted"])
-@BOTH
+@pytest.mark.parametrize(
+    ("exporter", "body", "how"),
+    [
+        *(("torchscript", body, how) for body in ("text", "traced", "scripted") for how in ("function", "operator")),
+        ("torch.export", "text", "function"),
+        ("torch.export", "traced", "operator"),
+        ("torch.export", "scripted", "function"),
+    ],
+)
 def test_my_add_becomes_mul_and_add(tmp_path, exporter, body, how):
     target = samples.Doubled if how == "function" else "onnxbench_test::my_add"
     if body == "text":
@@ -520,8 +526,7 @@ upsample <scale_factors> (input) => (y) {
 """
 
 
-@pytest.mark.parametrize("half", [False, True])
-@BOTH
+@pytest.mark.parametrize(("exporter", "half"), [("torch.export", False), ("torchscript", False), ("torchscript", True)])
 def test_operators_that_the_exporter_knows_are_what_the_rewrite_says(exporter, half):
     made = [
         concatenate,
@@ -710,7 +715,7 @@ def by_logarithm(x):
 def test_values_of_a_rewritten_export_are_those_of_the_fx_nodes(tmp_path):
     from onnxbench import backends
     from onnxbench.model import load
-    from onnxbench.pytorch._mapping import origins_of
+    from onnxbench.origins import origins_of
 
     out = tmp_path / "net.onnx"
     net = samples.Net().eval()

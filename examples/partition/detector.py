@@ -150,6 +150,12 @@ def make_detector() -> Detector:
     return detector.eval()
 
 
+def make() -> tuple[Detector, Tensor]:
+    """Returns the detector and an image, as ``onnxbench export detector.py:make`` takes them."""
+    torch.manual_seed(1)
+    return make_detector(), torch.rand(1, 3, SIZE, SIZE)
+
+
 def export(detector: Detector, image: Tensor, path: Path, *, dynamo: bool = True) -> None:
     """Writes a marked detector, by either exporter."""
     import onnx
@@ -170,9 +176,7 @@ def export(detector: Detector, image: Tensor, path: Path, *, dynamo: bool = True
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(1)
-    image = torch.rand(1, 3, SIZE, SIZE)
-    export(make_detector(), image, folder / "marked.onnx")
+    export(*make(), folder / "marked.onnx")
     done = onnxbench.divide(
         folder / "marked.onnx", Path(__file__).with_name("pieces.yaml"), folder / "pieces", prove=True,
         calibration=FeedOptions(iterations=4, ranges=["[0,1]"]),

@@ -48,6 +48,9 @@ class Options:
         verbose: Let the runtime write its log to stderr.
         frugal: Hold as little memory as possible, for a session that runs once: nodes run in the order of the file
             where dependencies allow, and buffers go back to the system at once.
+        isolate: Seconds that opening a session, and each run, may take in a process of its own, which may die without
+            taking this one along; 0 runs it in this process.
+        disabled: Optimizers of ONNX Runtime, by its own names, that are left out.
     """
 
     optimization: str = "all"
@@ -58,6 +61,8 @@ class Options:
     verbose: bool = False
     frugal: bool = False
     operators: tuple[Operator, ...] = ()
+    isolate: float = 0.0
+    disabled: tuple[str, ...] = ()
 
 
 class Session(Protocol):
@@ -117,6 +122,13 @@ def backend(name: str) -> Backend:
     return cast(Backend, import_module(module).BACKEND)
 
 
+def end_process_after(seconds: float) -> None:
+    """Lets one call into a runtime take so long, after which SIGALRM ends this process: for one that is watched."""
+    from onnxbench.backends._deadline import set_deadline
+
+    set_deadline(seconds)
+
+
 def open_session(
     model: Model, name: str = "ort", *, outputs: Sequence[str] | None = None, options: Options | None = None
 ) -> Session:
@@ -132,8 +144,32 @@ def open_session(
         UsageError: There is no such backend.
         NotFoundError: There is no such tensor.
         ExecutionError: The runtime does not take the model.
+        LostProcessError: Its process died or took too long (with ``isolate``).
     """
-    return backend(name).open(model, outputs=outputs, options=options or Options())
+    chosen = options or Options()
+    if chosen.isolate:
+        from onnxbench.backends._isolated import open_isolated
+
+        return open_isolated(model, backend(name).name, outputs=outputs, options=chosen)
+    return backend(name).open(model, outputs=outputs, options=chosen)
+
+
+def available_providers() -> list[str]:
+    """Returns the execution providers that this ONNX Runtime has, in its own words."""
+    from onnxbench.backends import _ort
+
+    return _ort.BACKEND.providers()
+
+
+def verbose_log(model: Model, options: Options) -> str:
+    """Returns what ONNX Runtime says, at its most verbose, while it opens a model in a process of its own.
+
+    Raises:
+        LostProcessError: It took longer than ``options.isolate`` seconds.
+    """
+    from onnxbench.backends._isolated import capture_log
+
+    return capture_log(model, options)
 
 
 def optimized_graph(model: Model, options: Options, folder: Path) -> Model:

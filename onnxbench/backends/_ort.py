@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
+from onnxbench.backends._deadline import deadline
 from onnxbench.backends._operators import Taught, failure
 from onnxbench.backends._structure import distinct_node_names, expose, inline_weights, require_tensors
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
@@ -69,7 +70,7 @@ class OrtBackend:
         """Returns a session (see ``onnxbench.backends.open_session``)."""
         taught = Taught(distinct_node_names(model.proto), options.operators)
         proto = expose(taught.proto, outputs)
-        data, folder = _serialize(model, proto)
+        data, folder = serialize(model, proto)
         options = replace(options, libraries=(*options.libraries, *taught.libraries))
         return OrtSession(data, folder, proto, options, taught)
 
@@ -100,7 +101,8 @@ class OrtSession:
         settings = _settings(runtime, options, folder, self._traces)
         wanted = _providers(runtime, options.providers)
         try:
-            self._session = runtime.InferenceSession(data, settings, providers=wanted)
+            with deadline():
+                self._session = runtime.InferenceSession(data, settings, providers=wanted, **_disabled(options))
         except Exception as error:  # the seam: the runtime raises a dozen unrelated classes from C++
             raise translate(error, "does not take the model") from None
         self.providers = tuple(self._session.get_providers())
@@ -125,7 +127,8 @@ class OrtSession:
         fitted = check_feeds(feeds, self.inputs)
         names = [port.name for port in self.outputs] if outputs is None else list(dict.fromkeys(outputs))
         try:
-            made = {} if not names else self._run(fitted, names)
+            with deadline():
+                made = {} if not names else self._run(fitted, names)
         except Exception as error:  # the seam, as above
             if isinstance(error, UnsupportedError):
                 raise
@@ -231,22 +234,39 @@ def optimized(model: Model, options: Options, folder: Path) -> Path:
     """Writes the graph that the runtime makes of a model and returns the file (see ``onnxbench.backends``)."""
     runtime = _runtime()
     written = folder / "optimized.onnx"
-    data, root = _serialize(model, distinct_node_names(model.proto))
+    data, root = serialize(model, distinct_node_names(model.proto))
     settings = _settings(runtime, options, root, None)
     settings.optimized_model_filepath = str(written)
     settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
     settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "65536")
     try:
-        runtime.InferenceSession(data, settings, providers=_providers(runtime, options.providers))
+        wanted = _providers(runtime, options.providers)
+        with deadline():
+            runtime.InferenceSession(data, settings, providers=wanted, **_disabled(options))
     except Exception as error:  # the seam, as above
         raise translate(error, "cannot write the graph that it makes of the model") from None
     return written
 
 
+def open_verbosely(file: Path, root: str | None, options: Options) -> None:
+    """Opens a model and lets the runtime write all that it does to standard error."""
+    runtime = _runtime()
+    settings = _settings(runtime, options, root, None)
+    settings.log_severity_level = 0
+    try:
+        runtime.InferenceSession(file.read_bytes(), settings, providers=_providers(runtime, options.providers))
+    except Exception as error:  # the seam, as above
+        raise translate(error, "does not take the model") from None
+
+
+def _disabled(options: Options) -> dict[str, list[str]]:
+    return {"disabled_optimizers": list(options.disabled)} if options.disabled else {}
+
+
 # ---------------------------------------------------------------- structure and weights
 
 
-def _serialize(model: Model, proto: ModelProto) -> tuple[bytes, str | None]:
+def serialize(model: Model, proto: ModelProto) -> tuple[bytes, str | None]:
     """Returns a model as the session wants it, and the folder that its external data is relative to, if it has any."""
     outside = any(weights.is_outside(tensor) for tensor in weights.tensors(proto))
     if outside or proto.training_info:
@@ -349,7 +369,7 @@ def _written_types(model: Model, names: Sequence[str], *, as_outputs: bool) -> d
     _add_function(proto)
     with tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
         written = Path(folder) / "typed.onnx"
-        data, root = _serialize(model, proto)
+        data, root = serialize(model, proto)
         settings = _settings(runtime, options, root, None)
         settings.optimized_model_filepath = str(written)
         try:

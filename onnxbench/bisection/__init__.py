@@ -22,6 +22,14 @@ from onnxbench.bisection._baseline import Baseline, Judgement, Worse, open_basel
 from onnxbench.bisection._bodies import body_run
 from onnxbench.bisection._effects import Telling, ranked
 from onnxbench.bisection._evidence import Evidence, gather
+from onnxbench.bisection._failing import (
+    SECONDS,
+    FailingPiece,
+    failing_search,
+    find_failing,
+    shrink_failing,
+)
+from onnxbench.bisection._measures import measure
 from onnxbench.bisection._page import COMMAND, write_bisection
 from onnxbench.bisection._report import (
     CLEAN,
@@ -33,6 +41,7 @@ from onnxbench.bisection._report import (
     Culprit,
     ModuleError,
     Row,
+    failed,
     verdict,
 )
 from onnxbench.bisection._repro import require_empty, write_repro
@@ -44,12 +53,13 @@ from onnxbench.bisection._sides import (
     RecordedReference,
     Reference,
     Suspect,
+    as_dtype,
     parse_place,
 )
 from onnxbench.captures import Capture, Port, Value, check_feeds, input_ports
 from onnxbench.datafiles import load as load_values
 from onnxbench.drift import TensorDrift, Tolerance, compare_values
-from onnxbench.errors import BenchError, FeedsError, UnsupportedError, UsageError
+from onnxbench.errors import BenchError, ExecutionError, FeedsError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions, choices_explained, feed_sets
 from onnxbench.graph import GraphIndex
 from onnxbench.model import Model
@@ -62,8 +72,9 @@ if TYPE_CHECKING:
     from onnxbench.bisection._search import Finding
 
 __all__ = [
-    "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "Judgement", "Match", "ModuleError", "Place",
-    "Reference", "Row", "Suspect", "Worse", "bisect", "free_memory", "open_baseline", "parse_place", "write_bisection",
+    "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "FailingPiece", "Judgement", "Match",
+    "ModelReference", "ModuleError", "Place", "Reference", "Row", "Suspect", "Worse", "as_dtype", "bisect",
+    "failing_search", "free_memory", "measure", "open_baseline", "parse_place", "shrink_failing", "write_bisection",
 ]  # fmt: skip
 
 _LARGE = 1e-3
@@ -83,6 +94,8 @@ def bisect(
     rtol: Sequence[str] | float = (),
     memory: int | None = None,
     repro: str | os.PathLike[str] | None = None,
+    isolate: bool = False,
+    timeout: float = SECONDS,
     report: str | os.PathLike[str] | None = None,
     evidence: bool = False,
     allow_outside: bool = False,
@@ -103,6 +116,9 @@ def bisect(
         rtol: The same, relative to the expected value.
         memory: How many bytes captured values may take; None: a quarter of free memory.
         repro: Write the first culprit into this folder: a small model, inputs, expected outputs, and a script.
+        isolate: Try the suspect in a process of its own first, since it may crash or hang. A suspect that fails without
+            ending this process is searched for the part that fails either way.
+        timeout: Seconds that opening the suspect, or a run of it, may take in a process of its own.
         report: Write ``report.json`` and ``report.html`` here: all that was measured, and a page to look at.
         evidence: Return digests of all that was compared and histograms of values, too (with ``report`` always).
         allow_outside: For model files: follow external data that leaves their folder.
@@ -126,8 +142,18 @@ def bisect(
         require_report(report, COMMAND)
     model = suspect if isinstance(suspect, Model) else load_model(suspect, allow_outside=allow_outside)
     same = against is None and not len(recorded)
-    accused = Suspect(model, _place(on, "all" if same else "none", "--on"))
+    place = _place(on, "all" if same else "none", "--on")
     reference = _reference(model, against, recorded, _place(reference_on, "none", "--reference-on"), allow_outside)
+    told: Bisection | None = None
+    if isolate and (told := _failing(model, place, reference, feeds, timeout, repro)) is not None:
+        return told
+    try:
+        accused = Suspect(model, place)
+    except ExecutionError:
+        told = _failing(model, place, reference, feeds, timeout, repro)
+        if told is None:
+            raise
+        return told
     if same and isinstance(reference, ModelReference) and accused.place == reference.side.place:
         raise UsageError(
             "the suspect and the reference are the same model on the same runtime",
@@ -136,6 +162,11 @@ def bisect(
     sources = _sources(suspect, against, recorded) if evidence or report is not None else None
     try:
         found = _Bisector(accused, reference, atol, rtol, memory or free_memory()).run(feeds, repro, sources)
+    except ExecutionError:
+        told = _failing(model, place, reference, feeds, timeout, repro)
+        if told is None:
+            raise
+        return told
     finally:
         accused.close()
         if isinstance(reference, ModelReference):
@@ -157,6 +188,32 @@ def _sources(
     if against is not None:
         return {"suspect": files, "reference": [os.fspath(against)] if isinstance(against, (str, os.PathLike)) else []}
     return {"suspect": files, "reference": [] if isinstance(recorded, Mapping) else list(recorded)}
+
+
+def _failing(
+    model: Model,
+    place: Place,
+    reference: Reference,
+    feeds: Mapping[str, Value] | FeedOptions | None,
+    timeout: float,
+    repro: str | os.PathLike[str] | None,
+) -> Bisection | None:
+    """Returns which part of a suspect makes it fail to run; None if it runs."""
+    own = getattr(reference, "inputs", None)
+    if isinstance(feeds, Mapping):
+        sets: list[Mapping[str, Value]] = [check_feeds(feeds, input_ports(model.proto.graph))]
+    elif own is not None and (feeds is None or feeds.says_nothing):
+        count = 1 if feeds is None or feeds.iterations is None else feeds.iterations
+        sets = [check_feeds(own(number), input_ports(model.proto.graph)) for number in range(count)]
+    elif isinstance(reference, RecordedReference) and (feeds is None or not feeds.sources):
+        sets = list(reference.feeds(input_ports(model.proto.graph)))
+    else:
+        sets = [each.feeds for each in feed_sets(model, feeds)]
+    found = find_failing(model, place, sets, seconds=timeout, repro=None if repro is None else Path(repro))
+    if found is None:
+        return None
+    name = model.origin.name if model.origin is not None else "the model"
+    return failed(f"{name} on {place.text}", reference.label, len(sets), *found)
 
 
 def free_memory() -> int:
@@ -280,15 +337,7 @@ class _Bisector:
         """Returns the inputs, if they are recorded with the reference's values."""
         if not isinstance(self._reference, RecordedReference):
             return None
-        ports = [port for port in self._suspect.ports if port.required]
-        known = self._reference.match(self._suspect).tensors
-        if not ports or not all(port.name in known for port in ports):
-            return None
-        found: list[Mapping[str, Value]] = []
-        for number in range(self._reference.sets or 0):
-            values = next(self._reference.stream({}, [[port.name for port in ports]], number=number))
-            found.append(check_feeds(values, ports))
-        return found
+        return list(self._reference.feeds(self._suspect.ports)) or None
 
     def _compare_outputs(self, feeds: Mapping[str, Value]) -> None:
         """Compares the outputs of the suspect itself, as they are with nothing looked at within."""

@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.bisection._failing import FailingPiece
 from onnxbench.bisection._measures import Distance
 from onnxbench.drift import TensorDrift
 
 if TYPE_CHECKING:
     from onnxbench.bisection._evidence import Evidence
 
-CLEAN, ROUNDING, DRIFT, SPREAD = "clean", "rounding", "drift", "spread"
+CLEAN, ROUNDING, DRIFT, SPREAD, FAILED = "clean", "rounding", "drift", "spread", "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ class Bisection:
         suspect: The suspect, in words.
         reference: The reference, in words.
         kind: ``clean``; ``rounding``: outputs differ, and no node does more than round; ``drift``: there are culprits;
-            ``spread``: outputs differ, and many nodes do about equally.
+            ``spread``: outputs differ, and many nodes do about equally; ``failed``: the suspect does not run.
         passed: Whether there is no drift: no culprit, and no output beyond a tolerance that was given.
         verdict: One line.
         how: What told which tensor is which.
@@ -174,6 +175,7 @@ class Bisection:
         choices: What was decided about the inputs without being told.
         notes: What else a user should know.
         evidence: Digests of all that was compared, and values around the culprits; None unless asked for.
+        failure: Which part makes the suspect fail, where it does not run; nothing was compared then.
     """
 
     suspect: str
@@ -195,6 +197,7 @@ class Bisection:
     choices: tuple[str, ...]
     notes: tuple[str, ...]
     evidence: Evidence | None = None
+    failure: FailingPiece | None = None
 
     @property
     def unjudged(self) -> tuple[Row, ...]:
@@ -204,6 +207,15 @@ class Bisection:
     def to_json(self) -> dict[str, Any]:
         """Returns the result as plain values."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+
+def failed(suspect: str, reference: str, sets: int, failure: FailingPiece, notes: tuple[str, ...]) -> Bisection:
+    """Returns what is told of a suspect that does not run."""
+    return Bisection(
+        suspect=suspect, reference=reference, kind=FAILED, passed=False, verdict=failure.verdict, how="", matched=0,
+        unmatched=0, sets=sets, outputs=(), culprits=(), explained=None, median=0.0, amplifiers=(), modules=(),
+        tensors=(), choices=(), notes=notes, failure=failure,
+    )  # fmt: skip
 
 
 def verdict(

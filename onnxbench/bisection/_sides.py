@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxbench import backends
 from onnxbench.boundary import reach_back
-from onnxbench.captures import Feeds, Port, Value, input_ports, numpy_dtype
+from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import ExecutionError, FeedsError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex
 from onnxbench.inlining import inline_functions
@@ -286,6 +286,13 @@ class RecordedReference:
             known &= set(values)
         scope = suspect.parts.scope
         return Match({name: name for name in scope.tensor_names() if name in known}, "names")
+
+    def feeds(self, ports: Sequence[Port]) -> list[Feeds]:
+        """Returns the inputs of each set, if they are recorded too; none otherwise."""
+        required = [port for port in ports if port.required]
+        if not required or not all(port.name in values for values in self.recorded for port in required):
+            return []
+        return [check_feeds({port.name: values[port.name] for port in required}, required) for values in self.recorded]
 
     def stream(
         self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, number: int = 0

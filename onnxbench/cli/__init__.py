@@ -51,7 +51,7 @@ def _root(
 # Command name -> module of onnxbench.cli that holds a function of the same name (with "_" for "-").
 COMMANDS = (
     "inspect", "find", "extract", "expose", "split", "partition", "unmark", "merge", "edit", "rewrite", "build", "show",
-    "check", "explain", "run", "diff", "bisect", "export", "map", "build-trt", "plugins",
+    "check", "explain", "run", "diff", "bisect", "reduce", "export", "map", "build-trt", "plugins",
     "doctor",
 )  # fmt: skip
 _CLASSES = {"edit": EditCommand}

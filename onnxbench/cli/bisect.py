@@ -24,7 +24,7 @@ from onnxbench.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from onnxbench.bisection import Bisection, Culprit, Judgement, ModuleError, Reference
+    from onnxbench.bisection import Bisection, Culprit, FailingPiece, Judgement, ModuleError, Reference
 
 _MOST_MODULES = 24
 
@@ -179,6 +179,21 @@ def bisect(
             help="Write the first culprit there: a small model, inputs, expected outputs, and a script that shows it.",
         ),
     ] = None,
+    over: Annotated[
+        str | None,
+        typer.Option(
+            "--over",
+            metavar="WHAT",
+            show_default=False,
+            help="Find what was done to MODEL that makes it drift: optimizers, recipe.yaml, opset, opset:N, providers.",
+        ),
+    ] = None,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Try MODEL in a process of its own before anything else.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, metavar="S", help="Seconds that one call of the runtime may take.")
+    ] = 300.0,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -222,7 +237,8 @@ def bisect(
     Every tensor that both sides know is compared, and each node is fed the reference's values, so that its own error is
     told from what it inherits. Culprits are ranked by how much of the outputs' error goes away when they are mended.
     Rounding is no drift, unless --atol or --rtol say so. Without --against and --load-outputs, the model as ONNX
-    Runtime optimizes it is compared with the model as it stands.
+    Runtime optimizes it is compared with the model as it stands. Where MODEL crashes, hangs or is refused, the part of
+    it that does so is found.
 
     \b
     Examples:
@@ -233,12 +249,30 @@ def bisect(
       onnxbench bisect model.onnx --on ort:none --reference-on reference
       onnxbench bisect model.onnx --feeds x.npz --load-outputs golden.npz
       onnxbench bisect a.onnx --against b.onnx --samples 8 --memory 2GiB --json
+      onnxbench bisect model.onnx --over optimizers --atol 1e-4
+      onnxbench bisect model.onnx --over recipe.yaml
+      onnxbench bisect crashing.onnx --feeds x.npz --timeout 20 --repro culprit/
       onnxbench bisect fp16.onnx --against fp32.onnx --report report/
       onnxbench bisect fp16.onnx --against fp32.onnx --save-baseline drift.json
       onnxbench bisect fp16.onnx --against fp32.onnx --baseline drift.json
     """
+    from onnxbench.cli._supervision import after_a_crash
+
+    isolate = after_a_crash(timeout) or isolate
     from onnxbench import bisection, feeding, specs
 
+    if over is not None:
+        from onnxbench.cli._over import search_over
+
+        search_over(
+            model, over, on=_place(on, level, "--optimization-level"),
+            reference_on=_place(reference_on, reference_level, "--reference-level"),
+            feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
+            atol=atol or (), rtol=rtol or (), isolate=timeout if isolate else 0.0, allow_outside=allow_outside,
+            unused={"--against": against, "--load-outputs": load_outputs, "--repro": repro, "--memory": memory,
+                    "--report": report, "--baseline": baseline, "--save-baseline": save_baseline},
+            as_json=as_json, quiet=quiet,
+        )  # fmt: skip
     before = bisection.open_baseline(baseline, save_to=save_baseline, factor=baseline_factor)
     reference = (
         against if torch is None else _torch(torch, reference_dtype, by, argument, shape, state_dict, key, against)
@@ -248,12 +282,15 @@ def bisect(
         reference_on=_place(reference_on, reference_level, "--reference-level"),
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
         atol=atol or (), rtol=rtol or (), memory=None if memory is None else specs.parse_size(memory), repro=repro,
-        report=report, evidence=bool(baseline or save_baseline), allow_outside=allow_outside,
+        report=report, evidence=bool(baseline or save_baseline),
+        isolate=isolate, timeout=timeout, allow_outside=allow_outside,
     )  # fmt: skip
+    if found.failure is not None:  # nothing was compared: there is nothing to report, or to hold against a baseline
+        before = report = save_baseline = None
     judgement = None if before is None else before.judge(found, factor=baseline_factor)
     if save_baseline is not None:
         bisection.Baseline.of(found).save(save_baseline)
-    wrote = _Written(repro if found.culprits else None, report, save_baseline)
+    wrote = _Written(repro if found.culprits or found.failure else None, report, save_baseline)
     _show(found, judgement, str(model), wrote, limit=limit, as_json=as_json, quiet=quiet)
     raise typer.Exit(0 if (judgement or found).passed else 1)
 
@@ -318,6 +355,10 @@ def _show(
         return
     many = f", {found.sets} sets of inputs" if found.sets > 1 else ""
     print(f"suspect:   {found.suspect}")
+    if found.failure is not None:
+        _show_failure(found.failure, wrote.repro)
+        print(_coloured(found.verdict, "red"))
+        return
     print(f"reference: {found.reference}")
     print(f"compared {found.matched:,} tensors, matched by {found.how} ({found.unmatched:,} without a partner){many}")
     _show_tables(found, limit)
@@ -338,6 +379,25 @@ def _show_judgement(judgement: Judgement, limit: int) -> None:
     for names, what in ((judgement.new, "not in the baseline"), (judgement.vanished, "only in the baseline")):
         if names:
             print(f"{what}: {len(names):,} tensors: {listed(list(names), most=4)}")
+
+
+def _show_failure(failure: FailingPiece, repro: Path | None) -> None:
+    from onnxbench.cli._records import listed
+
+    print(f"it {failure.text}" + (f", on set {failure.number}" if failure.number else ""))
+    for line in (failure.message, *failure.details):
+        print(f"  {line}")
+    print(f"{failure.runs} parts of its {failure.before:,} nodes were tried; the smallest that does the same:")
+    print(f"  nodes: {listed(list(failure.nodes), most=8)}")
+    for text in failure.inputs[:8]:
+        print(f"  input {text}")
+    for word, value in (("module", failure.module), ("source", failure.source), ("function", failure.function)):
+        if value:
+            print(f"  {word}: {value}")
+    if repro is not None:
+        print(f"wrote {repro}: run 'python {repro}/reproduce.py'")
+    else:
+        print("next: --repro DIR writes this part with what flows into it and a script")
 
 
 def _show_tables(found: Bisection, limit: int) -> None:

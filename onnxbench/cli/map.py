@@ -33,9 +33,7 @@ def map(
     model: ModelArgument,
     selectors: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[SELECTOR...]", help="Only these values, or what these nodes make.", show_default=False
-        ),
+        typer.Argument(metavar="SELECTOR", help="Only these values, or what these nodes make.", show_default=False),
     ] = None,
     torch: Annotated[
         str | None,

@@ -17,11 +17,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxbench import select
 from onnxbench.bundles import Bundle, load_bundles
 from onnxbench.draft import Draft
 from onnxbench.drift import Tolerance
 from onnxbench.errors import OutputError, RefusedResultError, UsageError, did_you_mean
-from onnxbench.graph import GraphIndex
+from onnxbench.graph import GraphIndex, NodeRef
 from onnxbench.model import Model, from_proto
 from onnxbench.operations import OPERATIONS
 from onnxbench.opsets import convert_opset
@@ -372,7 +373,7 @@ def _named(raw: RawExport, own: Sequence[str], options: ExportOptions) -> Model:
     names: dict[str, str] = {}
     for what, infos, wanted in (
         ("input", graph.input, options.input_names or own),
-        ("output", graph.output, options.output_names or raw.outputs),
+        ("output", graph.output, options.output_names or raw.outputs or _marked_outputs(draft)),
     ):
         if not wanted:
             continue
@@ -395,6 +396,15 @@ def _named(raw: RawExport, own: Sequence[str], options: ExportOptions) -> Model:
         raise UsageError(f"two inputs or outputs would be called {twice!r}", hint="Give them different names.")
     _rename(draft, {old: new for old, new in names.items() if old != new})
     return draft.model
+
+
+def _marked_outputs(draft: Draft) -> list[str]:
+    """Returns what the outputs are called where each is marked, by a name that no other one has; else nothing."""
+    main = draft.main
+    makers = [main.producers.get(info.name) for info in main.graph.output]
+    found = [select.mark_point(NodeRef(main, at)) if at is not None else None for at in makers]
+    names = [point.name for point in found if point is not None]
+    return names if len(names) == len(set(names)) == len(makers) else []
 
 
 def _separate_outputs(draft: Draft) -> None:

@@ -170,7 +170,23 @@ def match_metadata(model: Model, side: TorchValues) -> dict[str, Pair]:
         for output, name in zip(node.output, fx_values(node), strict=True):
             if output and name is not None and name in side.values and is_value(known.get(name), said):
                 found[output] = Pair(output, name, "metadata")
+    if found:
+        _add_outputs(model, side, found)
     return found
+
+
+def _add_outputs(model: Model, side: TorchValues, found: dict[str, Pair]) -> None:
+    """Adds the outputs that no node tells of (behind a Mark, say): they are in the order of the program's.
+
+    Only where those that are told are at the same place in both.
+    """
+    ours, theirs = [info.name for info in model.proto.graph.output], side.outputs()
+    if len(ours) != len(theirs):
+        return
+    pairs = dict(zip(ours, theirs, strict=True))
+    if all(found[name].torch == value for name, value in pairs.items() if name in found):
+        left = {name: value for name, value in pairs.items() if name not in found and value in side.values}
+        found.update((name, Pair(name, value, "metadata")) for name, value in left.items())
 
 
 def _steps(model: Model, side: TorchValues) -> dict[str, str]:

@@ -155,6 +155,10 @@ class TorchValues(ABC):
         """Returns how a value is computed, in words: ``aten.gelu.default(linear)``, or the class of the module."""
         return self.values[name].origin.module_class or "the model"
 
+    def outputs(self) -> list[str]:
+        """Returns the names of what the model returns, in order; what is no tensor is left out."""
+        return []
+
     def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
         """Returns a value computed anew from given ones; None where they do not suffice.
 
@@ -475,6 +479,10 @@ class _Program(TorchValues):
                 calls=tuple(stacks[node][key][0] or ROOT for key in left),
             )
         return found
+
+    def outputs(self) -> list[str]:
+        said = [each.arg for each in self.program.graph_signature.output_specs if each.kind.name == "USER_OUTPUT"]
+        return [arg.name for arg in said if hasattr(arg, "name")]
 
     def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
         from torch.fx import Interpreter
