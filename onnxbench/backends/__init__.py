@@ -148,6 +148,8 @@ def open_session(
     """
     chosen = options or Options()
     if chosen.isolate:
+        if chosen.operators:
+            raise UsageError("custom operators of bundles cannot be computed in a process of its own")
         from onnxbench.backends._isolated import open_isolated
 
         return open_isolated(model, backend(name).name, outputs=outputs, options=chosen)
