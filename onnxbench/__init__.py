@@ -19,6 +19,7 @@ from onnxbench.version import __version__
 if TYPE_CHECKING:
     from onnxbench.batching import make_batch_dynamic as make_batch_dynamic
     from onnxbench.bisection import bisect as bisect
+    from onnxbench.bundles import load_bundle as load_bundle
     from onnxbench.capability import find_capability as find_capability
     from onnxbench.changes import bisect_over as bisect_over
     from onnxbench.diffing import diff as diff
@@ -47,11 +48,13 @@ if TYPE_CHECKING:
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
     from onnxbench.proof import prove as prove
+    from onnxbench.proving import prove_plugin as prove_plugin
     from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
     from onnxbench.pytorch.exporting import export as export
     from onnxbench.pytorch.mapping import map_values as map_values
     from onnxbench.pytorch.marks import mark as mark
     from onnxbench.pytorch.marks import marked as marked
+    from onnxbench.pytorch.operators import torch_operator as torch_operator
     from onnxbench.pytorch.reference import torch_reference as torch_reference
     from onnxbench.pytorch.rewriters import RewriteContext as RewriteContext
     from onnxbench.pytorch.rewriters import rewrites as rewrites
@@ -99,6 +102,7 @@ _HOMES = {
     "from_proto": "model",
     "inspect": "inspection",
     "load": "model",
+    "load_bundle": "bundles",
     "load_recipe": "recipe",
     "make_batch_dynamic": "batching",
     "map_values": "pytorch.mapping",
@@ -107,6 +111,7 @@ _HOMES = {
     "marked": "pytorch.marks",
     "merge": "merging",
     "prove": "proof",
+    "prove_plugin": "proving",
     "read_engine": "engine",
     "reduce_failure": "reduction",
     "rewrites": "pytorch.rewriters",
@@ -114,6 +119,7 @@ _HOMES = {
     "save": "writer",
     "show": "modeltext",
     "split": "splitting",
+    "torch_operator": "pytorch.operators",
     "torch_reference": "pytorch.reference",
     "unmark": "marks",
     "validate": "validity",

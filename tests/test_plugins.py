@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -17,15 +18,29 @@ import pytest
 from cases import ROOT
 from onnx import helper
 
-from onnxbench.bundles import compile_ptx, discover, find_plugins, load_bundle, make_skeleton
+from onnxbench import backends
+from onnxbench.bundles import (
+    compile_ptx,
+    discover,
+    export_cpp,
+    find_plugins,
+    load_bundle,
+    make_skeleton,
+    prove_bundle,
+)
 from onnxbench.bundles._kernels import HostKernel
 from onnxbench.bundles._proof import difference
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
-from onnxbench.engine import BuildSpec, build_engine, creators, diagnose, prove_plugin
-from onnxbench.errors import BenchError, EngineError, NotFoundError, OutputError, SpecError, UsageError
+from onnxbench.engine import BuildSpec, build_engine, creators, diagnose
+from onnxbench.errors import BenchError, EngineError, ExecutionError, NotFoundError, OutputError, SpecError, UsageError
+from onnxbench.model import from_proto
+from onnxbench.operations import Rewrite
+from onnxbench.proving import prove_plugin
+from onnxbench.recipe import Step
+from onnxbench.surgery import edit
 
-RESIZE = ROOT / "plugins" / "dynamic_resize"
+RESIZE, SAMPLER = ROOT / "plugins" / "dynamic_resize", ROOT / "plugins" / "grid_sampler"
 HAS_TRT = find_spec("tensorrt_rtx") is not None
 needs_trt = [
     pytest.mark.trt,
@@ -127,6 +142,196 @@ def test_the_schema_lets_onnx_infer_shapes(tmp_path):
         onnx.checker.check_model(full, full_check=True)
     finally:
         onnx.defs.deregister_schema(bundle.op, 1, bundle.domain)
+
+
+# ---------------------------------------------------------------- the other shipped bundle
+
+
+def sampler_model(mode: int, padding: int, align: int, opset: int = 17, dtype: int = 1) -> onnx.ModelProto:
+    text = f"""<ir_version: 8, opset_import: ["": {opset}, "mmdeploy": 1]>
+    g (float[n, c, h, w] input, float[n, k, l, 2] grid) => (float[n, c, k, l] y) {{
+        y = mmdeploy.grid_sampler <interpolation_mode = {mode}, padding_mode = {padding}, align_corners = {align}>
+            (input, grid)
+    }}""".replace("float[", f"{ {1: 'float', 10: 'float16'}[dtype] }[")
+    return onnx.parser.parse_model(text)
+
+
+@needs_compiler
+def test_grid_sampler_in_every_type_over_200_cases():
+    bundle = load_bundle(SAMPLER)
+    cases = list(bundle.cases())
+    assert len(cases) * len(bundle.dtypes) >= 200
+    outcomes = {each.name: each for each in prove_bundle(bundle)}
+    assert outcomes["kernel on the CPU"].passed, outcomes
+    assert not [each for each in outcomes.values() if each.passed is False]
+    empty = [inputs for inputs, _ in cases if not all(value.size for value in inputs)]
+    strange = [inputs for inputs, _ in cases if all(v.size for v in inputs) and not np.isfinite(inputs[1]).all()]
+    assert len(empty) >= 3
+    assert len(strange) >= 18
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_the_rule_to_gridsample_computes_the_same(tmp_path, opset):
+    bundle = load_bundle(SAMPLER)
+    step = Step(Rewrite(rule=str(SAMPLER / "gridsample.yaml")))
+    done = set()
+    for inputs, attributes in bundle.cases():
+        filled = bundle.filled(attributes)
+        key = tuple(filled.values())
+        finite = all(value.size and np.isfinite(value).all() for value in inputs) and np.abs(inputs[1]).max() < 1e6
+        if not finite or (key in done and inputs[0].shape[0] < 2):
+            continue
+        model = from_proto(sampler_model(*key, opset=opset))
+        if key[:2] == (1, 2):
+            with pytest.raises(BenchError):
+                edit(model, [step])
+            continue
+        made = edit(model, [step]).model
+        assert {node.op_type for node in made.proto.graph.node} == {"GridSample"}
+        onnx.checker.check_model(made.proto, full_check=True)
+        session = onnxruntime.InferenceSession(made.proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        (actual,) = session.run(None, dict(zip(["input", "grid"], inputs, strict=True)))
+        (expected,) = bundle.reference(inputs, filled)
+        assert difference(actual, expected, (1e-4, 2e-5)) is None, (key, [value.shape for value in inputs])
+        done.add(key)
+    assert len(done) == 16
+
+
+# ---------------------------------------------------------------- in ONNX Runtime
+
+
+@pytest.mark.parametrize("body", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_an_operator_inside_of_bodies_and_functions_runs(body, dtype):
+    """A node in the main graph, one in a branch of an If, one in a local function, with other attributes each."""
+    bundle = load_bundle(SAMPLER)
+    operator = bundle.operator() if body else dataclasses.replace(bundle, body=None).operator()
+    word = {np.float32: "float", np.float16: "float16"}[dtype]
+    proto = onnx.parser.parse_model(f"""
+    <ir_version: 8, opset_import: ["": 17, "mmdeploy": 1, "local": 1]>
+    g ({word}[1, 2, 5, 5] x, {word}[1, 3, 4, 2] at, bool c) => ({word}[1, 2, 3, 4] y) {{
+        first = mmdeploy.grid_sampler <interpolation_mode = 1> (x, at)
+        second = If (c) <
+            then_branch = g1 () => ({word}[1, 2, 3, 4] t) {{ t = mmdeploy.grid_sampler <padding_mode = 1> (x, at) }},
+            else_branch = g2 () => ({word}[1, 2, 3, 4] e) {{ e = Identity (first) }}
+        >
+        third = local.Sample (x, at)
+        sum = Add (first, second)
+        y = Add (sum, third)
+    }}
+    <domain: "local", opset_import: ["": 17, "mmdeploy": 1]>
+    Sample (a, b) => (s) {{ s = mmdeploy.grid_sampler <align_corners = 1> (a, b) }}
+    """)
+    before = proto.SerializeToString()
+    random = np.random.default_rng(0)
+    x = random.standard_normal((1, 2, 5, 5)).astype(dtype)
+    at = (np.round(random.uniform(-1, 1, (1, 3, 4, 2)) * 64) / 64).astype(dtype)
+    parts = [bundle.reference([x, at], bundle.filled(said))[0].astype(np.float32)
+             for said in ({"interpolation_mode": 1}, {"padding_mode": 1}, {"align_corners": 1})]  # fmt: skip
+    tolerance = (1e-5, 1e-5) if dtype is np.float32 else (5e-3, 5e-3)
+    for backend in ("ort", "reference"):
+        session = backends.open_session(from_proto(proto), backend, options=backends.Options(operators=(operator,)))
+        made = session.run({"x": x, "at": at, "c": np.array(True)})["y"]
+        session.close()
+        assert made.dtype == dtype
+        assert difference(made, sum(parts), tolerance) is None
+    assert proto.SerializeToString() == before
+
+
+def test_run_takes_bundles_alone(tmp_path, capsys):
+    path = tmp_path / "m.onnx"
+    onnx.save(sampler_model(0, 0, 1), path)
+    shapes = ["--shape", "input:[2,3,8,8]", "grid:[2,4,4,2]"]
+    assert run("run", path, *shapes) != 0
+    assert "--plugin BUNDLE" in capsys.readouterr().err
+    assert run("run", path, *shapes, "--plugin", SAMPLER, "--save", tmp_path / "y.npz") == 0
+    assert run("run", path, *shapes, "--plugin", SAMPLER, "--backend", "reference",
+               "--expect", tmp_path / "y.npz") == 0  # fmt: skip
+    (tmp_path / "trt.py").write_text("class A: pass\n", encoding="utf-8")
+    capsys.readouterr()
+    assert run("run", path, *shapes, "--plugin", tmp_path / "trt.py") == 2
+    assert "is a plugin of TensorRT" in capsys.readouterr().err
+
+
+def test_a_body_that_is_wrong_and_a_reference_that_raises():
+    bundle = load_bundle(SAMPLER)
+    model = from_proto(sampler_model(0, 0, 1))
+    feeds = {"input": np.zeros((1, 1, 2, 2), np.float32), "grid": np.zeros((1, 1, 1, 2), np.float32)}
+    for body, says in ((lambda a, o: "(input) => {", "no ONNX text"),
+                       (lambda a, o: "(x) => (y) { y = Relu (x) }", "its body has 1 inputs")):  # fmt: skip
+        wrong = dataclasses.replace(bundle, body=body)
+        with pytest.raises(SpecError, match=says):
+            backends.open_session(model, options=backends.Options(operators=(wrong.operator(),)))
+
+    def raising(inputs, attributes):
+        raise ValueError("on purpose")
+
+    bad = dataclasses.replace(bundle, body=None, reference=raising)
+    session = backends.open_session(model, options=backends.Options(operators=(bad.operator(),)))
+    with pytest.raises(ExecutionError, match="reference of a custom operator raised ValueError: on purpose"):
+        session.run(feeds)
+    good = backends.open_session(model, options=backends.Options(operators=(bundle.operator(),)))
+    assert good.run(feeds)["y"].shape == (1, 1, 1, 1)
+
+
+# ---------------------------------------------------------------- as C++
+
+
+def test_the_cpp_form_says_what_python_says(tmp_path, capsys):
+    assert run("plugins", "export", SAMPLER, tmp_path / "cpp") == 0
+    text = (tmp_path / "cpp" / "plugin.cpp").read_text(encoding="utf-8")
+    assert "out[0].d[2] = in[1].d[1];" in text
+    assert "n.i[0] = ((((1LL * outDesc[0].dims.d[0]) * outDesc[0].dims.d[1])" in text
+    assert "n.i[7] = a.padding_mode;" in text
+    assert (tmp_path / "cpp" / "kernel.cu").read_bytes() == (SAMPLER / "kernel.cu").read_bytes()
+    assert run("plugins", "export", SAMPLER, tmp_path / "cpp") != 0
+    assert "exists already" in capsys.readouterr().err
+    assert run("plugins", "export", SAMPLER) == 2
+    assert run("plugins", "new", tmp_path / "mine", "--op", "a::Mine", "--cpp") == 0
+    text = (tmp_path / "mine" / "cpp" / "plugin.cpp").read_text(encoding="utf-8")
+    for rank in (1, 2, 4):
+        assert f"if (in[0].nbDims == {rank})" in text, "each rank of its cases"
+    assert "n.f[0] = static_cast<float>(a.alpha);" in text
+    branching = dataclasses.replace(
+        load_bundle(SAMPLER), shapes=lambda inputs, attributes: [inputs[0]] if attributes["align_corners"] else []
+    )
+    with pytest.raises(SpecError, match="cannot be written in C\\+\\+: a size or an attribute decides"):
+        export_cpp(branching, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="there is no cmake")
+@needs_compiler
+def test_cmake_says_what_it_lacks(tmp_path):
+    export_cpp(load_bundle(SAMPLER), tmp_path / "cpp")
+    environment = {key: value for key, value in os.environ.items() if key != "TENSORRT_ROOT"}
+    for words, says in (([], "TENSORRT_ROOT is not set"),
+                        ([f"-DTENSORRT_ROOT={tmp_path}"], "there is no NvInferRuntime.h in")):  # fmt: skip
+        command = ["cmake", "-S", tmp_path / "cpp", "-B", tmp_path / "build", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode != 0
+        assert says in " ".join(done.stderr.split())
+
+
+@pytest.mark.skipif("TENSORRT_ROOT" not in os.environ, reason="TENSORRT_ROOT names no TensorRT")
+@needs_nvcc
+@pytest.mark.parametrize("bundle", [SAMPLER, RESIZE], ids=["grid_sampler", "dynamic_resize"])
+def test_the_cpp_form_compiles_and_is_taken(tmp_path, bundle):
+    export_cpp(load_bundle(bundle), tmp_path / "cpp")
+    for command in (["-S", tmp_path / "cpp", "-B", tmp_path / "build"], ["--build", tmp_path / "build"]):
+        done = subprocess.run(["cmake", *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    library = tmp_path / "build" / f"lib{bundle.name}.so"
+    assert library.is_file()
+    if HAS_TRT:
+        (found,) = creators(plugins=find_plugins([str(library)]))["plugins"]
+        assert found["failure"] is None
+        loaded = load_bundle(bundle)
+        assert found["creators"] == [[loaded.domain, loaded.op, "1"]]
+        inputs, attributes = next(case for case in loaded.cases() if all(value.size for value in case[0]))
+        onnx.save(loaded.model(inputs, attributes, dynamic=True), tmp_path / "m.onnx")
+        built = build_engine(tmp_path / "m.onnx", tmp_path / "m.engine", SM89, plugins=find_plugins([str(library)]))
+        assert built.record.data["kinds"].get("PLUGIN_V3") == 1
 
 
 # ---------------------------------------------------------------- finding, loading, making
@@ -243,6 +448,19 @@ class TestInTensorRT:
             build_engine(resize_model(tmp_path), tmp_path / "m.engine", SM89,
                          plugins=find_plugins([str(broken), str(RESIZE)]))  # fmt: skip
         assert "RuntimeError: no" in caught.value.details[0]
+
+    @pytest.mark.parametrize("capability", ["SM75", "SM89"])
+    def test_grid_sampler_is_built_with_its_kernel_inside(self, tmp_path, capability):
+        bundle = load_bundle(SAMPLER)
+        path = tmp_path / "m.onnx"
+        onnx.save(sampler_model(2, 1, 0, dtype=10), path)
+        spec = BuildSpec(compute_capabilities=(capability,))
+        built = build_engine(path, tmp_path / "m.engine", spec, plugins=find_plugins([str(SAMPLER)]))
+        data = built.path.read_bytes()
+        assert bundle.ptx().encode() in data
+        assert b"grid_sampler" in data
+        assert built.record.data["kinds"]["PLUGIN_V3"] == 1
+        assert not [text for text in built.warnings if "onnxbench_ptx" in text]
 
     @needs_compiler
     def test_libraries_that_are_no_plugins(self, tmp_path):

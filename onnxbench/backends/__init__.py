@@ -8,13 +8,15 @@ is imported when it is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from onnxbench.captures import Port, Value, input_ports, onnx_dtype
+from onnxbench.backends._operators import Operator as Operator
+from onnxbench.backends._operators import has_python_operators as has_python_operators
+from onnxbench.captures import Feeds, Port, Value, input_ports, onnx_dtype
 from onnxbench.errors import ExecutionError, UsageError, did_you_mean
 from onnxbench.messages import copy_of
 from onnxbench.tensortype import byte_width, elem_type, is_complete
@@ -41,6 +43,7 @@ class Options:
         providers: Execution providers, best first: ``cpu``, ``cuda``, ``tensorrt``, or a runtime's own names.
         threads: Threads within an operator; 0 leaves it to the runtime.
         libraries: Libraries with custom operators, which are loaded into this process (they are code).
+        operators: Custom operators that the runtime is taught.
         profile: Where the runtime's own trace (JSON) goes when the session is closed.
         verbose: Let the runtime write its log to stderr.
         frugal: Hold as little memory as possible, for a session that runs once: nodes run in the order of the file
@@ -57,6 +60,7 @@ class Options:
     profile: Path | None = None
     verbose: bool = False
     frugal: bool = False
+    operators: tuple[Operator, ...] = ()
     isolate: float = 0.0
     disabled: tuple[str, ...] = ()
 
@@ -144,6 +148,8 @@ def open_session(
     """
     chosen = options or Options()
     if chosen.isolate:
+        if chosen.operators:
+            raise UsageError("custom operators of bundles cannot be computed in a process of its own")
         from onnxbench.backends._isolated import open_isolated
 
         return open_isolated(model, backend(name).name, outputs=outputs, options=chosen)
@@ -213,6 +219,33 @@ def session_types(model: Model, names: Sequence[str] | None = None) -> dict[str,
     if names is None:
         names = list(dict.fromkeys(name for node in model.proto.graph.node for name in node.output if name))
     return _ort.session_types(model, list(names)) if names else {}
+
+
+def quantize(
+    model: Path,
+    target: Path,
+    sets: Iterable[Feeds],
+    *,
+    operators: Sequence[str],
+    exclude: Sequence[str],
+    external: bool,
+) -> None:
+    """Writes a model whose operators take int8: symmetric, weights per channel, bias in float, by ONNX Runtime.
+
+    Args:
+        model: The model's file, opset 13 or later, nodes with names of their own. The quantizer writes beside it.
+        target: The file to write.
+        sets: Inputs to calibrate with.
+        operators: Types of the operators whose inputs are quantized.
+        exclude: Names of nodes that stay in float.
+        external: Write weights to a file of their own.
+
+    Raises:
+        ExecutionError: The quantizer fails.
+    """
+    from onnxbench.backends import _quantizer
+
+    _quantizer.quantize(model, target, sets, operators=operators, exclude=exclude, external=external)
 
 
 def symbolic_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:

@@ -19,11 +19,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
 from onnxbench.backends._deadline import deadline
+from onnxbench.backends._operators import Taught, failure
 from onnxbench.backends._structure import distinct_node_names, expose, inline_weights, require_tensors
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import ExecutionError, MissingDependencyError, OutputError, UnsupportedError, UsageError
@@ -66,9 +68,11 @@ class OrtBackend:
 
     def open(self, model: Model, *, outputs: Sequence[str] | None, options: Options) -> OrtSession:
         """Returns a session (see ``onnxbench.backends.open_session``)."""
-        proto = expose(distinct_node_names(model.proto), outputs)
+        taught = Taught(distinct_node_names(model.proto), options.operators)
+        proto = expose(taught.proto, outputs)
         data, folder = serialize(model, proto)
-        return OrtSession(data, folder, proto, options)
+        options = replace(options, libraries=(*options.libraries, *taught.libraries))
+        return OrtSession(data, folder, proto, options, taught)
 
 
 BACKEND = OrtBackend()
@@ -87,8 +91,11 @@ def _runtime() -> Any:
 class OrtSession:
     """A model loaded into ONNX Runtime."""
 
-    def __init__(self, data: bytes, folder: str | None, proto: ModelProto, options: Options) -> None:
+    def __init__(
+        self, data: bytes, folder: str | None, proto: ModelProto, options: Options, taught: Taught | None = None
+    ) -> None:
         runtime = _runtime()
+        self._taught = taught
         self._profile = options.profile
         self._traces = Path(tempfile.mkdtemp(prefix="onnxbench-")) if options.profile else None
         settings = _settings(runtime, options, folder, self._traces)
@@ -121,11 +128,20 @@ class OrtSession:
         names = [port.name for port in self.outputs] if outputs is None else list(dict.fromkeys(outputs))
         try:
             with deadline():
-                return {} if not names else self._run(fitted, names)
+                made = {} if not names else self._run(fitted, names)
         except Exception as error:  # the seam, as above
             if isinstance(error, UnsupportedError):
                 raise
+            self._refuse_raised()
             raise translate(error, "failed while it ran the model") from None
+        self._refuse_raised()
+        return made
+
+    def _refuse_raised(self) -> None:
+        """Raises ExecutionError for what an operator in Python raised, which cannot be said any earlier."""
+        raised = failure() if self._taught is not None and self._taught.libraries else None
+        if raised is not None:
+            raise ExecutionError(f"the reference of a custom operator raised {raised}")
 
     def _run(self, feeds: Feeds, names: list[str]) -> dict[str, Value]:
         """Chooses the way in and out: the plain one, or ``OrtValue`` for element types that NumPy lacks.
@@ -155,6 +171,8 @@ class OrtSession:
 
     def close(self) -> None:
         """Ends the session and writes the profile, where one was asked for."""
+        if self._taught is not None:
+            self._taught.close()
         if self._traces is None or self._profile is None:
             return
         traces, self._traces = self._traces, None
@@ -623,7 +641,7 @@ _NOISE = tuple(
     )
 )
 _REFERENCE = "The runtime has no kernel for these types; --backend reference may."
-_CUSTOM = "Give the library with the custom operator: --custom-ops FILE."
+_CUSTOM = "Give the custom operator: --plugin BUNDLE, or a library: --custom-ops FILE."
 _HINTS = (
     ("is under development", "This runtime is too old for the model's opset; --backend reference may run it."),
     ("Unsupported model IR version", "This runtime is too old for the model's IR version."),

@@ -42,7 +42,7 @@ class ReferenceBackend:
         repair(proto)
         proto = inline_functions(model.derive(proto))[0].proto
         inline_weights(model, [tensor for tensor in weights.tensors(proto) if weights.is_outside(tensor)])
-        return ReferenceSession(proto)
+        return ReferenceSession(proto, [operator.evaluator() for operator in options.operators])
 
 
 BACKEND = ReferenceBackend()
@@ -54,7 +54,7 @@ class ReferenceSession:
     device = "Python"
     providers = ("reference",)
 
-    def __init__(self, proto: ModelProto) -> None:
+    def __init__(self, proto: ModelProto, operators: Sequence[type] = ()) -> None:
         from onnx.reference import ReferenceEvaluator
 
         self.inputs = input_ports(proto.graph)
@@ -62,7 +62,7 @@ class ReferenceSession:
             Port(info.name, info.type if info.HasField("type") else None, False) for info in proto.graph.output
         ]
         try:
-            self._evaluator = ReferenceEvaluator(proto)
+            self._evaluator = ReferenceEvaluator(proto, new_ops=list(operators) or None)
         except Exception as error:  # the seam: the evaluator raises whatever its operators raise
             raise _translate(error, "does not take the model") from None
 

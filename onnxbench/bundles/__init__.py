@@ -24,10 +24,11 @@ from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
-    from onnx import ModelProto
+    from onnx import FunctionProto, ModelProto
     from onnx.defs import OpSchema
 
-    from onnxbench.bundles._proof import Build, Outcome
+    from onnxbench.backends import Operator
+    from onnxbench.bundles._proof import Build, Outcome, Test
 
 PATH_VARIABLE = "ONNXBENCH_PLUGIN_PATH"
 """Folders (joined as in PATH) whose subfolders are looked through for bundles by name."""
@@ -45,6 +46,9 @@ Scalars = Callable[
     [Sequence[Sequence[int]], Sequence[Sequence[int]], Attributes], tuple[Sequence[int], Sequence[float]]
 ]
 Case = tuple[Sequence["np.ndarray"], dict[str, Any]]
+Body = Callable[[Attributes, int], str | None]
+"""From attributes and an opset to the operator as a function of standard ones: ``(x) => (y) { y = Relu (x) }``, ONNX
+text; None if these attributes or this opset cannot be said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,21 @@ class Kernel:
     threads: int = 256
 
 
+@dataclass(frozen=True, slots=True)
+class TorchCall:
+    """How the operator is called in PyTorch.
+
+    Attributes:
+        name: ``library::operator``. If PyTorch does not have it when the bundle is loaded, it is defined: inputs as
+            tensors, then attributes with their defaults.
+        stands_for: PyTorch's own operators that an export with the bundle writes as this one: ``aten::grid_sampler``.
+            Their arguments are inputs and attributes by name.
+    """
+
+    name: str
+    stands_for: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """One custom operator.
@@ -90,6 +109,8 @@ class Bundle:
         cases: Inputs and attributes that its tests use: many, with the edges.
         kernel: Its CUDA kernel.
         tolerance: For each element type how far the kernel may be from the reference: (relative, absolute).
+        body: The operator as a function of ONNX operators, by which ONNX Runtime computes it with kernels of its own.
+        torch: How it is called in PyTorch; None: ``domain::op``, dots and all else that Python has no names for as _.
         folder: Where it lies; filled in when it is loaded.
     """
 
@@ -110,6 +131,8 @@ class Bundle:
     tolerance: Mapping[str, tuple[float, float]] = field(
         default_factory=lambda: {"float32": (1e-3, 1e-5), "float16": (2e-3, 1e-3), "bfloat16": (2e-2, 1e-2)}
     )
+    body: Body | None = None
+    torch: TorchCall | None = None
     folder: Path = Path()
 
     def filled(self, attributes: Attributes) -> dict[str, Any]:
@@ -165,6 +188,26 @@ class Bundle:
         from onnxbench.bundles._onnx import schema_of
 
         return schema_of(self)
+
+    def function(self, attributes: Attributes, opset: int) -> FunctionProto | None:
+        """Returns the operator as a function of ONNX operators, for attributes and an opset; None if there is none.
+
+        Raises:
+            SpecError: The body is no ONNX text.
+        """
+        from onnxbench.bundles._onnx import function_of
+
+        return function_of(self, attributes, opset)
+
+    def operator(self) -> Operator:
+        """Returns what a runtime is taught: ``backends.Options(operators=(bundle.operator(),))``."""
+        from onnxbench.backends import Operator
+        from onnxbench.bundles._onnx import leading
+
+        return Operator(
+            self.domain, self.op, len(self.inputs), len(self.outputs), self.attributes, leading(self),
+            self.reference, self.function, self.evaluator,
+        )  # fmt: skip
 
     def evaluator(self) -> type:
         """Returns a class for ``onnx.reference.ReferenceEvaluator(model, new_ops=[...])``."""
@@ -326,11 +369,45 @@ def make_skeleton(folder: Path, op: str) -> list[Path]:
     return _skeleton.make_skeleton(folder, op)
 
 
-def prove_bundle(bundle: Bundle, *, build: Build | None = None) -> list[Outcome]:
+def export_cpp(bundle: Bundle, folder: Path) -> list[Path]:
+    """Returns the files of a TensorRT plugin library in C++, written into a new folder (``onnxbench.bundles._cpp``)."""
+    from onnxbench.bundles import _cpp
+
+    return _cpp.export_cpp(bundle, folder)
+
+
+def prove_bundle(bundle: Bundle, *, build: Build | None = None, tests: Sequence[Test] = ()) -> list[Outcome]:
     """Returns the outcomes of all tests of a bundle (see ``onnxbench.bundles._proof``)."""
     from onnxbench.bundles import _proof
 
-    return _proof.prove_bundle(bundle, build=build)
+    return _proof.prove_bundle(bundle, build=build, tests=tests)
+
+
+def load_bundles(words: Sequence[str]) -> list[Bundle]:
+    """Returns the bundles that words mean (see ``find_plugins``); their code is run.
+
+    Raises:
+        NotFoundError: There is no such bundle.
+        UsageError: It is a plugin of TensorRT alone.
+        SpecError: It cannot be loaded.
+    """
+    found = find_plugins(words)
+    for plugin in found:
+        if plugin.kind == "library" or (plugin.kind == "script" and "BUNDLE" not in plugin.path.read_text("utf-8")):
+            raise UsageError(
+                f"{plugin.path} is a plugin of TensorRT, which nothing else can run",
+                hint="A bundle works everywhere: 'onnxbench plugins new' makes one. A library with custom operators of "
+                "ONNX Runtime is given with --custom-ops.",
+            )
+    return [load_bundle(plugin.path) for plugin in found]
+
+
+def product(sizes: Iterable[Any]) -> Any:
+    """Returns the product of sizes, also of symbols: how many elements a shape has."""
+    made: Any = 1
+    for size in sizes:
+        made = made * size
+    return made
 
 
 def smaller(a: Any, b: Any) -> Any:
@@ -361,12 +438,16 @@ __all__ = [
     "Bundle",
     "Kernel",
     "Plugin",
+    "TorchCall",
     "compile_ptx",
     "discover",
+    "export_cpp",
     "find_plugins",
     "larger",
     "load_bundle",
+    "load_bundles",
     "make_skeleton",
+    "product",
     "prove_bundle",
     "register_with_tensorrt",
     "run_file",

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.errors import SpecError
+
 if TYPE_CHECKING:
     import numpy as np
-    from onnx import ModelProto
+    from onnx import FunctionProto, ModelProto
     from onnx.defs import OpSchema
 
     from onnxbench.bundles import Bundle
 
 _TYPE_NAMES = {"float32": "tensor(float)", "float16": "tensor(float16)", "bfloat16": "tensor(bfloat16)"}
-_OPSET = 17
+OPSET = 17
 
 
 def model_of(
@@ -30,19 +32,39 @@ def model_of(
 
     given = [info(n, onnx_dtype(v.dtype), v.shape, v.ndim) for n, v in zip(bundle.inputs, inputs, strict=True)]
     shapes = bundle.shapes([value.shape for value in inputs], bundle.filled(attributes))
-    typed = inputs[_leading(bundle)]
+    typed = inputs[leading(bundle)]
     made = [info(n, onnx_dtype(typed.dtype), s, len(s)) for n, s in zip(bundle.outputs, shapes, strict=True)]
     node = helper.make_node(
         bundle.op, bundle.inputs, bundle.outputs, name=bundle.name, domain=bundle.domain, **attributes
     )
     graph = helper.make_graph([node], bundle.name, given, made)
-    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(bundle.domain, 1)]
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(bundle.domain, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
-def _leading(bundle: Bundle) -> int:
+def leading(bundle: Bundle) -> int:
     """Returns the number of the input whose element type the outputs have."""
     return next(at for at, name in enumerate(bundle.inputs) if name not in bundle.any_dtype)
+
+
+def function_of(bundle: Bundle, attributes: Mapping[str, Any], opset: int) -> FunctionProto | None:
+    """Returns the bundle's body as a function."""
+    from onnx import parser
+
+    text = bundle.body(bundle.filled(attributes), opset) if bundle.body is not None else None
+    if text is None:
+        return None
+    header = f'<domain: "{bundle.domain}", opset_import: ["" : {opset}]> {bundle.op}'
+    try:
+        made = parser.parse_function(f"{header} {text}")
+    except parser.ParseError as error:
+        raise SpecError(f"bundle {bundle.name}: its body is no ONNX text: {error}") from None
+    if len(made.input) != len(bundle.inputs) or len(made.output) != len(bundle.outputs):
+        raise SpecError(
+            f"bundle {bundle.name}: its body has {len(made.input)} inputs and {len(made.output)} outputs; the "
+            f"operator has {len(bundle.inputs)} and {len(bundle.outputs)}"
+        )
+    return made
 
 
 def schema_of(bundle: Bundle) -> OpSchema:
@@ -76,7 +98,7 @@ def schema_of(bundle: Bundle) -> OpSchema:
         out = bundle.shapes(shapes, attributes) if len(shapes) == len(given) else None
         for number in range(context.get_num_outputs()):
             kind = type(given[0])()
-            kind.tensor_type.elem_type = given[_leading(bundle)].tensor_type.elem_type
+            kind.tensor_type.elem_type = given[leading(bundle)].tensor_type.elem_type
             for size in () if out is None else out[number]:
                 dim = kind.tensor_type.shape.dim.add()
                 if isinstance(size, int):
@@ -87,10 +109,10 @@ def schema_of(bundle: Bundle) -> OpSchema:
     return made
 
 
-class _Unknown:
+class Unknown:
     """A size that is not known; so is whatever is computed from it."""
 
-    def __add__(self, other: Any) -> _Unknown:
+    def __add__(self, other: Any) -> Unknown:
         return self
 
     __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __floordiv__ = __rfloordiv__ = __add__
@@ -100,7 +122,7 @@ class _Unknown:
 def _sizes(kind: Any) -> list[Any] | None:
     if not kind.tensor_type.HasField("shape"):
         return None
-    return [dim.dim_value if dim.HasField("dim_value") else _Unknown() for dim in kind.tensor_type.shape.dim]
+    return [dim.dim_value if dim.HasField("dim_value") else Unknown() for dim in kind.tensor_type.shape.dim]
 
 
 def evaluator_of(bundle: Bundle) -> type:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
+import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxbench.bundles._kernels import HostKernel, compile_ptx
+from onnxbench.bundles._onnx import OPSET
 from onnxbench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 Build = Callable[[Path, Path, "Bundle"], bytes]
 """Builds an engine of a model file with a bundle, and returns its bytes."""
+
+
+Test = tuple[str, Callable[["Bundle", "list[Case]"], str]]
+"""A further test: what is tested, and a function that returns what was measured, or raises AssertionError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +43,16 @@ class Outcome:
     detail: str
 
 
-def prove_bundle(bundle: Bundle, *, build: Build | None = None) -> list[Outcome]:
+def prove_bundle(bundle: Bundle, *, build: Build | None = None, tests: Sequence[Test] = ()) -> list[Outcome]:
     """Returns the outcomes of all tests of a bundle.
 
     Args:
         bundle: The bundle.
         build: Builds engines; None: TensorRT is not there.
+        tests: Further tests.
     """
     cases = list(bundle.cases())
-    tests: list[tuple[str, Callable[[], str | None]]] = [
+    own: list[tuple[str, Callable[[], str | None]]] = [
         ("shape function", lambda: _shapes(bundle, cases)),
         ("onnx reference evaluator", lambda: _evaluator(bundle, cases)),
         ("kernel on the CPU", lambda: _host(bundle, cases)),
@@ -54,11 +60,12 @@ def prove_bundle(bundle: Bundle, *, build: Build | None = None) -> list[Outcome]
         ("ONNX Runtime", lambda: _onnxruntime(bundle, cases)),
         ("TensorRT engine", lambda: _engine(bundle, cases, build)),
     ]
+    own += [(name, partial(test, bundle, cases)) for name, test in tests]
     outcomes = []
-    for name, test in tests:
+    for name, test in own:
         try:
             detail = test()
-        except _NotRunError as reason:
+        except NotRunError as reason:
             outcomes.append(Outcome(name, None, str(reason)))
         except (BenchError, AssertionError) as error:
             outcomes.append(Outcome(name, False, str(error)))
@@ -67,7 +74,11 @@ def prove_bundle(bundle: Bundle, *, build: Build | None = None) -> list[Outcome]
     return outcomes
 
 
-class _NotRunError(Exception):
+_OPSETS = (OPSET, 21)
+"""Opsets at which bodies are tried: operators change."""
+
+
+class NotRunError(Exception):
     """A test cannot be run here."""
 
 
@@ -122,7 +133,7 @@ def _evaluator(bundle: Bundle, cases: list[Case]) -> str:
 def _host(bundle: Bundle, cases: list[Case]) -> str:
     """Compares the device code, run on the CPU, with the reference in each element type."""
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
-        raise _NotRunError("there is no C++ compiler")
+        raise NotRunError("there is no C++ compiler")
     kernel = HostKernel(bundle)
     count, worst = 0, 0.0
     for dtype in bundle.dtypes:
@@ -142,8 +153,6 @@ def _host(bundle: Bundle, cases: list[Case]) -> str:
 
 
 def _ptx(bundle: Bundle) -> str:
-    import dataclasses
-
     text = bundle.ptx()
     for dtype in bundle.dtypes:
         entry = f".entry {bundle.kernel.entry}_{dtype}("
@@ -158,58 +167,59 @@ def _ptx(bundle: Bundle) -> str:
 
 
 def _onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
-    if importlib.util.find_spec("onnxruntime_extensions") is None:
-        raise _NotRunError("onnxruntime-extensions is not installed")
-    return _run_in_onnxruntime(bundle, cases)
+    """Runs the operator in ONNX Runtime: by its body where it has one, and in Python."""
+    from onnxbench import backends
+
+    said = []
+    everywhere = [*cases[:: max(1, len(cases) // 40)], *cases[-4:]]
+    for opset in _OPSETS:
+        bodies = [
+            (inputs, attributes) for inputs, attributes in everywhere
+            if bundle.function(attributes, opset) is not None and _makes_something(bundle, inputs, attributes)
+        ]  # fmt: skip
+        for inputs, attributes in bodies:
+            _run_in_onnxruntime(bundle, bundle, inputs, attributes, bundle.tolerance["float32"], opset)
+        if bodies:
+            said.append(f"{len(bodies)} cases by its body at opset {opset}")
+    few = cases[:: max(1, len(cases) // 6)]
+    if backends.has_python_operators():
+        bodiless = dataclasses.replace(bundle, body=None)
+        for inputs, attributes in few:
+            _run_in_onnxruntime(bundle, bodiless, inputs, attributes, (0, 0), OPSET)
+        said.append(f"{len(few)} cases through onnxruntime-extensions")
+    elif not said:
+        raise NotRunError("onnxruntime-extensions is not installed, and it has no body")
+    return ", ".join(said)
 
 
-_PROTOBUF = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
-"""Set by onnxruntime-extensions when it is imported: all child processes would parse models in slow pure Python."""
-_COMPUTING: dict[tuple[Any, ...], Bundle] = {}
-"""What computes an operator now, by how it was registered: onnxruntime-extensions takes each once in a process."""
+def _makes_something(bundle: Bundle, inputs: Sequence[np.ndarray], attributes: dict[str, Any]) -> bool:
+    """Tells whether a case has outputs with elements: runtimes refuse to resize to nothing, say."""
+    filled = bundle.filled(attributes)
+    return all(value.size for value in bundle.reference(inputs, filled))
 
 
-def _run_in_onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
+def _run_in_onnxruntime(
+    bundle: Bundle,
+    taught: Bundle,
+    inputs: Sequence[np.ndarray],
+    attributes: dict[str, Any],
+    allowed: tuple[float, float],
+    opset: int,
+) -> None:
     from onnxbench import backends
     from onnxbench.model import from_proto
 
-    before = os.environ.get(_PROTOBUF)
-    from onnxruntime_extensions import PyCustomOpDef, get_library_path, onnx_op
-
-    os.environ.pop(_PROTOBUF, None)
-    if before is not None:
-        os.environ[_PROTOBUF] = before
-    kinds = {int: PyCustomOpDef.dt_int64, float: PyCustomOpDef.dt_float, str: PyCustomOpDef.dt_string}
-    shape = (
-        f"{bundle.domain}::{bundle.op}",
-        len(bundle.inputs),
-        len(bundle.outputs),
-        tuple((name, kinds[type(value)]) for name, value in bundle.attributes.items()),
-    )
-    if shape not in _COMPUTING and any(known[0] == shape[0] for known in _COMPUTING):
-        raise _NotRunError("this process has run the operator with other inputs or attributes before")
-    if shape not in _COMPUTING:
-
-        def compute(*inputs: Any, **attributes: Any) -> Any:
-            now = _COMPUTING[shape]
-            made = now.reference(list(inputs), now.filled(attributes))
-            return made[0] if len(made) == 1 else tuple(made)
-
-        onnx_op(
-            op_type=shape[0], inputs=[PyCustomOpDef.dt_float] * shape[1], outputs=[PyCustomOpDef.dt_float] * shape[2],
-            attrs=dict(shape[3]),
-        )(compute)  # fmt: skip
-    _COMPUTING[shape] = bundle
-    options = backends.Options("none", libraries=(Path(get_library_path()),))
-    few = cases[:: max(1, len(cases) // 6)]
-    for inputs, attributes in few:
-        model = from_proto(bundle.model(inputs, bundle.filled(attributes)))
-        session = backends.open_session(model, options=options)
-        made = session.run(dict(zip(bundle.inputs, inputs, strict=True)))
-        session.close()
-        for value, expected in zip(made.values(), bundle.reference(inputs, bundle.filled(attributes)), strict=True):
-            assert difference(value, expected, (0, 0)) is None, "it runs, and gives other values than the reference"
-    return f"{len(few)} cases, through onnxruntime-extensions"
+    options = backends.Options("none", operators=(taught.operator(),))
+    proto = bundle.model(inputs, bundle.filled(attributes))
+    proto.opset_import[0].version, proto.ir_version = opset, 10
+    session = backends.open_session(from_proto(proto), options=options)
+    made = session.run(dict(zip(bundle.inputs, inputs, strict=True)))
+    session.close()
+    how = "by its body" if taught.body is not None else "in Python"
+    for value, expected in zip(made.values(), bundle.reference(inputs, bundle.filled(attributes)), strict=True):
+        differs = difference(value, expected, allowed)
+        shapes = [each.shape for each in inputs]
+        assert differs is None, f"computed {how}, inputs {shapes}, attributes {attributes}: {differs}"
 
 
 def _engine(bundle: Bundle, cases: list[Case], build: Build | None) -> str:
@@ -217,7 +227,7 @@ def _engine(bundle: Bundle, cases: list[Case], build: Build | None) -> str:
     import onnx
 
     if build is None:
-        raise _NotRunError("TensorRT is not installed (pip install 'onnxbench[trt]')")
+        raise NotRunError("TensorRT is not installed (pip install 'onnxbench[trt]')")
     case = next(case for case in cases if all(value.size for value in case[0]))
     done = []
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxbench.bundles import Bundle, Kernel
+from onnxbench.bundles import Bundle, Kernel, product
 
 
 def shapes(inputs, attributes):
@@ -29,7 +29,17 @@ def reference(inputs, attributes):
 
 def scalars(inputs, outputs, attributes):
     """Integers and floats that the kernel gets beside its pointers: n.i[0], n.f[0], ..."""
-    return [int(np.prod(outputs[0]))], [attributes["alpha"]]
+    return [product(outputs[0])], [attributes["alpha"]]
+
+
+def body(attributes, opset):
+    """The same made of ONNX operators, by which ONNX Runtime computes it; None where that cannot be said."""
+    return f"""(x) => (y) {{{{
+        alpha = Constant <value = float {{{{{{attributes["alpha"]}}}}}}> ()
+        float = Cast <to = 1> (x)
+        scaled = Mul (float, alpha)
+        y = CastLike (scaled, x)
+    }}}}""" if opset >= 15 else None
 
 
 def cases():
@@ -52,6 +62,7 @@ BUNDLE = Bundle(
     shapes=shapes,
     reference=reference,
     cases=cases,
+    body=body,
     kernel=Kernel(source="kernel.cu", entry="{name}", scalars=scalars),
 )
 '''
@@ -77,13 +88,16 @@ _README = """# {name}
 
     onnxbench plugins compile {folder}     # kernel.cu to kernel.ptx (nvcc, no GPU needed)
     onnxbench plugins test {folder}        # every part against every other
+    onnxbench export model.py:make model.onnx --plugin {folder}     # torch.ops.{torch_name} in PyTorch
+    onnxbench run model.onnx --plugin {folder}
     onnxbench build-trt model.onnx model.engine --plugin {folder}
+    onnxbench plugins export {folder} cpp                           # the TensorRT plugin in C++, with CMake
 """
 _TEST = '''"""The bundle's parts agree: run with pytest."""
 
 from pathlib import Path
 
-from onnxbench.engine import prove_plugin
+from onnxbench.proving import prove_plugin
 
 
 def test_bundle():
@@ -109,7 +123,8 @@ def make_skeleton(folder: Path, op: str) -> list[Path]:
         raise UsageError(f"{op!r} cannot name an operator", hint="Write MyOp, or my.domain::MyOp.")
     if not re.fullmatch(r"[a-z_]\w*", name):
         raise UsageError(f"{folder.name!r} cannot name a bundle", hint="Letters, digits and _, a letter first.")
-    words = {"name": name, "op": word, "domain": domain, "folder": folder.as_posix()}
+    words = {"name": name, "op": word, "domain": domain, "folder": folder.as_posix(),
+             "torch_name": f"{re.sub(r'[^0-9A-Za-z_]', '_', domain)}.{word}"}  # fmt: skip
     files = {"plugin.py": _PLUGIN, "kernel.cu": _KERNEL, "README.md": _README}
     try:
         folder.mkdir(parents=True)

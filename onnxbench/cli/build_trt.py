@@ -25,9 +25,10 @@ def _shape_option(name: str, words: str) -> Any:
 @means_nothing_without(
     apply_=("doctor", "engine_file"),
     no_trial="doctor",
-    save_model=("apply_", "fix"),
+    save_model=("apply_", "fix", "calibration"),
     log_file="engine_file",
     verify=("engine_file", "output"),
+    calibration="int8",
 )
 def build_trt(
     model: ModelArgument,
@@ -117,7 +118,16 @@ def build_trt(
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Allow float16 (TensorRT 10, weakly typed).")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Allow bfloat16 (the same).")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Allow int8 (the same).")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Allow int8 (the same); with --calibration anywhere.")] = False,
+    calibration: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--calibration",
+            metavar="DATA...",
+            help="With --int8: quantize the model for inputs like these (npz, folder, script.py:func).",
+            show_default=False,
+        ),
+    ] = None,
     fp8: Annotated[bool, typer.Option("--fp8", help="Allow float8 (the same).")] = False,
     int4: Annotated[bool, typer.Option("--int4", help="Allow 4-bit weights (the same).")] = False,
     best: Annotated[bool, typer.Option("--best", help="Allow every precision (the same).")] = False,
@@ -222,15 +232,18 @@ def build_trt(
       onnxbench build-trt model.onnx model.engine --from-feeds recorded_inputs --verify
       onnxbench build-trt model.onnx --doctor
       onnxbench build-trt model.onnx model.engine --apply --save-model edited.onnx
+      onnxbench build-trt model.onnx model.engine --int8 --calibration images.npz --save-model int8.onnx
       onnxbench build-trt model.onnx model.engine --plugin plugins/dynamic_resize
     """
     from onnxbench import engine as engines
     from onnxbench.bundles import find_plugins
     from onnxbench.cli._render import note
+    from onnxbench.feeding import FeedOptions
     from onnxbench.model import load
     from onnxbench.writer import save
 
     target = _target(engine_file, output, is_needed=not doctor)
+    int8 = int8 and not calibration  # quantized by us: a model in int8 needs no flag
     loaded = load(model, allow_outside=allow_outside)
     observed = _observed(loaded, from_feeds, config, quiet=quiet)
     flags = {
@@ -252,6 +265,7 @@ def build_trt(
     plugins = find_plugins([*more_plugins, *(plugin or [])])
     edited, words = engines.prepare(
         loaded, fix=fix or (), engine=engine, plugins=plugins,
+        calibration=FeedOptions(calibration) if calibration else None,
         spec_for=(lambda now: _spec(now, config, flags, observed)[0]) if apply_ else None,
     )  # fmt: skip
     source = model if edited is loaded else edited

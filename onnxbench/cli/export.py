@@ -103,6 +103,15 @@ def export(
             show_default=False,
         ),
     ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="BUNDLE...",
+            help="Custom operators for PyTorch and ONNX: folders of bundles (their code is run).",
+            show_default=False,
+        ),
+    ] = None,
     rewrites: Annotated[
         list[str] | None,
         typer.Option(
@@ -157,6 +166,7 @@ def export(
       onnxbench export model.py:Net net.onnx --shape 'x:[1,3,224,224]' --state-dict net.pth --key 'module.=>'
       onnxbench export package.module:Net net.onnx --exporter torchscript --opset 17 --strict
       onnxbench export program.pt2 model.onnx --pass fold-constants my_passes.py:clean
+      onnxbench export model.py:make model.onnx --plugin plugins/dynamic_resize
       onnxbench export model.py:make net.onnx --rewrites my_rewrites.py --backend tensorrt
       onnxbench export model.py:make half.onnx --dtype float16 --save-external-data
     """
@@ -171,7 +181,7 @@ def export(
         options=exporting.ExportOptions(
             exporter=exporter, opset=opset, dynamic=dynamic or (), shapes=shape or (), seed=seed,
             input_names=input_names or (), output_names=output_names or (), state_dict=state_dict, keys=key or (),
-            dtype=dtype, optimize=not no_optimize, passes=passes or (), rewrites=rewrites or (),
+            dtype=dtype, optimize=not no_optimize, passes=passes or (), plugins=plugin or (), rewrites=rewrites or (),
             backend=backend or "default", rewrite_config=parse_config(rewrite_config or ()), verify=not no_verify,
             tolerance=tolerance, strict=strict,
             storing=save_options(external_data, per_tensor, external_threshold, False),

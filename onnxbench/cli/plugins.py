@@ -12,11 +12,11 @@ from onnxbench.cli._options import AsJson, Quiet
 if TYPE_CHECKING:
     from onnxbench.bundles import Plugin
 
-_ACTIONS = ("list", "show", "test", "compile", "new")
+_ACTIONS = ("list", "show", "test", "compile", "new", "export")
 
 
 def plugins(
-    action: Annotated[str, typer.Argument(metavar="ACTION", help="list, show, test, compile, or new.")],
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="list, show, test, compile, new, or export.")],
     names: Annotated[
         list[str] | None,
         typer.Argument(
@@ -27,6 +27,7 @@ def plugins(
         str | None,
         typer.Option("--op", metavar="DOMAIN::OP", help="With new: the operator's name.", show_default=False),
     ] = None,
+    cpp: Annotated[bool, typer.Option("--cpp", help="With new: also the plugin in C++, in the folder cpp.")] = False,
     engine: Annotated[
         str | None,
         typer.Option("--engine", metavar="NAME", help="tensorrt or tensorrt-rtx.", show_default="what is installed"),
@@ -37,12 +38,13 @@ def plugins(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """List, show, test, compile and make plugins: custom operators for TensorRT, each defined once in a bundle.
+    """List, show, test, compile, make and export plugins: custom operators, each defined once in a bundle.
 
     A bundle is a folder with plugin.py (names, shape function, NumPy reference, test cases) and kernel.cu. 'test' holds
     its parts against each other, the device code run on the CPU among them, and builds engines if TensorRT is
-    installed; exit code 1 if a test fails. Bundles are known by name if ONNXBENCH_PLUGIN_PATH names a folder of them,
-    or an installed package offers them. Showing, testing and building run a plugin's code.
+    installed; exit code 1 if a test fails. 'export BUNDLE FOLDER' writes it as C++: a plugin library for TensorRT
+    around the same kernel, with CMake. Bundles are known by name if ONNXBENCH_PLUGIN_PATH names a folder of them, or an
+    installed package offers them. Showing, testing and building run a plugin's code.
 
     \b
     Examples:
@@ -50,6 +52,7 @@ def plugins(
       onnxbench plugins new plugins/my_op --op my.domain::MyOp
       onnxbench plugins compile plugins/my_op
       onnxbench plugins test plugins/my_op
+      onnxbench plugins export plugins/my_op my_op_cpp
       onnxbench plugins show plugins/my_op libmine.so
     """
     from onnxbench.bundles import discover, find_plugins
@@ -62,8 +65,12 @@ def plugins(
         raise UsageError(f"'plugins {action}' needs the name of a plugin")
     if op is not None and action != "new":
         raise UsageError("--op means nothing without 'plugins new'")
+    if cpp and action != "new":
+        raise UsageError("--cpp means nothing without 'plugins new'", hint="'plugins export BUNDLE FOLDER' writes it.")
     if action == "new":
-        _new(words, op, quiet=quiet)
+        _new(words, op, cpp=cpp, quiet=quiet)
+    elif action == "export":
+        _export(words)
     elif action == "list":
         _list([*find_plugins(words), *discover()], engine, tensorrt=tensorrt, as_json=as_json)
     elif action == "compile":
@@ -74,10 +81,20 @@ def plugins(
         raise typer.Exit(1)
 
 
-def _new(words: list[str], op: str | None, *, quiet: bool) -> None:
+def _export(words: list[str]) -> None:
+    from onnxbench.bundles import export_cpp, load_bundles
+    from onnxbench.errors import UsageError
+
+    if len(words) != 2:
+        raise UsageError("'plugins export' needs a bundle and a new folder")
+    for file in export_cpp(load_bundles(words[:1])[0], Path(words[1])):
+        print(file)
+
+
+def _new(words: list[str], op: str | None, *, cpp: bool, quiet: bool) -> None:
     import shutil
 
-    from onnxbench.bundles import load_bundle, make_skeleton
+    from onnxbench.bundles import export_cpp, load_bundle, make_skeleton
     from onnxbench.cli._render import note
 
     for word in words:
@@ -91,6 +108,8 @@ def _new(words: list[str], op: str | None, *, quiet: bool) -> None:
             files.append(compile_ptx(load_bundle(folder)))
         else:
             note("there is no nvcc: 'onnxbench plugins compile' makes kernel.ptx where there is one", quiet=quiet)
+        if cpp:
+            files += export_cpp(load_bundle(folder), folder / "cpp")
         for file in files:
             print(file)
 
@@ -134,7 +153,7 @@ def _show(found: list[Plugin], engine: str | None, *, as_json: bool) -> None:
 
 def _test(found: list[Plugin], engine: str | None, *, as_json: bool) -> bool:
     from onnxbench.cli._render import print_json
-    from onnxbench.engine import prove_plugin
+    from onnxbench.proving import prove_plugin
 
     outcomes = {plugin.name: prove_plugin(plugin.path, engine=engine) for plugin in found}
     if as_json:

@@ -20,7 +20,6 @@ from onnxbench.cli._options import (
     Seed,
     ShapeOption,
 )
-from onnxbench.errors import UsageError
 from onnxbench.wording import plural
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def run(
             "--plugin",
             metavar="PATH...",
             show_default=False,
-            help="For an engine: custom operators in it (they are code and are run).",
+            help="Custom operators: folders of bundles; for an engine, libraries too (they are code and are run).",
         ),
     ] = None,
     bench: Annotated[int, typer.Option("--bench", min=0, help="Time this many runs.")] = 0,
@@ -191,10 +190,11 @@ def run(
       onnxbench run model.onnx --feeds x.npz --expect y.npz --atol 1e-4 out:1e-2
       onnxbench run model.onnx --validate --outputs '*'
       onnxbench run model.onnx --find-nan
+      onnxbench run model.onnx --plugin plugins/dynamic_resize
       onnxbench run model.onnx --bench 100 --threads 1
       onnxbench run model.engine --feeds x.npz --bench 100
     """
-    from onnxbench import backends, feeding, running, specs
+    from onnxbench import backends, bundles, feeding, running, specs
     from onnxbench.cli import _engines
 
     if _engines.is_engine(model):
@@ -208,14 +208,13 @@ def run(
             warmup=warmup, save=save, save_inputs=save_inputs, as_json=as_json, quiet=quiet,
         )  # fmt: skip
         return
-    if plugin:
-        raise UsageError("--plugin is for TensorRT engines", hint="--custom-ops loads operators of ONNX Runtime.")
     result = running.run(
         model,
         feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, iterations, fill, cast),
         outputs=outputs or (), backend=backend, expect=expect or (), atol=atol or (), rtol=rtol or (), bitwise=bitwise,
         options=backends.Options(
-            optimization_level, tuple(provider or ("cpu",)), threads, tuple(custom_ops or ()), profile, verbose
+            optimization_level, tuple(provider or ("cpu",)), threads, tuple(custom_ops or ()), profile, verbose,
+            operators=tuple(bundle.operator() for bundle in bundles.load_bundles(plugin or [])),
         ),
         find_nan=find_nan, validate=validate, bench=bench, warmup=warmup, save=save, save_inputs=save_inputs,
         max_bytes=specs.parse_size(max_memory), keep_values=False, allow_outside=allow_outside,

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from onnxbench.engine._building import element_types as element_types
     from onnxbench.engine._building import judge as judge
     from onnxbench.engine._building import prepare as prepare
-    from onnxbench.engine._building import prove_plugin as prove_plugin
     from onnxbench.engine._diagnosis import Problem as Problem
     from onnxbench.engine._diagnosis import way_out as way_out
     from onnxbench.engine._flavors import ENGINES as ENGINES
@@ -104,7 +103,6 @@ _HOMES = {
     "parse_profiles": "_profiles",
     "prepare": "_building",
     "propose": "_profiles",
-    "prove_plugin": "_building",
     "query": "_trial",
     "read_engine": "_record",
     "record_path": "_record",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import find_plugins, load_bundle
+from onnxbench.bundles import load_bundle
 from onnxbench.captures import input_ports
 from onnxbench.engine._child import run_job
 from onnxbench.engine._flavors import Flavor, choose, has_gpu, installed
@@ -43,9 +43,9 @@ from onnxbench.version import STAMP
 from onnxbench.writer import SaveOptions, held_together, save, write_whole
 
 if TYPE_CHECKING:
-    from onnxbench.bundles import Bundle, Plugin
-    from onnxbench.bundles._proof import Outcome
+    from onnxbench.bundles import Plugin
     from onnxbench.engine._diagnosis import Problem
+    from onnxbench.feeding import FeedOptions
     from onnxbench.graph import NodeRef
 
     Obstacle = tuple[Problem, NodeRef | None]
@@ -309,6 +309,7 @@ def prepare(
     spec_for: Callable[[Model], BuildSpec] | None = None,
     engine: str | None = None,
     plugins: Sequence[Plugin] = (),
+    calibration: FeedOptions | None = None,
 ) -> tuple[Model, list[str]]:
     """Returns a model as it is to be built, and what was done to it; the model itself if nothing was.
 
@@ -318,6 +319,7 @@ def prepare(
         spec_for: Take the known ways out of what TensorRT refuses, for what this says would be built.
         engine: As for ``apply_remedies``.
         plugins: Custom operators.
+        calibration: Make it an int8 model, with ranges taken from these inputs (see ``onnxbench.quantizing``).
     """
     from onnxbench.engine._remedies import fix_inputs
 
@@ -327,6 +329,11 @@ def prepare(
     if spec_for is not None:
         model, more = apply_remedies(model, spec_for, engine=engine, plugins=plugins)
         words += more
+    if calibration is not None:
+        from onnxbench.quantizing import quantize
+
+        done = quantize(model, calibration)
+        model, words = done.model, [*words, *done.sentences()]
     return model, words
 
 
@@ -343,31 +350,6 @@ def creators(engine: str | None = None, plugins: Sequence[Plugin] = ()) -> dict[
     """Returns the plugin creators that a TensorRT has: ``version``, ``creators``, and what became of ``plugins``."""
     flavor = choose(engine)
     return run_job({"task": "describe", "flavor": dataclasses.asdict(flavor), "plugins": _plugin_jobs(plugins)})
-
-
-def prove_plugin(path: str | os.PathLike[str], *, engine: str | None = None) -> list[Outcome]:
-    """Returns the outcomes of all tests of a bundle; engines are built if a TensorRT is installed.
-
-    Args:
-        path: The bundle's folder; its code is run.
-        engine: The TensorRT to build with; None: chosen by what is installed.
-
-    Raises:
-        NotFoundError: There is no bundle.
-        SpecError: It cannot be loaded.
-    """
-    from onnxbench.bundles import prove_bundle
-
-    folder = Path(path)
-    bundle = load_bundle(folder)
-    capabilities = () if has_gpu() else ("SM89",)
-
-    def build(model: Path, target: Path, _: Bundle) -> bytes:
-        spec = BuildSpec(engine=engine, compute_capabilities=capabilities)
-        build_engine(model, target, spec, plugins=find_plugins([os.fspath(folder)]))
-        return target.read_bytes()
-
-    return prove_bundle(bundle, build=build if engine is not None or installed() else None)
 
 
 def describe_plugin(plugin: Plugin, engine: str | None = None) -> dict[str, Any]:

@@ -274,7 +274,9 @@ _CASES: tuple[tuple[str, str, str | None], ...] = (
     (r"antialias", "Set antialias to 0, if the result may differ a little.", None),
     (r"FP32 GEMM.*Turing|Turing", "Build for compute capability 8.0 or newer, or convert the model to float16.", None),
     (r"(?i)double|float64|kDOUBLE", "Compute in float32.", "float32"),
-    (r"(?i)zero.?point", "Quantize symmetrically (zero points 0, int8).", None),
+    (r"has type Int32 but must have type FP8", "Keep the bias in float.", "symmetric_quantization"),
+    (r"(?i)zero.?point", "Quantize symmetrically (zero points 0, int8): uint8 with 128 can be renumbered, for others "
+        "calibrate the float model again (--int8 --calibration DATA).", "symmetric_quantization"),
     (r"(?i)empty tensor|cannot be negative|output dimension", "The shapes of the profile are too small for the model: "
      "give larger ones with --min-shapes, --opt-shapes and --max-shapes.", None),
 )  # fmt: skip

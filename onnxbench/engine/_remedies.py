@@ -15,6 +15,7 @@ from onnxbench.errors import BenchError, NotFoundError, RefusedResultError
 from onnxbench.graph import NodeRef, Scope
 from onnxbench.operations import FoldConstants, Operation, RemoveInput, SetShape, TakeBranches
 from onnxbench.operations._base import Effect
+from onnxbench.quantizing import SymmetricQuantization
 from onnxbench.recipe import Step
 from onnxbench.surgery import edit
 from onnxbench.tensortype import make_type, make_value_info
@@ -275,6 +276,7 @@ _REMEDIES: dict[str, Callable[[], list[Operation]]] = {
     "dequantize": lambda: [Dequantize()],
     "fold_weights": lambda: [FoldConstants(max_bytes="2G")],
     "resize_sizes": lambda: [ResizeBySizes()],
+    "symmetric_quantization": lambda: [SymmetricQuantization()],
     "take_branches": lambda: [FoldConstants(), TakeBranches()],
 }
 

@@ -32,7 +32,10 @@ Say = Callable[..., None]
 """Called with the name of an event and its fields."""
 
 _SEVERITIES = ("internal error", "error", "warning", "info", "verbose")
-_NOISE = re.compile(r".*(catchCudaError|cudaError(?: ?35)?\b|CUDA (?:error|initialization failure)[^|]*35).*")
+_NOISE = re.compile(
+    r".*(catchCudaError|cudaError(?: ?35)?\b|CUDA (?:error|initialization failure)[^|]*35"
+    r"|Attribute onnxbench_ptx not found).*"
+)
 _PARSING = re.compile(r"(?:Static check for parsing|Parsing) node: (.*) \[(\S+)\]$")
 _SEPARATOR = re.compile(r"-{5,}$")
 

@@ -199,8 +199,9 @@ def check_spec(spec: BuildSpec, flavor: Flavor, *, element_types: frozenset[int]
 _PRECISION_HELP = {
     "fp16": "cast its weights and tensors to float16 (onnxconverter-common, or ModelOpt's AutoCast).",
     "bf16": "cast its weights and tensors to bfloat16 (ModelOpt's AutoCast).",
-    "int8": "give it QuantizeLinear/DequantizeLinear nodes (onnxruntime.quantization.quantize_static with "
-    "QuantFormat.QDQ, symmetric int8, extra_options={'QuantizeBias': False}).",
+    "int8": "give inputs to calibrate with (--calibration DATA), or give it QuantizeLinear/DequantizeLinear nodes "
+    "(onnxruntime.quantization.quantize_static with QuantFormat.QDQ, symmetric int8, "
+    "extra_options={'QuantizeBias': False}).",
     "fp8": "give it float8 QuantizeLinear/DequantizeLinear nodes (ModelOpt).",
     "int4": "give it int4 weights with DequantizeLinear (ModelOpt).",
 }

@@ -347,11 +347,13 @@ def _explained(
         return _fixed_dimension(conflict, dynamic, list(symbols or ()), root, source)
     missing = next((each for each in chain if type(each).__name__ == "DispatchError"), None)
     if missing is not None:
-        operator = re.search(r"<OpOverload\(op='([^']+)'|No ONNX function found for (\S+)", str(missing))
-        name = (operator[1] or operator[2]) if operator else "an operator"
+        text = str(missing)
+        operator = re.search(r"OpOverload\(op='([^']+)'", text) or re.search(r"No ONNX function found for (\S+)", text)
+        name = operator[1] if operator else "an operator"
         return UnsupportedError(
             f"PyTorch's exporter has no translation of {name} to ONNX",
-            hint=f"Give one: onnxbench.rewrites.symbolic({name.rpartition('.')[0]!r}), in a file for --rewrites.",
+            hint="Give its bundle (--plugin), or a translation: "
+            f"onnxbench.rewrites.symbolic({name.rpartition('.')[0]!r}), in a file for --rewrites.",
             details=_lines(chain, source),
         )
     names = {type(each).__name__ for each in chain}

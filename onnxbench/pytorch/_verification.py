@@ -44,6 +44,7 @@ class Verifier:
         dynamic: The open dimensions by input.
         sizes: The size of each symbol in the example inputs.
         tolerance: What is allowed; None: by element type.
+        operators: Custom operators that the file has.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Verifier:
         dynamic: Mapping[str, Axes],
         sizes: Mapping[str, int],
         tolerance: Tolerance | None,
+        operators: Sequence[backends.Operator] = (),
     ) -> None:
+        self._options = backends.Options("none", operators=tuple(operators))
         self._source = source
         self._leaves = leaves
         self._inputs = inputs
@@ -69,7 +72,7 @@ class Verifier:
             ExecutionError: PyTorch or ONNX Runtime does not run the model on the example inputs.
         """
         try:
-            session = backends.open_session(model, options=backends.Options("none"))
+            session = backends.open_session(model, options=self._options)
         except ExecutionError as error:
             error.hint = "The file was not written; --no-verify writes it all the same."
             raise

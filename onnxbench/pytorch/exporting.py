@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxbench import select
+from onnxbench.bundles import Bundle, load_bundles
 from onnxbench.draft import Draft
 from onnxbench.drift import Tolerance
 from onnxbench.errors import OutputError, RefusedResultError, UsageError, did_you_mean
@@ -27,7 +28,7 @@ from onnxbench.operations import OPERATIONS
 from onnxbench.opsets import convert_opset
 from onnxbench.origins import coverage_of
 from onnxbench.provenance import EXPORT, SUMMARY, Coverage, fx_values, set_fx_values
-from onnxbench.pytorch import marks, require_torch
+from onnxbench.pytorch import marks, operators, require_torch
 from onnxbench.pytorch._dynamic import Axes, parse_dynamic, sizes_of
 from onnxbench.pytorch._exporters import RawExport, export_program, export_torchscript
 from onnxbench.pytorch._findings import Finding, baked_sizes, frozen_findings, input_findings, random_findings
@@ -78,6 +79,7 @@ class ExportOptions:
         passes: What is done to the result, in order: the word of an operation of ``onnxbench edit``, a step of a
             recipe, a recipe file, or ``file.py:func`` that takes and returns a ``ModelProto``.
         translations: How further PyTorch operators become ONNX: the default exporter's ``custom_translation_table``.
+        plugins: Bundles whose operators PyTorch gets and the exporter writes: folders, or names that are known.
         rewrites: What replaces PyTorch code for the export: files, names of rewrites that come along, or what
             ``onnxbench.rewrites`` decorated.
         backend: The backend that rewrites are chosen for: ``default``, ``onnxruntime``, ``tensorrt``, or another one
@@ -102,6 +104,7 @@ class ExportOptions:
     optimize: bool = True
     passes: Sequence[str] = ()
     translations: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
+    plugins: Sequence[str] = ()
     rewrites: Sequence[Any] = ()
     backend: str = "default"
     rewrite_config: Mapping[str, Any] = field(default_factory=dict)
@@ -207,6 +210,9 @@ def export(
     torch = require_torch("export")
     _require_target(out, options)
     passes = [_as_pass(word) for word in options.passes]
+    bundles = load_bundles(options.plugins)
+    for bundle in bundles:  # before the user's code, which calls them
+        operators.torch_operator(bundle)
     prepared = _prepared(source, options)
     if out is not None and prepared.file is not None and _is_same(Path(out), prepared.file):
         raise UsageError(f"{out} is the file that the model comes from")
@@ -228,10 +234,10 @@ def export(
             if exporter == "torch.export":
                 raw = export_program(
                     rewritten, leaves, Path(made), opset=options.opset, dynamic=dynamic, optimize=options.optimize,
-                    translations={**_translations(options), **context.translations},
+                    translations={**_translations(options, bundles), **context.translations},
                 )  # fmt: skip
             else:
-                with marks.registered():
+                with marks.registered(), operators.symbolics(bundles):
                     raw = export_torchscript(rewritten, leaves, Path(made), opset=options.opset, dynamic=dynamic)
         raw.frozen = [each for each in raw.frozen if not context.hides(each.file, each.line)]
         raw.caught = [each for each in raw.caught if not context.hides(each.filename, each.lineno)]
@@ -257,7 +263,10 @@ def export(
         _sign(model, prepared, exporter, versions, covered, options, context)
         cases: list[Case] = []
         if options.verify:
-            verifier = Verifier(prepared, leaves, raw.inputs, dynamic, sizes, options.tolerance)
+            verifier = Verifier(
+                prepared, leaves, raw.inputs, dynamic, sizes, options.tolerance,
+                [bundle.operator() for bundle in bundles],
+            )  # fmt: skip
             cases = verifier.run(model)
             if not all(case.passed for case in cases[1:]):
                 findings += baked_sizes(model, sizes)
@@ -313,9 +322,9 @@ def _prepared(source: Source | str | Any, options: ExportOptions) -> Source:
     return found.in_order()
 
 
-def _translations(options: ExportOptions) -> Mapping[Callable[..., Any], Callable[..., Any]]:
-    """Returns how operators that PyTorch's exporter does not know become ONNX: marks, and what the options say."""
-    return {**marks.translation_table(), **options.translations}
+def _translations(options: ExportOptions, bundles: Sequence[Bundle]) -> Mapping[Callable[..., Any], Callable[..., Any]]:
+    """Returns how operators that PyTorch's exporter does not know become ONNX: marks, plugins, what the options say."""
+    return {**marks.translation_table(), **operators.translations(bundles), **options.translations}
 
 
 def _rewrites(source: Source, options: ExportOptions) -> list[Any]:
@@ -519,6 +528,7 @@ def _sign(
         "versions": dict(versions),
         "dynamic": list(options.dynamic),
         "passes": list(options.passes),
+        **({"plugins": list(options.plugins)} if options.plugins else {}),
     }
     if options.rewrites:
         said["backend"] = context.backend

@@ -1,0 +1,75 @@
+"""ONNX Runtime's static quantizer behind the seam, kept from writing beside what it is given and from talking."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from onnxbench.captures import Feeds
+from onnxbench.errors import BenchError, ExecutionError
+
+_FATAL, _WARNING = 4, 2
+"""Severities of the runtime's own log; the second is what it has by itself."""
+_AT_ONCE = 8
+"""So many sets of intermediate ranges are held before they are merged."""
+
+
+def quantize(
+    model: Path,
+    target: Path,
+    sets: Iterable[Feeds],
+    *,
+    operators: Sequence[str],
+    exclude: Sequence[str],
+    external: bool,
+) -> None:
+    """Writes a model with QuantizeLinear and DequantizeLinear around operators (see ``onnxbench.backends``)."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._sets = iter(sets)
+
+        def get_next(self) -> Any:
+            return next(self._sets, None)
+
+    with _silence():
+        try:
+            quantize_static(
+                model, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, op_types_to_quantize=list(operators),
+                nodes_to_exclude=list(exclude), use_external_data_format=external,
+                extra_options={
+                    "ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
+                    "MatMulConstBOnly": True, "CalibMaxIntermediateOutputs": _AT_ONCE,
+                    "OpTypesToExcludeOutputQuantization": list(operators), "QDQKeepRemovableActivations": True,
+                },
+            )  # fmt: skip
+        except BenchError:
+            raise
+        except Exception as error:  # the seam: a tool in Python that raises anything
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ExecutionError(f"ONNX Runtime's quantizer fails: {reason[:400]}") from None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps it from logging to the root logger, which would set that up for the whole process, and to stderr."""
+    import onnxruntime
+
+    root = logging.getLogger()
+    handlers, disabled = root.handlers[:], logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    onnxruntime.set_default_logger_severity(_FATAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        onnxruntime.set_default_logger_severity(_WARNING)
+        logging.disable(disabled)
+        root.handlers[:] = handlers

@@ -1,0 +1,417 @@
+"""A bundle as C++: the source of a TensorRT plugin library around the same kernel, with CMake.
+
+The shape function and the numbers that the kernel gets are Python. Called with sizes and attributes that only record
+what is done with them, they tell their arithmetic, which is then written as C++. A function that branches on a size or
+an attribute cannot be told so, and is refused. How many dimensions there are decides what arithmetic it is, so it is
+asked for each way in which the bundle's own cases have them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxbench.bundles._kernels import INCLUDE
+from onnxbench.bundles._onnx import leading
+from onnxbench.errors import BenchError, OutputError, SpecError
+
+if TYPE_CHECKING:
+    from onnxbench.bundles import Bundle
+
+_TYPES = {"float32": "kFLOAT", "float16": "kHALF", "bfloat16": "kBF16"}
+_POINTERS = {"float32": "float", "float16": "onnxbench_half", "bfloat16": "onnxbench_bfloat16"}
+_DIMENSIONS = {"+": "kSUM", "-": "kSUB", "*": "kPROD", "//": "kFLOOR_DIV", "min": "kMIN", "max": "kMAX"}
+
+
+class _Recorded:
+    """A number of which only what is done with it is known."""
+
+    def __init__(self, operation: str, *parts: Any) -> None:
+        self.operation, self.parts = operation, parts
+
+    def _with(operation: str, *, turned: bool = False) -> Callable[[Any, Any], _Recorded]:  # type: ignore[misc]  # noqa: N805
+        def apply(self: _Recorded, other: Any) -> _Recorded:
+            if not isinstance(other, (_Recorded, int, float)):
+                raise SpecError(f"{type(other).__name__} in the arithmetic of sizes")
+            return _Recorded(operation, other, self) if turned else _Recorded(operation, self, other)
+
+        return apply
+
+    __add__, __radd__ = _with("+"), _with("+", turned=True)
+    __sub__, __rsub__ = _with("-"), _with("-", turned=True)
+    __mul__, __rmul__ = _with("*"), _with("*", turned=True)
+    __floordiv__, __rfloordiv__ = _with("//"), _with("//", turned=True)
+    __truediv__, __rtruediv__ = _with("/"), _with("/", turned=True)
+    smaller, larger = _with("min"), _with("max")
+
+    def __neg__(self) -> _Recorded:
+        return _Recorded("-", 0, self)
+
+    def _refuse(self, *_: Any) -> Any:
+        raise SpecError("a size or an attribute decides which way the function goes, or is made an int")
+
+    __bool__ = __int__ = __index__ = __float__ = __lt__ = __le__ = __gt__ = __ge__ = __mod__ = _refuse
+    __eq__ = __ne__ = __hash__ = _refuse
+
+
+def export_cpp(bundle: Bundle, folder: Path) -> list[Path]:
+    """Writes the C++ form of a bundle into a new folder and returns the files.
+
+    Raises:
+        SpecError: Its shape function or its kernel's numbers are no plain arithmetic.
+        OutputError: The folder exists, or cannot be written.
+    """
+    files = {
+        "CMakeLists.txt": _CMAKE, "plugin.cpp": _PLUGIN, "launch.h": _LAUNCH_H, "launch.cu": _LAUNCH_CU,
+        "README.md": _README,
+    }  # fmt: skip
+    words = _words(bundle)
+    texts = {name: re.sub(r"@(\w+)@", lambda match: words[match[1]], text) for name, text in files.items()}
+    copies = [bundle.folder / bundle.kernel.source, *sorted(bundle.folder.glob("*.h")), INCLUDE / "onnxbench_kernel.h"]
+    try:
+        folder.mkdir(parents=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        for file in copies:
+            (folder / file.name).write_bytes(file.read_bytes())
+    except FileExistsError:
+        raise OutputError(f"{folder} exists already", hint="Name a new folder.") from None
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from None
+    return [*(folder / name for name in texts), *(folder / file.name for file in copies)]
+
+
+def _words(bundle: Bundle) -> dict[str, str]:
+    """Returns what the templates leave open."""
+    shapes, numbers = [], []
+    for ranks in dict.fromkeys(tuple(value.ndim for value in inputs) for inputs, _ in bundle.cases()):
+        out, integers, floats = _traced(bundle, ranks)
+        fits = " && ".join(f"in[{at}].nbDims == {rank}" for at, rank in enumerate(ranks))
+        lines = []
+        for at, shape in enumerate(out):
+            lines.append(f"out[{at}].nbDims = {len(shape)};")
+            lines += [f"out[{at}].d[{axis}] = {_dimension(size)};" for axis, size in enumerate(shape)]
+        shapes.append(
+            f"    if ({fits}) {{\n" + "".join(f"      {line}\n" for line in lines) + "      return 0;\n    }\n"
+        )
+        fits = fits.replace("in[", "inDesc[").replace(".nbDims", ".dims.nbDims")
+        lines = [f"n.i[{at}] = {_number(value)};" for at, value in enumerate(integers)]
+        lines += [f"n.f[{at}] = static_cast<float>({_number(value)});" for at, value in enumerate(floats)]
+        numbers.append(
+            f"    if ({fits}) {{\n" + "".join(f"      {line}\n" for line in lines) + "      fits = true;\n    }\n"
+        )
+    given = [name in bundle.any_dtype for name in bundle.inputs]
+    typed = leading(bundle)
+    launches, cases = [], []
+    for dtype in bundle.dtypes:
+        kind = _POINTERS[dtype]
+        casts = [
+            f"static_cast<{'void' if is_any else kind} const*>(in[{at}])" for at, is_any in enumerate(given)
+        ] + [f"static_cast<{kind}*>(out[{at}])" for at in range(len(bundle.outputs))]  # fmt: skip
+        entry = f"{bundle.kernel.entry}_{dtype}"
+        launches.append(
+            f"    case {list(_TYPES).index(dtype)}: {entry}<<<blocks, {bundle.kernel.threads}, 0, stream>>>("
+            f"{', '.join(casts)}, p); break;\n"
+        )
+        cases.append(f"    case DataType::{_TYPES[dtype]}: type = {list(_TYPES).index(dtype)}; break;\n")
+    return {
+        "name": bundle.name, "op": bundle.op, "domain": bundle.domain, "version": bundle.version,
+        "inputs": str(len(bundle.inputs)), "outputs": str(len(bundle.outputs)), "typed": str(typed),
+        "source": bundle.kernel.source, "threads": str(bundle.kernel.threads),
+        "shapes": "".join(shapes), "numbers": "".join(numbers), "launches": "".join(launches), "cases": "".join(cases),
+        "any": "".join(f"    if (pos == {at}) return true;\n" for at, is_any in enumerate(given) if is_any),
+        "types": " || ".join(f"type == DataType::{_TYPES[dtype]}" for dtype in bundle.dtypes),
+        **_attribute_words(bundle),
+    }  # fmt: skip
+
+
+def _attribute_words(bundle: Bundle) -> dict[str, str]:
+    members, reads, fields, names = [], [], [], []
+    for name, value in bundle.attributes.items():
+        kind = value if isinstance(value, type) else type(value)
+        default = kind() if isinstance(value, type) else value
+        if kind is str:
+            members.append(f'  std::string {name} = "{default}";\n')
+            reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = text(field);\n')
+            fields.append(
+                f'{{"{name}", a.{name}.data(), PluginFieldType::kCHAR, static_cast<int32_t>(a.{name}.size())}}'
+            )
+            names.append(f'{{"{name}", nullptr, PluginFieldType::kCHAR, 0}}')
+        else:
+            cpp, field = ("float", "kFLOAT32") if kind is float else ("int32_t", "kINT32")
+            members.append(f"  {cpp} {name} = {f'{default!r}f' if kind is float else int(default)};\n")
+            reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = static_cast<{cpp}>(number(field));\n')
+            fields.append(f'{{"{name}", &a.{name}, PluginFieldType::{field}, 1}}')
+            names.append(f'{{"{name}", nullptr, PluginFieldType::{field}, 1}}')
+    return {
+        "members": "".join(members), "reads": "".join(reads), "fields": ", ".join(fields), "names": ", ".join(names)
+    }  # fmt: skip
+
+
+def _traced(bundle: Bundle, ranks: Sequence[int]) -> tuple[list[list[Any]], list[Any], list[Any]]:
+    """Returns output shapes, integers and floats of the kernel as recorded arithmetic."""
+    sizes: list[list[Any]] = [[_Recorded("size", at, axis) for axis in range(rank)] for at, rank in enumerate(ranks)]
+    attributes: dict[str, Any] = {
+        name: value if isinstance(value, str) or value is str else _Recorded("attribute", name)
+        for name, value in bundle.attributes.items()
+    }
+    what = "shape function"
+    try:
+        shapes = [list(shape) for shape in bundle.shapes(sizes, attributes)]
+        made: list[list[Any]] = [
+            [_Recorded("made", at, axis) for axis in range(len(shape))] for at, shape in enumerate(shapes)
+        ]
+        what = "kernel's numbers (scalars)"
+        integers, floats = bundle.kernel.scalars(sizes, made, attributes)
+    except BenchError as error:
+        reason = error.message
+    except Exception as error:  # the user's own function, given what it does not know
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        return shapes, list(integers), list(floats)
+    raise SpecError(
+        f"bundle {bundle.name}: its {what} cannot be written in C++: {reason}",
+        hint="Use + - * // and onnxbench.bundles.product, smaller and larger alone; let the kernel decide the rest.",
+    )
+
+
+def _dimension(value: Any) -> str:
+    """Returns a size of an output as an expression of TensorRT's."""
+    if not isinstance(value, _Recorded):
+        return f"b.constant({int(value)})"
+    if value.operation == "size":
+        return f"in[{value.parts[0]}].d[{value.parts[1]}]"
+    if value.operation == "attribute":
+        return f"b.constant(a.{value.parts[0]})"
+    if value.operation not in _DIMENSIONS:
+        raise SpecError(f"TensorRT has no {value.operation} of sizes")
+    first, second = map(_dimension, value.parts)
+    return f"b.operation(DimensionOperation::{_DIMENSIONS[value.operation]}, *{first}, *{second})"
+
+
+def _number(value: Any) -> str:
+    """Returns a number of the kernel's as C++."""
+    if not isinstance(value, _Recorded):
+        return f"{int(value)}LL" if isinstance(value, int) else repr(float(value))
+    if value.operation in ("size", "made"):
+        return f"{'inDesc' if value.operation == 'size' else 'outDesc'}[{value.parts[0]}].dims.d[{value.parts[1]}]"
+    if value.operation == "attribute":
+        return f"a.{value.parts[0]}"
+    first, second = map(_number, value.parts)
+    if value.operation in ("min", "max"):
+        return f"std::{value.operation}<int64_t>({first}, {second})"
+    if value.operation == "/":
+        return f"(static_cast<float>({first}) / {second})"
+    return f"({first} {'/' if value.operation == '//' else value.operation} {second})"
+
+
+_CMAKE = """cmake_minimum_required(VERSION 3.20)
+project(@name@ LANGUAGES CXX)
+
+if(NOT TENSORRT_ROOT AND DEFINED ENV{TENSORRT_ROOT})
+  set(TENSORRT_ROOT $ENV{TENSORRT_ROOT})
+endif()
+if(NOT TENSORRT_ROOT)
+  message(FATAL_ERROR "TENSORRT_ROOT is not set: the folder of TensorRT 10 or 11 that has include/NvInferRuntime.h, "
+                      "as in cmake -DTENSORRT_ROOT=/opt/TensorRT-10.13")
+endif()
+find_path(TENSORRT_INCLUDE NvInferRuntime.h HINTS ${TENSORRT_ROOT} PATH_SUFFIXES include include/x86_64-linux-gnu)
+if(NOT TENSORRT_INCLUDE)
+  message(FATAL_ERROR "there is no NvInferRuntime.h in TENSORRT_ROOT (${TENSORRT_ROOT})")
+endif()
+
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 75-virtual)  # runs on this GPU and on every newer one
+endif()
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+
+add_library(@name@ SHARED plugin.cpp launch.cu)
+target_include_directories(@name@ PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+target_include_directories(@name@ SYSTEM PRIVATE ${TENSORRT_INCLUDE} ${CUDAToolkit_INCLUDE_DIRS})
+target_compile_features(@name@ PRIVATE cxx_std_17 cuda_std_17)
+target_link_libraries(@name@ PRIVATE CUDA::cudart_static)
+set_target_properties(@name@ PROPERTIES CUDA_RUNTIME_LIBRARY Static CXX_VISIBILITY_PRESET hidden
+                                        CUDA_VISIBILITY_PRESET hidden)
+"""
+_LAUNCH_H = """// How plugin.cpp launches the kernel.
+#pragma once
+#include <cstdint>
+#include <cuda_runtime_api.h>
+
+struct Numbers {  // onnxbench_params, without the kernel's header
+  long long i[16];
+  float f[8];
+};
+
+// type: 0 float32, 1 float16, 2 bfloat16; count: elements of the first output
+cudaError_t launch(int type, void const* const* in, void* const* out, Numbers const& numbers, int64_t count,
+                   cudaStream_t stream);
+"""
+_LAUNCH_CU = """// The kernel of the bundle, compiled as it is, and its launch.
+#include "launch.h"
+#include "@source@"
+
+static_assert(sizeof(Numbers) == sizeof(onnxbench_params), "they are the same");
+
+cudaError_t launch(int type, void const* const* in, void* const* out, Numbers const& numbers, int64_t count,
+                   cudaStream_t stream) {
+  if (!count) return cudaSuccess;
+  onnxbench_params const& p = reinterpret_cast<onnxbench_params const&>(numbers);
+  unsigned const blocks = static_cast<unsigned>((count + @threads@ - 1) / @threads@);
+  switch (type) {
+@launches@    default: return cudaErrorInvalidValue;
+  }
+  return cudaGetLastError();
+}
+"""
+_PLUGIN = """// @domain@::@op@ as a TensorRT plugin, written by 'onnxbench plugins export'.
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include <NvInferRuntime.h>
+
+#include "launch.h"
+
+using namespace nvinfer1;
+
+namespace {
+
+struct Attributes {
+@members@};
+
+[[maybe_unused]] double number(PluginField const& field) {
+  switch (field.type) {
+    case PluginFieldType::kFLOAT32: return *static_cast<float const*>(field.data);
+    case PluginFieldType::kFLOAT64: return *static_cast<double const*>(field.data);
+    case PluginFieldType::kINT64: return static_cast<double>(*static_cast<int64_t const*>(field.data));
+    default: return *static_cast<int32_t const*>(field.data);
+  }
+}
+
+[[maybe_unused]] std::string text(PluginField const& field) {
+  std::string const all(static_cast<char const*>(field.data), field.length);
+  return all.c_str();  // up to the first NUL
+}
+
+[[maybe_unused]] void read(PluginField const& field, Attributes& to) {
+  if (!field.data) return;
+@reads@}
+
+class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3OneBuild, public IPluginV3OneRuntime {
+ public:
+  explicit Plugin(Attributes const& attributes) : a(attributes) {}
+
+  IPluginCapability* getCapabilityInterface(PluginCapabilityType type) noexcept override {
+    switch (type) {
+      case PluginCapabilityType::kCORE: return static_cast<IPluginV3OneCore*>(this);
+      case PluginCapabilityType::kBUILD: return static_cast<IPluginV3OneBuild*>(this);
+      case PluginCapabilityType::kRUNTIME: return static_cast<IPluginV3OneRuntime*>(this);
+    }
+    return nullptr;
+  }
+  IPluginV3* clone() noexcept override { return new Plugin(a); }
+  char const* getPluginName() const noexcept override { return "@op@"; }
+  char const* getPluginVersion() const noexcept override { return "@version@"; }
+  char const* getPluginNamespace() const noexcept override { return "@domain@"; }
+
+  int32_t getNbOutputs() const noexcept override { return @outputs@; }
+  int32_t getOutputDataTypes(DataType* out, int32_t count, DataType const* in, int32_t) const noexcept override {
+    for (int32_t at = 0; at < count; ++at) out[at] = in[@typed@];
+    return 0;
+  }
+  int32_t getOutputShapes(DimsExprs const* in, int32_t, DimsExprs const*, int32_t, DimsExprs* out, int32_t,
+                          IExprBuilder& b) noexcept override {
+    (void)b;
+@shapes@    return -1;
+  }
+  bool supportsFormatCombination(int32_t pos, DynamicPluginTensorDesc const* desc, int32_t, int32_t) noexcept override {
+    if (desc[pos].desc.format != TensorFormat::kLINEAR) return false;
+@any@    DataType const type = desc[pos].desc.type;
+    return (@types@) && (pos <= @typed@ || type == desc[@typed@].desc.type);
+  }
+  int32_t configurePlugin(DynamicPluginTensorDesc const*, int32_t, DynamicPluginTensorDesc const*,
+                          int32_t) noexcept override {
+    return 0;
+  }
+
+  int32_t onShapeChange(PluginTensorDesc const*, int32_t, PluginTensorDesc const*, int32_t) noexcept override {
+    return 0;
+  }
+  int32_t enqueue(PluginTensorDesc const* inDesc, PluginTensorDesc const* outDesc, void const* const* in,
+                  void* const* out, void*, cudaStream_t stream) noexcept override {
+    Numbers n{};
+    bool fits = false;
+@numbers@    int type = -1;
+    switch (inDesc[@typed@].type) {
+@cases@    default: break;
+    }
+    if (!fits || type < 0) return -1;
+    int64_t count = 1;
+    for (int32_t axis = 0; axis < outDesc[0].dims.nbDims; ++axis) count *= outDesc[0].dims.d[axis];
+    return launch(type, in, out, n, count, stream) == cudaSuccess ? 0 : -1;
+  }
+  IPluginV3* attachToContext(IPluginResourceContext*) noexcept override { return clone(); }
+  PluginFieldCollection const* getFieldsToSerialize() noexcept override {
+    fields = {@fields@};
+    collection = {static_cast<int32_t>(fields.size()), fields.data()};
+    return &collection;
+  }
+
+ private:
+  Attributes a;
+  std::vector<PluginField> fields;
+  PluginFieldCollection collection{};
+};
+
+class Creator final : public IPluginCreatorV3One {
+ public:
+  IPluginV3* createPlugin(char const*, PluginFieldCollection const* fc, TensorRTPhase) noexcept override {
+    Attributes attributes;
+    for (int32_t at = 0; fc && at < fc->nbFields; ++at) read(fc->fields[at], attributes);
+    return new Plugin(attributes);
+  }
+  PluginFieldCollection const* getFieldNames() noexcept override {
+    collection = {static_cast<int32_t>(names.size()), names.data()};
+    return &collection;
+  }
+  char const* getPluginName() const noexcept override { return "@op@"; }
+  char const* getPluginVersion() const noexcept override { return "@version@"; }
+  char const* getPluginNamespace() const noexcept override { return "@domain@"; }
+
+ private:
+  std::vector<PluginField> names{@names@};
+  PluginFieldCollection collection{};
+};
+
+}  // namespace
+
+#ifdef _WIN32
+#define EXPORTED __declspec(dllexport)
+#else
+#define EXPORTED __attribute__((visibility("default")))
+#endif
+
+// What IPluginRegistry::loadLibrary looks for.
+extern "C" EXPORTED void setLoggerFinder(ILoggerFinder*) {}
+extern "C" EXPORTED IPluginCreatorInterface* const* getCreators(int32_t& count) {
+  static Creator creator;
+  static IPluginCreatorInterface* const creators[] = {&creator};
+  count = 1;
+  return creators;
+}
+"""
+_README = """# @name@
+
+`@domain@::@op@` as a plugin library for TensorRT 10 and 11, written by `onnxbench plugins export`. The kernel
+(`@source@`) is the bundle's own; `plugin.cpp` is generated.
+
+    cmake -B build -DTENSORRT_ROOT=/opt/TensorRT-10.13    # needs include/NvInferRuntime.h there, and nvcc
+    cmake --build build
+    onnxbench build-trt model.onnx model.engine --plugin build/lib@name@.so --embed-plugins
+    trtexec --onnx=model.onnx --dynamicPlugins=build/lib@name@.so
+"""
