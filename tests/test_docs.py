@@ -65,7 +65,7 @@ def _shown(name: str) -> str:
 
 
 def _without_rounding(text: str) -> list[str]:
-    """Returns the lines of a transcript without numbers that differ by machine: rounding, versions, sizes (of paths)."""
+    """Returns the lines of a transcript without numbers that differ by machine: rounding, versions, sizes."""
     lines = [" ".join(line.split()) for line in text.splitlines()]
     telling = re.compile(r"\d[eE][-+]\d|rounding|^\S+ (passed|FAILED|bit for bit) |in PyTorch \d|^wrote .*\(")
     return [
