@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -162,6 +162,27 @@ def parse_dims(texts: Sequence[str]) -> dict[str, int]:
             if sizes.setdefault(symbol.strip(), _size(number.strip())) != _size(number.strip()):
                 raise UsageError(f"dimension {symbol.strip()!r} is given two sizes")
     return sizes
+
+
+def parse_pairs(words: Iterable[str], *, what: str, example: str) -> dict[str, str]:
+    """Returns values by names, of ``name=value``; names may hold equals signs.
+
+    Args:
+        words: What was typed.
+        what: The option, for messages.
+        example: How it is spelled: ``OLD=NEW: --rename dets=boxes``.
+
+    Raises:
+        UsageError: A word is no pair, or a name stands there twice with different values.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, sign, value = word.rpartition("=")
+        if not sign or not name or not value:
+            raise UsageError(f"{what} {word!r} cannot be read", hint=f"Write {example}")
+        if found.setdefault(name, value) != value:
+            raise UsageError(f"{what} says two things of {name!r}: {found[name]!r} and {value!r}")
+    return found
 
 
 def parse_size(text: str) -> int:

@@ -246,7 +246,7 @@ def test_the_command(files, tmp_path):
         (["--torch", "x.py:net", "--against", "b.onnx"], "both name a reference"),
         (["--reference-dtype", "float64"], "--torch"),
         (["--torch", "nowhere.py:net"], "nowhere.py"),
-        (["--torch", f"{MODELS}:net", "--input", "image"], "NAME=ARGUMENT"),
+        (["--torch", f"{MODELS}:net", "--input", "image"], "NAME=ARG"),
     ],
 )
 def test_wrong_words(files, tmp_path, words, said):

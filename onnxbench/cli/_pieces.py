@@ -62,15 +62,9 @@ def target(out: Path | None, short: Path | None, *, dry_run: bool) -> Path | Non
 
 def renames(words: list[str] | None) -> dict[str, str]:
     """Returns new names by old ones, of ``OLD=NEW``."""
-    found: dict[str, str] = {}
-    for word in words or ():
-        old, sign, new = word.rpartition("=")
-        if not sign or not old or not new:
-            raise UsageError(f"--rename {word!r} cannot be read", hint="Write OLD=NEW: --rename dets=boxes")
-        if old in found:
-            raise UsageError(f"--rename gives {old!r} two names, {found[old]!r} and {new!r}")
-        found[old] = new
-    return found
+    from onnxbench.specs import parse_pairs
+
+    return parse_pairs(words or (), what="--rename", example="OLD=NEW: --rename dets=boxes")
 
 
 @contextmanager

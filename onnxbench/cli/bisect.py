@@ -301,17 +301,13 @@ def _torch(
 ) -> Reference:  # fmt: skip
     from onnxbench.errors import UsageError
     from onnxbench.pytorch.reference import torch_reference
+    from onnxbench.specs import parse_pairs
 
     if against is not None:
         raise UsageError("--torch and --against both name a reference")
-    pairs = [word.rpartition("=") for word in inputs or ()]
-    wrong = next(
-        (word for word, (name, _, argument) in zip(inputs or (), pairs, strict=True) if not name or not argument), None
-    )
-    if wrong is not None:
-        raise UsageError(f"--input {wrong!r} cannot be read", hint="Write NAME=ARGUMENT: --input input.1=x")
+    pairs = parse_pairs(inputs or (), what="--input", example="NAME=ARG: --input input.1=x")
     return torch_reference(
-        source, dtype=dtype, by=by, inputs={name: argument for name, _, argument in pairs}, shapes=shapes or (),
+        source, dtype=dtype, by=by, inputs=pairs, shapes=shapes or (),
         state_dict=state_dict, keys=keys or (),
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,27 +119,17 @@ def map(
     from onnxbench.drift import Tolerance
     from onnxbench.feeding import FeedOptions
     from onnxbench.pytorch import mapping
+    from onnxbench.specs import parse_pairs
 
     tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
+    pairs = parse_pairs(inputs or (), what="--input", example="NAME=ARG: --input input.1=x")
     found = mapping.map_values(
         model, torch, by=by, selectors=selectors or (), how="modules" if modules else "auto", shapes=shape or (),
-        inputs=_pairs(inputs or ()), feeds=FeedOptions(feeds) if feeds else None, tolerance=tolerance, write=write,
+        inputs=pairs, feeds=FeedOptions(feeds) if feeds else None, tolerance=tolerance, write=write,
         storing=save_options(external_data, per_tensor, external_threshold, False), allow_outside=allow_outside,
     )  # fmt: skip
     _show(found, only_rest=rest, as_json=as_json, quiet=quiet)
     raise typer.Exit(0 if found.passed and found.share >= least else 1)
-
-
-def _pairs(words: Sequence[str]) -> dict[str, str]:
-    from onnxbench.errors import UsageError
-
-    found = {}
-    for word in words:
-        name, sign, argument = word.rpartition("=")
-        if not sign or not name or not argument:
-            raise UsageError(f"--input {word!r} is not understood", hint="Write NAME=ARG: input.1=x")
-        found[name] = argument
-    return found
 
 
 def _show(found: Mapped, *, only_rest: bool, as_json: bool, quiet: bool) -> None:
