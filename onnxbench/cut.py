@@ -17,7 +17,7 @@ from onnxbench.boundary import Reach, missing_at_rim, reach_back, smallest_cut
 from onnxbench.errors import CutError, NotFoundError, Proposal, UnsupportedError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, Scope, TensorRef, home_of, node_bodies, root_of, topological_order
 from onnxbench.inference import TypeFinder, TypeSource, bare, inferred, inferred_types
-from onnxbench.messages import copy_of
+from onnxbench.messages import copy_of, set_plain_fields
 from onnxbench.model import Model
 from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import format_type, make_value_info, tensor_shape
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _PROPOSAL_LIMIT = 64
 # The fields of a graph of which a piece takes what its nodes need.
+_OWNED_BY_MODEL = ("functions", "opset_import", "training_info")
 _OWNED_FIELDS = (
     "node",
     "initializer",
@@ -315,11 +316,15 @@ def _shell(proto: ModelProto) -> ModelProto:
     from onnx import ModelProto
 
     shell = ModelProto()
-    # Through bytes and not by copying the fields: this is what keeps unknown fields.
+    if set_plain_fields(proto, shell, but=("graph", *_OWNED_BY_MODEL)) and set_plain_fields(
+        proto.graph, shell.graph, but=_OWNED_FIELDS
+    ):
+        return shell
+    # A copy of it all, most of which goes again, is what keeps unknown fields, and text that is none.
     shell.CopyFrom(proto)
     for name in _OWNED_FIELDS:
         shell.graph.ClearField(name)
-    for name in ("functions", "opset_import", "training_info"):
+    for name in _OWNED_BY_MODEL:
         shell.ClearField(name)
     return shell
 
@@ -437,6 +442,9 @@ def _copy_functions(
     imports: Sequence[OperatorSetIdProto],
 ) -> None:
     """Copies the functions that the nodes need, and of ``imports`` what all of it needs."""
+    if len(imports) == 1 and not source.functions:
+        target.opset_import.extend(imports)  # whatever the nodes are
+        return
     needed = index.function_closure(nodes)
     target.functions.extend(f for f in source.functions if (f.domain, f.name, f.overload) in needed)
     domains = _domains(nodes)

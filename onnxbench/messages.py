@@ -7,6 +7,7 @@ Both are carried over by merging a message that has nothing else in it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -60,3 +61,32 @@ def _unknown(message: _Message) -> _Message:
     for field, _ in message.ListFields():
         rest.ClearField(field.name)
     return rest
+
+
+def set_plain_fields(source: _Message, target: _Message, *, but: Collection[str]) -> bool:
+    """Sets the fields of an empty message as they are in another, one by one; tells whether that says all there is.
+
+    It does not where there are fields that onnx does not know, or text that is not UTF-8.
+
+    Args:
+        source: The message that has the fields.
+        target: A new message of the same type.
+        but: Fields that are left out.
+    """
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    if len(UnknownFieldSet(source)):
+        return False
+    for field, value in source.ListFields():
+        if field.name in but:
+            continue
+        if isinstance(value, bytes) and field.type != field.TYPE_BYTES:
+            return False
+        held = getattr(target, field.name)
+        if hasattr(held, "extend"):
+            held.extend(value)
+        elif field.message_type is not None:
+            held.CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
+    return True
