@@ -364,8 +364,12 @@ class _Page:
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
-                found.append(message["params"].get("request", message["params"])["url"])
-        return [url for url in found if not url.startswith("chrome:")]  # the browser's own first page
+                said = message["params"]
+                if not said.get("documentURL", "file:").startswith(
+                    ("chrome:", "data:")
+                ):  # its first page
+                    found.append(said.get("request", said)["url"])
+        return found
 
 
 @pytest.fixture

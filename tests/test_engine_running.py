@@ -306,7 +306,6 @@ class TestWithoutAGpu:
         assert "dimension 0 is 5, above the largest (4)" in capsys.readouterr().err
         assert bounded(app, ["run", engine, "--find-nan"]) == UsageError.exit_code
         assert "for ONNX models" in capsys.readouterr().err
-        assert bounded(app, ["run", str(built / "m.onnx"), "--plugin", "x"]) == UsageError.exit_code
         with pytest.raises(UsageError, match=r"saved as \.npz"):
             run_engine(engine, FeedOptions(), save=tmp_path / "out")
 

@@ -315,7 +315,7 @@ def test_marks_and_their_shared_body(tmp_path):
     found = mapped(exported("marked_net", tmp_path / "m.onnx"), "marked_net")
     assert found.passed
     assert found.share == 1.0
-    assert [each.torch for each in found.values if each.op == "Mark"] == ["mark", "mark_1"]
+    assert [each for each in found.values if each.op == "Mark"] == []  # they hand on values that are there already
 
 
 def test_without_torch_the_file_itself_tells(tmp_path):

@@ -312,7 +312,7 @@ def test_a_command_that_never_says_so(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- anonymized
 
 
-@pytest.mark.parametrize("build", [failing.out_of_range, failing.no_kernel, failing.hang])
+@pytest.mark.parametrize("build", [failing.out_of_range, failing.no_kernel])
 def test_nothing_of_the_model_is_told(build: Failing, tmp_path: Path) -> None:
     model, feeds = build()
     model.doc_string = model.graph.doc_string = model.producer_name = "a secret"
