@@ -365,9 +365,7 @@ class _Page:
             message = json.loads(entry["message"])["message"]
             if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
                 said = message["params"]
-                if not said.get("documentURL", "file:").startswith(
-                    ("chrome:", "data:")
-                ):  # its first page
+                if not said.get("documentURL", "file:").startswith(("chrome:", "data:")):  # its first page
                     found.append(said.get("request", said)["url"])
         return found
 

@@ -328,10 +328,7 @@ def match_values(
             for name, value in batch.items():
                 theirs[name].append(_sketch(value))
             batch.clear()
-    found = _decide(asked, ours, theirs, side, drift, parts.scope)
-    _share_out(found, taken)
-    _drop_claimed(found, side, taken)
-    return found
+    return _decide(asked, ours, theirs, side, drift, parts.scope, taken)
 
 
 def _onnx_values(parts: Parts, feeds: Mapping[str, Value], names: Sequence[str]) -> Iterator[tuple[str, Value]]:
@@ -408,6 +405,7 @@ def _decide(
     side: TorchValues,
     drift: float | None,
     scope: Scope,
+    taken: Collection[str],
 ) -> Matching:
     sets = max(map(len, theirs.values()), default=0)
     groups: dict[Any, _Group] = {}
@@ -437,6 +435,8 @@ def _decide(
         else:
             _find(name, sketches, group, drift, found)
     _resolve_chains(ours, groups, found, scope, side)
+    _share_out(found, taken)
+    _drop_claimed(found, side, groups.values(), taken)
     return found
 
 
@@ -454,25 +454,32 @@ def _share_out(found: Matching, taken: Collection[str]) -> None:
             found.pairs[name] = replace(pair, torch=own, others=tuple(each for each in names if each != own))
 
 
-def _drop_claimed(found: Matching, side: TorchValues, taken: Collection[str]) -> None:
+def _drop_claimed(found: Matching, side: TorchValues, groups: Iterable[_Group], taken: Collection[str]) -> None:
     """Drops pairs of values that would have drifted, where the value of PyTorch is nearer to another, or known.
 
     What comes before a bias is added is not far from what comes after it.
     """
-    drifted = {
-        name: pair
-        for name, pair in found.pairs.items()
-        if pair.apart is not None and pair.apart > ROUNDING.get(side.values[pair.torch].dtype, 1e-4)
-    }
-    claimed = set(taken)
-    for name, pair in found.pairs.items():
-        if name not in drifted:
-            claimed.update((pair.torch, *pair.others))
-    for name, pair in sorted(drifted.items(), key=lambda item: item[1].apart or 0.0):
-        if pair.torch in claimed:
-            del found.pairs[name]
-            found.unmatched[name] = f"the nearest value of PyTorch, {pair.torch}, is another's ({pair.apart:.2g} apart)"
-        claimed.update((pair.torch, *pair.others))
+    same: dict[str, tuple[_Group, int]] = {}  # the same value, handed on, under any of its names
+    for group in groups:
+        same.update((name, (group, chain)) for name, chain in zip(group.names, group.chain, strict=True))
+
+    def claims(pair: Pair) -> set[tuple[_Group, int]]:
+        return {same[name] for name in (pair.torch, *pair.others) if name in same}
+
+    claimed = {same[name] for name in taken if name in same}
+    drifted: list[Pair] = []
+    for pair in found.pairs.values():
+        if pair.apart is not None and pair.apart > ROUNDING.get(side.values[pair.torch].dtype, 1e-4):
+            drifted.append(pair)
+        else:
+            claimed |= claims(pair)
+    for pair in sorted(drifted, key=lambda each: each.apart or 0.0):
+        if not claimed.isdisjoint(claims(pair)):
+            del found.pairs[pair.onnx]
+            found.unmatched[pair.onnx] = (
+                f"the nearest value of PyTorch, {pair.torch}, is another's ({pair.apart:.2g} apart)"
+            )
+        claimed |= claims(pair)
 
 
 def _resolve_chains(
