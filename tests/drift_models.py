@@ -11,11 +11,11 @@ class Block(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.act = nn.GELU()
+        self.act, self.dropout = nn.GELU(), nn.Dropout(0.1)
 
     def forward(self, x):
         hidden = self.act(self.up(self.norm(x)))
-        return x + self.down(hidden)
+        return x + self.dropout(self.down(hidden))
 
 
 class Net(nn.Module):
