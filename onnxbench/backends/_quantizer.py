@@ -30,7 +30,7 @@ def quantize(
     """Writes a model with QuantizeLinear and DequantizeLinear around operators (see ``onnxbench.backends``)."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is not typed
         def __init__(self) -> None:
             self._sets = iter(sets)
 

@@ -31,7 +31,7 @@ class _Recorded:
     def __init__(self, operation: str, *parts: Any) -> None:
         self.operation, self.parts = operation, parts
 
-    def _with(operation: str, *, turned: bool = False) -> Callable[[Any, Any], _Recorded]:  # type: ignore[misc]  # noqa: N805
+    def _with(operation: str, *, turned: bool = False) -> Callable[[Any, Any], _Recorded]:  # type: ignore[misc]  # noqa: N805 - called while the class is made
         def apply(self: _Recorded, other: Any) -> _Recorded:
             if not isinstance(other, (_Recorded, int, float)):
                 raise SpecError(f"{type(other).__name__} in the arithmetic of sizes")

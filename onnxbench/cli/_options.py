@@ -75,6 +75,8 @@ RangeOption = Annotated[
         "--val-range", metavar="RANGE...", show_default=False, help="Ranges of drawn values: [0,1], x:[2,50]."
     ),
 ]
+Fill = Annotated[bool, typer.Option("--fill", help="Draw the inputs that the data lacks.")]
+Cast = Annotated[bool, typer.Option("--cast", help="Convert element types of the data to the model's.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn values.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
 

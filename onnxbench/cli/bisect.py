@@ -14,8 +14,10 @@ from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
+    Cast,
     DimOption,
     FeedsOption,
+    Fill,
     ModelArgument,
     Quiet,
     RangeOption,
@@ -145,8 +147,8 @@ def bisect(
             help="Sets of inputs to compare on (all in the data, or 1); the worst is told.",
         ),
     ] = None,
-    fill: Annotated[bool, typer.Option("--fill", help="Draw the inputs that the data lacks.")] = False,
-    cast: Annotated[bool, typer.Option("--cast", help="Convert element types of the data to the model's.")] = False,
+    fill: Fill = False,
+    cast: Cast = False,
     atol: Annotated[
         list[str] | None,
         typer.Option(

@@ -11,8 +11,10 @@ from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
+    Cast,
     DimOption,
     FeedsOption,
+    Fill,
     ModelArgument,
     Quiet,
     RangeOption,
@@ -88,8 +90,8 @@ def reduce(
             help="Sets of inputs to try a part on (all in the data, or 1).",
         ),
     ] = None,
-    fill: Annotated[bool, typer.Option("--fill", help="Draw the inputs that the data lacks.")] = False,
-    cast: Annotated[bool, typer.Option("--cast", help="Convert element types of the data to the model's.")] = False,
+    fill: Fill = False,
+    cast: Cast = False,
     atol: Annotated[
         float | None,
         typer.Option(

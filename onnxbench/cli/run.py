@@ -12,8 +12,10 @@ from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
+    Cast,
     DimOption,
     FeedsOption,
+    Fill,
     ModelArgument,
     Quiet,
     RangeOption,
@@ -45,8 +47,8 @@ def run(
             help="Sets of inputs to run (all in the data, or 1).",
         ),
     ] = None,
-    fill: Annotated[bool, typer.Option("--fill", help="Draw the inputs that the data lacks.")] = False,
-    cast: Annotated[bool, typer.Option("--cast", help="Convert element types of the data to the model's.")] = False,
+    fill: Fill = False,
+    cast: Cast = False,
     outputs: Annotated[
         list[str] | None,
         typer.Option(

@@ -107,7 +107,8 @@ def _inputs_of_sizes(scope: Scope, ports: Sequence[Port]) -> frozenset[str]:
         shape = port.shape
         if port.dtype not in _INTEGERS or shape is None or len(shape) > 1:
             continue
-        if all(isinstance(size, int) for size in shape) and prod(shape) <= _MOST_VALUES and _sizes_follow(scope, port):  # type: ignore[arg-type]
+        sizes = [size for size in shape if isinstance(size, int)]
+        if len(sizes) == len(shape) and prod(sizes) <= _MOST_VALUES and _sizes_follow(scope, port):
             found.add(port.name)
     return frozenset(found)
 

@@ -329,7 +329,7 @@ def catch_indexing(patches: Iterable[Patch]) -> Callable[[], None]:
 
     found = {patch.name: patch for patch in patches}
 
-    class Indexing(overrides.TorchFunctionMode):  # type: ignore[misc]
+    class Indexing(overrides.TorchFunctionMode):  # type: ignore[misc]  # torch is not read by mypy
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = getattr(func, "__name__", "")
             if name in found and func is found[name].original:

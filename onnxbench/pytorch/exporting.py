@@ -36,12 +36,11 @@ from onnxbench.pytorch._verification import Case, Verifier
 from onnxbench.pytorch.rewriters import RewriteContext, unused_findings, warned_findings
 from onnxbench.pytorch.sources import (
     Source,
+    as_source,
     load_function,
-    load_source,
     loaded_file,
     own_errors,
     require_inputs,
-    source_of,
     with_dtype,
     with_inputs,
     with_weights,
@@ -304,10 +303,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 def _prepared(source: Source | str | Any, options: ExportOptions) -> Source:
     """Returns the source with weights, element type and example inputs as the options say, in evaluation mode."""
-    if isinstance(source, (str, os.PathLike)):
-        found = load_source(os.fspath(source))
-    else:
-        found = source if isinstance(source, Source) else source_of(source)
+    found = as_source(source)
     if options.shapes:
         found = with_inputs(found, options.shapes, seed=options.seed)
     if options.keys and options.state_dict is None:

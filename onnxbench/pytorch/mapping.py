@@ -56,7 +56,7 @@ from onnxbench.pytorch.matching import (
     match_names,
     match_values,
 )
-from onnxbench.pytorch.sources import Source, load_source, source_of, with_inputs
+from onnxbench.pytorch.sources import Source, as_source, with_inputs
 from onnxbench.pytorch.values import TorchValues, torch_values
 from onnxbench.version import __version__
 from onnxbench.writer import Saved, SaveOptions, save
@@ -274,7 +274,9 @@ def map_values(
     if torch is None:
         rows = [_as_told(each, operators[each.value], by) for each in told]
         return Mapped(tuple(each for each in rows if chosen is None or each.value in chosen))
-    source = _source(torch, shapes)
+    source = as_source(torch)
+    if shapes:
+        source = with_inputs(source, shapes)
     side = torch_values(
         source, program=program, model=loaded, how=how, inputs=inputs, translations=translations
     )  # fmt: skip
@@ -289,14 +291,6 @@ def map_values(
         return result
     saved = save(_written(loaded, rows, side, result), write, options=storing)
     return replace(result, saved=saved)
-
-
-def _source(torch: Source | str | Any, shapes: Sequence[str]) -> Source:
-    if isinstance(torch, (str, os.PathLike)):
-        source = load_source(os.fspath(torch))
-    else:
-        source = torch if isinstance(torch, Source) else source_of(torch)
-    return with_inputs(source, shapes) if shapes else source
 
 
 def _chosen(index: GraphIndex, selectors: Sequence[str]) -> set[str] | None:

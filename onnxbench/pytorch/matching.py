@@ -38,6 +38,7 @@ from onnxbench.select import origins
 
 if TYPE_CHECKING:
     import numpy as np
+    from onnx import NodeProto
 
     from onnxbench.captures import Value
     from onnxbench.graph import Scope
@@ -163,16 +164,21 @@ def match_metadata(model: Model, side: TorchValues) -> dict[str, Pair]:
         return {}
     known = dict(fx_nodes(side.program.graph_module))
     found = {}
-    for node in model.proto.graph.node:
-        said = next((e.value for e in node.metadata_props if e.key == FX_NODE and isinstance(e.value, str)), None)
-        if said is None:
-            continue
+    for node, said in _told_nodes(model):
         for output, name in zip(node.output, fx_values(node), strict=True):
             if output and name is not None and name in side.values and is_value(known.get(name), said):
                 found[output] = Pair(output, name, "metadata")
     if found:
         _add_outputs(model, side, found)
     return found
+
+
+def _told_nodes(model: Model) -> Iterator[tuple[NodeProto, str]]:
+    """Yields the nodes whose metadata names an fx node, with what it says."""
+    for node in model.proto.graph.node:
+        said = next((e.value for e in node.metadata_props if e.key == FX_NODE and isinstance(e.value, str)), None)
+        if said is not None:
+            yield node, said
 
 
 def _add_outputs(model: Model, side: TorchValues, found: dict[str, Pair]) -> None:
@@ -195,10 +201,9 @@ def _steps(model: Model, side: TorchValues) -> dict[str, str]:
         return {}
     known = dict(fx_nodes(side.program.graph_module))
     found: dict[str, str] = {}
-    for node in model.proto.graph.node:
-        said = next((e.value for e in node.metadata_props if e.key == FX_NODE and isinstance(e.value, str)), None)
+    for node, said in _told_nodes(model):
         within = fx_name(node)
-        if said is not None and within is not None and is_value(known.get(within), said):
+        if within is not None and is_value(known.get(within), said):
             found.update((output, within) for output in node.output if output)
     return found
 

@@ -23,15 +23,7 @@ from onnxbench.captures import Feeds, Value
 from onnxbench.provenance import Provenance
 from onnxbench.pytorch import require_torch
 from onnxbench.pytorch.matching import Matching, match
-from onnxbench.pytorch.sources import (
-    Source,
-    load_source,
-    require_inputs,
-    source_of,
-    with_dtype,
-    with_inputs,
-    with_weights,
-)
+from onnxbench.pytorch.sources import Source, as_source, require_inputs, with_dtype, with_inputs, with_weights
 from onnxbench.pytorch.values import TorchValues, similar_inputs, torch_values
 from onnxbench.tensortype import dtype_bits, dtype_number, elem_type
 
@@ -179,10 +171,7 @@ def torch_reference(
         ExecutionError: The file or the factory failed.
     """
     require_torch("comparing with PyTorch")
-    if isinstance(source, (str, os.PathLike)):
-        found = load_source(os.fspath(source))
-    else:
-        found = source if isinstance(source, Source) else source_of(source)
+    found = as_source(source)
     if shapes and not found.has_inputs:
         found = with_inputs(found, shapes)
     if state_dict is not None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import linecache
+import os
 import re
 import sys
 import sysconfig
@@ -179,6 +180,19 @@ def load_source(spelling: str) -> Source:
     _require_file(file)
     require_torch(f"loading {spelling}")
     return _of_file(file, spelling)
+
+
+def as_source(value: Source | str | os.PathLike[str] | Any) -> Source:
+    """Returns the source that is meant: one already, how one is spelled, or what a factory returns.
+
+    Raises:
+        NotFoundError: There is no such model or file.
+        UsageError: It is no model.
+        ExecutionError: The file or the factory failed.
+    """
+    if isinstance(value, (str, os.PathLike)):
+        return load_source(os.fspath(value))
+    return value if isinstance(value, Source) else source_of(value)
 
 
 def source_of(value: Any, spelling: str = "the model") -> Source:
