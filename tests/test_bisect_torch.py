@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,6 +119,16 @@ def test_a_right_file_is_not_accused(files, exporter):
 def test_steps_near_to_a_value_are_not_taken_for_it(files, file):
     """A MatMul is a step within a linear layer, whether metadata tells that or not, and its bias changes little."""
     assert bisect(files[file], against=reference("small_biases")).culprits == ()
+
+
+@pytest.mark.parametrize("dtype", [None, "float64"])
+def test_calibrated_tolerances_are_what_float64_shows(files, dtype):
+    (output,) = bisect(files["torch.export"], against=reference("net", dtype), auto_tolerance=True).outputs
+    assert output.passed
+    module, (image,) = runpy.run_path(str(MODELS))["net"]()
+    with torch.no_grad():
+        apart = (module(image) - module.double()(image.double())).abs().max()
+    assert output.tolerance.atol == pytest.approx(10 * float(apart), rel=0.5)
 
 
 FAULTS = [one_bias, wrong_epsilon, gelu_by_tanh, the_folded_convolution, a_nan]

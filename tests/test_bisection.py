@@ -483,6 +483,48 @@ def test_rounding_is_drift_only_where_a_tolerance_says_so(corpus: Corpus) -> Non
     assert (strict.kind, strict.passed, strict.culprits) == ("rounding", False, ())
 
 
+def test_tolerances_are_calibrated_by_rounding(corpus: Corpus) -> None:
+    path, entry = corpus("ppocr_v2_cls")
+    feeds = fetch.seeded_feeds(path, entry)
+    optimized = {"on": "ort:all,threads=1", "reference_on": ONE, "feeds": feeds, "auto_tolerance": True}
+    found = bisect(path, **optimized)
+    assert found.passed
+    allowed = [row.allowed.atol for row in found.tensors if row.allowed is not None]
+    assert len(allowed) == len(found.tensors)
+    assert max(allowed) > 20 * min(size for size in allowed if size)
+    again = bisect(path, **optimized)
+    assert {row.tensor: row.allowed for row in again.tensors} == {row.tensor: row.allowed for row in found.tensors}
+    told = bisect(path, atol=0.5, **optimized)
+    assert {row.allowed.atol for row in told.tensors if row.allowed is not None} == {0.5}
+
+
+def test_calibrated_tolerances_hold_what_float64_shows() -> None:
+    random = np.random.default_rng(3)
+    weights = {f"w{at}": random.standard_normal((256, 256)).astype(np.float32) / 16 for at in range(6)}
+    feeds = {"x": random.standard_normal((4, 256)).astype(np.float32)}
+    nodes, right = [], feeds["x"].astype(np.float64)
+    for at in range(6):
+        nodes.append(helper.make_node("MatMul", [f"h{at}" if at else "x", f"w{at}"], [f"h{at + 1}" if at < 5 else "y"]))
+        right = right @ weights[f"w{at}"].astype(np.float64)
+    model = _model(nodes, weights, shape=(4, 256))
+    (output,) = bisect(model, on="ort:none,threads=2", reference_on=ONE, feeds=feeds, auto_tolerance=True).outputs
+    made = backends.open_session(model, options=backends.Options("none")).run(feeds)["y"]
+    rounding = float(np.abs(made - right).max())
+    assert rounding < output.tolerance.atol < 30 * rounding
+
+    fault = {**weights, "w5": weights["w5"] * np.float32(1 + 2e-5)}  # within what any float32 is allowed
+    suspect = _model(nodes, fault, shape=(4, 256))
+    assert bisect(suspect, against=model, feeds=feeds).outputs[0].passed
+    assert not bisect(suspect, against=model, feeds=feeds, auto_tolerance=True).outputs[0].passed
+
+
+def test_tolerances_of_recorded_values_cannot_be_calibrated() -> None:
+    model = _model([helper.make_node("Relu", ["x"], ["y"])])
+    values = {"x": np.ones(2, np.float32), "y": np.ones(2, np.float32)}
+    with pytest.raises(UsageError, match="cannot be calibrated: recorded values"):
+        bisect(model, recorded=values, auto_tolerance=True)
+
+
 def test_what_cannot_be_understood_is_refused(broken: Any, tmp_path: Path) -> None:
     suspect, reference, _, _ = broken
     with pytest.raises(UsageError, match="no optimization level"):

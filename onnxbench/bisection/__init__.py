@@ -92,6 +92,7 @@ def bisect(
     feeds: Mapping[str, Value] | FeedOptions | None = None,
     atol: Sequence[str] | float = (),
     rtol: Sequence[str] | float = (),
+    auto_tolerance: bool = False,
     memory: int | None = None,
     repro: str | os.PathLike[str] | None = None,
     isolate: bool = False,
@@ -114,6 +115,8 @@ def bisect(
         atol: What outputs may be off: a number, or words such as ``1e-3`` and ``out:1e-2``. With neither this nor
             ``rtol``, each element type has its own default, and rounding alone is no drift.
         rtol: The same, relative to the expected value.
+        auto_tolerance: For tensors that neither says anything of, what rounding does to the reference's own values is
+            measured, and ten times that is allowed (see ``_calibrating``).
         memory: How many bytes captured values may take; None: a quarter of free memory.
         repro: Write the first culprit into this folder: a small model, inputs, expected outputs, and a script.
         isolate: Try the suspect in a process of its own first, since it may crash or hang. A suspect that fails without
@@ -124,7 +127,7 @@ def bisect(
         allow_outside: For model files: follow external data that leaves their folder.
 
     Raises:
-        UsageError: The sides contradict each other.
+        UsageError: The sides contradict each other, or tolerances cannot be calibrated.
         UnsupportedError: No tensor of the suspect is known to the reference.
         FeedsError: The inputs do not fit, or there are none for recorded values.
         ExecutionError: A side failed.
@@ -161,7 +164,8 @@ def bisect(
         )
     sources = _sources(suspect, against, recorded) if evidence or report is not None else None
     try:
-        found = _Bisector(accused, reference, atol, rtol, memory or free_memory()).run(feeds, repro, sources)
+        bisector = _Bisector(accused, reference, atol, rtol, memory or free_memory(), auto_tolerance=auto_tolerance)
+        found = bisector.run(feeds, repro, sources)
     except ExecutionError:
         told = _failing(model, place, reference, feeds, timeout, repro)
         if told is None:
@@ -272,14 +276,18 @@ class _Bisector:
         atol: Sequence[str] | float,
         rtol: Sequence[str] | float,
         memory: int,
+        *,
+        auto_tolerance: bool = False,
     ) -> None:
         self._suspect, self._reference = suspect, reference
         names = set(suspect.parts.scope.tensor_names())
         self._atol, self._rtol = _tolerances(atol, names, "--atol"), _tolerances(rtol, names, "--rtol")
         self._memory = memory
-        self._is_told = bool(self._atol or self._rtol)
+        self._is_told = bool(self._atol or self._rtol) or auto_tolerance
         twins = make_twins(suspect, reference) if isinstance(reference, ModelReference) else _no_twins
-        self._search = Search(suspect, reference, max_bytes=memory, tolerance=self._tolerance, twins=twins)
+        self._search = Search(
+            suspect, reference, max_bytes=memory, tolerance=self._tolerance, twins=twins, calibrate=auto_tolerance
+        )
         self._notes: list[str] = [*getattr(reference, "notes", ())]
         if not self._search.names:
             raise UnsupportedError(
@@ -348,8 +356,9 @@ class _Bisector:
         values = search.outputs if search.is_undisturbed else self._suspect.outputs(feeds)
         for name in names:
             drifts = compare_values(
-                name, search.reference_outputs[name], values[name], tolerance=self._tolerance(name), check_dtype=False
-            )
+                name, search.reference_outputs[name], values[name], check_dtype=False,
+                tolerance=self._tolerance(name) or search.calibrated.get(name),
+            )  # fmt: skip
             known = self._outputs.get(name)
             if known is None or max(map(_badness, drifts)) > max(map(_badness, known)):
                 self._outputs[name] = drifts

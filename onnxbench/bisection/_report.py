@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench.bisection._failing import FailingPiece
 from onnxbench.bisection._measures import Distance
-from onnxbench.drift import TensorDrift
+from onnxbench.drift import TensorDrift, Tolerance
 
 if TYPE_CHECKING:
     from onnxbench.bisection._evidence import Evidence
@@ -130,6 +130,7 @@ class Row:
         module: The PyTorch module of the node, or None.
         source: Its PyTorch source line, or None.
         code: The text of that line, or None.
+        allowed: What an element may be off for ``total.failing``: told, calibrated, or by the element types.
     """
 
     tensor: str
@@ -148,6 +149,7 @@ class Row:
     module: str | None = None
     source: str | None = None
     code: str | None = None
+    allowed: Tolerance | None = None
 
 
 @dataclass(frozen=True, slots=True)
