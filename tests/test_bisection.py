@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -465,6 +466,98 @@ def test_the_command_tells_and_writes_a_repro(broken: Any, tmp_path: Path) -> No
     assert injected.truths
 
 
+def _holds_nothing_of(folder: Path, model: onnx.ModelProto) -> None:
+    """Checks that no name and no weight of a model is in any file of a folder."""
+    names = {name for node in model.graph.node for name in (node.name, *node.input, *node.output)}
+    words = {name.encode() for name in names - {"input", "output"} if len(name) > 4}
+    weights = [t for t in model.graph.initializer if np.prod(t.dims) > 8]
+    words |= {numpy_helper.to_array(t).tobytes()[:64] for t in weights}
+    for file in folder.iterdir():
+        contents = [file.read_bytes()] if file.suffix != ".npz" else [v.tobytes() for v in np.load(file).values()]
+        assert not [word for word in words for content in contents if word in content], file
+
+
+def test_an_anonymous_repro_holds_nothing_of_the_model(broken: Any, tmp_path: Path) -> None:
+    suspect, reference, feeds, injected = broken
+    repro = tmp_path / "repro"
+    done = _run(suspect, "--against", reference, "--feeds", feeds, "--repro", repro, "--anonymize")
+    assert done.returncode == 1, done.stderr
+    _holds_nothing_of(repro, injected.model)
+    script = subprocess.run([sys.executable, repro / "reproduce.py"], capture_output=True, text=True, check=False)
+    assert (script.returncode, "the failure shows" in script.stdout) == (1, True), script.stderr
+    assert "suspect.onnx" not in (repro / "reproduce.py").read_text(encoding="utf-8")
+    onnx.checker.check_model(str(repro / "culprit.onnx"), full_check=True)
+    alone = _run(suspect, "--against", reference, "--anonymize")
+    assert (alone.returncode, "--repro" in alone.stderr) == (2, True)
+
+
+def test_an_overflow_shows_with_other_numbers_too() -> None:
+    """A product that float16 cannot hold: random numbers of the same spread are too small, stretched ones are not."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 16)).astype(np.float32)
+    x[2, 3] = 300.0
+    weight = (250 + rng.standard_normal(16)).astype(np.float32)
+    right = [helper.make_node("Mul", ["x", "secret"], ["y"])]
+    wrong = [
+        helper.make_node("Mul", ["x", "secret"], ["product"]),
+        helper.make_node("Cast", ["product"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["half"], ["y"], to=TensorProto.FLOAT),
+    ]
+    suspect = _model(wrong, {"secret": weight}, shape=(4, 16))
+    with tempfile.TemporaryDirectory() as folder:
+        found = bisect(
+            suspect,
+            against=_model(right, {"secret": weight}, shape=(4, 16)),
+            feeds={"x": x},
+            repro=folder,
+            anonymize=True,
+        )
+        assert found.culprits[0].own.problem == "nonfinite"
+        _holds_nothing_of(Path(folder), suspect.proto)
+        assert (
+            subprocess.run([sys.executable, Path(folder) / "reproduce.py"], check=False, capture_output=True).returncode
+            == 1
+        )
+
+
+def test_an_anonymous_repro_is_refused_where_it_would_show_nothing(tmp_path: Path) -> None:
+    """A row of a table that only one index reaches; and recorded values, which nobody can compute anew."""
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((1000, 16)).astype(np.float32)
+    off = table.copy()
+    off[7] += 1
+    ids = np.full((2, 16), 7)
+    ids[0, 0], ids[0, 1] = 100, 900
+    nodes = [helper.make_node("Gather", ["table", "x"], ["y"])]
+    sides = [_model(nodes, {"table": each}, shape=(2, 16), dtype=TensorProto.INT64) for each in (off, table)]
+    for side in sides:
+        side.proto.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    repro = tmp_path / "repro"
+    found = bisect(sides[0], against=sides[1], feeds={"x": ids}, repro=repro, anonymize=True)
+    assert any("in random order" in note for note in found.notes)  # drawn indices do not reach the row
+    right = {"x": ids, "y": table[ids]}
+    with pytest.raises(UnsupportedError, match="cannot be computed anew"):
+        bisect(sides[0], recorded=right, repro=tmp_path / "other", anonymize=True)
+    assert not (tmp_path / "other").exists()
+    apart = _model(
+        [helper.make_node("Add", ["table", "table"], ["wide"]), helper.make_node("Gather", ["wide", "x"], ["y"])],
+        {"table": off},
+        shape=(2, 16),
+        dtype=TensorProto.INT64,
+    )
+    halves = _model(
+        [helper.make_node("Gather", ["whole", "x"], ["y"])],
+        {"whole": 2 * table},
+        shape=(2, 16),
+        dtype=TensorProto.INT64,
+    )
+    for side in (apart, halves):
+        side.proto.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    with pytest.raises(UnsupportedError, match="is not in the reference"):
+        bisect(apart, against=halves, feeds={"x": ids}, repro=tmp_path / "other", anonymize=True)
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_command_passes_a_clean_model(broken: Any) -> None:
     _, reference, feeds, _ = broken
     done = _run(reference, "--feeds", feeds, "--json")
@@ -484,7 +577,7 @@ def test_rounding_is_drift_only_where_a_tolerance_says_so(corpus: Corpus) -> Non
 
 
 def test_tolerances_are_calibrated_by_rounding(corpus: Corpus) -> None:
-    path, entry = corpus("ppocr_v2_cls")
+    path, entry = corpus("eeg_seizure_lstm")
     feeds = fetch.seeded_feeds(path, entry)
     optimized = {"on": "ort:all,threads=1", "reference_on": ONE, "feeds": feeds, "auto_tolerance": True}
     found = bisect(path, **optimized)

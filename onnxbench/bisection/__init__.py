@@ -95,6 +95,7 @@ def bisect(
     auto_tolerance: bool = False,
     memory: int | None = None,
     repro: str | os.PathLike[str] | None = None,
+    anonymize: bool = False,
     isolate: bool = False,
     timeout: float = SECONDS,
     report: str | os.PathLike[str] | None = None,
@@ -119,6 +120,8 @@ def bisect(
             measured, and ten times that is allowed (see ``_calibrating``).
         memory: How many bytes captured values may take; None: a quarter of free memory.
         repro: Write the first culprit into this folder: a small model, inputs, expected outputs, and a script.
+        anonymize: With ``repro``: replace names, texts, metadata, weights and inputs; nothing is written if the failure
+            does not show without them.
         isolate: Try the suspect in a process of its own first, since it may crash or hang. A suspect that fails without
             ending this process is searched for the part that fails either way.
         timeout: Seconds that opening the suspect, or a run of it, may take in a process of its own.
@@ -135,6 +138,8 @@ def bisect(
         OutputError: The folder for ``repro`` is not empty, or that for ``report`` holds something else.
         MissingDependencyError: A package is missing that reports are made with.
     """
+    if anonymize and repro is None:
+        raise UsageError("anonymize is for the repro: name a folder for it")
     if against is not None and len(recorded):
         raise UsageError("the reference is either a model (against) or recorded values, not both")
     if repro is not None:
@@ -148,12 +153,12 @@ def bisect(
     place = _place(on, "all" if same else "none", "--on")
     reference = _reference(model, against, recorded, _place(reference_on, "none", "--reference-on"), allow_outside)
     told: Bisection | None = None
-    if isolate and (told := _failing(model, place, reference, feeds, timeout, repro)) is not None:
+    if isolate and (told := _failing(model, place, reference, feeds, timeout, repro, anonymize)) is not None:
         return told
     try:
         accused = Suspect(model, place)
     except ExecutionError:
-        told = _failing(model, place, reference, feeds, timeout, repro)
+        told = _failing(model, place, reference, feeds, timeout, repro, anonymize)
         if told is None:
             raise
         return told
@@ -165,9 +170,9 @@ def bisect(
     sources = _sources(suspect, against, recorded) if evidence or report is not None else None
     try:
         bisector = _Bisector(accused, reference, atol, rtol, memory or free_memory(), auto_tolerance=auto_tolerance)
-        found = bisector.run(feeds, repro, sources)
+        found = bisector.run(feeds, repro, sources, anonymize=anonymize)
     except ExecutionError:
-        told = _failing(model, place, reference, feeds, timeout, repro)
+        told = _failing(model, place, reference, feeds, timeout, repro, anonymize)
         if told is None:
             raise
         return told
@@ -201,6 +206,7 @@ def _failing(
     feeds: Mapping[str, Value] | FeedOptions | None,
     timeout: float,
     repro: str | os.PathLike[str] | None,
+    anonymize: bool,
 ) -> Bisection | None:
     """Returns which part of a suspect makes it fail to run; None if it runs."""
     own = getattr(reference, "inputs", None)
@@ -213,7 +219,8 @@ def _failing(
         sets = list(reference.feeds(input_ports(model.proto.graph)))
     else:
         sets = [each.feeds for each in feed_sets(model, feeds)]
-    found = find_failing(model, place, sets, seconds=timeout, repro=None if repro is None else Path(repro))
+    folder = None if repro is None else Path(repro)
+    found = find_failing(model, place, sets, seconds=timeout, repro=folder, anonymize=anonymize)
     if found is None:
         return None
     name = model.origin.name if model.origin is not None else "the model"
@@ -307,6 +314,8 @@ class _Bisector:
         feeds: Mapping[str, Value] | FeedOptions | None,
         repro: str | os.PathLike[str] | None = None,
         sources: Mapping[str, Sequence[str]] | None = None,
+        *,
+        anonymize: bool = False,
     ) -> Bisection:
         """Returns what the search finds, with evidence if it is said which files the sides were given as."""
         search = self._search
@@ -318,7 +327,7 @@ class _Bisector:
                 self._compare_outputs(values)
         if not self._feeds:
             raise FeedsError("the data holds no set of inputs")
-        return self._result(repro, sources)
+        return self._result(repro, sources, anonymize)
 
     def _sets(
         self, feeds: Mapping[str, Value] | FeedOptions | None
@@ -363,7 +372,9 @@ class _Bisector:
             if known is None or max(map(_badness, drifts)) > max(map(_badness, known)):
                 self._outputs[name] = drifts
 
-    def _result(self, repro: str | os.PathLike[str] | None, sources: Mapping[str, Sequence[str]] | None) -> Bisection:
+    def _result(
+        self, repro: str | os.PathLike[str] | None, sources: Mapping[str, Sequence[str]] | None, anonymize: bool
+    ) -> Bisection:
         search = self._search
         median = search.median
         groups = search.culprits()
@@ -380,7 +391,9 @@ class _Bisector:
         if repro is not None and ordered:
             first = ordered[0]
             worst = next(f for f in finding[first.tensor] if f.tensor == first.tensor)
-            write_repro(repro, search, first, worst, self._feeds[first.number], median)
+            self._notes += write_repro(
+                repro, search, first, worst, self._feeds[first.number], median, anonymize=anonymize
+            )
         elif repro is not None:
             self._notes.append("no culprit was found, so nothing was written")
         return Bisection(

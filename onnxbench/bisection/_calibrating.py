@@ -8,8 +8,8 @@ precision relative to it.
 *Rounded otherwise.* PyTorch computes in float64. ONNX Runtime cannot (it has no Conv, for one, in float64), and the
 reference evaluator takes minutes for what takes it seconds. So the nodes of an ONNX model run in their own types, and
 all that they make is moved by up to one unit of precision, at random, before anything reads it: Monte Carlo arithmetic,
-the way of CESTAC and Verificarlo. It sees what the graph makes of rounding (cancellation, many layers) for any operator.
-It misses how a kernel adds up, which ``FACTOR`` covers: of three models in PyTorch, float64 showed 0.6 to 0.8 times as
+the way of CESTAC and Verificarlo. It sees what the graph makes of rounding (cancellation, many layers), and misses
+how a kernel adds up, which ``FACTOR`` covers: of three models in PyTorch, float64 showed 0.6 to 0.8 times as
 much at most tensors, and 4.2 times at the worst of 173.
 """
 

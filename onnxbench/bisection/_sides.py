@@ -275,6 +275,10 @@ class ModelReference:
         except ExecutionError:
             return None
 
+    def weight(self, name: str) -> Value | None:
+        """Returns the values of an initializer, or of what a Constant node makes; None for all else."""
+        return self.side.parts.constant(name)
+
     def close(self) -> None:
         """Removes what was written on the way."""
         self.side.close()

@@ -39,6 +39,7 @@ _MOST_MODULES = 24
     state_dict="torch",
     key="state_dict",
     baseline_factor="baseline",
+    anonymize="repro",
 )
 def bisect(
     model: ModelArgument,
@@ -188,6 +189,13 @@ def bisect(
             help="Write the first culprit there: a small model, inputs, expected outputs, and a script that shows it.",
         ),
     ] = None,
+    anonymize: Annotated[
+        bool,
+        typer.Option(
+            "--anonymize",
+            help="In --repro, replace names, texts, metadata, weights and inputs, where the failure still shows.",
+        ),
+    ] = False,
     over: Annotated[
         str | None,
         typer.Option(
@@ -293,6 +301,7 @@ def bisect(
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
         atol=atol or (), rtol=rtol or (), auto_tolerance=auto_tolerance,
         memory=None if memory is None else specs.parse_size(memory), repro=repro,
+        anonymize=anonymize,
         report=report, evidence=bool(baseline or save_baseline),
         isolate=isolate, timeout=timeout, allow_outside=allow_outside,
     )  # fmt: skip
