@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install onnxbench[torch]")
 
 from onnxbench.bisection import Bisection, bisect  # noqa: E402
-from onnxbench.errors import FeedsError, NotFoundError, UsageError  # noqa: E402
+from onnxbench.errors import FeedsError, NotFoundError, UnsupportedError, UsageError  # noqa: E402
 from onnxbench.model import from_proto  # noqa: E402
 from onnxbench.pytorch.exporting import ExportOptions, export  # noqa: E402
 from onnxbench.pytorch.reference import TorchReference, torch_reference  # noqa: E402
@@ -151,6 +151,18 @@ def test_the_faulty_node_is_named_with_its_module_and_line(files, fault, dtype):
     assert culprit.source.startswith(str(MODELS))
     assert culprit.effect is not None
     assert culprit.effect > 0.99
+
+
+def test_an_anonymous_repro_is_computed_anew_in_pytorch(files, tmp_path):
+    model = onnx.load(files["torch.export"])
+    wrong_epsilon(model)
+    bisect(from_proto(model), against=reference("net"), repro=tmp_path / "repro", anonymize=True)
+    assert b"blocks" not in (tmp_path / "repro" / "culprit.onnx").read_bytes()
+    done = subprocess.run([sys.executable, tmp_path / "repro" / "reproduce.py"], check=False, capture_output=True)
+    assert done.returncode == 1
+    one_bias(model := onnx.load(files["torch.export"]))  # of a linear layer, whose weight the exporter transposed
+    with pytest.raises(UnsupportedError, match="is not in the reference as it is here"):
+        bisect(from_proto(model), against=reference("net"), repro=tmp_path / "other", anonymize=True)
 
 
 def test_what_pytorch_calls_shows_the_cause(files):

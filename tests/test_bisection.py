@@ -394,6 +394,53 @@ def test_the_first_bad_iteration_is_named() -> None:
     assert found.verdict.startswith("drift starts at loop/body/Sub#2")
 
 
+def _scan(*, backward: bool, limit: float) -> Any:
+    """A running sum along axis 1, whose steps count double where the input is beyond a limit."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Sub", ["slice", "limit"], ["beyond"]),
+            helper.make_node("Relu", ["beyond"], ["extra"]),
+            helper.make_node("Add", ["slice", "extra"], ["step"]),
+            helper.make_node("Add", ["state", "step"], ["next"]),
+            helper.make_node("Identity", ["next"], ["seen"]),
+        ],
+        "body",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("state", "slice")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("next", "seen")],
+    )
+    scan = helper.make_node(
+        "Scan", ["start", "x"], ["last", "y"], "scan", body=body, num_scan_inputs=1, scan_input_axes=[1],
+        scan_input_directions=[int(backward)],
+    )  # fmt: skip
+    weights = {"start": np.zeros(2, np.float32), "limit": np.array(limit, np.float32)}
+    return _model([helper.make_node("Relu", ["x"], ["unused"]), scan], weights, shape=(2, 6))
+
+
+@pytest.mark.parametrize(("backward", "iteration"), [(False, 4), (True, 1)])
+def test_scan_bodies_are_looked_into(backward: bool, iteration: int) -> None:
+    """The fifth column is the first beyond the suspect's limit, from the front; from the back it is the second."""
+    sides = [_scan(backward=backward, limit=limit) for limit in (3.5, 99)]
+    feeds = {"x": np.tile(np.array([0, 1, 2, 3, 4, 1], np.float32), (2, 1))}
+    found = bisect(sides[0], against=sides[1], feeds=feeds)
+    (culprit,) = found.culprits
+    assert (culprit.op_type, culprit.iteration) == ("Scan", iteration)
+    assert [each.node for each in culprit.inner] == ["scan/body/Sub#0"]
+    assert found.verdict.startswith("drift starts at scan/body/Sub")
+
+
+@pytest.mark.parametrize("name", ["scan_forward", "scan_directions"])
+def test_scans_of_the_fixtures_are_looked_into(name: str) -> None:
+    case = named(name)
+    broken = onnx.load(case.path)
+    body = next(body for node in broken.graph.node if node.op_type == "Scan" for _, body in node_bodies(node))
+    node = next(node for node in body.node if node.op_type in ("Add", "Mul"))
+    node.op_type = "Sub"
+    found = bisect(from_proto(broken), against=case.path, feeds=case.feeds())
+    (culprit,) = found.culprits
+    assert culprit.iteration == 0
+    assert [each.op_type for each in culprit.inner] == ["Sub"]
+
+
 def test_functions_are_looked_into() -> None:
     case = named("function_nested")
     model = inline_functions(load(case.path))[0]

@@ -428,7 +428,7 @@ class _Bisector:
         return gather(self._search, worst, self._feeds, sources)
 
     def _with_inner(self, culprit: Culprit, group: Sequence[Finding]) -> Culprit:
-        """Returns an If or a Loop with the culprits in its body; any other node as it is."""
+        """Returns an If, a Loop or a Scan with the culprits in its body; any other node as it is."""
         if not isinstance(self._reference, ModelReference):
             return culprit
         search = self._search

@@ -39,8 +39,8 @@ class Culprit:
         code: The text of that line, or None.
         function: The local function that it belongs to, or None.
         number: Which set of inputs this was seen on.
-        iteration: Of a Loop, the first iteration that goes wrong when it is fed the reference's states.
-        inner: Of an If or a Loop, the culprits in its body, named by their paths (``If_3/then/Conv_1``).
+        iteration: Of a Loop or a Scan, the first iteration that goes wrong when it is fed the reference's states.
+        inner: Of an If, a Loop or a Scan, the culprits in its body, named by their paths (``If_3/then/Conv_1``).
         attributes: The node's attributes, in words: ``axis=-1, epsilon=1e-05``.
     """
 
