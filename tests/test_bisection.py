@@ -231,6 +231,29 @@ def test_a_fault_shows_on_the_optimized_graph_too(corpus: Corpus) -> None:
     assert len(found.culprits[0].reference_region) > 1
 
 
+def test_fusions_are_kept_while_tensors_are_looked_at(corpus: Corpus, tmp_path: Path) -> None:
+    path, injected, feeds = _inject(corpus, "eeg_seizure_lstm", ("one weight",), 0)
+    suspect = from_proto(injected.model)
+    found = bisect(suspect, against=path, keep_fusions=True, on="ort,threads=1", reference_on=ONE, feeds=feeds)
+    optimized = backends.optimized_graph(suspect, backends.Options(threads=1), tmp_path)
+    made = {name: node.op_type for node in optimized.proto.graph.node for name in node.output}
+    assert {row.tensor for row in found.tensors} <= made.keys()
+    assert len(found.tensors) < len(injected.model.graph.node)
+    assert any(node.domain.startswith("com.microsoft") for node in optimized.proto.graph.node)
+    assert {row.tensor: row.op_type.rpartition("::")[2] for row in found.tensors}.items() <= made.items()
+    assert [culprit.tensor in made for culprit in found.culprits] == [True]
+    assert (
+        "fusions are as in use: the graph that was searched gives the outputs of the model, bit for bit" in found.notes
+    )
+    used = backends.open_session(suspect, options=backends.Options(threads=1)).run(feeds)
+    right = backends.open_session(load(path), options=backends.Options("none", threads=1)).run(feeds)
+    for drift in found.outputs:  # the verdict is on the model itself
+        assert drift.max_abs == float(np.abs(used[drift.name] - right[drift.name]).max())
+    for place in ("reference", "ort:none"):
+        with pytest.raises(UsageError, match="no fusions to keep"):
+            bisect(suspect, against=path, keep_fusions=True, on=place)
+
+
 def test_the_worst_of_several_sets_is_told() -> None:
     weights = {"w": np.eye(4, dtype=np.float32)}
     nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Relu", ["m"], ["y"])]

@@ -29,7 +29,7 @@ from onnxbench.bisection._failing import (
     find_failing,
     shrink_failing,
 )
-from onnxbench.bisection._measures import measure
+from onnxbench.bisection._measures import Distance, measure
 from onnxbench.bisection._page import COMMAND, write_bisection
 from onnxbench.bisection._report import (
     CLEAN,
@@ -93,6 +93,7 @@ def bisect(
     atol: Sequence[str] | float = (),
     rtol: Sequence[str] | float = (),
     auto_tolerance: bool = False,
+    keep_fusions: bool = False,
     memory: int | None = None,
     repro: str | os.PathLike[str] | None = None,
     anonymize: bool = False,
@@ -118,6 +119,8 @@ def bisect(
         rtol: The same, relative to the expected value.
         auto_tolerance: For tensors that neither says anything of, what rounding does to the reference's own values is
             measured, and ten times that is allowed (see ``_calibrating``).
+        keep_fusions: Search the suspect as ONNX Runtime optimizes it (``all``, unless ``on`` says otherwise) whatever
+            the reference is, and tell whether its outputs are those of the model with nothing looked at within.
         memory: How many bytes captured values may take; None: a quarter of free memory.
         repro: Write the first culprit into this folder: a small model, inputs, expected outputs, and a script.
         anonymize: With ``repro``: replace names, texts, metadata, weights and inputs; nothing is written if the failure
@@ -130,7 +133,7 @@ def bisect(
         allow_outside: For model files: follow external data that leaves their folder.
 
     Raises:
-        UsageError: The sides contradict each other, or tolerances cannot be calibrated.
+        UsageError: The sides contradict each other, tolerances cannot be calibrated, or there are no fusions to keep.
         UnsupportedError: No tensor of the suspect is known to the reference.
         FeedsError: The inputs do not fit, or there are none for recorded values.
         ExecutionError: A side failed.
@@ -150,7 +153,9 @@ def bisect(
         require_report(report, COMMAND)
     model = suspect if isinstance(suspect, Model) else load_model(suspect, allow_outside=allow_outside)
     same = against is None and not len(recorded)
-    place = _place(on, "all" if same else "none", "--on")
+    place = _place(on, "all" if same or keep_fusions else "none", "--on")
+    if keep_fusions and not place.optimizes:
+        raise UsageError(f"{place.text} fuses nothing, so there are no fusions to keep", hint="--on ort:all does.")
     reference = _reference(model, against, recorded, _place(reference_on, "none", "--reference-on"), allow_outside)
     told: Bisection | None = None
     if isolate and (told := _failing(model, place, reference, feeds, timeout, repro, anonymize)) is not None:
@@ -169,7 +174,10 @@ def bisect(
         )
     sources = _sources(suspect, against, recorded) if evidence or report is not None else None
     try:
-        bisector = _Bisector(accused, reference, atol, rtol, memory or free_memory(), auto_tolerance=auto_tolerance)
+        bisector = _Bisector(
+            accused, reference, atol, rtol, memory or free_memory(), auto_tolerance=auto_tolerance,
+            keep_fusions=keep_fusions,
+        )  # fmt: skip
         found = bisector.run(feeds, repro, sources, anonymize=anonymize)
     except ExecutionError:
         told = _failing(model, place, reference, feeds, timeout, repro, anonymize)
@@ -285,7 +293,9 @@ class _Bisector:
         memory: int,
         *,
         auto_tolerance: bool = False,
+        keep_fusions: bool = False,
     ) -> None:
+        self._keep_fusions = keep_fusions
         self._suspect, self._reference = suspect, reference
         names = set(suspect.parts.scope.tensor_names())
         self._atol, self._rtol = _tolerances(atol, names, "--atol"), _tolerances(rtol, names, "--rtol")
@@ -302,6 +312,7 @@ class _Bisector:
                 hint="Are these two forms of one model? 'onnxbench diff' shows what they have in common.",
             )
         self._outputs: dict[str, list[TensorDrift]] = {}
+        self._disturbed: dict[str, Distance] = {}
         self._choices: dict[str, None] = {}
         self._feeds: list[Mapping[str, Value]] = []
 
@@ -364,6 +375,9 @@ class _Bisector:
             return
         values = search.outputs if search.is_undisturbed else self._suspect.outputs(feeds)
         for name in names:
+            apart = measure(values[name], search.outputs[name])
+            if not apart.equal:
+                self._disturbed[name] = max(apart, self._disturbed.get(name, apart), key=lambda each: each.severity)
             drifts = compare_values(
                 name, search.reference_outputs[name], values[name], check_dtype=False,
                 tolerance=self._tolerance(name) or search.calibrated.get(name),
@@ -471,6 +485,13 @@ class _Bisector:
         if types:
             one, other = types[0].total.dtypes
             self._notes.append(f"{len(types):,} tensors are of another element type ({other}, {one} in the reference)")
+        if self._keep_fusions:
+            words = [f"output {name!r} by {apart.text}" for name, apart in self._disturbed.items()]
+            self._notes.append(
+                f"looking at tensors changes what is computed: {words[0]}"
+                if words
+                else "fusions are as in use: the graph that was searched gives the outputs of the model, bit for bit"
+            )
         within = all(search.findings[d.name].total.passed for d in outputs if d.name in search.findings)
         if found and outputs and all(drift.passed for drift in outputs):
             self._notes.append("the outputs are within the tolerance all the same")
