@@ -433,8 +433,9 @@ class TestEngines:
         assert {problem.remedy for problem in found.problems} == {"dequantize"}
         assert {"unsupported", "plugin"} == {problem.kind for problem in found.problems}
         before = load(model)
-        edited, words = engine.apply_remedies(before, lambda now: SM89)
-        assert any("applied dequantize" in word for word in words)
+        done = engine.prepare(before, spec_for=lambda now: SM89)
+        edited = done.model
+        assert any("applied dequantize" in word for word in done.notes)
         assert build_engine(edited, tmp_path / "m.engine", SM89).fresh
         kinds = {node.op_type for node in edited.proto.graph.node}
         assert not kinds.intersection({"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLSTM"})
@@ -465,8 +466,9 @@ class TestEngines:
                 quantization.quantize_dynamic(
                     tmp_path / "float.onnx", quantized, per_channel=per_channel, weight_type=kind
                 )
-                edited, words = engine.apply_remedies(load(quantized), lambda now: SM89)
-                assert any("applied dequantize" in word for word in words), (name, words)
+                done = engine.prepare(load(quantized), spec_for=lambda now: SM89)
+                edited = done.model
+                assert any("applied dequantize" in word for word in done.notes), (name, done.notes)
                 save(edited, tmp_path / "back.onnx")
                 x = {"x": rng.standard_normal(shape).astype(np.float32)}
                 exact, back = (session_of(tmp_path / f).run(None, x)[0] for f in ("float.onnx", "back.onnx"))

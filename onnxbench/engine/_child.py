@@ -24,6 +24,8 @@ Heard = Callable[[str, str], None]
 def run_job(job: Mapping[str, Any], heard: Heard | None = None) -> dict[str, Any]:
     """Returns what a job yields (see ``onnxbench.engine._worker``).
 
+    Its temporary files lie in a folder that goes when the process ends, however it ends.
+
     Args:
         job: The job, plain values.
         heard: Hears TensorRT's log as it comes.
@@ -32,18 +34,21 @@ def run_job(job: Mapping[str, Any], heard: Heard | None = None) -> dict[str, Any
         BenchError: What the job raised, or an ``EngineError`` that says how far a process that died had come.
     """
     read_end, write_end = os.pipe()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as spilt:
+    with (
+        tempfile.TemporaryDirectory(prefix="onnxbench-trt-", ignore_cleanup_errors=True) as scratch,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as spilt,
+    ):
         command = [sys.executable, "-m", "onnxbench.engine._worker", str(write_end)]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=spilt, stderr=spilt, pass_fds=(write_end,),
-            env=_environment(job.get("device")), start_new_session=True, text=True,
+            env={**_environment(job.get("device")), "TMPDIR": scratch}, start_new_session=True, text=True,
         )  # fmt: skip
         os.close(write_end)
         follower = _Follower(heard)
         try:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(job) + "\n")
+                process.stdin.write(json.dumps({**job, "scratch": scratch}) + "\n")
                 process.stdin.flush()
             with os.fdopen(read_end, encoding="utf-8", errors="replace") as events:
                 follower.follow(events)

@@ -57,8 +57,10 @@ from onnxbench.operations._model import (
     SetProducer,
 )
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._quantization import Dequantize, SymmetricQuantization
 from onnxbench.operations._retyping import RetypeInput, RetypeOutput
 from onnxbench.operations._rewrite import Rewrite
+from onnxbench.operations._sizes import ResizeBySizes
 from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
 from onnxbench.operations._transposition import TransposeWeight
@@ -77,6 +79,7 @@ __all__ = [
     "Delete",
     "DeleteAttribute",
     "DeleteMetadata",
+    "Dequantize",
     "Duplicate",
     "Effect",
     "Externalize",
@@ -108,6 +111,7 @@ __all__ = [
     "ReorderInputs",
     "ReorderOutputs",
     "Replace",
+    "ResizeBySizes",
     "RetypeInput",
     "RetypeOutput",
     "Rewire",
@@ -129,6 +133,7 @@ __all__ = [
     "Simplify",
     "Sort",
     "StripWeights",
+    "SymmetricQuantization",
     "TakeBranches",
     "TensorOperation",
     "ToConstant",
@@ -156,6 +161,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
     AddWeight, SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
     ShareEqualWeights, StripWeights, Externalize, InlineWeights,
+    Dequantize, SymmetricQuantization, ResizeBySizes,
 )  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}
