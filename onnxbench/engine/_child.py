@@ -16,7 +16,6 @@ from typing import Any
 from onnxbench import errors, progress
 from onnxbench.errors import BenchError, EngineError
 
-_PARENTLESS = "no phase"
 Heard = Callable[[str, str], None]
 """Called with the severity and text of every line that TensorRT logs."""
 
@@ -38,7 +37,7 @@ def run_job(job: Mapping[str, Any], heard: Heard | None = None) -> dict[str, Any
         tempfile.TemporaryDirectory(prefix="onnxbench-trt-", ignore_cleanup_errors=True) as scratch,
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as spilt,
     ):
-        command = [sys.executable, "-m", "onnxbench.engine._worker", str(write_end)]
+        command = [sys.executable, "-P", "-m", "onnxbench.engine._worker", str(write_end)]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=spilt, stderr=spilt, pass_fds=(write_end,),
             env={**_environment(job.get("device")), "TMPDIR": scratch}, start_new_session=True, text=True,
@@ -82,7 +81,7 @@ class _Follower:
     def __init__(self, heard: Heard | None) -> None:
         self._heard = heard
         self._phases: list[str] = []
-        self._last_phase, self._last_node = _PARENTLESS, ""
+        self._last_phase, self._last_node = "", ""
         self._errors: list[str] = []
         self._result: dict[str, Any] | None = None
         self._error: dict[str, Any] | None = None
@@ -139,7 +138,7 @@ class _Follower:
         raise self._death(status, spilt)
 
     def _death(self, status: int, spilt: str) -> EngineError:
-        at = f"in phase {self._last_phase!r}" if self._phases else f"after phase {self._last_phase!r}"
+        at = f"{'in' if self._phases else 'after'} phase {self._last_phase!r}" if self._last_phase else "at its start"
         node = f", at or after node {self._last_node}" if self._last_node else ""
         if status < 0:
             name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
