@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from importlib.util import find_spec
 from pathlib import Path
@@ -189,6 +190,39 @@ def test_what_is_not_symmetric_is_refused_by_name(tmp_path, how, says):
     assert "--calibration" in (caught.value.hint or "")
 
 
+def test_all_that_is_not_symmetric_is_named(tmp_path):
+    path = quantized_by_onnxruntime(tmp_path, activation_type=QuantType.QUInt8)
+    proto = onnx.load(path)
+    zeros = {each.name: numpy_helper.to_array(each) for each in proto.graph.initializer}
+    wrong = [node.name for node in proto.graph.node if node.op_type == "QuantizeLinear" and zeros[node.input[2]] != 128]
+    assert len(wrong) > 3
+    with pytest.raises(RefusedResultError) as caught:
+        edit(load(path), [Step(SymmetricQuantization())])
+    said = [caught.value.message, *caught.value.details]
+    assert len(said) == len(wrong)
+    assert all(repr(name) in sentence for name, sentence in zip(wrong, said, strict=True))
+
+
+@pytest.mark.parametrize(("spread", "kind"), [(60, "int8"), (255, "float32")])
+@pytest.mark.parametrize("channels", [False, True])
+def test_weights_with_other_zero_points_compute_the_same_bit_for_bit(tmp_path, spread, kind, channels):
+    random = np.random.default_rng(0)
+    weights = random.integers(0, spread, (3, 4, 2, 2), endpoint=True).astype(np.uint8)
+    zeros = np.array([100, 90, 110] if channels else 100, np.uint8)
+    scales = np.array([0.01, 0.02, 0.03] if channels else 0.01, np.float32)
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s", "z"], ["f"], name="dq", axis=0),
+             helper.make_node("Conv", ["x", "f"], ["y"])]  # fmt: skip
+    stored = [numpy_helper.from_array(each, name) for each, name in ((weights, "w"), (scales, "s"), (zeros, "z"))]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [1, 4, 5, 5])],
+                              [helper.make_tensor_value_info("y", 1, [1, 3, 4, 4])], stored)  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    proto = edit(load(tmp_path / "m.onnx"), [Step(SymmetricQuantization())]).model.proto
+    onnx.checker.check_model(proto, full_check=True)
+    assert {numpy_helper.to_array(each).dtype.name for each in proto.graph.initializer} == {"float32", kind}
+    x = random.standard_normal((1, 4, 5, 5)).astype(np.float32)
+    assert np.array_equal(run(proto, x), run(tmp_path / "m.onnx", x))
+
+
 def test_uint8_that_others_read_is_refused(tmp_path):
     path = quantized_by_onnxruntime(
         tmp_path, activation_type=QuantType.QUInt8, extra_options={"ActivationSymmetric": True}
@@ -220,6 +254,26 @@ class TestEngines:
         assert "signal to noise" in shown.err
         assert (tmp_path / "m.engine.json").is_file()
         assert "QuantizeLinear" in {node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
+
+    def test_the_record_tells_of_the_calibration_that_a_configuration_asks_for(self, tmp_path, capsys):
+        path, data = small_model(tmp_path / "m.onnx"), calibration(tmp_path / "data")
+        (tmp_path / "build.yaml").write_text(
+            "calibration: data\nprecisions: [int8]\ncompute_capability: 8.9\nprofiles: [{x: 2x3x12x12}]\n"
+        )
+        command = ["build-trt", str(path), str(tmp_path / "m.engine"), "--config", str(tmp_path / "build.yaml")]
+        assert bounded(app, command) == 0
+        assert "4 nodes quantized with 3 sets of inputs" in capsys.readouterr().err
+        said = json.loads((tmp_path / "m.engine.json").read_text())["calibration"]
+        assert said["data"] == [str(data)]
+        assert (said["sets"], said["quantized"], said["left"]) == (3, 4, 0)
+        assert said["worst"]["output"] == "y"
+        assert said["worst"]["sqnr_db"] > 25
+        assert bounded(app, command) == 0
+        assert "nothing to do" in capsys.readouterr().out
+        np.savez(data / "2.npz", x=np.full((2, 3, 12, 12), 9, np.float32))
+        assert bounded(app, command) == 0
+        assert "nothing to do" not in capsys.readouterr().out
+        assert json.loads((tmp_path / "m.engine.json").read_text())["calibration"]["sha256"] != said["sha256"]
 
     def test_a_repaired_model_builds_where_the_given_one_does_not(self, tmp_path):
         path = quantized_by_onnxruntime(tmp_path, extra_options={"ActivationSymmetric": True})

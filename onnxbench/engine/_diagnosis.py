@@ -268,7 +268,7 @@ _WAYS_OUT: dict[str, tuple[str | None, str | None]] = {
 _CASES: tuple[tuple[str, str, str | None], ...] = (
     (r"shape tensor and must have type Int", "Give Resize sizes (int64) in place of scales.", "resize_sizes"),
     (r"Quantized constant .* is only allowed before DQ", "Fold the integer weights into float ones.", "fold_weights"),
-    (r"no trip limit was set", "Export the loop with a trip count, or unroll it.", None),
+    (r"no trip limit was set", "Give the loop a trip count (where a counter ends it), or unroll it.", "count_loops"),
     (r"kUNDEFINED failed", "An If cannot be resolved: fix what its condition depends on "
         "(--fix INPUT=VALUE, or one shape with --shapes), then --apply takes the branch.", "take_branches"),
     (r"antialias", "Set antialias to 0, if the result may differ a little.", None),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from onnxbench.errors import BenchError, NotFoundError, UsageError
 from onnxbench.operations import (
+    CountLoops,
     Dequantize,
     FoldConstants,
     Operation,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from onnxbench.model import Model
 
 _REMEDIES: dict[str, Callable[[], list[Operation]]] = {
+    "count_loops": lambda: [CountLoops()],
     "dequantize": lambda: [Dequantize()],
     "fold_weights": lambda: [FoldConstants(max_bytes="2G")],
     "resize_sizes": lambda: [ResizeBySizes()],

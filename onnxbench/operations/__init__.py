@@ -42,6 +42,7 @@ from onnxbench.operations._interface import (
     ReorderInputs,
     ReorderOutputs,
 )
+from onnxbench.operations._loops import CountLoops
 from onnxbench.operations._marks import Unmark
 from onnxbench.operations._model import (
     DeleteMetadata,
@@ -75,6 +76,7 @@ __all__ = [
     "AddWeight",
     "CastWeight",
     "Clean",
+    "CountLoops",
     "DedupeNames",
     "Delete",
     "DeleteAttribute",
@@ -154,7 +156,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     Rewrite,
     Outline, InlineFunctions, Move,
     Unmark,
-    Clean, Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
+    Clean, Simplify, FoldConstants, TakeBranches, CountLoops, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
     SetModelVersion, SetDomain, SetGraphName,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
