@@ -16,12 +16,13 @@ from typing import Annotated
 import typer
 
 from onnxbench.cli._boundary import bounded
-from onnxbench.cli._command import BenchCommand
+from onnxbench.cli._command import BenchCommand, BenchGroup
 from onnxbench.cli._edits import EditCommand
 from onnxbench.version import __version__
 
 app = typer.Typer(
     name="onnxbench",
+    cls=BenchGroup,
     help="ONNX graph surgery and debugging workbench: look into a model, cut it, join it, build it, check it, run it.",
     epilog="Exit codes: 0 fine, 1 a check found something, 2 usage, 3 and up one per kind of error "
     "(see docs/errors.md), 70 a bug, 130 Ctrl-C.",
