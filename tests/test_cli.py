@@ -444,7 +444,8 @@ def test_every_second_name_is_an_option_of_some_command():
     from onnxbench.cli._command import SECOND_NAMES
 
     group = typer.main.get_command(app)
-    options = {name for command in group.commands.values() for param in command.params for name in param.opts}
+    commands = [group.get_command(None, name) for name in group.list_commands(None)]
+    options = {name for command in commands for param in command.params for name in param.opts}
     for name, first in SECOND_NAMES.items():
         assert first[0] in options
         assert name not in options

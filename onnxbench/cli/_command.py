@@ -128,8 +128,9 @@ class BenchGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Returns the command's name, the command and the words behind it; raises UsageError if there is none."""
-        if args[0] not in self.commands:
-            hint = did_you_mean(args[0], self.commands) or "'onnxbench --help' shows all commands."
+        names = self.list_commands(ctx)
+        if args[0] not in names:
+            hint = did_you_mean(args[0], names) or "'onnxbench --help' shows all commands."
             raise UsageError(f"no such command: {args[0]}", hint=hint)
         return super().resolve_command(ctx, args)
 
