@@ -118,8 +118,9 @@ class Reference(Protocol):
 
     It may have more than this, which is used where it is there: ``notes``, what was decided without being told;
     ``inputs(number)``, inputs of its own by the suspect's names; ``origin(name)``, a ``Provenance``, and
-    ``explain(name)``, what makes a value, in words; ``weight(name)``, the values of a weight or None; ``rerun(name,
-    given)``, a value computed anew from others, or None; ``digest()``, the SHA-256 of what it is; ``close()``.
+    ``explain(name)``, what makes a value, in words; ``between(name, known)``, the values that one is computed from,
+    back to those that are known; ``weight(name)``, the values of a weight or None; ``rerun(name, given)``, a value
+    computed anew from others, or None; ``digest()``, the SHA-256 of what it is; ``close()``.
 
     Attributes:
         label: What it is, in words.
