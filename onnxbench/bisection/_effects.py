@@ -20,7 +20,7 @@ from onnxbench.provenance import RULE, ModuleCall, Origins
 from onnxbench.records import attribute_value
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
+    from onnx import ModelProto, NodeProto
 
     from onnxbench.bisection._search import Finding, Search
     from onnxbench.provenance import Provenance
@@ -204,6 +204,9 @@ class Telling:
             if change.kind in ("wiring", "name", "type"):
                 continue
             position = by_label.get(change.where)
+            adds = position is not None and change.kind == "node" and change.sign == "+"
+            if adds and mine.varying.isdisjoint(mine.scope.writes[by_label[change.where]]):
+                position = None  # a constant that only stands elsewhere is none to blame
             if position is not None and position not in changed:
                 changed.append(position)
             elif position is None and change.kind == "weight":
@@ -215,6 +218,10 @@ class Telling:
             what = "" if change.what == change.kind else f" {change.what}"
             note = f" ({change.note})" if change.note else ""
             reasons.append(f"{sign}{change.kind} {where}{what}: {values}{note}")
+        if not reasons:
+            reasons += _other_version(
+                (theirs.model.proto, theirs.scope.nodes[start]), (mine.model.proto, mine.scope.nodes[finding.maker])
+            )
         return tuple(reasons[:_MOST_REASONS]), sorted(changed, key=mine.rank.__getitem__), names
 
     def _weight_reasons(self, finding: Finding) -> tuple[str, ...]:
@@ -288,6 +295,21 @@ class Telling:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _other_version(one: tuple[ModelProto, NodeProto], other: tuple[ModelProto, NodeProto]) -> list[str]:
+    """Returns that two nodes that look the same are of other versions of their operator, if they are."""
+    import onnx
+
+    versions = []
+    for proto, node in (one, other):
+        known = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
+        version = known.get(node.domain or "ai.onnx", 0)
+        if not onnx.defs.has(node.op_type, version, node.domain):
+            return []
+        versions.append((node.op_type, onnx.defs.get_schema(node.op_type, version, node.domain).since_version))
+    (op_type, before), (_, after) = versions
+    return [f"{op_type} of opset {before} -> {after}"] if before != after else []
 
 
 def ranked(
