@@ -166,7 +166,7 @@ def build_engine(
         heard: list[tuple[str, str]] = []
         try:
             with held_together(out, record_path(out).name) as staging:
-                job = make_job("build", file.path, settled, flavor, plugins, staging / out.name)
+                job = make_job("build", file, settled, flavor, plugins, staging / out.name)
                 job["timing_cache_target"] = os.fspath(staging / "timing.cache")
                 done = run_job(job, lambda severity, text: heard.append((severity, text)))
                 _refuse_refusals(model, done, flavor)
@@ -244,12 +244,13 @@ def attempt_build(
         index: The model's index, if there is one.
     """
     from onnxbench.engine._diagnosis import Explainer
+    from onnxbench.engine._foresight import foresee
 
     known = index if index is not None else GraphIndex(model.proto)
     with ModelFile(source, model) as file, tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
         heard: list[tuple[str, str]] = []
         target = Path(folder, "trial.engine")
-        job = make_job("build" if trial else "parse", file.path, settled, flavor, plugins, target)
+        job = make_job("build" if trial else "parse", file, settled, flavor, plugins, target, index=known)
         try:
             done = run_job(job, lambda severity, text: heard.append((severity, text)))
         except EngineError as error:
@@ -264,8 +265,11 @@ def attempt_build(
                 )
             return False, ((problem, ref),)
     obstacles = explain_all(known, done)
-    if trial and not obstacles and not done["built"]:
+    if not obstacles and not done["built"]:
         explainer = Explainer(known)
+        foreseen = foresee(model, known, element_types(model))
+        obstacles = tuple((explainer.foreseen(ref, words), ref) for ref, words in foreseen)
+    if trial and not obstacles and not done["built"]:
         words = " ".join(text for severity, text in done["messages"] if "error" in severity)
         obstacles = ((explainer.build_problem(done["messages"]), explainer.named_in(words)),)
     return bool(done["built"]) if trial and not done["problems"] else None, obstacles
@@ -475,11 +479,14 @@ class ModelFile:
 
 
 def make_job(
-    task: str, model: Path, spec: BuildSpec, flavor: Flavor, plugins: Sequence[Plugin], target: Path
-) -> dict[str, Any]:
+    task: str, file: ModelFile, spec: BuildSpec, flavor: Flavor, plugins: Sequence[Plugin], target: Path,
+    *, index: GraphIndex | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Returns a job for TensorRT's process."""
+    known = index if index is not None else GraphIndex(file.model.proto)
     return {
-        "task": task, "flavor": dataclasses.asdict(flavor), "model": os.fspath(model), "target": os.fspath(target),
+        "task": task, "flavor": dataclasses.asdict(flavor), "model": os.fspath(file.path), "target": os.fspath(target),
+        "has_attention": any(ref.node.op_type == "Attention" for ref in known.nodes()),
         "spec": _with_fixed(spec), "plugins": _plugin_jobs(plugins, embed=spec.embed_plugins), "device": spec.device,
     }  # fmt: skip
 

@@ -163,11 +163,22 @@ class TensorRT:
 
     # ------------------------------------------------------------ parse and build
 
-    def parse(self, model: Path, *, strongly_typed: bool = True) -> tuple[Any, list[dict[str, Any]]]:
-        """Returns the network of a model, and what the parser refuses in it (empty: nothing)."""
+    def parse(
+        self, model: Path, *, strongly_typed: bool = True, has_attention: bool = False
+    ) -> tuple[Any, list[dict[str, Any]]]:
+        """Returns the network of a model, and what the parser refuses in it (empty: nothing).
+
+        Args:
+            model: The file.
+            strongly_typed: Keep to the types in the graph.
+            has_attention: The model has Attention, which is then computed by other operators where no kernel fits.
+        """
         network = self._builder.create_network(self._network_flags(strongly_typed))
         parser = self.api.OnnxParser(network, self.logger)
-        ok = parser.parse_from_file(os.fspath(model))
+        if has_attention:
+            ok = parser.parse(_with_decomposable_attention(model), os.fspath(model))
+        else:
+            ok = parser.parse_from_file(os.fspath(model))
         problems = [self._problem(parser.get_error(number)) for number in range(parser.num_errors)]
         if not ok and not problems:
             problems = [{"code": "", "text": "the parser failed and does not say why", "node": -1, "name": "", "op": "",
@@ -350,6 +361,26 @@ class TensorRT:
         if cache is None or not config.set_timing_cache(cache, False):
             raise self.error(f"the timing cache {file} is not one of this TensorRT", hint="Delete it, or name another.")
         return cache
+
+
+def _with_decomposable_attention(model: Path) -> bytes:
+    """Returns a model that tells the parser that Attention may be taken apart.
+
+    Without it TensorRT has a kernel for it or builds nothing. The attribute is the parser's own and not in the
+    standard, so it is in no file.
+    """
+    import onnx
+
+    proto = onnx.load_model(model, load_external_data=False)
+    graphs = [proto.graph, *proto.functions]
+    while graphs:
+        for node in graphs.pop().node:
+            if node.op_type == "Attention" and node.domain in ("", "ai.onnx"):
+                node.attribute.add(name="TRT_decomposable", type=onnx.AttributeProto.INT, i=1)
+            for attribute in node.attribute:
+                graphs += [each for each in (attribute.g, *attribute.graphs) if each.node]
+    data: bytes = proto.SerializeToString()
+    return data
 
 
 def describe_network(network: Any) -> dict[str, Any]:

@@ -81,7 +81,10 @@ def _build(job: dict[str, Any], say: _seam.Say) -> dict[str, Any]:
     loaded = time.perf_counter()
     spec = job["spec"]
     say("phase", name="parsing the model", parent="", steps=0)
-    network, problems = rt.parse(Path(job["model"]), strongly_typed=spec.get("strongly_typed", True))
+    network, problems = rt.parse(
+        Path(job["model"]), strongly_typed=spec.get("strongly_typed", True),
+        has_attention=job.get("has_attention", False),
+    )  # fmt: skip
     _refuse_raised(rt)
     say("phase_end", name="parsing the model")
     parsed = time.perf_counter()
