@@ -17,6 +17,7 @@ from onnxbench.tensortype import dtype_name, elem_type
 if TYPE_CHECKING:
     from onnxbench.model import Model
 
+_FLOAT8 = frozenset({17, 18, 19, 20})
 _SMALL = frozenset({17, 18, 19, 20, 21, 22, 23})
 """Element types of 8 bits and fewer that only quantizing nodes make and take."""
 
@@ -38,7 +39,8 @@ def foresee(model: Model, index: GraphIndex, types: Collection[int]) -> Iterator
             yield ref, "TensorRT parses NonMaxSuppression and has nothing that runs it"
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             home = home_of(ref.scope, node.input[2]) if len(node.input) > 2 and node.input[2] else None
-            if home is index.main and node.input[2] in home.true_inputs():
+            given = home is index.main and node.input[2] in home.true_inputs()
+            if given and elem_type(index.main.stated[node.input[2]].type) not in _FLOAT8:
                 yield ref, f"its zero point {node.input[2]!r} is an input of the model, and TensorRT must know it"
         elif node.op_type in ("Cast", "CastLike") and not _SMALL.isdisjoint(types):
             finder = finder or TypeFinder(model, index)

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import hashlib
 import os
 import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,6 +66,24 @@ _POOLS = {
 }  # fmt: skip
 
 
+@cache
+def load_module(flavor: Flavor) -> Any:
+    """Returns the Python module of a TensorRT, its libraries put right.
+
+    Raises:
+        MissingDependencyError: It cannot be loaded.
+    """
+    if flavor.name == RTX:
+        _supply_library_names(flavor)
+    try:
+        return import_module(flavor.module)
+    except (ImportError, OSError) as error:
+        raise MissingDependencyError(
+            f"{flavor.name} is installed and cannot be loaded: {error}",
+            hint="Its libraries come in packages of their own; reinstall it with 'pip install --force-reinstall'.",
+        ) from None
+
+
 class TensorRT:
     """One loaded TensorRT, with its one logger.
 
@@ -75,15 +96,7 @@ class TensorRT:
     """
 
     def __init__(self, flavor: Flavor, say: Say) -> None:
-        if flavor.name == RTX:
-            _supply_library_names(flavor)
-        try:
-            self.api = import_module(flavor.module)
-        except (ImportError, OSError) as error:
-            raise MissingDependencyError(
-                f"{flavor.name} is installed and cannot be loaded: {error}",
-                hint="Its libraries come in packages of their own; reinstall it with 'pip install --force-reinstall'.",
-            ) from None
+        self.api = load_module(flavor)
         self.flavor = flavor
         self.version = str(self.api.__version__)
         self.messages: list[tuple[str, str]] = []
@@ -344,16 +357,17 @@ class TensorRT:
         if not profile or config.add_optimization_profile(profile) < 0:
             raise self.error(f"TensorRT refuses profile {number}", since=since)
 
-    def build(self, network: Any, config: Any, target: Path) -> int | None:
-        """Builds the engine into a file and returns its size in bytes; None if TensorRT built nothing."""
+    def build(self, network: Any, config: Any, target: Path) -> dict[str, Any] | None:
+        """Builds the engine into a file and returns its size and digest; None if TensorRT built nothing."""
         if hasattr(config, "progress_monitor"):
             config.progress_monitor = self._monitor = _make_monitor(self.api, self._say)
         memory = self._builder.build_serialized_network(network, config)
         if memory is None:
             return None
-        with open(target, "wb") as out:
+        with ThreadPoolExecutor(1) as pool, open(target, "wb") as out:
+            digest = pool.submit(hashlib.sha256, memory)
             out.write(memory)
-        return int(memory.nbytes)
+            return {"bytes": int(memory.nbytes), "sha256": digest.result().hexdigest()}
 
     def load_timing_cache(self, config: Any, file: Path) -> Any:
         """Gives the configuration a timing cache, filled from a file if it exists, and returns it."""
