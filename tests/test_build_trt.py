@@ -26,7 +26,7 @@ from onnxbench.captures import input_ports
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
 from onnxbench.engine import BuildSpec, Range, build_engine, diagnose, parse_profiles, read_engine
-from onnxbench.engine._building import make_job
+from onnxbench.engine._building import ModelFile, make_job
 from onnxbench.engine._child import run_job
 from onnxbench.engine._flavors import Flavor
 from onnxbench.engine._spec import check_spec
@@ -430,7 +430,8 @@ class TestEngines:
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         monkeypatch.setattr(tempfile, "tempdir", None)
         model, _ = corpus("light_densenet121")
-        job = make_job("build", model, SM89, RTX, (), tmp_path / "m.engine")
+        with ModelFile(model, load(model)) as file:
+            job = make_job("build", file, SM89, RTX, (), tmp_path / "m.engine")
         heard = []
 
         def kill_it(severity, text):
