@@ -19,13 +19,13 @@ from onnxbench.errors import UnsupportedError
 from onnxbench.graph import Scope
 from onnxbench.messages import copy_of
 from onnxbench.precision._plan import Plan, Tensor, Use
-from onnxbench.precision._signatures import element, is_plain
+from onnxbench.precision._signatures import element, is_plain, set_element
 from onnxbench.precision._values import Converter, put
 from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import dtype_name
 
 if TYPE_CHECKING:
-    from onnx import NodeProto, TensorProto, TypeProto
+    from onnx import NodeProto, TensorProto
 
 _TENSOR, _SPARSE = 4, 11  # AttributeProto types
 
@@ -359,12 +359,3 @@ def is_cast(index: Any, node: NodeProto) -> bool:
     """Tells whether a node is a Cast of the standard."""
     return node.op_type == "Cast" and not plain_domain(node.domain) and index.function_of(node) is None
 
-
-def set_element(value: TypeProto, number: int) -> None:
-    """Gives a type another element type, within sequences and optionals too."""
-    kind = value.WhichOneof("value")
-    while kind in ("sequence_type", "optional_type"):
-        value = getattr(value, kind).elem_type
-        kind = value.WhichOneof("value")
-    if kind in ("tensor_type", "sparse_tensor_type"):
-        getattr(value, kind).elem_type = number

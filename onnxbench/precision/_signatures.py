@@ -18,13 +18,13 @@ from onnxbench.schemas import find_schema
 from onnxbench.tensortype import schema_word
 
 if TYPE_CHECKING:
-    from onnx import NodeProto, TypeProto
+    from onnx import AttributeProto, NodeProto, TypeProto
     from onnx.defs import OpSchema
 
 FLOATS = {1: "float", 10: "float16", 11: "double", 16: "bfloat16"}
 """The element types that a conversion goes from and to, by number."""
 _NUMBERS = {word: number for number, word in FLOATS.items()}
-_INT, _TENSOR = 2, 4  # AttributeProto types
+_INT, _TENSOR, _TYPE = 2, 4, 13  # AttributeProto types
 _WRAPPERS = ("seq", "optional", "sparse_tensor", "tensor")
 
 
@@ -158,6 +158,16 @@ def type_proto(word: str) -> TypeProto:
             return value
 
 
+def set_element(value: TypeProto, number: int) -> None:
+    """Gives a type another element type, within sequences and optionals too."""
+    kind = value.WhichOneof("value")
+    while kind in ("sequence_type", "optional_type"):
+        value = getattr(value, kind).elem_type
+        kind = value.WhichOneof("value")
+    if kind in ("tensor_type", "sparse_tensor_type"):
+        getattr(value, kind).elem_type = number
+
+
 # ---------------------------------------------------------------- asked of onnx's inference
 
 _Key = tuple[object, ...]
@@ -267,11 +277,21 @@ class Prober:
 
 def _key(node: NodeProto, sig: Signature, given: tuple[str | None, ...]) -> _Key:
     said = tuple(
-        (each.name, each.i if each.type == _INT else each.t.data_type if each.type == _TENSOR else each.ref_attr_name)
+        (each.name, _type_said(each))
         for each in node.attribute
     )
     schema = sig.schema
     return schema.domain, schema.name, schema.since_version, given, len(node.output), said
+
+
+def _type_said(attribute: AttributeProto) -> object:
+    if attribute.ref_attr_name:
+        return attribute.ref_attr_name
+    if attribute.type == _INT:
+        return attribute.i
+    if attribute.type == _TENSOR:
+        return -attribute.t.data_type
+    return type_word(attribute.tp) if attribute.type == _TYPE else None
 
 
 def _infer(node: NodeProto, sig: Signature, given: tuple[str | None, ...]) -> tuple[str | None, ...] | None:
@@ -302,7 +322,7 @@ def _infer(node: NodeProto, sig: Signature, given: tuple[str | None, ...]) -> tu
 
 def _attribute_names(schema: OpSchema) -> list[str]:
     kinds = {name: int(attribute.type.value) for name, attribute in schema.attributes.items()}
-    return sorted((name for name, kind in kinds.items() if kind in (_INT, _TENSOR)), key=lambda name: kinds[name])
+    return sorted((name for name, kind in kinds.items() if kind in (_INT, _TENSOR, _TYPE)), key=lambda name: kinds[name])
 
 
 def _set_element(node: NodeProto, schema: OpSchema, name: str, number: int) -> bool:
@@ -314,8 +334,13 @@ def _set_element(node: NodeProto, schema: OpSchema, name: str, number: int) -> b
         held.ClearField("ref_attr_name")
         held.i = number
         return True
+    if held is not None and held.type == _TYPE and not held.ref_attr_name:
+        set_element(held.tp, number)
+        return True
     from onnx import helper, numpy_helper
 
+    if held is None and int(schema.attributes[name].type.value) == _TYPE:
+        return False
     if held is None:  # what ConstantOfShape fills with then
         held = node.attribute.add(name=name, type=_TENSOR)
         held.t.CopyFrom(helper.make_tensor("value", number, [1], [0.0]))
