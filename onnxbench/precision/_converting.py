@@ -79,7 +79,8 @@ def convert_model(
     proto = draft.model.proto
     if not is_sorted:
         sort_nodes(proto)
-    _untag(proto)
+    if keep:
+        _untag(proto)
     notes += make_valid(proto, complete=draft.model.with_small_weights)
     draft.touch()
     return Converted(
