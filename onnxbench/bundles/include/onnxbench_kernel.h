@@ -1,10 +1,13 @@
 // What a kernel of an onnxbench bundle is written with. The same source is compiled for a GPU (nvcc, NVRTC) and, to be
-// tested without one, as C++ for the CPU, where each thread is a turn of a loop. No header of CUDA is needed.
+// tested without one, as C++ for the CPU, where each thread is a turn of a loop, or a thread of the CPU if those of a
+// block work together (ONNXBENCH_SHARED, ONNXBENCH_SYNC). No header of CUDA is needed.
 #pragma once
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define ONNXBENCH_KERNEL extern "C" __global__ void
 #define ONNXBENCH_DEVICE __device__ __forceinline__
+#define ONNXBENCH_SHARED __shared__
+#define ONNXBENCH_SYNC() __syncthreads()
 #else
 #include <math.h>
 #include <cstring>
@@ -12,6 +15,10 @@ struct onnxbench_dim { unsigned x, y, z; };
 static thread_local onnxbench_dim blockIdx{0, 0, 0}, threadIdx{0, 0, 0}, blockDim{1, 1, 1}, gridDim{1, 1, 1};
 #define ONNXBENCH_KERNEL extern "C" void
 #define ONNXBENCH_DEVICE static inline
+#define ONNXBENCH_SHARED static
+#ifndef ONNXBENCH_SYNC
+#define ONNXBENCH_SYNC()
+#endif
 #define __restrict__
 static inline float __int_as_float(int bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 static inline int __float_as_int(float value) { int bits; std::memcpy(&bits, &value, 4); return bits; }
