@@ -42,8 +42,8 @@ _LIBRARIES = (".so", ".dll", ".dylib")
 Attributes = Mapping[str, Any]
 Shapes = Callable[[Sequence[Any], Attributes], Sequence[Sequence[Any]]]
 """From the shapes of the inputs to those of the outputs. Sizes are ints, or in TensorRT symbols with + - * // and
-comparisons by ``onnxbench.bundles.smaller`` and ``larger``. A size that the values decide is ``Counted(at_most)``. An
-input that a node leaves out is None, here and below."""
+comparisons by ``onnxbench.bundles.smaller`` and ``larger``. Of a size that is counted (``Bundle.counted``) it says how
+large it can be. An input that a node leaves out is None, here and below."""
 Reference = Callable[[Sequence[Any], Attributes], Sequence["np.ndarray"]]
 Scalars = Callable[[Sequence[Any], Sequence[Sequence[int]], Attributes], tuple[Sequence[int], Sequence[float]]]
 Count = Callable[[Sequence[Any], Sequence[Sequence[int]], Attributes], int]
@@ -53,17 +53,6 @@ Body = Callable[..., str | None]
 """From attributes and an opset to the operator as a function of standard ones: ``(x) => (y) { y = Relu (x) }``, ONNX
 text; None if these attributes or this opset cannot be said so. An operator with optional inputs is told as a third
 argument how many a node has, and names so many in the function."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """A size that is known only when the values are: the kernel counts, and there is room for so many.
-
-    Attributes:
-        at_most: The largest that it can be.
-    """
-
-    at_most: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +81,7 @@ class Kernel:
     outputs, onnxbench_params)``: pointers to all inputs, then all outputs, then up to 16 integers and 8 floats. One
     thread makes one element of the first output, number ``blockIdx.x * blockDim.x + threadIdx.x``. Where an input
     (``Bundle.types``) may have several types, the function's name goes on with that: ``{entry}_{t}_int32``. After the
-    outputs come a ``long long*`` for each ``Counted`` size, and a ``void*`` to the workspace if there is one. The
+    outputs come a ``long long*`` for each counted size, and a ``void*`` to the workspace if there is one. The
     pointer of an input that a node leaves out is null.
 
     Attributes:
@@ -151,6 +140,7 @@ class Bundle:
         any_dtype: Inputs whose element type does not matter (only their shape does).
         types: Inputs and outputs that have other element types: which, of an output just one.
         optional: Inputs and outputs, the last ones, that a node may leave out.
+        counted: Outputs with an axis whose size is known only when the values are, the axis of each: the kernel counts.
         attributes: Its attributes with their defaults: ints, floats, strings.
         shapes: The shape function.
         reference: What it computes, in NumPy.
@@ -177,6 +167,7 @@ class Bundle:
     any_dtype: tuple[str, ...] = ()
     types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
+    counted: Mapping[str, int] = field(default_factory=dict)
     attributes: Mapping[str, Any] = field(default_factory=dict)
     tolerance: Mapping[str, tuple[float, float]] = field(
         default_factory=lambda: {"float32": (1e-3, 1e-5), "float16": (2e-3, 1e-3), "bfloat16": (2e-2, 1e-2)}
@@ -220,13 +211,9 @@ class Bundle:
         others = {*self.any_dtype, *self.types}
         return next(at for at, name in enumerate(self.inputs) if name not in others)
 
-    def counts(self) -> list[tuple[int, int]]:
-        """Returns which sizes are ``Counted``, as output and axis; it is the same in all cases."""
-        inputs, attributes = next(iter(self.cases()))
-        told = self.shapes(self.padded([value.shape for value in inputs]), self.filled(attributes))
-        return [
-            (at, axis) for at, shape in enumerate(told) for axis, size in enumerate(shape) if isinstance(size, Counted)
-        ]  # fmt: skip
+    def is_counted(self, output: str, axis: int) -> bool:
+        """Tells whether the size of an output's axis is known only when the values are."""
+        return self.counted.get(output) == axis
 
     def ptx(self) -> str:
         """Returns the compiled kernel.
@@ -554,7 +541,6 @@ def register_with_tensorrt(rt: Any, plugin: Mapping[str, Any]) -> None:
 
 __all__ = [
     "Bundle",
-    "Counted",
     "Kernel",
     "Launch",
     "Plugin",

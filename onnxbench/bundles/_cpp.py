@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import Counted
 from onnxbench.bundles._kernels import INCLUDE, casts
 from onnxbench.errors import BenchError, OutputError, SpecError
 
@@ -95,14 +94,13 @@ def _words(bundle: Bundle) -> dict[str, str]:
         lines = []
         for at, shape in enumerate(traced.shapes):
             lines.append(f"out[{at}].nbDims = {len(shape)};")
-            lines += [f"out[{at}].d[{axis}] = {_dimension(size)};" for axis, size in enumerate(shape)
-                      if not isinstance(size, Counted)]  # fmt: skip
-        for at, (output, axis) in enumerate(bundle.counts(), start=len(bundle.outputs)):
-            most = _dimension(traced.shapes[output][axis].at_most)
+            lines += [f"out[{at}].d[{axis}] = {_dimension(size)};" for axis, size in enumerate(shape)]
+        for at, (name, axis) in enumerate(bundle.counted.items(), start=len(bundle.outputs)):
+            size = f"out[{bundle.outputs.index(name)}].d[{axis}]"
             lines += [
                 f"out[{at}].nbDims = 0;",
-                f"out[{output}].d[{axis}] = b.declareSizeTensor({at}, *b.operation(DimensionOperation::kCEIL_DIV, "
-                f"*{most}, *b.constant(2)), *{most});",
+                f"{size} = b.declareSizeTensor({at}, *b.operation(DimensionOperation::kCEIL_DIV, *{size}, "
+                f"*b.constant(2)), *{size});",
             ]
         shapes.append(_branch(fits, [*lines, "return 0;"]))
         fits = fits.replace("in[", "inDesc[").replace(".nbDims", ".dims.nbDims").replace("nbInputs", "given")
@@ -136,7 +134,7 @@ def _words(bundle: Bundle) -> dict[str, str]:
             kinds.append(f"    if (pos == {at}) return {_one_of(bundle.types[name])};\n")
     outs = [f"DataType::{_TYPES[bundle.types[name][0]]}" if name in bundle.types else f"in[{typed}]"
             for name in bundle.outputs]  # fmt: skip
-    outs += ["DataType::kINT64"] * len(bundle.counts())
+    outs += ["DataType::kINT64"] * len(bundle.counted)
     made = "".join(
         f"    if (pos == nbInputs + {at}) return type == {each.replace(f'in[{typed}]', f'desc[{typed}].desc.type')};\n"
         for at, each in enumerate(outs)

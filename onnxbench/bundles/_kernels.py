@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxbench.bundles import Counted
 from onnxbench.bundles._onnx import element_type
 from onnxbench.bundles._tensorrt import Params, pack
 from onnxbench.errors import ExecutionError, MissingDependencyError
@@ -122,15 +121,13 @@ class HostKernel:
         filled = bundle.filled(attributes)
         held = [np.ascontiguousarray(value) for value in inputs]
         given = bundle.padded([value.shape for value in held])
-        told = bundle.shapes(given, filled)
-        shapes = [tuple(int(size.at_most if isinstance(size, Counted) else size) for size in shape) for shape in told]
+        shapes = [tuple(int(size) for size in shape) for shape in bundle.shapes(given, filled)]
         typed = held[bundle.leading()].dtype
         outputs = [
             _unwritten(shape, element_type(bundle, name, typed))
             for name, shape in zip(bundle.outputs, shapes, strict=True)
         ]
-        counts = bundle.counts()
-        counted = [_unwritten((1,), np.dtype(np.int64)) for _ in counts]
+        counted = [_unwritten((1,), np.dtype(np.int64)) for _ in bundle.counted]
         room = kernel.workspace(given, shapes, filled) if kernel.workspace is not None else 0
         every = [*bundle.padded(held), *outputs, *counted, _unwritten((room,), np.dtype(np.uint8))]
         pointers = (ctypes.c_void_p * len(every))(*(None if each is None else each.ctypes.data for each in every))
@@ -145,7 +142,8 @@ class HostKernel:
                 getattr(self._library, f"host_{launch.entry}_{suffix}")(
                     pointers, ctypes.byref(numbers), blocks, threads
                 )
-        for (at, axis), number in zip(counts, counted, strict=True):
+        for (name, axis), number in zip(bundle.counted.items(), counted, strict=True):
+            at = bundle.outputs.index(name)
             outputs[at] = outputs[at].take(range(int(number[0])), axis)
         return outputs
 
@@ -162,7 +160,7 @@ def casts(bundle: Bundle, types: Mapping[str, str]) -> list[str]:
     ]
     space = ["void*"] if bundle.kernel.workspace is not None else []
     made = [f"{C_TYPES[types[name]]}*" for name in bundle.outputs]
-    return [*given, *made, *["long long*"] * len(bundle.counts()), *space]
+    return [*given, *made, *["long long*"] * len(bundle.counted), *space]
 
 
 _BLOCKS = """  gridDim.x = blocks; blockDim.x = threads;

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import Counted
 from onnxbench.errors import SpecError
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def model_of(
     typed = inputs[bundle.leading()].dtype
     made = []
     for name, shape in zip(bundle.outputs, shapes, strict=True):
-        sizes = [f"{name}_{axis}" if isinstance(size, Counted) else size for axis, size in enumerate(shape)]
+        sizes = [f"{name}_{axis}" if bundle.is_counted(name, axis) else size for axis, size in enumerate(shape)]
         made.append(info(name, onnx_dtype(element_type(bundle, name, typed)), sizes, len(sizes)))
     node = helper.make_node(bundle.op, names, bundle.outputs, name=bundle.name, domain=bundle.domain, **attributes)
     graph = helper.make_graph([node], bundle.name, given, made)
@@ -123,9 +122,9 @@ def schema_of(bundle: Bundle) -> OpSchema:
             kind.tensor_type.elem_type = given[bundle.leading()].tensor_type.elem_type
             if bundle.outputs[number] in bundle.types:
                 kind.tensor_type.elem_type = onnx_dtype(np.dtype(bundle.types[bundle.outputs[number]][0]))
-            for size in () if out is None else out[number]:
+            for axis, size in enumerate(() if out is None else out[number]):
                 dim = kind.tensor_type.shape.dim.add()
-                if isinstance(size, int):
+                if isinstance(size, int) and not bundle.is_counted(bundle.outputs[number], axis):
                     dim.dim_value = size
             context.set_output_type(number, kind)
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxbench.bundles import Counted
 from onnxbench.bundles._kernels import HostKernel, compile_ptx
 from onnxbench.bundles._onnx import OPSET
 from onnxbench.errors import BenchError
@@ -128,9 +127,10 @@ def _shapes(bundle: Bundle, cases: list[Case]) -> str:
         made = [tuple(value.shape) for value in expected_of(bundle, inputs, attributes)]
         fits = [
             len(size) == len(says) and all(
-                a <= b.at_most if isinstance(b, Counted) else a == b for a, b in zip(size, says, strict=True)
+                a <= b if bundle.is_counted(name, axis) else a == b
+                for axis, (a, b) in enumerate(zip(size, says, strict=True))
             )
-            for size, says in zip(made, told, strict=True)
+            for name, size, says in zip(bundle.outputs, made, told, strict=True)
         ]  # fmt: skip
         assert all(fits), f"it says {told} where the reference makes {made} of {[v.shape for v in inputs]}"
     return f"{len(cases)} cases"

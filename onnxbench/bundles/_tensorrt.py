@@ -17,7 +17,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import Counted, run_file
+from onnxbench.bundles import run_file
 from onnxbench.errors import EngineError, SpecError
 
 if TYPE_CHECKING:
@@ -168,20 +168,17 @@ def _serialized(api: Any, bundle: Bundle, attributes: dict[str, Any], ptx: str) 
 def _shapes(rt: Any, bundle: Bundle, attributes: dict[str, Any], inputs: Any, builder: Any) -> list[Any]:
     """Returns the shapes of a plugin's outputs as TensorRT's expressions of those of its inputs."""
     sizes = [[_Size(rt, builder, dims[axis]) for axis in range(len(dims))] for dims in inputs]
-    told = bundle.shapes(bundle.padded(sizes), attributes)
-    made, counts = [], 0
-    for shape in told:
+    made = []
+    for name, shape in zip(bundle.outputs, bundle.shapes(bundle.padded(sizes), attributes), strict=True):
         dims = rt.api.DimsExprs(len(shape))
         for axis, size in enumerate(shape):
-            if isinstance(size, Counted):
-                most = size.at_most.expression if isinstance(size.at_most, _Size) else builder.constant(size.at_most)
-                half = builder.operation(rt.api.DimensionOperation.CEIL_DIV, most, builder.constant(2))
-                dims[axis] = builder.declare_size_tensor(len(told) + counts, half, most)
-                counts += 1
-            else:
-                dims[axis] = size.expression if isinstance(size, _Size) else builder.constant(int(size))
+            dims[axis] = size.expression if isinstance(size, _Size) else builder.constant(int(size))
+            if bundle.is_counted(name, axis):
+                half = builder.operation(rt.api.DimensionOperation.CEIL_DIV, dims[axis], builder.constant(2))
+                number = len(bundle.outputs) + list(bundle.counted).index(name)
+                dims[axis] = builder.declare_size_tensor(number, half, dims[axis])
         made.append(dims)
-    return [*made, *(rt.api.DimsExprs(0) for _ in range(counts))]
+    return [*made, *(rt.api.DimsExprs(0) for _ in bundle.counted)]
 
 
 def _plugin_class(rt: Any, bundle: Bundle) -> Any:
@@ -193,8 +190,8 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
         "int64": kinds.INT64,
     }  # fmt: skip
     names = {value: name for name, value in types.items()}
-    leading, counts = bundle.leading(), len(bundle.counts())
-    outputs = [*bundle.outputs, *[None] * counts]
+    leading = bundle.leading()
+    outputs = [*bundle.outputs, *[None] * len(bundle.counted)]
 
     bases: Any = (api.IPluginV3, api.IPluginV3OneCore, api.IPluginV3OneBuild, api.IPluginV3OneRuntime)
 

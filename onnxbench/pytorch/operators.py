@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxbench.bundles import Bundle, Case, Counted, TorchCall, load_bundle
+from onnxbench.bundles import Bundle, Case, TorchCall, load_bundle
 from onnxbench.bundles._onnx import Unknown
 from onnxbench.bundles._proof import allowed_in, difference, expected_of
 from onnxbench.errors import SpecError, UsageError
@@ -97,20 +97,16 @@ def _define(name: str, schema: str, torch: Any) -> None:
         tensors, attributes = _sorted_arguments(bundle, args, kwargs)
         sizes = [None if each is None else [_Size.of(size, torch) for size in each.shape] for each in tensors]
         typing = tensors[bundle.leading()]
-        results = [
-            typing.new_empty([_traced_size(size, torch) for size in shape], dtype=_dtype(bundle, name, torch))
-            for name, shape in zip(bundle.outputs, bundle.shapes(sizes, attributes), strict=True)
-        ]
+        results = []
+        for output, shape in zip(bundle.outputs, bundle.shapes(sizes, attributes), strict=True):
+            told = [size.value if isinstance(size, _Size) else size for size in shape]
+            if output in bundle.counted:
+                told[bundle.counted[output]] = torch.library.get_ctx().new_dynamic_size()
+            results.append(typing.new_empty(told, dtype=_dtype(bundle, output, torch)))
         return results[0] if len(results) == 1 else tuple(results)
 
     made = torch.library.custom_op(name, compute, mutates_args=(), schema=schema)
     made.register_fake(fake)
-
-
-def _traced_size(size: Any, torch: Any) -> Any:
-    if isinstance(size, Counted):
-        return torch.library.get_ctx().new_dynamic_size()
-    return size.value if isinstance(size, _Size) else size
 
 
 def _dtype(bundle: Bundle, output: str, torch: Any) -> Any:
@@ -327,7 +323,11 @@ def _known_shapes(
             return None
         sizes.append([Unknown() if size is None else size for size in known])
     told = bundle.shapes(bundle.padded(sizes), attributes)
-    return [[size if isinstance(size, int) else None for size in shape] for shape in told]
+    return [
+        [size if isinstance(size, int) and not bundle.is_counted(name, axis) else None
+         for axis, size in enumerate(shape)]
+        for name, shape in zip(bundle.outputs, told, strict=True)
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------- the proof

@@ -81,8 +81,8 @@ def body(attributes, opset):
 
 def cases():
     random = np.random.default_rng(0)
-    ways = [((2, 7, 4), (2, 3)), ((1, 1, 4), (1, 1)), ((3, 9), (3, 5)), ((2, 3, 5, 4), (2, 3, 6)), ((2, 8, 3, 5), (2, 4)),
-            ((300, 4), (300,)), ((1, 600, 4), (1, 100)), ((4, 5), (4, 40))]  # fmt: skip
+    ways = [((2, 7, 4), (2, 3)), ((1, 1, 4), (1, 1)), ((3, 9), (3, 5)), ((2, 3, 5, 4), (2, 3, 6)),
+            ((2, 8, 3, 5), (2, 4)), ((300, 4), (300,)), ((1, 600, 4), (1, 100)), ((4, 5), (4, 40))]  # fmt: skip
     for (shape, places), integer, negative, _ in itertools.product(ways, (np.int32, np.int64), (False, True), range(2)):
         data = random.integers(-120, 120, shape).astype(np.float32)
         length = shape[len(places) - 1]

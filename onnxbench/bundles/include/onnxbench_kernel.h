@@ -6,6 +6,7 @@
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define ONNXBENCH_KERNEL extern "C" __global__ void
 #define ONNXBENCH_DEVICE __device__ __forceinline__
+#define ONNXBENCH_DEVICE_MEMBER __device__ __forceinline__
 #define ONNXBENCH_SHARED __shared__
 #define ONNXBENCH_SYNC() __syncthreads()
 #else
@@ -15,6 +16,7 @@ struct onnxbench_dim { unsigned x, y, z; };
 static thread_local onnxbench_dim blockIdx{0, 0, 0}, threadIdx{0, 0, 0}, blockDim{1, 1, 1}, gridDim{1, 1, 1};
 #define ONNXBENCH_KERNEL extern "C" void
 #define ONNXBENCH_DEVICE static inline
+#define ONNXBENCH_DEVICE_MEMBER inline
 #define ONNXBENCH_SHARED static
 #ifndef ONNXBENCH_SYNC
 #define ONNXBENCH_SYNC()
