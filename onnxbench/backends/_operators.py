@@ -48,6 +48,7 @@ class Operator:
         compute: From the values of inputs and attributes to those of the outputs.
         body: From attributes and an opset to a function of standard operators, or None if there is none.
         evaluator: Returns the class for onnx's reference evaluator.
+        optional: How many of the last inputs may be left out.
     """
 
     domain: str
@@ -59,6 +60,7 @@ class Operator:
     compute: Callable[[Sequence[np.ndarray], Mapping[str, Any]], Sequence[np.ndarray]]
     body: Callable[[Mapping[str, Any], int], FunctionProto | None]
     evaluator: Callable[[], type]
+    optional: int = 0
 
 
 class Taught:
@@ -93,34 +95,38 @@ class Taught:
             if operator is None:
                 continue
             attributes = _attributes(ref.node, operator)
-            if len(ref.node.input) != operator.inputs or len(ref.node.output) != operator.outputs:
+            while ref.node.input and not ref.node.input[-1]:
+                del ref.node.input[-1]
+            given = len(ref.node.input)
+            fits = operator.inputs - operator.optional <= given <= operator.inputs and all(ref.node.input)
+            if not fits or len(ref.node.output) != operator.outputs:
                 raise UnsupportedError(
-                    f"node {ref.node.name or ref.node.output[0]!r} ({operator.name}) has {len(ref.node.input)} inputs "
+                    f"node {ref.node.name or ref.node.output[0]!r} ({operator.name}) has {given} inputs "
                     f"and {len(ref.node.output)} outputs; the operator has {operator.inputs} and {operator.outputs}"
                 )
-            key = f"{operator.domain}::{operator.name} {sorted(attributes.items())}"
+            key = f"{operator.domain}::{operator.name} {given} {sorted(attributes.items())}"
             if key not in made:
-                function = operator.body(attributes, opset) or self._call(operator, attributes, opset)
+                function = operator.body(attributes, opset) or self._call(operator, given, attributes, opset)
                 made[key] = function.name = f"{operator.name}_onnxbench_{len(made)}"
                 self.proto.functions.append(function)
             ref.node.op_type = made[key]
             del ref.node.attribute[:]
 
-    def _call(self, operator: Operator, attributes: Mapping[str, Any], opset: int) -> FunctionProto:
-        """Returns a function that calls Python."""
+    def _call(self, operator: Operator, inputs: int, attributes: Mapping[str, Any], opset: int) -> FunctionProto:
+        """Returns a function that calls Python with so many inputs."""
         from onnx import helper
 
-        self.libraries = (_python_operators(operator.inputs, operator.outputs),)
+        self.libraries = (_python_operators(inputs, operator.outputs),)
         key = str(len(_CALLS))
         _CALLS[key] = lambda values: operator.compute(values, attributes)
         self._keys.append(key)
         given, made = ([f"{word}{at}" for at in range(count)]
-                       for word, count in (("x", operator.inputs), ("y", operator.outputs)))  # fmt: skip
+                       for word, count in (("x", inputs), ("y", operator.outputs)))  # fmt: skip
         casts = opset >= _LEAST_OPSET
         floats, results = ([f"{name}_float" if casts else name for name in names] for names in (given, made))
         nodes = [helper.make_node("Cast", [name], [to], to=1) for name, to in zip(given, floats, strict=True) if casts]
         nodes.append(
-            helper.make_node(_python_name(operator.inputs, operator.outputs), floats, results, domain=_DOMAIN, call=key)
+            helper.make_node(_python_name(inputs, operator.outputs), floats, results, domain=_DOMAIN, call=key)
         )
         typing = given[operator.typed_by]
         nodes += [

@@ -16,8 +16,9 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
@@ -56,15 +57,19 @@ class Kernel:
     """The CUDA kernel of an operator.
 
     For each element type ``t`` that the operator computes in there is ``extern "C" __global__ void {entry}_{t}(inputs,
-    outputs, onnxbench_params)``: pointers to all inputs, then all outputs, then up to 16 integers and 8 floats. One
-    thread makes one element of the first output, number ``blockIdx.x * blockDim.x + threadIdx.x``.
+    outputs, onnxbench_params)``: pointers to all inputs (null for one that is left out), then all outputs, then up to
+    16 integers and 8 floats. One thread makes one element of the first output, number ``blockIdx.x * blockDim.x +
+    threadIdx.x``; or the threads of a block work together, if there is ``blocks``: what they do is written in
+    ``ONNXBENCH_TOGETHER`` parts, after each of which they wait for each other (see ``onnxbench_kernel.h``).
 
     Attributes:
         source: The ``.cu`` file, relative to the bundle.
         entry: What the functions are called, before ``_float32`` and so on.
         scalars: From shapes of inputs and outputs and attributes to the integers and floats of ``onnxbench_params``.
         ptx: The compiled file, relative to the bundle.
-        threads: Threads of a block.
+        threads: Threads of a block; at most 256.
+        blocks: From shapes of inputs and outputs and attributes to how many blocks there are; None: as many as make
+            one thread for each element of the first output.
     """
 
     source: str
@@ -72,6 +77,15 @@ class Kernel:
     scalars: Scalars
     ptx: str = "kernel.ptx"
     threads: int = 256
+    blocks: Callable[[Sequence[Sequence[Any]], Sequence[Sequence[Any]], Attributes], Any] | None = None
+
+    def count(
+        self, inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]], attributes: Attributes
+    ) -> int:
+        """Returns how many blocks a launch has."""
+        if self.blocks is not None:
+            return int(self.blocks(inputs, outputs, attributes))
+        return (int(product(outputs[0])) + self.threads - 1) // self.threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +111,16 @@ class Bundle:
         name: What users call it.
         op: The operator's name in ONNX models, and the plugin's in TensorRT.
         domain: Its domain, and the plugin's namespace.
+        aliases: Other names that models have it under: ``domain::op``.
         version: Version of the plugin.
         description: One line.
         inputs: Names of its inputs.
+        optional: Those that may be left out, the last ones; functions get as many inputs as are given.
         outputs: Names of its outputs.
         dtypes: Element types that it computes in: ``float32``, ``float16``, ``bfloat16``.
         any_dtype: Inputs whose element type does not matter (only their shape does).
-        attributes: Its attributes with their defaults: ints, floats, strings.
+        attributes: Its attributes with their defaults: ints, floats, strings, tuples of ints or floats; a type
+            (``int``, ``list[float]``) where there is no default.
         shapes: The shape function.
         reference: What it computes, in NumPy.
         cases: Inputs and attributes that its tests use: many, with the edges.
@@ -127,6 +144,8 @@ class Bundle:
     description: str = ""
     dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
     any_dtype: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
     tolerance: Mapping[str, tuple[float, float]] = field(
         default_factory=lambda: {"float32": (1e-3, 1e-5), "float16": (2e-3, 1e-3), "bfloat16": (2e-2, 1e-2)}
@@ -139,12 +158,20 @@ class Bundle:
         """Returns attributes with defaults for those that are not given.
 
         Raises:
-            UsageError: There is no such attribute.
+            UsageError: There is no such attribute, or one without a default is not given.
         """
         for name in attributes:
             if name not in self.attributes:
                 raise UsageError(f"{self.op} has no attribute {name!r}", hint=did_you_mean(name, self.attributes))
+        for name, value in self.attributes.items():
+            if is_required(value) and name not in attributes:
+                raise UsageError(f"{self.op} needs the attribute {name!r}")
         return {**self.attributes, **attributes}
+
+    def named(self) -> list[Bundle]:
+        """Returns the bundle under each of the names that models have its operator under, its own first."""
+        pairs = [alias.rpartition("::") for alias in self.aliases]
+        return [self, *(replace(self, domain=domain, op=op, aliases=()) for domain, _, op in pairs)]
 
     def ptx(self) -> str:
         """Returns the compiled kernel.
@@ -206,7 +233,7 @@ class Bundle:
 
         return Operator(
             self.domain, self.op, len(self.inputs), len(self.outputs), self.attributes, leading(self),
-            self.reference, self.function, self.evaluator,
+            self.reference, self.function, self.evaluator, len(self.optional),
         )  # fmt: skip
 
     def evaluator(self) -> type:
@@ -327,9 +354,7 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     bundle = getattr(module, "BUNDLE", None)
     if not isinstance(bundle, Bundle):
         raise SpecError(f"{file} defines no BUNDLE", hint="It must define BUNDLE = onnxbench.bundles.Bundle(...).")
-    import dataclasses
-
-    return dataclasses.replace(bundle, folder=file.resolve().parent)
+    return replace(bundle, folder=file.resolve().parent)
 
 
 def run_file(file: Path) -> Any:
@@ -402,6 +427,26 @@ def load_bundles(words: Sequence[str]) -> list[Bundle]:
     return [load_bundle(plugin.path) for plugin in found]
 
 
+def is_required(value: Any) -> bool:
+    """Tells whether what a bundle says of an attribute is its type: then there is no default."""
+    return isinstance(value, (type, GenericAlias))
+
+
+def kind_of(value: Any) -> tuple[type, bool]:
+    """Returns the type of an attribute, ``int``, ``float`` or ``str``, and whether it is a list of them.
+
+    Args:
+        value: What a bundle says of it: its default, or its type.
+    """
+    if isinstance(value, GenericAlias):
+        return value.__args__[0], True
+    if isinstance(value, type):
+        return value, False
+    if isinstance(value, (list, tuple)):
+        return type(value[0]), True
+    return type(value), False
+
+
 def product(sizes: Iterable[Any]) -> Any:
     """Returns the product of sizes, also of symbols: how many elements a shape has."""
     made: Any = 1
@@ -418,6 +463,11 @@ def smaller(a: Any, b: Any) -> Any:
 def larger(a: Any, b: Any) -> Any:
     """Returns the larger of two sizes, also of symbols."""
     return a.larger(b) if hasattr(a, "larger") else b.larger(a) if hasattr(b, "larger") else max(a, b)
+
+
+def equal(a: Any, b: Any) -> Any:
+    """Returns 1 if two attributes are equal and 0 if not, in a form that can be written in C++ too."""
+    return a.equal(b) if hasattr(a, "equal") else b.equal(a) if hasattr(b, "equal") else int(a == b)
 
 
 def register_with_tensorrt(rt: Any, plugin: Mapping[str, Any]) -> None:
@@ -441,8 +491,11 @@ __all__ = [
     "TorchCall",
     "compile_ptx",
     "discover",
+    "equal",
     "export_cpp",
     "find_plugins",
+    "is_required",
+    "kind_of",
     "larger",
     "load_bundle",
     "load_bundles",

@@ -9,10 +9,11 @@ asked for each way in which the bundle's own cases have them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.bundles import is_required, kind_of, product
 from onnxbench.bundles._kernels import INCLUDE
 from onnxbench.bundles._onnx import leading
 from onnxbench.errors import BenchError, OutputError, SpecError
@@ -45,6 +46,9 @@ class _Recorded:
     __floordiv__, __rfloordiv__ = _with("//"), _with("//", turned=True)
     __truediv__, __rtruediv__ = _with("/"), _with("/", turned=True)
     smaller, larger = _with("min"), _with("max")
+
+    def equal(self, other: Any) -> _Recorded:
+        return _Recorded("==", self, other)
 
     def __neg__(self) -> _Recorded:
         return _Recorded("-", 0, self)
@@ -86,9 +90,13 @@ def export_cpp(bundle: Bundle, folder: Path) -> list[Path]:
 def _words(bundle: Bundle) -> dict[str, str]:
     """Returns what the templates leave open."""
     shapes, numbers = [], []
-    for ranks in dict.fromkeys(tuple(value.ndim for value in inputs) for inputs, _ in bundle.cases()):
-        out, integers, floats = _traced(bundle, ranks)
-        fits = " && ".join(f"in[{at}].nbDims == {rank}" for at, rank in enumerate(ranks))
+    for ranks, lengths in dict.fromkeys(_form(bundle, inputs, attributes) for inputs, attributes in bundle.cases()):
+        out, integers, floats, blocks = _traced(bundle, ranks, dict(lengths))
+        fits = " && ".join(
+            [f"count == {len(ranks)}"] * bool(bundle.optional)
+            + [f"a.{name}.size() == {length}" for name, length in lengths]
+            + [f"in[{at}].nbDims == {rank}" for at, rank in enumerate(ranks)]
+        )
         lines = []
         for at, shape in enumerate(out):
             lines.append(f"out[{at}].nbDims = {len(shape)};")
@@ -99,6 +107,7 @@ def _words(bundle: Bundle) -> dict[str, str]:
         fits = fits.replace("in[", "inDesc[").replace(".nbDims", ".dims.nbDims")
         lines = [f"n.i[{at}] = {_number(value)};" for at, value in enumerate(integers)]
         lines += [f"n.f[{at}] = static_cast<float>({_number(value)});" for at, value in enumerate(floats)]
+        lines.append(f"blocks = {_number(blocks)};")
         numbers.append(
             f"    if ({fits}) {{\n" + "".join(f"      {line}\n" for line in lines) + "      fits = true;\n    }\n"
         )
@@ -111,8 +120,9 @@ def _words(bundle: Bundle) -> dict[str, str]:
             f"static_cast<{'void' if is_any else kind} const*>(in[{at}])" for at, is_any in enumerate(given)
         ] + [f"static_cast<{kind}*>(out[{at}])" for at in range(len(bundle.outputs))]  # fmt: skip
         entry = f"{bundle.kernel.entry}_{dtype}"
+        grid = f"static_cast<unsigned>(blocks), {bundle.kernel.threads}, 0, stream"
         launches.append(
-            f"    case {list(_TYPES).index(dtype)}: {entry}<<<blocks, {bundle.kernel.threads}, 0, stream>>>("
+            f"    case {list(_TYPES).index(dtype)}: {entry}<<<{grid}>>>("
             f"{', '.join(casts)}, p); break;\n"
         )
         cases.append(f"    case DataType::{_TYPES[dtype]}: type = {list(_TYPES).index(dtype)}; break;\n")
@@ -130,8 +140,18 @@ def _words(bundle: Bundle) -> dict[str, str]:
 def _attribute_words(bundle: Bundle) -> dict[str, str]:
     members, reads, fields, names = [], [], [], []
     for name, value in bundle.attributes.items():
-        kind = value if isinstance(value, type) else type(value)
-        default = kind() if isinstance(value, type) else value
+        kind, is_list = kind_of(value)
+        cpp, field = ("float", "kFLOAT32") if kind is float else ("int32_t", "kINT32")
+        if is_list:
+            few = "" if is_required(value) else ", ".join(f"{each!r}f" if kind is float else str(each) for each in value)
+            members.append(f"  std::vector<{cpp}> {name}{{{few}}};\n")
+            reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = numbers<{cpp}>(field);\n')
+            fields.append(
+                f'{{"{name}", a.{name}.data(), PluginFieldType::{field}, static_cast<int32_t>(a.{name}.size())}}'
+            )
+            names.append(f'{{"{name}", nullptr, PluginFieldType::{field}, 0}}')
+            continue
+        default = kind() if is_required(value) else value
         if kind is str:
             members.append(f'  std::string {name} = "{default}";\n')
             reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = text(field);\n')
@@ -140,7 +160,6 @@ def _attribute_words(bundle: Bundle) -> dict[str, str]:
             )
             names.append(f'{{"{name}", nullptr, PluginFieldType::kCHAR, 0}}')
         else:
-            cpp, field = ("float", "kFLOAT32") if kind is float else ("int32_t", "kINT32")
             members.append(f"  {cpp} {name} = {f'{default!r}f' if kind is float else int(default)};\n")
             reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = static_cast<{cpp}>(number(field));\n')
             fields.append(f'{{"{name}", &a.{name}, PluginFieldType::{field}, 1}}')
@@ -150,12 +169,25 @@ def _attribute_words(bundle: Bundle) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _traced(bundle: Bundle, ranks: Sequence[int]) -> tuple[list[list[Any]], list[Any], list[Any]]:
-    """Returns output shapes, integers and floats of the kernel as recorded arithmetic."""
+_Form = tuple[tuple[int, ...], tuple[tuple[str, int], ...]]
+
+
+def _form(bundle: Bundle, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> _Form:
+    """Returns what decides the arithmetic of a case: dimensions of its inputs, lengths of its list attributes."""
+    filled = bundle.filled(attributes)
+    lists = [name for name, value in bundle.attributes.items() if kind_of(value)[1]]
+    return tuple(value.ndim for value in inputs), tuple((name, len(filled[name])) for name in lists)
+
+
+def _traced(
+    bundle: Bundle, ranks: Sequence[int], lengths: Mapping[str, int]
+) -> tuple[list[list[Any]], list[Any], list[Any], Any]:
+    """Returns output shapes, integers, floats and the number of blocks of the kernel as recorded arithmetic."""
     sizes: list[list[Any]] = [[_Recorded("size", at, axis) for axis in range(rank)] for at, rank in enumerate(ranks)]
     attributes: dict[str, Any] = {
-        name: value if isinstance(value, str) or value is str else _Recorded("attribute", name)
-        for name, value in bundle.attributes.items()
+        name: [_Recorded("attribute", f"{name}[{at}]") for at in range(lengths[name])] if name in lengths
+        else _Recorded("attribute", name)
+        for name in bundle.attributes
     }
     what = "shape function"
     try:
@@ -165,12 +197,17 @@ def _traced(bundle: Bundle, ranks: Sequence[int]) -> tuple[list[list[Any]], list
         ]
         what = "kernel's numbers (scalars)"
         integers, floats = bundle.kernel.scalars(sizes, made, attributes)
+        threads = bundle.kernel.threads
+        blocks = (
+            (product(made[0]) + (threads - 1)) // threads if bundle.kernel.blocks is None
+            else bundle.kernel.blocks(sizes, made, attributes)
+        )  # fmt: skip
     except BenchError as error:
         reason = error.message
     except Exception as error:  # the user's own function, given what it does not know
         reason = f"{type(error).__name__}: {error}"
     else:
-        return shapes, list(integers), list(floats)
+        return shapes, list(integers), list(floats), blocks
     raise SpecError(
         f"bundle {bundle.name}: its {what} cannot be written in C++: {reason}",
         hint="Use + - * // and onnxbench.bundles.product, smaller and larger alone; let the kernel decide the rest.",
@@ -193,6 +230,8 @@ def _dimension(value: Any) -> str:
 
 def _number(value: Any) -> str:
     """Returns a number of the kernel's as C++."""
+    if isinstance(value, str):
+        return f'"{value}"'
     if not isinstance(value, _Recorded):
         return f"{int(value)}LL" if isinstance(value, int) else repr(float(value))
     if value.operation in ("size", "made"):
@@ -200,6 +239,8 @@ def _number(value: Any) -> str:
     if value.operation == "attribute":
         return f"a.{value.parts[0]}"
     first, second = map(_number, value.parts)
+    if value.operation == "==":
+        return f"({first} == {second} ? 1LL : 0LL)"
     if value.operation in ("min", "max"):
         return f"std::{value.operation}<int64_t>({first}, {second})"
     if value.operation == "/":
@@ -246,8 +287,8 @@ struct Numbers {  // onnxbench_params, without the kernel's header
   float f[8];
 };
 
-// type: 0 float32, 1 float16, 2 bfloat16; count: elements of the first output
-cudaError_t launch(int type, void const* const* in, void* const* out, Numbers const& numbers, int64_t count,
+// type: 0 float32, 1 float16, 2 bfloat16
+cudaError_t launch(int type, void const* const* in, void* const* out, Numbers const& numbers, int64_t blocks,
                    cudaStream_t stream);
 """
 _LAUNCH_CU = """// The kernel of the bundle, compiled as it is, and its launch.
@@ -256,11 +297,10 @@ _LAUNCH_CU = """// The kernel of the bundle, compiled as it is, and its launch.
 
 static_assert(sizeof(Numbers) == sizeof(onnxbench_params), "they are the same");
 
-cudaError_t launch(int type, void const* const* in, void* const* out, Numbers const& numbers, int64_t count,
+cudaError_t launch(int type, void const* const* in, void* const* out, Numbers const& numbers, int64_t blocks,
                    cudaStream_t stream) {
-  if (!count) return cudaSuccess;
+  if (!blocks) return cudaSuccess;
   onnxbench_params const& p = reinterpret_cast<onnxbench_params const&>(numbers);
-  unsigned const blocks = static_cast<unsigned>((count + @threads@ - 1) / @threads@);
   switch (type) {
 @launches@    default: return cudaErrorInvalidValue;
   }
@@ -291,6 +331,19 @@ struct Attributes {
     case PluginFieldType::kINT64: return static_cast<double>(*static_cast<int64_t const*>(field.data));
     default: return *static_cast<int32_t const*>(field.data);
   }
+}
+
+template <typename T>
+[[maybe_unused]] std::vector<T> numbers(PluginField const& field) {
+  std::vector<T> made;
+  for (int32_t at = 0; at < field.length; ++at)
+    switch (field.type) {
+      case PluginFieldType::kFLOAT32: made.push_back(static_cast<T>(static_cast<float const*>(field.data)[at])); break;
+      case PluginFieldType::kFLOAT64: made.push_back(static_cast<T>(static_cast<double const*>(field.data)[at])); break;
+      case PluginFieldType::kINT64: made.push_back(static_cast<T>(static_cast<int64_t const*>(field.data)[at])); break;
+      default: made.push_back(static_cast<T>(static_cast<int32_t const*>(field.data)[at]));
+    }
+  return made;
 }
 
 [[maybe_unused]] std::string text(PluginField const& field) {
@@ -324,9 +377,10 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
     for (int32_t at = 0; at < count; ++at) out[at] = in[@typed@];
     return 0;
   }
-  int32_t getOutputShapes(DimsExprs const* in, int32_t, DimsExprs const*, int32_t, DimsExprs* out, int32_t,
+  int32_t getOutputShapes(DimsExprs const* in, int32_t count, DimsExprs const*, int32_t, DimsExprs* out, int32_t,
                           IExprBuilder& b) noexcept override {
     (void)b;
+    (void)count;
 @shapes@    return -1;
   }
   bool supportsFormatCombination(int32_t pos, DynamicPluginTensorDesc const* desc, int32_t, int32_t) noexcept override {
@@ -339,21 +393,23 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
     return 0;
   }
 
-  int32_t onShapeChange(PluginTensorDesc const*, int32_t, PluginTensorDesc const*, int32_t) noexcept override {
+  int32_t onShapeChange(PluginTensorDesc const*, int32_t inputs, PluginTensorDesc const*, int32_t) noexcept override {
+    count = inputs;
     return 0;
   }
   int32_t enqueue(PluginTensorDesc const* inDesc, PluginTensorDesc const* outDesc, void const* const* in,
                   void* const* out, void*, cudaStream_t stream) noexcept override {
     Numbers n{};
     bool fits = false;
+    int64_t blocks = 0;
 @numbers@    int type = -1;
     switch (inDesc[@typed@].type) {
 @cases@    default: break;
     }
     if (!fits || type < 0) return -1;
-    int64_t count = 1;
-    for (int32_t axis = 0; axis < outDesc[0].dims.nbDims; ++axis) count *= outDesc[0].dims.d[axis];
-    return launch(type, in, out, n, count, stream) == cudaSuccess ? 0 : -1;
+    void const* given[@inputs@] = {};  // null for those that are left out
+    std::copy_n(in, count, given);
+    return launch(type, given, out, n, blocks, stream) == cudaSuccess ? 0 : -1;
   }
   IPluginV3* attachToContext(IPluginResourceContext*) noexcept override { return clone(); }
   PluginFieldCollection const* getFieldsToSerialize() noexcept override {
@@ -364,6 +420,7 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
 
  private:
   Attributes a;
+  int32_t count = @inputs@;
   std::vector<PluginField> fields;
   PluginFieldCollection collection{};
 };

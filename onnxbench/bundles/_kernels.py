@@ -81,6 +81,7 @@ class HostKernel:
     def _wrapper(self) -> str:
         bundle = self._bundle
         lines = [f'#include "{bundle.kernel.source}"']
+        turns = "threads" if bundle.kernel.blocks is None else "1"  # else the kernel itself has the threads take turns
         for dtype in bundle.dtypes:
             kind = _C_TYPES[dtype]
             given = ["const void*" if name in bundle.any_dtype else f"const {kind}*" for name in bundle.inputs]
@@ -90,24 +91,29 @@ class HostKernel:
                 f'extern "C" void host_{dtype}(void** p, const onnxbench_params* n, unsigned blocks, unsigned threads)'
                 "\n{\n"
                 f"  gridDim.x = blocks; blockDim.x = threads;\n"
-                f"  for (unsigned b = 0; b < blocks; ++b) for (unsigned t = 0; t < threads; ++t) {{\n"
+                f"  for (unsigned b = 0; b < blocks; ++b) for (unsigned t = 0; t < {turns}; ++t) {{\n"
                 f"    blockIdx.x = b; threadIdx.x = t; {bundle.kernel.entry}_{dtype}({passed}, *n);\n  }}\n}}"
             )
         return "\n".join(lines) + "\n"
 
     def run(self, dtype: str, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> list[np.ndarray]:
-        """Returns what the kernel makes of inputs of an element type, every thread of every block in turn."""
+        """Returns what the kernel makes of inputs of an element type, every thread of every block in turn.
+
+        Memory of outputs is not zero at first: what the kernel leaves out shows.
+        """
         bundle = self._bundle
         filled = bundle.filled(attributes)
         shapes = [tuple(int(size) for size in s) for s in bundle.shapes([value.shape for value in inputs], filled)]
         leading = next(at for at, name in enumerate(bundle.inputs) if name not in bundle.any_dtype)
-        outputs = [np.zeros(shape, inputs[leading].dtype) for shape in shapes]
+        outputs = [np.full(shape, 77, inputs[leading].dtype) for shape in shapes]
         held = [np.ascontiguousarray(value) for value in inputs]
-        pointers = (ctypes.c_void_p * (len(held) + len(outputs)))(*(a.ctypes.data for a in [*held, *outputs]))
+        places = [value.ctypes.data for value in held] + [None] * (len(bundle.inputs) - len(held))
+        places += [value.ctypes.data for value in outputs]
+        pointers = (ctypes.c_void_p * len(places))(*places)
         integers, floats = bundle.kernel.scalars([value.shape for value in held], shapes, filled)
         numbers: Params = pack(integers, floats)
         threads = bundle.kernel.threads
-        blocks = (int(np.prod(shapes[0], dtype=np.int64)) + threads - 1) // threads
+        blocks = bundle.kernel.count([value.shape for value in held], shapes, filled)
         if blocks:
             getattr(self._library, f"host_{dtype}")(pointers, ctypes.byref(numbers), blocks, threads)
         return outputs

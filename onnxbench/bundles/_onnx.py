@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.bundles import is_required, kind_of
 from onnxbench.errors import SpecError
 
 if TYPE_CHECKING:
@@ -30,16 +31,22 @@ def model_of(
         dims = [f"{name}_{axis}" for axis in range(rank)] if dynamic or shape is None else list(shape)
         return helper.make_tensor_value_info(name, dtype, dims)
 
-    given = [info(n, onnx_dtype(v.dtype), v.shape, v.ndim) for n, v in zip(bundle.inputs, inputs, strict=True)]
+    names = given_names(bundle, inputs)
+    given = [info(n, onnx_dtype(v.dtype), v.shape, v.ndim) for n, v in zip(names, inputs, strict=True)]
     shapes = bundle.shapes([value.shape for value in inputs], bundle.filled(attributes))
     typed = inputs[leading(bundle)]
     made = [info(n, onnx_dtype(typed.dtype), s, len(s)) for n, s in zip(bundle.outputs, shapes, strict=True)]
     node = helper.make_node(
-        bundle.op, bundle.inputs, bundle.outputs, name=bundle.name, domain=bundle.domain, **attributes
+        bundle.op, names, bundle.outputs, name=bundle.name, domain=bundle.domain, **attributes
     )
     graph = helper.make_graph([node], bundle.name, given, made)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(bundle.domain, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def given_names(bundle: Bundle, inputs: Sequence[Any]) -> tuple[str, ...]:
+    """Returns the names of inputs that are given: all, or all but the last optional ones."""
+    return bundle.inputs[: len(inputs)]
 
 
 def leading(bundle: Bundle) -> int:
@@ -59,10 +66,11 @@ def function_of(bundle: Bundle, attributes: Mapping[str, Any], opset: int) -> Fu
         made = parser.parse_function(f"{header} {text}")
     except parser.ParseError as error:
         raise SpecError(f"bundle {bundle.name}: its body is no ONNX text: {error}") from None
-    if len(made.input) != len(bundle.inputs) or len(made.output) != len(bundle.outputs):
+    most = len(bundle.inputs)
+    if not most - len(bundle.optional) <= len(made.input) <= most or len(made.output) != len(bundle.outputs):
         raise SpecError(
             f"bundle {bundle.name}: its body has {len(made.input)} inputs and {len(made.output)} outputs; the "
-            f"operator has {len(bundle.inputs)} and {len(bundle.outputs)}"
+            f"operator has {most} and {len(bundle.outputs)}"
         )
     return made
 
@@ -73,27 +81,35 @@ def schema_of(bundle: Bundle) -> OpSchema:
 
     schema = defs.OpSchema
     kinds = {int: "INT", float: "FLOAT", str: "STRING"}
+    options = schema.FormalParameterOption
     everything = sorted({f"tensor({each})" for each in (
         "float", "double", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool")})  # fmt: skip
     made = schema(
         bundle.op, bundle.domain, 1, doc=bundle.description,
-        inputs=[schema.FormalParameter(n, "A" if n in bundle.any_dtype else "T") for n in bundle.inputs],
+        inputs=[
+            schema.FormalParameter(
+                n, "A" if n in bundle.any_dtype else "T",
+                param_option=options.Optional if n in bundle.optional else options.Single,
+            )
+            for n in bundle.inputs
+        ],
         outputs=[schema.FormalParameter(n, "T") for n in bundle.outputs],
         type_constraints=[("T", [_TYPE_NAMES[each] for each in bundle.dtypes], ""), ("A", everything, "")],
         attributes=[
-            schema.Attribute(name, helper.make_attribute(name, value))
-            if not isinstance(value, type) else schema.Attribute(name, getattr(schema.AttrType, kinds[value]))
+            schema.Attribute(name, getattr(schema.AttrType, _attribute_word(kind_of(value), kinds)))
+            if is_required(value) else schema.Attribute(name, helper.make_attribute(name, value))
             for name, value in bundle.attributes.items()
         ],
     )  # fmt: skip
 
     def infer(context: Any) -> None:
-        given = [context.get_input_type(number) for number in range(context.get_num_inputs())]
+        given = [kind for number in range(context.get_num_inputs()) if (kind := context.get_input_type(number))]
         attributes: dict[str, Any] = dict(bundle.attributes)
         for name in attributes:
             said: AttributeProto | None = context.get_attribute(name)
             if said is not None and said.type:
-                attributes[name] = helper.get_attribute_value(said)
+                value = helper.get_attribute_value(said)
+                attributes[name] = value.decode() if isinstance(value, bytes) else value
         shapes = [shape for kind in given if (shape := _sizes(kind)) is not None]
         out = bundle.shapes(shapes, attributes) if len(shapes) == len(given) else None
         for number in range(context.get_num_outputs()):
@@ -107,6 +123,10 @@ def schema_of(bundle: Bundle) -> OpSchema:
 
     made.set_type_and_shape_inference_function(infer)
     return made
+
+
+def _attribute_word(kind: tuple[type, bool], words: Mapping[type, str]) -> str:
+    return words[kind[0]] + ("S" if kind[1] else "")
 
 
 class Unknown:
@@ -131,9 +151,10 @@ def evaluator_of(bundle: Bundle) -> type:
 
     def run(self: Any, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
         given = {name: value for name, value in attributes.items() if value is not None and name in bundle.attributes}
-        return tuple(bundle.reference(list(inputs), bundle.filled(given)))
+        return tuple(bundle.reference([value for value in inputs if value is not None], bundle.filled(given)))
 
-    parameters = ", ".join([*bundle.inputs, *(f"{name}=None" for name in bundle.attributes)])
+    words = [f"{name}=None" if name in bundle.optional else name for name in bundle.inputs]
+    parameters = ", ".join([*words, *(f"{name}=None" for name in bundle.attributes)])
     passed = ", ".join([*bundle.inputs, *(f"{name}={name}" for name in bundle.attributes)])
     space: dict[str, Any] = {"run": run}
     exec(

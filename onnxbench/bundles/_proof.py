@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxbench.bundles._kernels import HostKernel, compile_ptx
-from onnxbench.bundles._onnx import OPSET
+from onnxbench.bundles._onnx import OPSET, given_names
 from onnxbench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def _in(dtype: str, bundle: Bundle, case: Case) -> list[np.ndarray]:
 
     kind = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
     with np.errstate(over="ignore"):
-        return [v if n in bundle.any_dtype else v.astype(kind) for n, v in zip(bundle.inputs, case[0], strict=True)]
+        names = given_names(bundle, case[0])
+        return [v if n in bundle.any_dtype else v.astype(kind) for n, v in zip(names, case[0], strict=True)]
 
 
 def _shapes(bundle: Bundle, cases: list[Case]) -> str:
@@ -124,7 +125,7 @@ def _evaluator(bundle: Bundle, cases: list[Case]) -> str:
     few = cases[:: max(1, len(cases) // 8)]
     for inputs, attributes in few:
         session = ReferenceEvaluator(bundle.model(inputs, attributes), new_ops=[operator])
-        made = session.run(None, dict(zip(bundle.inputs, inputs, strict=True)))
+        made = session.run(None, dict(zip(given_names(bundle, inputs), inputs, strict=True)))
         for value, expected in zip(made, bundle.reference(inputs, bundle.filled(attributes)), strict=True):
             assert difference(value, expected, (0, 0)) is None, "it runs, and gives other values than the reference"
     return f"{len(few)} cases"
@@ -213,7 +214,7 @@ def _run_in_onnxruntime(
     proto = bundle.model(inputs, bundle.filled(attributes))
     proto.opset_import[0].version, proto.ir_version = opset, 10
     session = backends.open_session(from_proto(proto), options=options)
-    made = session.run(dict(zip(bundle.inputs, inputs, strict=True)))
+    made = session.run(dict(zip(given_names(bundle, inputs), inputs, strict=True)))
     session.close()
     how = "by its body" if taught.body is not None else "in Python"
     for value, expected in zip(made.values(), bundle.reference(inputs, bundle.filled(attributes)), strict=True):

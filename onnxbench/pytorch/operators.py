@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxbench.bundles import Bundle, Case, TorchCall, load_bundle
+from onnxbench.bundles import Bundle, Case, TorchCall, is_required, kind_of, load_bundle
 from onnxbench.bundles._onnx import Unknown, leading
 from onnxbench.bundles._proof import difference
 from onnxbench.errors import SpecError, UsageError
@@ -70,13 +70,16 @@ def torch_call(bundle: Bundle) -> TorchCall:
 
 def _schema(bundle: Bundle) -> str:
     """Returns the operator's signature as PyTorch writes it."""
-    words = [f"Tensor {name}" for name in bundle.inputs]
+    words = [f"Tensor? {name}=None" if name in bundle.optional else f"Tensor {name}" for name in bundle.inputs]
+    if bundle.optional:
+        words.append("*")  # what follows a default needs one too, or a name
     for name, value in bundle.attributes.items():
-        if isinstance(value, type):
-            words.append(f"{_KINDS[value]} {name}")
-        else:
-            default = f'"{value}"' if isinstance(value, str) else repr(value)
-            words.append(f"{_KINDS[type(value)]} {name}={default}")
+        kind, is_list = kind_of(value)
+        word = f"{_KINDS[kind]}{'[]' if is_list else ''} {name}"
+        if not is_required(value):
+            default = f'"{value}"' if kind is str else repr(list(value) if is_list else value)
+            word += f"={default}"
+        words.append(word)
     results = ", ".join(["Tensor"] * len(bundle.outputs))
     return f"({', '.join(words)}) -> {results if len(bundle.outputs) == 1 else f'({results})'}"
 
@@ -111,7 +114,7 @@ def _sorted_arguments(bundle: Bundle, args: Sequence[Any], kwargs: Mapping[str, 
     names = [*bundle.inputs, *bundle.attributes]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     attributes = {name: value for name, value in given.items() if name in bundle.attributes}
-    return [given[name] for name in bundle.inputs], bundle.filled(attributes)
+    return [given[name] for name in bundle.inputs if given.get(name) is not None], bundle.filled(attributes)
 
 
 def _as_tensor(value: Any, torch: Any) -> Any:
@@ -222,31 +225,36 @@ def _translation(bundle: Bundle, arguments: Sequence[str]) -> Callable[..., Any]
 
     def write(given: Mapping[str, Any]) -> Any:
         attributes = _as_attributes(bundle, given)
-        return operator(*(given[name] for name in bundle.inputs), **attributes)
+        return operator(*(given[name] for name in bundle.inputs if given[name] is not None), **attributes)
 
     safe = [f"{name}_" if keyword.iskeyword(name) else name for name in arguments]
-    words = [
-        name if name in bundle.inputs
-        else f"{name}: {_kind(bundle.attributes[name]).__name__}"
-        + ("" if isinstance(bundle.attributes[name], type) else f" = {bundle.attributes[name]!r}")
-        for name in safe
-    ]  # fmt: skip
+    words = []
+    for name in safe:
+        if name in bundle.inputs:
+            words.append(f"{name}=None" if name in bundle.optional else name)
+            continue
+        value = bundle.attributes[name]
+        kind, is_list = kind_of(value)
+        word = f"{name}: {f'Sequence[{kind.__name__}]' if is_list else kind.__name__}"
+        words.append(word if is_required(value) else f"{word} = {value!r}")
+    if bundle.optional:
+        words.insert(len(bundle.inputs), "*")
     passed = ", ".join(f"{name!r}: {each}" for name, each in zip(arguments, safe, strict=True))
-    space: dict[str, Any] = {"write": write}
+    space: dict[str, Any] = {"write": write, "Sequence": Sequence}
     exec(f"def translate({', '.join(words)}):\n    return write({{{passed}}})", space)
     made: Callable[..., Any] = space["translate"]
     return made
-
-
-def _kind(value: Any) -> type:
-    return value if isinstance(value, type) else type(value)
 
 
 def _as_attributes(bundle: Bundle, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns attributes in the types that the bundle says: PyTorch's bools are numbers in ONNX."""
     said = {name: value for name, value in given.items() if name in bundle.attributes and value is not None}
     filled = bundle.filled(said)
-    return {name: _kind(bundle.attributes[name])(value) for name, value in filled.items()}
+    made = {}
+    for name, value in filled.items():
+        kind, is_list = kind_of(bundle.attributes[name])
+        made[name] = [kind(each) for each in value] if is_list else kind(value)
+    return made
 
 
 @contextlib.contextmanager
@@ -282,10 +290,11 @@ def _symbolic(bundle: Bundle, arguments: Sequence[str]) -> Callable[..., Any]:
         given = dict(zip(arguments, values, strict=False))
         for name, value in bundle.attributes.items():
             if name in given:
-                given[name] = _get_const(given[name], letters[_kind(value)], name)
+                kind, is_list = kind_of(value)
+                given[name] = _get_const(given[name], letters[kind] + ("s" if is_list else ""), name)
         attributes = _as_attributes(bundle, given)
-        keywords = {f"{name}_{letters[type(value)]}": value for name, value in attributes.items()}
-        inputs = [given[name] for name in bundle.inputs]
+        keywords = {f"{name}_{letters[kind_of(value)[0]]}": value for name, value in attributes.items()}
+        inputs = [given[name] for name in bundle.inputs if name in given and not _is_none(given[name])]
         made = g.op(f"{bundle.domain}::{bundle.op}", *inputs, outputs=len(bundle.outputs), **keywords)
         results = [made] if len(bundle.outputs) == 1 else list(made)
         shapes = _known_shapes(bundle, inputs, attributes)
@@ -294,6 +303,10 @@ def _symbolic(bundle: Bundle, arguments: Sequence[str]) -> Callable[..., Any]:
         return made
 
     return write
+
+
+def _is_none(value: Any) -> bool:
+    return value is None or bool(value.node().mustBeNone())
 
 
 def _known_shapes(
@@ -351,7 +364,7 @@ def _compare(bundle: Bundle, name: str, cases: Sequence[Case], torch: Any) -> st
     for inputs, attributes in finite:
         filled = bundle.filled(attributes)
         given: dict[str, Any] = {
-            name: _as_tensor(value, torch) for name, value in zip(bundle.inputs, inputs, strict=True)
+            name: _as_tensor(value, torch) for name, value in zip(bundle.inputs, inputs, strict=False)
         }
         given |= {
             name: bool(filled[name]) if kinds[name] == "bool" else filled[name] for name in kinds if name in filled

@@ -5,6 +5,10 @@
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define ONNXBENCH_KERNEL extern "C" __global__ void
 #define ONNXBENCH_DEVICE __device__ __forceinline__
+#define ONNXBENCH_SHARED(type, name, size) __shared__ type name[size]
+#define ONNXBENCH_OWN(type, name, size) type name[1][size]
+#define ONNXBENCH_MINE 0
+#define ONNXBENCH_TOGETHER for (int onnxbench_turn = 0; onnxbench_turn < 1; ++onnxbench_turn, __syncthreads())
 #else
 #include <math.h>
 #include <cstring>
@@ -13,9 +17,18 @@ static thread_local onnxbench_dim blockIdx{0, 0, 0}, threadIdx{0, 0, 0}, blockDi
 #define ONNXBENCH_KERNEL extern "C" void
 #define ONNXBENCH_DEVICE static inline
 #define __restrict__
+#define ONNXBENCH_SHARED(type, name, size) static thread_local type name[size]
+#define ONNXBENCH_OWN(type, name, size) static thread_local type name[256][size]
+#define ONNXBENCH_MINE threadIdx.x
+#define ONNXBENCH_TOGETHER for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x)
 static inline float __int_as_float(int bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 static inline int __float_as_int(float value) { int bits; std::memcpy(&bits, &value, 4); return bits; }
 #endif
+
+// Kernels whose threads work together (Kernel.blocks) are made of parts, ONNXBENCH_TOGETHER { ... }: every thread does a
+// part, and waits for the others. On the CPU a part is a loop over the threads. What threads share from part to part lies
+// in ONNXBENCH_SHARED arrays, what each keeps for itself in ONNXBENCH_OWN arrays: name[ONNXBENCH_MINE][i]. Nothing else
+// outside of the parts may differ between threads, and every thread of a block goes through all of them.
 
 struct onnxbench_params { long long i[16]; float f[8]; };
 
