@@ -4,6 +4,7 @@ A *bundle* is a folder whose ``plugin.py`` defines ``BUNDLE``, a ``Bundle``: wha
 the shapes and values of what it gives, and its CUDA kernel. From it come the ONNX schema, an operator of onnx's
 reference evaluator, a TensorRT plugin (``IPluginV3``) that carries the compiled kernel (PTX) into the engine, and
 tests, among them one that runs the very device code on the CPU. ``onnxbench plugins new`` makes a bundle that works.
+A folder with several operators that share device code defines ``BUNDLES``.
 
 Other plugins can be loaded too: a ``.py`` file with TensorRT creators, or a shared library. Whatever is loaded is code
 and is run; nothing is loaded unasked.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,17 +41,50 @@ _PLUGIN_FILE = "plugin.py"
 _LIBRARIES = (".so", ".dll", ".dylib")
 
 Attributes = Mapping[str, Any]
-Shapes = Callable[[Sequence[Sequence[Any]], Attributes], Sequence[Sequence[Any]]]
+Shapes = Callable[[Sequence[Any], Attributes], Sequence[Sequence[Any]]]
 """From the shapes of the inputs to those of the outputs. Sizes are ints, or in TensorRT symbols with + - * // and
-comparisons by ``onnxbench.bundles.smaller`` and ``larger``."""
-Reference = Callable[[Sequence["np.ndarray"], Attributes], Sequence["np.ndarray"]]
-Scalars = Callable[
-    [Sequence[Sequence[int]], Sequence[Sequence[int]], Attributes], tuple[Sequence[int], Sequence[float]]
-]
+comparisons by ``onnxbench.bundles.smaller`` and ``larger``. A size that the values decide is ``Counted(at_most)``. An
+input that a node leaves out is None, here and below."""
+Reference = Callable[[Sequence[Any], Attributes], Sequence["np.ndarray"]]
+Scalars = Callable[[Sequence[Any], Sequence[Sequence[int]], Attributes], tuple[Sequence[int], Sequence[float]]]
+Count = Callable[[Sequence[Any], Sequence[Sequence[int]], Attributes], int]
+"""From shapes of inputs and outputs and attributes to how many there are of something."""
 Case = tuple[Sequence["np.ndarray"], dict[str, Any]]
-Body = Callable[[Attributes, int], str | None]
+Body = Callable[..., str | None]
 """From attributes and an opset to the operator as a function of standard ones: ``(x) => (y) { y = Relu (x) }``, ONNX
-text; None if these attributes or this opset cannot be said so."""
+text; None if these attributes or this opset cannot be said so. An operator with optional inputs is told as a third
+argument how many a node has, and names so many in the function."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A size that is known only when the values are: the kernel counts, and there is room for so many.
+
+    Attributes:
+        at_most: The largest that it can be.
+    """
+
+    at_most: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One of several launches of a kernel, one after the other, all with the same pointers and numbers.
+
+    Attributes:
+        entry: What its functions are called, before ``_float32`` and so on.
+        count: How many threads it takes; how many blocks, if ``together``.
+        threads: Threads of a block.
+        together: The threads of a block share memory (``ONNXBENCH_SHARED``) and wait for each other
+            (``ONNXBENCH_SYNC``). Such a function has to be right with any number of threads in a block. One that
+            needs a certain number, say since each thread has a tile of a product, is written in parts
+            (``ONNXBENCH_PART``), which the CPU runs without threads of its own.
+    """
+
+    entry: str
+    count: Count
+    threads: int = 256
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +92,20 @@ class Kernel:
     """The CUDA kernel of an operator.
 
     For each element type ``t`` that the operator computes in there is ``extern "C" __global__ void {entry}_{t}(inputs,
-    outputs, onnxbench_params)``: pointers to all inputs (null for one that is left out), then all outputs, then up to
-    16 integers and 8 floats. One thread makes one element of the first output, number ``blockIdx.x * blockDim.x +
-    threadIdx.x``; or the threads of a block work together, if there is ``blocks``: what they do is written in
-    ``ONNXBENCH_TOGETHER`` parts, after each of which they wait for each other (see ``onnxbench_kernel.h``).
+    outputs, onnxbench_params)``: pointers to all inputs, then all outputs, then up to 16 integers and 8 floats. One
+    thread makes one element of the first output, number ``blockIdx.x * blockDim.x + threadIdx.x``. Where an input
+    (``Bundle.types``) may have several types, the function's name goes on with that: ``{entry}_{t}_int32``. After the
+    outputs come a ``long long*`` for each ``Counted`` size, and a ``void*`` to the workspace if there is one. The
+    pointer of an input that a node leaves out is null.
 
     Attributes:
         source: The ``.cu`` file, relative to the bundle.
         entry: What the functions are called, before ``_float32`` and so on.
         scalars: From shapes of inputs and outputs and attributes to the integers and floats of ``onnxbench_params``.
         ptx: The compiled file, relative to the bundle.
-        threads: Threads of a block; at most 256.
-        blocks: From shapes of inputs and outputs and attributes to how many blocks there are; None: as many as make
-            one thread for each element of the first output.
+        threads: Threads of a block.
+        launches: Several launches, in place of one by the name of ``entry``.
+        workspace: How many bytes of memory the launches need between them; nothing is in it before the first.
     """
 
     source: str
@@ -77,15 +113,13 @@ class Kernel:
     scalars: Scalars
     ptx: str = "kernel.ptx"
     threads: int = 256
-    blocks: Callable[[Sequence[Sequence[Any]], Sequence[Sequence[Any]], Attributes], Any] | None = None
+    launches: tuple[Launch, ...] = ()
+    workspace: Count | None = None
 
-    def count(
-        self, inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]], attributes: Attributes
-    ) -> int:
-        """Returns how many blocks a launch has."""
-        if self.blocks is not None:
-            return int(self.blocks(inputs, outputs, attributes))
-        return (int(product(outputs[0])) + self.threads - 1) // self.threads
+    def all_launches(self) -> tuple[Launch, ...]:
+        """Returns the launches, also where there is but the one."""
+        one = Launch(self.entry, lambda inputs, outputs, attributes: product(outputs[0]), self.threads)
+        return self.launches or (one,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +149,12 @@ class Bundle:
         version: Version of the plugin.
         description: One line.
         inputs: Names of its inputs.
-        optional: Those that may be left out, the last ones; functions get as many inputs as are given.
         outputs: Names of its outputs.
-        dtypes: Element types that it computes in: ``float32``, ``float16``, ``bfloat16``.
+        dtypes: Element types that it computes in: ``float32``, ``float16``, ``bfloat16``, ``int32``, ``int64``. All
+            inputs and outputs that are named in neither of the next two have the same.
         any_dtype: Inputs whose element type does not matter (only their shape does).
+        types: Inputs and outputs that have other element types: which, of an output just one.
+        optional: Inputs and outputs, the last ones, that a node may leave out.
         attributes: Its attributes with their defaults: ints, floats, strings, tuples of ints or floats; a type
             (``int``, ``list[float]``) where there is no default.
         shapes: The shape function.
@@ -144,6 +180,7 @@ class Bundle:
     description: str = ""
     dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
     any_dtype: tuple[str, ...] = ()
+    types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -172,6 +209,38 @@ class Bundle:
         """Returns the bundle under each of the names that models have its operator under, its own first."""
         pairs = [alias.rpartition("::") for alias in self.aliases]
         return [self, *(replace(self, domain=domain, op=op, aliases=()) for domain, _, op in pairs)]
+
+    def padded(self, inputs: Sequence[Any]) -> list[Any]:
+        """Returns what there is of each input, with None for those that a node leaves out."""
+        return [*inputs, *[None] * (len(self.inputs) - len(inputs))]
+
+    def suffixes(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yields what the names of a kernel's functions end with, each with the element types of inputs and outputs."""
+        several = [name for name in self.inputs if len(self.types.get(name, ())) > 1]
+        fixed = {name: each[0] for name, each in self.types.items()}
+        for dtype in self.dtypes:
+            for chosen in itertools.product(*(self.types[name] for name in several)):
+                every = dict.fromkeys([*self.inputs, *self.outputs], dtype)
+                yield "_".join([dtype, *chosen]), {**every, **fixed, **dict(zip(several, chosen, strict=True))}
+
+    def suffix(self, dtypes: Sequence[str]) -> str:
+        """Returns what the names of a kernel's functions end with for inputs of these element types."""
+        found = dict(zip(self.inputs, dtypes, strict=False))
+        several = [found[name] for name in self.inputs if len(self.types.get(name, ())) > 1]
+        return "_".join([dtypes[self.leading()], *several])
+
+    def leading(self) -> int:
+        """Returns the number of the input whose element type the outputs have, as far as they have no other."""
+        others = {*self.any_dtype, *self.types}
+        return next(at for at, name in enumerate(self.inputs) if name not in others)
+
+    def counts(self) -> list[tuple[int, int]]:
+        """Returns which sizes are ``Counted``, as output and axis; it is the same in all cases."""
+        inputs, attributes = next(iter(self.cases()))
+        told = self.shapes(self.padded([value.shape for value in inputs]), self.filled(attributes))
+        return [
+            (at, axis) for at, shape in enumerate(told) for axis, size in enumerate(shape) if isinstance(size, Counted)
+        ]  # fmt: skip
 
     def ptx(self) -> str:
         """Returns the compiled kernel.
@@ -216,24 +285,32 @@ class Bundle:
 
         return schema_of(self)
 
-    def function(self, attributes: Attributes, opset: int) -> FunctionProto | None:
+    def function(self, attributes: Attributes, opset: int, inputs: int | None = None) -> FunctionProto | None:
         """Returns the operator as a function of ONNX operators, for attributes and an opset; None if there is none.
+
+        Args:
+            attributes: The attributes.
+            opset: The opset.
+            inputs: How many inputs the node has; None: all.
 
         Raises:
             SpecError: The body is no ONNX text.
         """
         from onnxbench.bundles._onnx import function_of
 
-        return function_of(self, attributes, opset)
+        return function_of(self, attributes, opset, len(self.inputs) if inputs is None else inputs)
 
     def operator(self) -> Operator:
         """Returns what a runtime is taught: ``backends.Options(operators=(bundle.operator(),))``."""
         from onnxbench.backends import Operator
-        from onnxbench.bundles._onnx import leading
+
+        def kinds(names: Sequence[str]) -> tuple[str | None, ...]:
+            return tuple(self.types[name][0] if name in self.types else None for name in names)
 
         return Operator(
-            self.domain, self.op, len(self.inputs), len(self.outputs), self.attributes, leading(self),
-            self.reference, self.function, self.evaluator, len(self.optional),
+            self.domain, self.op, kinds(self.inputs), kinds(self.outputs), self.attributes, self.leading(),
+            lambda inputs, attributes: self.reference(self.padded(inputs), attributes), self.function, self.evaluator,
+            sum(name in self.optional for name in self.inputs), sum(name in self.optional for name in self.outputs),
         )  # fmt: skip
 
     def evaluator(self) -> type:
@@ -339,22 +416,49 @@ def _of_packages() -> Iterator[Plugin]:
             yield Plugin(point.name, Path(spec.origin).parent, "bundle", package, version)
 
 
-def load_bundle(path: str | os.PathLike[str]) -> Bundle:
+def load_bundle(path: str | os.PathLike[str], op: str | None = None) -> Bundle:
     """Returns the bundle in a folder; its ``plugin.py`` is run.
+
+    Args:
+        path: The folder.
+        op: The operator, if there are several.
+
+    Raises:
+        NotFoundError: There is no such folder, or no such operator in it.
+        SpecError: It raises, defines no ``BUNDLE``, or several and none is named.
+    """
+    found = {bundle.op: bundle for bundle in read_bundles(path)}
+    if op is None and len(found) == 1:
+        return next(iter(found.values()))
+    if op is None:
+        raise SpecError(f"{path} has several operators: {', '.join(found)}", hint="Say which: load_bundle(path, op).")
+    if op not in found:
+        raise NotFoundError(f"{path} has no operator {op!r}", hint=did_you_mean(op, found))
+    return found[op]
+
+
+def read_bundles(path: str | os.PathLike[str]) -> list[Bundle]:
+    """Returns all bundles in a folder; its ``plugin.py`` is run.
 
     Raises:
         NotFoundError: There is no such folder.
-        SpecError: It raises, or defines no ``BUNDLE``.
+        SpecError: It raises, or defines neither ``BUNDLE`` nor ``BUNDLES``.
     """
     folder = Path(path)
     file = folder if folder.is_file() else folder / _PLUGIN_FILE
     if not file.is_file():
         raise NotFoundError(f"there is no bundle in {folder}")
-    module = run_file(file)
-    bundle = getattr(module, "BUNDLE", None)
-    if not isinstance(bundle, Bundle):
+    found = bundles_of(run_file(file))
+    if not found:
         raise SpecError(f"{file} defines no BUNDLE", hint="It must define BUNDLE = onnxbench.bundles.Bundle(...).")
-    return replace(bundle, folder=file.resolve().parent)
+    return [replace(bundle, folder=file.resolve().parent) for bundle in found]
+
+
+def bundles_of(module: Any) -> list[Bundle]:
+    """Returns the bundles that a module defines: ``BUNDLES``, or ``BUNDLE`` alone."""
+    several = getattr(module, "BUNDLES", None)
+    given = [getattr(module, "BUNDLE", None)] if several is None else [*several]
+    return [each for each in given if isinstance(each, Bundle)]
 
 
 def run_file(file: Path) -> Any:
@@ -424,7 +528,7 @@ def load_bundles(words: Sequence[str]) -> list[Bundle]:
                 hint="A bundle works everywhere: 'onnxbench plugins new' makes one. A library with custom operators of "
                 "ONNX Runtime is given with --custom-ops.",
             )
-    return [load_bundle(plugin.path) for plugin in found]
+    return [bundle for plugin in found for bundle in read_bundles(plugin.path)]
 
 
 def is_required(value: Any) -> bool:
@@ -479,16 +583,20 @@ def register_with_tensorrt(rt: Any, plugin: Mapping[str, Any]) -> None:
     from onnxbench.bundles import _tensorrt
 
     if plugin["kind"] == "bundle":
-        _tensorrt.register_bundle(rt, load_bundle(plugin["path"]))
+        for bundle in read_bundles(plugin["path"]):
+            _tensorrt.register_bundle(rt, bundle)
     else:
         _tensorrt.register_script(rt, Path(plugin["path"]))
 
 
 __all__ = [
     "Bundle",
+    "Counted",
     "Kernel",
+    "Launch",
     "Plugin",
     "TorchCall",
+    "bundles_of",
     "compile_ptx",
     "discover",
     "equal",
@@ -502,6 +610,7 @@ __all__ = [
     "make_skeleton",
     "product",
     "prove_bundle",
+    "read_bundles",
     "register_with_tensorrt",
     "run_file",
     "smaller",

@@ -17,7 +17,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import kind_of, run_file
+from onnxbench.bundles import Counted, kind_of, run_file
 from onnxbench.errors import EngineError, SpecError
 
 if TYPE_CHECKING:
@@ -164,8 +164,7 @@ def _serialized(api: Any, bundle: Bundle, attributes: dict[str, Any], ptx: str) 
             fields.append(api.PluginField(name, value.encode(), kinds.CHAR))
         else:
             kind, is_list = kind_of(bundle.attributes[name])
-            dtype = np.float32 if kind is float else np.int32
-            values = np.array(value if is_list else [value], dtype)
+            values = np.array(value if is_list else [value], np.float32 if kind is float else np.int32)
             fields.append(api.PluginField(name, values, _field_type(api, bundle.attributes[name])))
     return fields
 
@@ -173,24 +172,41 @@ def _serialized(api: Any, bundle: Bundle, attributes: dict[str, Any], ptx: str) 
 def _shapes(rt: Any, bundle: Bundle, attributes: dict[str, Any], inputs: Any, builder: Any) -> list[Any]:
     """Returns the shapes of a plugin's outputs as TensorRT's expressions of those of its inputs."""
     sizes = [[_Size(rt, builder, dims[axis]) for axis in range(len(dims))] for dims in inputs]
-    made = []
-    for shape in bundle.shapes(sizes, attributes):
+    told = bundle.shapes(bundle.padded(sizes), attributes)
+    made, counts = [], 0
+    for shape in told:
         dims = rt.api.DimsExprs(len(shape))
         for axis, size in enumerate(shape):
-            dims[axis] = size.expression if isinstance(size, _Size) else builder.constant(int(size))
+            if isinstance(size, Counted):
+                most = size.at_most.expression if isinstance(size.at_most, _Size) else builder.constant(size.at_most)
+                half = builder.operation(rt.api.DimensionOperation.CEIL_DIV, most, builder.constant(2))
+                dims[axis] = builder.declare_size_tensor(len(told) + counts, half, most)
+                counts += 1
+            else:
+                dims[axis] = size.expression if isinstance(size, _Size) else builder.constant(int(size))
         made.append(dims)
-    return made
+    return [*made, *(rt.api.DimsExprs(0) for _ in range(counts))]
 
 
 def _plugin_class(rt: Any, bundle: Bundle) -> Any:
     """Returns the class of a plugin's instances."""
-    import numpy as np
-
     api = rt.api
-    types = {"float32": api.DataType.FLOAT, "float16": api.DataType.HALF, "bfloat16": api.DataType.BF16}
-    leading = next(at for at, name in enumerate(bundle.inputs) if name not in bundle.any_dtype)
+    kinds = api.DataType
+    types = {
+        "float32": kinds.FLOAT, "float16": kinds.HALF, "bfloat16": kinds.BF16, "int32": kinds.INT32,
+        "int64": kinds.INT64,
+    }  # fmt: skip
+    names = {value: name for name, value in types.items()}
+    leading, counts = bundle.leading(), len(bundle.counts())
+    outputs = [*bundle.outputs, *[None] * counts]
 
     bases: Any = (api.IPluginV3, api.IPluginV3OneCore, api.IPluginV3OneBuild, api.IPluginV3OneRuntime)
+
+    def output_type(name: str | None, typed: Any) -> Any:
+        """Returns the type of an output, or of a counted size (no name)."""
+        if name is None:
+            return kinds.INT64
+        return types[bundle.types[name][0]] if name in bundle.types else typed
 
     class Made(*bases):  # type: ignore[misc]
         def __init__(self, attributes: dict[str, Any], ptx: str) -> None:
@@ -198,7 +214,7 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
             api.IPluginV3OneCore.__init__(self)
             api.IPluginV3OneBuild.__init__(self)
             api.IPluginV3OneRuntime.__init__(self)
-            self.num_outputs = len(bundle.outputs)
+            self.num_outputs = len(outputs)
             self.plugin_name, self.plugin_version = bundle.op, bundle.version
             self.plugin_namespace = bundle.domain
             self.timing_cache_id = ""
@@ -212,7 +228,7 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
 
         @_guarded(rt, bundle.op, list)
         def get_output_data_types(self, input_types: Any) -> Any:
-            return [input_types[leading]] * len(bundle.outputs)
+            return [output_type(name, input_types[leading]) for name in outputs]
 
         @_guarded(rt, bundle.op, list)
         def get_output_shapes(self, inputs: Any, shape_inputs: Any, builder: Any) -> Any:
@@ -223,11 +239,14 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
             desc = in_out[position].desc
             if desc.format != api.TensorFormat.LINEAR:
                 return False
-            if position < num_inputs and bundle.inputs[position] in bundle.any_dtype:
+            if position >= num_inputs:
+                return bool(desc.type == output_type(outputs[position - num_inputs], in_out[leading].desc.type))
+            name = bundle.inputs[position]
+            if name in bundle.any_dtype:
                 return True
-            if desc.type not in [types[each] for each in bundle.dtypes]:
+            if desc.type not in [types[each] for each in bundle.types.get(name, bundle.dtypes)]:
                 return False
-            return bool(position <= leading or desc.type == in_out[leading].desc.type)
+            return bool(name in bundle.types or position <= leading or desc.type == in_out[leading].desc.type)
 
         def configure_plugin(self, inputs: Any, outputs: Any) -> int:
             return 0
@@ -249,8 +268,12 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
         def set_tactic(self, tactic: int) -> int:
             return 0
 
+        @_guarded(rt, bundle.op, 0)
         def get_workspace_size(self, inputs: Any, outputs: Any) -> int:
-            return 0
+            if bundle.kernel.workspace is None:
+                return 0
+            given, made = ([tuple(each.max) for each in descs] for descs in (inputs, outputs[: len(bundle.outputs)]))
+            return int(bundle.kernel.workspace(bundle.padded(given), made, self.attributes))
 
         def on_shape_change(self, inputs: Any, outputs: Any) -> int:
             return 0
@@ -258,16 +281,21 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
         def enqueue(
             self, input_desc: Any, output_desc: Any, inputs: Any, outputs: Any, workspace: int, stream: int
         ) -> int:
-            names = {value: name for name, value in types.items()}
             if self.launcher is None:
                 self.launcher = _Launcher(self.ptx)
-            given = [tuple(desc.dims) for desc in input_desc]
-            made = [tuple(desc.dims) for desc in output_desc]
-            entry = f"{bundle.kernel.entry}_{names[input_desc[leading].type]}"
-            integers, floats = bundle.kernel.scalars(given, made, self.attributes)
-            pointers = [*inputs, *[None] * (len(bundle.inputs) - len(inputs)), *outputs]
-            blocks = bundle.kernel.count(given, made, self.attributes)
-            self.launcher.launch(entry, pointers, integers, floats, blocks, bundle.kernel.threads, stream)
+            kernel = bundle.kernel
+            given = bundle.padded([tuple(desc.dims) for desc in input_desc])
+            made = [tuple(desc.dims) for desc in output_desc[: len(bundle.outputs)]]
+            suffix = bundle.suffix([names[desc.type] for desc in input_desc])
+            integers, floats = kernel.scalars(given, made, self.attributes)
+            space = [] if kernel.workspace is None else [workspace]
+            pointers = [*(each or 0 for each in bundle.padded(inputs)), *outputs, *space]
+            for each in kernel.all_launches():
+                count = int(each.count(given, made, self.attributes))
+                blocks = count if each.together else (count + each.threads - 1) // each.threads
+                self.launcher.launch(
+                    f"{each.entry}_{suffix}", pointers, integers, floats, blocks, each.threads, stream
+                )  # fmt: skip
             return 0
 
     return Made
@@ -309,7 +337,7 @@ class _Launcher:
     def launch(
         self, entry: str, pointers: Any, integers: Any, floats: Any, blocks: int, threads: int, stream: int
     ) -> None:  # fmt: skip
-        """Launches blocks of one function on a stream."""
+        """Launches one function over blocks of threads on a stream."""
         function = self._functions.get(entry)
         if function is None:
             function = ctypes.c_void_p()
@@ -335,13 +363,14 @@ def register_script(rt: Any, file: Path) -> None:
     Raises:
         BenchError: It raises, or defines no plugin.
     """
-    from onnxbench.bundles import Bundle, load_bundle
+    from onnxbench.bundles import bundles_of, read_bundles
 
     sys.modules.setdefault("tensorrt", rt.api)
     before = set(rt.creators())
     module = run_file(file)
-    if isinstance(getattr(module, "BUNDLE", None), Bundle):
-        register_bundle(rt, load_bundle(file))
+    if bundles_of(module):
+        for bundle in read_bundles(file):
+            register_bundle(rt, bundle)
         return
     for value in list(vars(module).values()):
         is_creator = isinstance(value, type) and issubclass(value, rt.api.IPluginCreatorV3One)

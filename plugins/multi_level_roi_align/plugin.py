@@ -13,8 +13,12 @@ MAX, AVG = 0, 1
 HALF = np.float32(0.5)
 
 
+def given(inputs):
+    return [each for each in inputs if each is not None]
+
+
 def shapes(inputs, attributes):
-    rois, *maps = inputs
+    rois, *maps = given(inputs)
     strides = attributes["featmap_strides"]
     if len(maps) > len(strides):
         raise ValueError(f"there are {len(maps)} levels and {len(strides)} featmap_strides")
@@ -68,7 +72,7 @@ def pooled(planes, box, attributes):
 
 def reference(inputs, attributes):
     """A region without an image, or with a coordinate that is NaN or infinite, is 0."""
-    rois, *maps = inputs
+    rois, *maps = given(inputs)
     values, regions = [each.astype(np.float64) for each in maps], rois.astype(np.float32)
     made = np.zeros((len(rois), maps[0].shape[1], attributes["output_height"], attributes["output_width"]))
     with np.errstate(all="ignore"):
@@ -87,7 +91,7 @@ def reference(inputs, attributes):
 
 
 def scalars(inputs, outputs, attributes):
-    _, *maps = inputs
+    _, *maps = given(inputs)
     sizes = [each[2] * 2**32 + each[3] for each in maps]
     return [
         product(outputs[0]), maps[0][0], maps[0][1], attributes["output_height"], attributes["output_width"],
@@ -96,10 +100,10 @@ def scalars(inputs, outputs, attributes):
     ], [attributes["roi_scale_factor"], *attributes["featmap_strides"][: len(maps)]]  # fmt: skip
 
 
-def body(attributes, opset):
+def body(attributes, opset, inputs):
     """Each level by ONNX's RoiAlign, in float32, and of these the one that a region belongs to."""
-    strides = attributes["featmap_strides"]
-    if opset < 16 or attributes["pool_mode"] != AVG or len(strides) > LEVELS:
+    strides = attributes["featmap_strides"][: inputs - 1]
+    if opset < 16 or attributes["pool_mode"] != AVG or len(strides) < inputs - 1:
         return None
     word, end = ("half_pixel", "Max (start, last)") if attributes["aligned"] else (
         "output_half_pixel", "Identity (last)"

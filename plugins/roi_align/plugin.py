@@ -54,7 +54,9 @@ def reference(inputs, attributes):
     values, regions = image.astype(np.float64), rois.astype(np.float32)
     made = np.zeros((rois.shape[0], image.shape[1], *bins))
     with np.errstate(all="ignore"):
-        boxes = regions[:, 1:] * np.float32(attributes["spatial_scale"]) - np.float32(0.5 if attributes["aligned"] else 0)
+        boxes = regions[:, 1:] * np.float32(attributes["spatial_scale"]) - np.float32(
+            0.5 if attributes["aligned"] else 0
+        )
         for at in np.flatnonzero((regions[:, 0] >= 0) & (regions[:, 0] < len(image)) & np.isfinite(boxes).all(axis=1)):
             planes = values[int(regions[at, 0])]
             made[at] = pooled(planes, boxes[at], bins, attributes["sampling_ratio"], attributes["aligned"], largest)

@@ -1,14 +1,17 @@
 // What a kernel of an onnxbench bundle is written with. The same source is compiled for a GPU (nvcc, NVRTC) and, to be
-// tested without one, as C++ for the CPU, where each thread is a turn of a loop. No header of CUDA is needed.
+// tested without one, as C++ for the CPU, where each thread is a turn of a loop, or a thread of the CPU if those of a
+// block work together (ONNXBENCH_SHARED, ONNXBENCH_SYNC). No header of CUDA is needed.
 #pragma once
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define ONNXBENCH_KERNEL extern "C" __global__ void
 #define ONNXBENCH_DEVICE __device__ __forceinline__
-#define ONNXBENCH_SHARED(type, name, size) __shared__ type name[size]
-#define ONNXBENCH_OWN(type, name, size) type name[1][size]
-#define ONNXBENCH_MINE 0
-#define ONNXBENCH_TOGETHER for (int onnxbench_turn = 0; onnxbench_turn < 1; ++onnxbench_turn, __syncthreads())
+#define ONNXBENCH_SHARED __shared__
+#define ONNXBENCH_SYNC() __syncthreads()
+#define ONNXBENCH_OWN(type, name, threads, size) type name[1][size]
+#define ONNXBENCH_AT(thread) 0
+#define ONNXBENCH_PART(thread, threads) \
+  for (int thread = (int)threadIdx.x, onnxbench_turn = 0; onnxbench_turn < 1; ++onnxbench_turn, __syncthreads())
 #else
 #include <math.h>
 #include <cstring>
@@ -16,19 +19,23 @@ struct onnxbench_dim { unsigned x, y, z; };
 static thread_local onnxbench_dim blockIdx{0, 0, 0}, threadIdx{0, 0, 0}, blockDim{1, 1, 1}, gridDim{1, 1, 1};
 #define ONNXBENCH_KERNEL extern "C" void
 #define ONNXBENCH_DEVICE static inline
+#define ONNXBENCH_SHARED static
+#ifndef ONNXBENCH_SYNC
+#define ONNXBENCH_SYNC()
+#endif
+#define ONNXBENCH_OWN(type, name, threads, size) static type name[threads][size]
+#define ONNXBENCH_AT(thread) thread
+#define ONNXBENCH_PART(thread, threads) for (int thread = threadIdx.x ? threads : 0; thread < threads; ++thread)
 #define __restrict__
-#define ONNXBENCH_SHARED(type, name, size) static thread_local type name[size]
-#define ONNXBENCH_OWN(type, name, size) static thread_local type name[256][size]
-#define ONNXBENCH_MINE threadIdx.x
-#define ONNXBENCH_TOGETHER for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x)
 static inline float __int_as_float(int bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 static inline int __float_as_int(float value) { int bits; std::memcpy(&bits, &value, 4); return bits; }
 #endif
 
-// Kernels whose threads work together (Kernel.blocks) are made of parts, ONNXBENCH_TOGETHER { ... }: every thread does a
-// part, and waits for the others. On the CPU a part is a loop over the threads. What threads share from part to part lies
-// in ONNXBENCH_SHARED arrays, what each keeps for itself in ONNXBENCH_OWN arrays: name[ONNXBENCH_MINE][i]. Nothing else
-// outside of the parts may differ between threads, and every thread of a block goes through all of them.
+// Where a block has to have a certain number of threads, what they do together is written in parts, each of which all
+// threads do before any goes on: ONNXBENCH_PART(thread, 256) { ... }. On the CPU a part is a loop that the first thread
+// of the block runs. What a thread keeps from part to part lies in ONNXBENCH_OWN(float, sums, 256, 8), as
+// sums[ONNXBENCH_AT(thread)][i], what they share in ONNXBENCH_SHARED arrays; whatever else is outside of parts must be
+// the same in all threads.
 
 struct onnxbench_params { long long i[16]; float f[8]; };
 
