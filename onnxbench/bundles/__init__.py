@@ -18,8 +18,9 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
@@ -64,7 +65,9 @@ class Launch:
         count: How many threads it takes; how many blocks, if ``together``.
         threads: Threads of a block.
         together: The threads of a block share memory (``ONNXBENCH_SHARED``) and wait for each other
-            (``ONNXBENCH_SYNC``). Such a function has to be right with any number of threads in a block.
+            (``ONNXBENCH_SYNC``). Such a function has to be right with any number of threads in a block. One that
+            needs a certain number, say since each thread has a tile of a product, is written in parts
+            (``ONNXBENCH_PART``), which the CPU runs without threads of its own.
     """
 
     entry: str
@@ -131,6 +134,7 @@ class Bundle:
         name: What users call it.
         op: The operator's name in ONNX models, and the plugin's in TensorRT.
         domain: Its domain, and the plugin's namespace.
+        aliases: Other names that models have it under: ``domain::op``.
         version: Version of the plugin.
         description: One line.
         inputs: Names of its inputs.
@@ -141,7 +145,8 @@ class Bundle:
         types: Inputs and outputs that have other element types: which, of an output just one.
         optional: Inputs and outputs, the last ones, that a node may leave out.
         counted: Outputs with an axis whose size is known only when the values are, the axis of each: the kernel counts.
-        attributes: Its attributes with their defaults: ints, floats, strings.
+        attributes: Its attributes with their defaults: ints, floats, strings, tuples of ints or floats; a type
+            (``int``, ``list[float]``) where there is no default.
         shapes: The shape function.
         reference: What it computes, in NumPy.
         cases: Inputs and attributes that its tests use: many, with the edges.
@@ -168,6 +173,7 @@ class Bundle:
     types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     counted: Mapping[str, int] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
     tolerance: Mapping[str, tuple[float, float]] = field(
         default_factory=lambda: {"float32": (1e-3, 1e-5), "float16": (2e-3, 1e-3), "bfloat16": (2e-2, 1e-2)}
@@ -180,12 +186,20 @@ class Bundle:
         """Returns attributes with defaults for those that are not given.
 
         Raises:
-            UsageError: There is no such attribute.
+            UsageError: There is no such attribute, or one without a default is not given.
         """
         for name in attributes:
             if name not in self.attributes:
                 raise UsageError(f"{self.op} has no attribute {name!r}", hint=did_you_mean(name, self.attributes))
+        for name, value in self.attributes.items():
+            if is_required(value) and name not in attributes:
+                raise UsageError(f"{self.op} needs the attribute {name!r}")
         return {**self.attributes, **attributes}
+
+    def named(self) -> list[Bundle]:
+        """Returns the bundle under each of the names that models have its operator under, its own first."""
+        pairs = [alias.rpartition("::") for alias in self.aliases]
+        return [self, *(replace(self, domain=domain, op=op, aliases=()) for domain, _, op in pairs)]
 
     def padded(self, inputs: Sequence[Any]) -> list[Any]:
         """Returns what there is of each input, with None for those that a node leaves out."""
@@ -424,9 +438,7 @@ def read_bundles(path: str | os.PathLike[str]) -> list[Bundle]:
     found = bundles_of(run_file(file))
     if not found:
         raise SpecError(f"{file} defines no BUNDLE", hint="It must define BUNDLE = onnxbench.bundles.Bundle(...).")
-    import dataclasses
-
-    return [dataclasses.replace(bundle, folder=file.resolve().parent) for bundle in found]
+    return [replace(bundle, folder=file.resolve().parent) for bundle in found]
 
 
 def bundles_of(module: Any) -> list[Bundle]:
@@ -506,6 +518,26 @@ def load_bundles(words: Sequence[str]) -> list[Bundle]:
     return [bundle for plugin in found for bundle in read_bundles(plugin.path)]
 
 
+def is_required(value: Any) -> bool:
+    """Tells whether what a bundle says of an attribute is its type: then there is no default."""
+    return isinstance(value, (type, GenericAlias))
+
+
+def kind_of(value: Any) -> tuple[type, bool]:
+    """Returns the type of an attribute, ``int``, ``float`` or ``str``, and whether it is a list of them.
+
+    Args:
+        value: What a bundle says of it: its default, or its type.
+    """
+    if isinstance(value, GenericAlias):
+        return value.__args__[0], True
+    if isinstance(value, type):
+        return value, False
+    if isinstance(value, (list, tuple)):
+        return type(value[0]), True
+    return type(value), False
+
+
 def product(sizes: Iterable[Any]) -> Any:
     """Returns the product of sizes, also of symbols: how many elements a shape has."""
     made: Any = 1
@@ -522,6 +554,11 @@ def smaller(a: Any, b: Any) -> Any:
 def larger(a: Any, b: Any) -> Any:
     """Returns the larger of two sizes, also of symbols."""
     return a.larger(b) if hasattr(a, "larger") else b.larger(a) if hasattr(b, "larger") else max(a, b)
+
+
+def equal(a: Any, b: Any) -> Any:
+    """Returns 1 if two attributes are equal and 0 if not, in a form that can be written in C++ too."""
+    return a.equal(b) if hasattr(a, "equal") else b.equal(a) if hasattr(b, "equal") else int(a == b)
 
 
 def register_with_tensorrt(rt: Any, plugin: Mapping[str, Any]) -> None:
@@ -548,8 +585,11 @@ __all__ = [
     "bundles_of",
     "compile_ptx",
     "discover",
+    "equal",
     "export_cpp",
     "find_plugins",
+    "is_required",
+    "kind_of",
     "larger",
     "load_bundle",
     "load_bundles",

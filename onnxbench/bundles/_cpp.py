@@ -9,11 +9,12 @@ asked for each way in which the bundle's own cases have them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.bundles import is_required, kind_of
 from onnxbench.bundles._kernels import INCLUDE, casts
 from onnxbench.errors import BenchError, OutputError, SpecError
 
@@ -44,6 +45,9 @@ class _Recorded:
     __floordiv__, __rfloordiv__ = _with("//"), _with("//", turned=True)
     __truediv__, __rtruediv__ = _with("/"), _with("/", turned=True)
     smaller, larger = _with("min"), _with("max")
+
+    def equal(self, other: Any) -> _Recorded:
+        return _Recorded("==", self, other)
 
     def __neg__(self) -> _Recorded:
         return _Recorded("-", 0, self)
@@ -85,9 +89,10 @@ def export_cpp(bundle: Bundle, folder: Path) -> list[Path]:
 def _words(bundle: Bundle) -> dict[str, str]:
     """Returns what the templates leave open."""
     shapes, numbers, rooms = [], [], []
-    for ranks in dict.fromkeys(tuple(value.ndim for value in inputs) for inputs, _ in bundle.cases()):
-        traced = _traced(bundle, ranks)
+    for ranks, lengths in dict.fromkeys(_form(bundle, inputs, attributes) for inputs, attributes in bundle.cases()):
+        traced = _traced(bundle, ranks, dict(lengths))
         fits = " && ".join([
+            *(f"a.{name}.size() == {length}" for name, length in lengths),
             *([f"nbInputs == {len(ranks)}"] if bundle.inputs[-1] in bundle.optional else []),
             *(f"in[{at}].nbDims == {rank}" for at, rank in enumerate(ranks)),
         ])  # fmt: skip
@@ -163,9 +168,20 @@ def _one_of(dtypes: Sequence[str]) -> str:
 def _attribute_words(bundle: Bundle) -> dict[str, str]:
     members, reads, fields, names = [], [], [], []
     for name, value in bundle.attributes.items():
-        kind = value if isinstance(value, type) else type(value)
-        default = kind() if isinstance(value, type) else value
-        if kind is str:
+        kind, is_list = kind_of(value)
+        cpp, field = ("float", "kFLOAT32") if kind is float else ("int32_t", "kINT32")
+        default = kind() if is_required(value) else value
+        if is_list:
+            few = (
+                "" if is_required(value) else ", ".join(f"{each!r}f" if kind is float else str(each) for each in value)
+            )
+            members.append(f"  std::vector<{cpp}> {name}{{{few}}};\n")
+            reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = numbers<{cpp}>(field);\n')
+            fields.append(
+                f'{{"{name}", a.{name}.data(), PluginFieldType::{field}, static_cast<int32_t>(a.{name}.size())}}'
+            )
+            names.append(f'{{"{name}", nullptr, PluginFieldType::{field}, 0}}')
+        elif kind is str:
             members.append(f'  std::string {name} = "{default}";\n')
             reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = text(field);\n')
             fields.append(
@@ -173,7 +189,6 @@ def _attribute_words(bundle: Bundle) -> dict[str, str]:
             )
             names.append(f'{{"{name}", nullptr, PluginFieldType::kCHAR, 0}}')
         else:
-            cpp, field = ("float", "kFLOAT32") if kind is float else ("int32_t", "kINT32")
             members.append(f"  {cpp} {name} = {f'{default!r}f' if kind is float else int(default)};\n")
             reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = static_cast<{cpp}>(number(field));\n')
             fields.append(f'{{"{name}", &a.{name}, PluginFieldType::{field}, 1}}')
@@ -194,11 +209,23 @@ class _Traced:
     room: Any
 
 
-def _traced(bundle: Bundle, ranks: Sequence[int]) -> _Traced:
+_Form = tuple[tuple[int, ...], tuple[tuple[str, int], ...]]
+
+
+def _form(bundle: Bundle, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> _Form:
+    """Returns what decides the arithmetic of a case: dimensions of its inputs, lengths of its list attributes."""
+    filled = bundle.filled(attributes)
+    lists = [name for name, value in bundle.attributes.items() if kind_of(value)[1]]
+    return tuple(value.ndim for value in inputs), tuple((name, len(filled[name])) for name in lists)
+
+
+def _traced(bundle: Bundle, ranks: Sequence[int], lengths: Mapping[str, int]) -> _Traced:
     sizes = bundle.padded([[_Recorded("size", at, axis) for axis in range(rank)] for at, rank in enumerate(ranks)])
     attributes: dict[str, Any] = {
-        name: value if isinstance(value, str) or value is str else _Recorded("attribute", name)
-        for name, value in bundle.attributes.items()
+        name: [_Recorded("attribute", f"{name}[{at}]") for at in range(lengths[name])]
+        if name in lengths
+        else _Recorded("attribute", name)
+        for name in bundle.attributes
     }
     kernel, what = bundle.kernel, "shape function"
     try:
@@ -239,6 +266,8 @@ def _dimension(value: Any) -> str:
 
 def _number(value: Any, *, largest: bool = False) -> str:
     """Returns a number of the kernel's as C++, of the sizes that there are, or of the largest that there can be."""
+    if isinstance(value, str):
+        return f'"{value}"'
     if not isinstance(value, _Recorded):
         return f"{int(value)}LL" if isinstance(value, int) else repr(float(value))
     if value.operation in ("size", "made"):
@@ -249,6 +278,8 @@ def _number(value: Any, *, largest: bool = False) -> str:
     if value.operation == "attribute":
         return f"a.{value.parts[0]}"
     first, second = (_number(part, largest=largest) for part in value.parts)
+    if value.operation == "==":
+        return f"({first} == {second} ? 1LL : 0LL)"
     if value.operation in ("min", "max"):
         return f"std::{value.operation}<int64_t>({first}, {second})"
     if value.operation == "/":
@@ -341,6 +372,19 @@ struct Attributes {
     case PluginFieldType::kINT64: return static_cast<double>(*static_cast<int64_t const*>(field.data));
     default: return *static_cast<int32_t const*>(field.data);
   }
+}
+
+template <typename T>
+[[maybe_unused]] std::vector<T> numbers(PluginField const& field) {
+  std::vector<T> made;
+  for (int32_t at = 0; at < field.length; ++at)
+    switch (field.type) {
+      case PluginFieldType::kFLOAT32: made.push_back(static_cast<T>(static_cast<float const*>(field.data)[at])); break;
+      case PluginFieldType::kFLOAT64: made.push_back(static_cast<T>(static_cast<double const*>(field.data)[at])); break;
+      case PluginFieldType::kINT64: made.push_back(static_cast<T>(static_cast<int64_t const*>(field.data)[at])); break;
+      default: made.push_back(static_cast<T>(static_cast<int32_t const*>(field.data)[at]));
+    }
+  return made;
 }
 
 [[maybe_unused]] std::string text(PluginField const& field) {

@@ -155,9 +155,7 @@ def _unwritten(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
 
 def casts(bundle: Bundle, types: Mapping[str, str]) -> list[str]:
     """Returns the C++ types of the pointers that a kernel's function takes, for element types of inputs and outputs."""
-    given = [
-        "const void*" if name in bundle.any_dtype else f"const {C_TYPES[types[name]]}*" for name in bundle.inputs
-    ]
+    given = ["const void*" if name in bundle.any_dtype else f"const {C_TYPES[types[name]]}*" for name in bundle.inputs]
     space = ["void*"] if bundle.kernel.workspace is not None else []
     made = [f"{C_TYPES[types[name]]}*" for name in bundle.outputs]
     return [*given, *made, *["long long*"] * len(bundle.counted), *space]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.bundles import is_required, kind_of
 from onnxbench.errors import SpecError
 
 if TYPE_CHECKING:
@@ -85,7 +86,10 @@ def schema_of(bundle: Bundle) -> OpSchema:
     from onnxbench.captures import onnx_dtype
 
     schema = defs.OpSchema
-    kinds = {int: "INT", float: "FLOAT", str: "STRING"}
+    kinds = {
+        (int, False): "INT", (float, False): "FLOAT", (str, False): "STRING", (int, True): "INTS",
+        (float, True): "FLOATS",
+    }  # fmt: skip
     everything = sorted({f"tensor({each})" for each in (
         "float", "double", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool")})  # fmt: skip
     option = defs.OpSchema.FormalParameterOption
@@ -102,8 +106,8 @@ def schema_of(bundle: Bundle) -> OpSchema:
         outputs=[parameter(name) for name in bundle.outputs],
         type_constraints=[("T", [_TYPE_NAMES[each] for each in bundle.dtypes], ""), ("A", everything, ""), *others],
         attributes=[
-            schema.Attribute(name, helper.make_attribute(name, value))
-            if not isinstance(value, type) else schema.Attribute(name, getattr(schema.AttrType, kinds[value]))
+            schema.Attribute(name, getattr(schema.AttrType, kinds[kind_of(value)]))
+            if is_required(value) else schema.Attribute(name, helper.make_attribute(name, value))
             for name, value in bundle.attributes.items()
         ],
     )  # fmt: skip
@@ -114,7 +118,8 @@ def schema_of(bundle: Bundle) -> OpSchema:
         for name in attributes:
             said: AttributeProto | None = context.get_attribute(name)
             if said is not None and said.type:
-                attributes[name] = helper.get_attribute_value(said)
+                value = helper.get_attribute_value(said)
+                attributes[name] = value.decode() if isinstance(value, bytes) else value
         shapes = [shape for kind in given if (shape := _sizes(kind)) is not None]
         out = bundle.shapes(bundle.padded(shapes), attributes) if len(shapes) == len(given) else None
         for number in range(context.get_num_outputs()):

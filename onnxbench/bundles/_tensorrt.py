@@ -17,7 +17,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import run_file
+from onnxbench.bundles import kind_of, run_file
 from onnxbench.errors import EngineError, SpecError
 
 if TYPE_CHECKING:
@@ -103,10 +103,12 @@ def register_bundle(rt: Any, bundle: Bundle) -> None:
     Raises:
         BenchError: Its kernel is not compiled, or TensorRT does not take it.
     """
-    creator = _creator(rt, bundle, bundle.ptx())
-    _KEPT.append(creator)
-    if not rt.register(creator, bundle.domain):
-        raise EngineError(f"TensorRT does not take the plugin {bundle.op!r}: there is one of that name and version")
+    ptx = bundle.ptx()
+    for each in bundle.named():
+        creator = _creator(rt, each, ptx)
+        _KEPT.append(creator)
+        if not rt.register(creator, each.domain):
+            raise EngineError(f"TensorRT does not take the plugin {each.op!r}: there is one of that name and version")
 
 
 def _creator(rt: Any, bundle: Bundle, ptx: str) -> Any:
@@ -139,15 +141,16 @@ def _creator(rt: Any, bundle: Bundle, ptx: str) -> Any:
 
 def _field_type(api: Any, value: Any) -> Any:
     kinds = api.PluginFieldType
-    return kinds.CHAR if isinstance(value, str) else kinds.FLOAT32 if isinstance(value, float) else kinds.INT32
+    return {str: kinds.CHAR, float: kinds.FLOAT32, int: kinds.INT32}[kind_of(value)[0]]
 
 
 def _read_field(field: Any, default: Any) -> Any:
     data = field.data
-    if isinstance(default, str):
+    kind, is_list = kind_of(default)
+    if kind is str:
         return bytes(data).rstrip(b"\0").decode()
-    first = data[0] if hasattr(data, "__getitem__") else data
-    return float(first) if isinstance(default, float) else int(first)
+    values = [kind(value) for value in data] if hasattr(data, "__getitem__") else [kind(data)]
+    return values if is_list else values[0]
 
 
 def _serialized(api: Any, bundle: Bundle, attributes: dict[str, Any], ptx: str) -> list[Any]:
@@ -160,8 +163,9 @@ def _serialized(api: Any, bundle: Bundle, attributes: dict[str, Any], ptx: str) 
         if isinstance(value, str):
             fields.append(api.PluginField(name, value.encode(), kinds.CHAR))
         else:
-            dtype = np.float32 if isinstance(bundle.attributes[name], float) else np.int32
-            fields.append(api.PluginField(name, np.array([value], dtype), _field_type(api, value)))
+            kind, is_list = kind_of(bundle.attributes[name])
+            values = np.array(value if is_list else [value], np.float32 if kind is float else np.int32)
+            fields.append(api.PluginField(name, values, _field_type(api, bundle.attributes[name])))
     return fields
 
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxbench.bundles import Bundle, Case, TorchCall, load_bundle
+from onnxbench.bundles import Bundle, Case, TorchCall, is_required, kind_of, load_bundle
 from onnxbench.bundles._onnx import Unknown
 from onnxbench.bundles._proof import allowed_in, difference, expected_of
 from onnxbench.errors import SpecError, UsageError
@@ -71,12 +71,15 @@ def torch_call(bundle: Bundle) -> TorchCall:
 def _schema(bundle: Bundle) -> str:
     """Returns the operator's signature as PyTorch writes it."""
     words = [f"Tensor? {name}=None" if name in bundle.optional else f"Tensor {name}" for name in bundle.inputs]
+    if bundle.attributes and bundle.inputs[-1] in bundle.optional:
+        words.append("*")  # what follows a default needs one too, or is given by name
     for name, value in bundle.attributes.items():
-        if isinstance(value, type):
-            words.append(f"{_KINDS[value]} {name}")
-        else:
-            default = f'"{value}"' if isinstance(value, str) else repr(value)
-            words.append(f"{_KINDS[type(value)]} {name}={default}")
+        kind, is_list = kind_of(value)
+        word = f"{_KINDS[kind]}{'[]' if is_list else ''} {name}"
+        if not is_required(value):
+            default = f'"{value}"' if kind is str else repr(list(value) if is_list else value)
+            word += f"={default}"
+        words.append(word)
     results = ", ".join(["Tensor"] * len(bundle.outputs))
     return f"({', '.join(words)}) -> {results if len(bundle.outputs) == 1 else f'({results})'}"
 
@@ -232,14 +235,19 @@ def _translation(bundle: Bundle, arguments: Sequence[str]) -> Callable[..., Any]
         return operator(*_given_inputs(bundle, given), **attributes)
 
     safe = [f"{name}_" if keyword.iskeyword(name) else name for name in arguments]
-    words = [
-        f"{name}=None" if name in bundle.optional else name if name in bundle.inputs
-        else f"{name}: {_kind(bundle.attributes[name]).__name__}"
-        + ("" if isinstance(bundle.attributes[name], type) else f" = {bundle.attributes[name]!r}")
-        for name in safe
-    ]  # fmt: skip
+    words = []
+    for name in safe:
+        if name in bundle.inputs:
+            words.append(f"{name}=None" if name in bundle.optional else name)
+            continue
+        if "*" not in words and bundle.inputs[-1] in bundle.optional:
+            words.append("*")
+        value = bundle.attributes[name]
+        kind, is_list = kind_of(value)
+        word = f"{name}: {f'Sequence[{kind.__name__}]' if is_list else kind.__name__}"
+        words.append(word if is_required(value) else f"{word} = {value!r}")
     passed = ", ".join(f"{name!r}: {each}" for name, each in zip(arguments, safe, strict=True))
-    space: dict[str, Any] = {"write": write}
+    space: dict[str, Any] = {"write": write, "Sequence": Sequence}
     exec(f"def translate({', '.join(words)}):\n    return write({{{passed}}})", space)
     made: Callable[..., Any] = space["translate"]
     return made
@@ -250,15 +258,15 @@ def _given_inputs(bundle: Bundle, given: Mapping[str, Any]) -> list[Any]:
     return [given[name] for name in bundle.inputs if given.get(name) is not None]
 
 
-def _kind(value: Any) -> type:
-    return value if isinstance(value, type) else type(value)
-
-
 def _as_attributes(bundle: Bundle, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns attributes in the types that the bundle says: PyTorch's bools are numbers in ONNX."""
     said = {name: value for name, value in given.items() if name in bundle.attributes and value is not None}
     filled = bundle.filled(said)
-    return {name: _kind(bundle.attributes[name])(value) for name, value in filled.items()}
+    made = {}
+    for name, value in filled.items():
+        kind, is_list = kind_of(bundle.attributes[name])
+        made[name] = [kind(each) for each in value] if is_list else kind(value)
+    return made
 
 
 @contextlib.contextmanager
@@ -295,9 +303,10 @@ def _symbolic(bundle: Bundle, arguments: Sequence[str]) -> Callable[..., Any]:
         given = dict(zip(arguments, values, strict=False))
         for name, value in bundle.attributes.items():
             if name in given:
-                given[name] = _get_const(given[name], letters[_kind(value)], name)
+                kind, is_list = kind_of(value)
+                given[name] = _get_const(given[name], letters[kind] + ("s" if is_list else ""), name)
         attributes = _as_attributes(bundle, given)
-        keywords = {f"{name}_{letters[type(value)]}": value for name, value in attributes.items()}
+        keywords = {f"{name}_{letters[kind_of(value)[0]]}": value for name, value in attributes.items()}
         inputs = [each for each in _given_inputs(bundle, given) if not each.node().mustBeNone()]
         made = g.op(f"{bundle.domain}::{bundle.op}", *inputs, outputs=len(bundle.outputs), **keywords)
         results = [made] if len(bundle.outputs) == 1 else list(made)

@@ -163,8 +163,9 @@ def body(attributes, opset):
         no_box = Expand (zero_float, one_box)
         padded_boxes = Concat <axis = 0> (flat_boxes, no_box)
         corners = Gather (padded_boxes, safe)
-        {"unit = Constant <value = float {1}> () origin = Constant <value = float {0}> ()"
-         " inside = Clip (corners, origin, unit)" if clip else "inside = Identity (corners)"}
+        unit = Constant <value = float {{1}}> ()
+        origin = Squeeze (zero_float, zero)
+        {"inside = Clip (corners, origin, unit)" if clip else "inside = Identity (corners)"}
         mask = Unsqueeze (is_there, rest)
         sides = Where (mask, inside, zero_float)
         real_values = Where (is_there, values, zero_float)

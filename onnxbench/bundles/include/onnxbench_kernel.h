@@ -9,6 +9,10 @@
 #define ONNXBENCH_DEVICE_MEMBER __device__ __forceinline__
 #define ONNXBENCH_SHARED __shared__
 #define ONNXBENCH_SYNC() __syncthreads()
+#define ONNXBENCH_OWN(type, name, threads, size) type name[1][size]
+#define ONNXBENCH_AT(thread) 0
+#define ONNXBENCH_PART(thread, threads) \
+  for (int thread = (int)threadIdx.x, onnxbench_turn = 0; onnxbench_turn < 1; ++onnxbench_turn, __syncthreads())
 #else
 #include <math.h>
 #include <cstring>
@@ -21,10 +25,19 @@ static thread_local onnxbench_dim blockIdx{0, 0, 0}, threadIdx{0, 0, 0}, blockDi
 #ifndef ONNXBENCH_SYNC
 #define ONNXBENCH_SYNC()
 #endif
+#define ONNXBENCH_OWN(type, name, threads, size) static type name[threads][size]
+#define ONNXBENCH_AT(thread) thread
+#define ONNXBENCH_PART(thread, threads) for (int thread = threadIdx.x ? threads : 0; thread < threads; ++thread)
 #define __restrict__
 static inline float __int_as_float(int bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 static inline int __float_as_int(float value) { int bits; std::memcpy(&bits, &value, 4); return bits; }
 #endif
+
+// Where a block has to have a certain number of threads, what they do together is written in parts, each of which all
+// threads do before any goes on: ONNXBENCH_PART(thread, 256) { ... }. On the CPU a part is a loop that the first thread
+// of the block runs. What a thread keeps from part to part lies in ONNXBENCH_OWN(float, sums, 256, 8), as
+// sums[ONNXBENCH_AT(thread)][i], what they share in ONNXBENCH_SHARED arrays; whatever else is outside of parts must be
+// the same in all threads.
 
 struct onnxbench_params { long long i[16]; float f[8]; };
 
