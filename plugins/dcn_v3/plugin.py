@@ -189,7 +189,9 @@ def cases():
 
     def said_of(kernel, stride, pad, dilation, group, channels, scale):
         words = {"kernel": kernel, "stride": stride, "pad": pad, "dilation": dilation}
-        said = {f"{word}_{letter}": size for word, pair in words.items() for letter, size in zip("hw", pair, strict=True)}
+        said = {
+            f"{word}_{letter}": size for word, pair in words.items() for letter, size in zip("hw", pair, strict=True)
+        }
         return {**said, "group": group, "group_channels": channels, "offset_scale": scale}
 
     ways = itertools.product(
