@@ -89,6 +89,7 @@ class TensorRT:
         self.messages: list[tuple[str, str]] = []
         self.plugin_failures: list[str] = []
         self._say = say
+        self._registered: set[str] = set()
         self.logger = _make_logger(self)
         self._builder = self.api.Builder(self.logger)
         if self._builder is None:
@@ -146,6 +147,7 @@ class TensorRT:
 
     def register(self, creator: Any, namespace: str) -> bool:
         """Registers a Python creator and returns whether it was taken (False: one of that name was there)."""
+        self._registered.add(str(creator.name))
         return bool(self._builder.get_plugin_registry().register_creator(creator, namespace))
 
     def creators(self) -> list[tuple[str, str, str]]:
@@ -166,7 +168,7 @@ class TensorRT:
     def parse(self, model: Path, *, strongly_typed: bool = True) -> tuple[Any, list[dict[str, Any]]]:
         """Returns the network of a model, and what the parser refuses in it (empty: nothing)."""
         network = self._builder.create_network(self._network_flags(strongly_typed))
-        parser = self.api.OnnxParser(network, self.logger)
+        parser = self._parser_of(network)
         ok = parser.parse_from_file(os.fspath(model))
         problems = [self._problem(parser.get_error(number)) for number in range(parser.num_errors)]
         if not ok and not problems:
@@ -184,10 +186,18 @@ class TensorRT:
         The parser's own verdict on a run is left aside: it is the one on the whole model.
         """
         network = self._builder.create_network(self._network_flags())
-        parser = self.api.OnnxParser(network, self.logger)
+        parser = self._parser_of(network)
         parser.supports_model_v2(model.read_bytes(), os.fspath(model))
         runs = [[int(node) for node in parser.get_subgraph_nodes(number)] for number in range(parser.num_subgraphs)]
         return runs, [self._problem(parser.get_error(number)) for number in range(parser.num_errors)]
+
+    def _parser_of(self, network: Any) -> Any:
+        """Returns a parser. It looks at the names of operators and not at their domains: a plugin that has the name of an
+        operator of ONNX, in a domain of its own, would never be asked."""
+        parser = self.api.OnnxParser(network, self.logger)
+        if any(parser.supports_operator(name) for name in self._registered):
+            parser.set_flag(self.api.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
+        return parser
 
     def _network_flags(self, strongly_typed: bool = True) -> int:
         kinds = self.api.NetworkDefinitionCreationFlag
