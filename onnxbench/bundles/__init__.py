@@ -587,6 +587,16 @@ def register_with_tensorrt(rt: Any, plugin: Mapping[str, Any]) -> None:
         _tensorrt.register_script(rt, Path(plugin["path"]))
 
 
+def fit_to_parser(rt: Any, model: Path) -> bytes | None:
+    """Returns a model as TensorRT's parser has to be given it for the bundles that were registered, None if it is so.
+
+    See ``onnxbench.bundles._tensorrt``.
+    """
+    from onnxbench.bundles import _tensorrt
+
+    return _tensorrt.fit_to_parser(rt, model)
+
+
 __all__ = [
     "Bundle",
     "Kernel",
@@ -599,6 +609,7 @@ __all__ = [
     "equal",
     "export_cpp",
     "find_plugins",
+    "fit_to_parser",
     "is_required",
     "kind_of",
     "larger",
