@@ -37,6 +37,10 @@ PATH_VARIABLE = "ONNXBENCH_PLUGIN_PATH"
 """Folders (joined as in PATH) whose subfolders are looked through for bundles by name."""
 ENTRY_POINTS = "onnxbench.plugins"
 """Group of entry points by which an installed package offers the folder of a bundle."""
+INCLUDE = Path(__file__).resolve().parent / "include"
+"""Headers for kernels."""
+KERNEL_HEADER = "onnxbench_kernel.h"
+"""The one that every kernel includes."""
 _PLUGIN_FILE = "plugin.py"
 _LIBRARIES = (".so", ".dll", ".dylib")
 
@@ -252,11 +256,18 @@ class Bundle:
         return text
 
     def source_digest(self) -> str:
-        """Returns a digest of the kernel's source and of the headers beside it."""
+        """Returns a digest of the kernel's source files."""
         digest = hashlib.sha256()
-        for file in (self.folder / self.kernel.source, *sorted(self.folder.glob("*.h"))):
+        for file in self.sources():
             digest.update(file.read_bytes())
         return digest.hexdigest()
+
+    def sources(self) -> list[Path]:
+        """Returns the kernel's source, the headers beside it, and headers that onnxbench has for some kernels."""
+        own = [self.folder / self.kernel.source, *sorted(self.folder.glob("*.h"))]
+        texts = "".join(file.read_text(encoding="utf-8") for file in own)
+        shared = sorted(each for each in INCLUDE.glob("*.h") if each.name != KERNEL_HEADER)
+        return own + [each for each in shared if f'"{each.name}"' in texts]
 
     def model(
         self, inputs: Sequence[np.ndarray], attributes: Attributes | None = None, *, dynamic: bool = False
@@ -576,6 +587,16 @@ def register_with_tensorrt(rt: Any, plugin: Mapping[str, Any]) -> None:
         _tensorrt.register_script(rt, Path(plugin["path"]))
 
 
+def fit_to_parser(rt: Any, model: Path) -> bytes | None:
+    """Returns a model as TensorRT's parser has to be given it for the bundles that were registered, None if it is so.
+
+    See ``onnxbench.bundles._tensorrt``.
+    """
+    from onnxbench.bundles import _tensorrt
+
+    return _tensorrt.fit_to_parser(rt, model)
+
+
 __all__ = [
     "Bundle",
     "Kernel",
@@ -588,6 +609,7 @@ __all__ = [
     "equal",
     "export_cpp",
     "find_plugins",
+    "fit_to_parser",
     "is_required",
     "kind_of",
     "larger",

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import is_required, kind_of
-from onnxbench.bundles._kernels import INCLUDE, casts
+from onnxbench.bundles import INCLUDE, KERNEL_HEADER, is_required, kind_of
+from onnxbench.bundles._kernels import casts
 from onnxbench.errors import BenchError, OutputError, SpecError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def export_cpp(bundle: Bundle, folder: Path) -> list[Path]:
     }  # fmt: skip
     words = _words(bundle)
     texts = {name: re.sub(r"@(\w+)@", lambda match: words[match[1]], text) for name, text in files.items()}
-    copies = [bundle.folder / bundle.kernel.source, *sorted(bundle.folder.glob("*.h")), INCLUDE / "onnxbench_kernel.h"]
+    copies = [*bundle.sources(), INCLUDE / KERNEL_HEADER]
     try:
         folder.mkdir(parents=True)
         for name, text in texts.items():

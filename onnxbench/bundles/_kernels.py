@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxbench.bundles import INCLUDE
 from onnxbench.bundles._onnx import element_type
 from onnxbench.bundles._tensorrt import Params, pack
 from onnxbench.errors import ExecutionError, MissingDependencyError
@@ -20,7 +21,6 @@ from onnxbench.errors import ExecutionError, MissingDependencyError
 if TYPE_CHECKING:
     from onnxbench.bundles import Bundle
 
-INCLUDE = Path(__file__).resolve().parent / "include"
 ARCHITECTURE = "compute_75"
 """What PTX is compiled for: it runs on this and every newer GPU."""
 C_TYPES = {

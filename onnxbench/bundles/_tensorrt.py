@@ -109,6 +109,43 @@ def register_bundle(rt: Any, bundle: Bundle) -> None:
         _KEPT.append(creator)
         if not rt.register(creator, each.domain):
             raise EngineError(f"TensorRT does not take the plugin {each.op!r}: there is one of that name and version")
+        rt.bundles.append(each)
+
+
+def fit_to_parser(rt: Any, model: Path) -> bytes | None:
+    """Returns a model as TensorRT's parser has to be given it, or None if that is how it is.
+
+    The parser wants a name for each output of a plugin, those that a node leaves out and counted sizes too. And an
+    operator that it knows itself it takes by its name, whatever the domain, unless the node names a plugin's namespace.
+    """
+    known = {(bundle.domain, bundle.op): bundle for bundle in rt.bundles}
+    native = {key for key in known if rt.supports(key[1])}
+    unusual = {key for key, bundle in known.items() if key in native or bundle.counted or bundle.optional}
+    if not unusual:
+        return None
+    import onnx
+
+    from onnxbench.graph import GraphIndex
+
+    proto = onnx.load(model, load_external_data=False)
+    changed = 0
+    for ref in GraphIndex(proto).nodes():
+        key = (ref.node.domain, ref.node.op_type)
+        if key not in unusual:
+            continue
+        wanted = len(known[key].outputs) + len(known[key].counted)
+        missing = [*(at for at, name in enumerate(ref.node.output) if not name), *range(len(ref.node.output), wanted)]
+        for at in missing:
+            changed += 1
+            name = f"onnxbench_unused_{changed}"
+            if at < len(ref.node.output):
+                ref.node.output[at] = name
+            else:
+                ref.node.output.append(name)
+        if key in native and not any(each.name == "plugin_namespace" for each in ref.node.attribute):
+            changed += 1
+            ref.node.attribute.append(onnx.helper.make_attribute("plugin_namespace", key[0]))
+    return proto.SerializeToString() if changed else None
 
 
 def _creator(rt: Any, bundle: Bundle, ptx: str) -> Any:

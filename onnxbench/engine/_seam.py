@@ -89,6 +89,7 @@ class TensorRT:
         self.messages: list[tuple[str, str]] = []
         self.plugin_failures: list[str] = []
         self._say = say
+        self.bundles: list[Any] = []
         self.logger = _make_logger(self)
         self._builder = self.api.Builder(self.logger)
         if self._builder is None:
@@ -163,11 +164,20 @@ class TensorRT:
 
     # ------------------------------------------------------------ parse and build
 
-    def parse(self, model: Path, *, strongly_typed: bool = True) -> tuple[Any, list[dict[str, Any]]]:
-        """Returns the network of a model, and what the parser refuses in it (empty: nothing)."""
+    def parse(
+        self, model: Path, *, content: bytes | None = None, strongly_typed: bool = True
+    ) -> tuple[Any, list[dict[str, Any]]]:
+        """Returns the network of a model, and what the parser refuses in it (empty: nothing).
+
+        Args:
+            model: The model's file.
+            content: What is parsed in place of what is in the file.
+            strongly_typed: Types are those of the model.
+        """
         network = self._builder.create_network(self._network_flags(strongly_typed))
-        parser = self.api.OnnxParser(network, self.logger)
-        ok = parser.parse_from_file(os.fspath(model))
+        parser = self._parser_of(network)
+        path = os.fspath(model)
+        ok = parser.parse_from_file(path) if content is None else parser.parse(content, path)
         problems = [self._problem(parser.get_error(number)) for number in range(parser.num_errors)]
         if not ok and not problems:
             problems = [{"code": "", "text": "the parser failed and does not say why", "node": -1, "name": "", "op": "",
@@ -178,16 +188,25 @@ class TensorRT:
         self._parser = parser  # the network refers to weights that the parser holds
         return network, problems
 
-    def query_support(self, model: Path) -> tuple[list[list[int]], list[dict[str, Any]]]:
+    def query_support(
+        self, model: Path, *, content: bytes | None = None
+    ) -> tuple[list[list[int]], list[dict[str, Any]]]:
         """Returns the runs of nodes (positions in the main graph) that the parser can take, and what it refuses.
 
         The parser's own verdict on a run is left aside: it is the one on the whole model.
         """
         network = self._builder.create_network(self._network_flags())
-        parser = self.api.OnnxParser(network, self.logger)
-        parser.supports_model_v2(model.read_bytes(), os.fspath(model))
+        parser = self._parser_of(network)
+        parser.supports_model_v2(model.read_bytes() if content is None else content, os.fspath(model))
         runs = [[int(node) for node in parser.get_subgraph_nodes(number)] for number in range(parser.num_subgraphs)]
         return runs, [self._problem(parser.get_error(number)) for number in range(parser.num_errors)]
+
+    def _parser_of(self, network: Any) -> Any:
+        """Returns a parser that takes a plugin for an operator that it knows itself, if there is one for the node."""
+        parser = self.api.OnnxParser(network, self.logger)
+        if any(parser.supports_operator(bundle.op) for bundle in self.bundles):
+            parser.set_flag(self.api.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
+        return parser
 
     def _network_flags(self, strongly_typed: bool = True) -> int:
         kinds = self.api.NetworkDefinitionCreationFlag

@@ -3,24 +3,12 @@
 // i: images, boxes, classes, classes of the boxes (1: all have the same), boxes of a class that take part, boxes of an
 // image that are kept, background class, whether to clip
 // f: scores and overlaps above which something counts
-// space: a candidate for each box of each class, the kept ones of each class, and how many these are
-struct nms_space {
-  unsigned long long *keys, *kept;
-  long long *counts, room;
-
-  ONNXBENCH_DEVICE_MEMBER nms_space(void* space, const onnxbench_params& p) {
-    room = p.i[5] < p.i[1] ? p.i[5] : p.i[1];
-    keys = (unsigned long long*)space;
-    kept = keys + p.i[0] * p.i[2] * p.i[1];
-    counts = (long long*)(kept + p.i[0] * p.i[2] * room);
-  }
-};
 
 // A block for each class of each image.
 template <typename T>
 ONNXBENCH_DEVICE void suppress(const T* __restrict__ boxes, const T* __restrict__ scores, void* memory,
                                const onnxbench_params& p) {
-  nms_space space(memory, p);
+  onnxbench_candidates space(memory, p.i[0] * p.i[2], p.i[1], p.i[5]);
   long long block = blockIdx.x, count = p.i[1], classes = p.i[2], image = block / classes, label = block % classes;
   long long made = 0;
   if (label != p.i[6]) {
@@ -35,7 +23,7 @@ ONNXBENCH_DEVICE void suppress(const T* __restrict__ boxes, const T* __restrict_
 template <typename T>
 ONNXBENCH_DEVICE void gather(const T* __restrict__ boxes, T* __restrict__ dets, long long* labels, long long* index,
                              void* memory, const onnxbench_params& p) {
-  nms_space space(memory, p);
+  onnxbench_candidates space(memory, p.i[0] * p.i[2], p.i[1], p.i[5]);
   long long image = blockIdx.x, count = p.i[1], classes = p.i[2], keep = p.i[5];
   unsigned long long* keys = space.keys + image * classes * count;
   long long made = onnxbench_merge(space.kept + image * classes * space.room, space.counts + image * classes, classes,

@@ -19,6 +19,20 @@ ONNXBENCH_DEVICE float onnxbench_score(unsigned long long candidate) {
   return __int_as_float((int)(bits ^ (bits >> 31 ? 0x80000000u : 0xffffffffu)));
 }
 
+// What the launches hand on: room for a candidate for each box of each class, the kept ones of each class, and how many
+// these are.
+struct onnxbench_candidates {
+  unsigned long long *keys, *kept;
+  long long *counts, room;
+
+  ONNXBENCH_DEVICE_MEMBER onnxbench_candidates(void* memory, long long classes, long long boxes, long long most) {
+    room = most < boxes ? most : boxes;
+    keys = (unsigned long long*)memory;
+    kept = keys + classes * boxes;
+    counts = (long long*)(kept + classes * room);
+  }
+};
+
 // Returns how many threads before this one say yes, and how many of the block do. At most 1024 threads.
 ONNXBENCH_DEVICE int onnxbench_rank(bool yes, int* all) {
   ONNXBENCH_SHARED int sums[2][1024];
