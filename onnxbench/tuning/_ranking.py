@@ -8,10 +8,11 @@ input. The own error of a node, times the gains along the ways from it to an out
 gains are multiplied from the outputs back, and where ways part, squares are added (rounding errors are independent).
 So a node whose result is subtracted from a nearly equal one ranks high, though its own error is small.
 
-Errors are compared element by element, |a - b| / (|a - b| + |b|), and averaged: between 0 and 1, whatever the range of
-a tensor, and a mask of -1e9 does not drown what it leaves alone. The small error of inputs is rounding to bfloat16,
-which has the range of float32, so it is one of precision alone; range is judged by the first twin. What is not finite
-there and is in float32 comes before all numbers.
+Errors are compared element by element, |a - b| / (|a - b| + |b| + s), and averaged. s is the typical size of an element,
+a mean (of -1/2nd powers) that neither zeros nor a few huge values move, so a mask of -1e9 does not drown what it leaves
+alone. The small error of an input is noise of one size for all elements, 2^-9 of s: such are the errors that arrive from
+nodes before. It is an error of precision alone; range is judged by the first twin. What is not finite there and is in
+float32 comes before all numbers.
 
 Twins are compared within the run, which yields two numbers of each; so it needs no more memory than the model, and
 takes as long as two to four runs.
@@ -29,12 +30,14 @@ from onnxbench.captures import Value
 from onnxbench.errors import ExecutionError
 from onnxbench.graph import topological_order
 from onnxbench.messages import copy_of
-from onnxbench.tuning._emulation import BFLOAT16, FLOAT32, Emulation, is_moving, make_node
+from onnxbench.tuning._emulation import FLOAT32, Emulation, is_moving, make_node
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 _LARGEST_GAIN = 1e4
+_NOISE = 2.0**-9
+_TINY = 1e-37
 _STRING = 8
 
 
@@ -143,6 +146,23 @@ def _measure(emulation: Emulation, nodes: Sequence[int], feeds: Mapping[str, Val
     return 1 + builder.copies / max(1, len(main.nodes))
 
 
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Names of what is known of a tensor within the run.
+
+    Attributes:
+        plain: The tensor as float32.
+        size: The absolute values of its elements.
+        count: How many these are.
+        typical: How large they typically are.
+    """
+
+    plain: str
+    size: str
+    count: str
+    typical: str
+
+
 class _Builder:
     """The model with twins of some nodes, and the sums of their errors as outputs.
 
@@ -158,14 +178,14 @@ class _Builder:
         self._outputs: list[str] = []
         self._halves: dict[str, str] = {}
         self._perturbed: dict[str, str] = {}
-        self._sizes: dict[str, tuple[str, str, str]] = {}
+        self._sizes: dict[str, _Sizes] = {}
         used: dict[str, None] = {}
         chosen = set(nodes)
         varying = _varying(emulation)
         self.proto: ModelProto = copy_of(emulation.model.proto)
         graph = self.proto.graph
         made: list[NodeProto] = []
-        self._zero, self._tiny = emulation.new_name(), emulation.new_name()
+        self._zero, self._one, self._tiny = (emulation.new_name() for _ in range(3))
         for position, node in enumerate(self._main.nodes):
             made.append(node)
             if position not in chosen:
@@ -187,15 +207,14 @@ class _Builder:
         for name in self._outputs:
             graph.output.add(name=name)
         emulation.add_weights(graph, used)
-        for name, value in ((self._zero, 0.0), (self._tiny, 1e-37)):
+        for name, value in ((self._zero, 0.0), (self._one, 1.0), (self._tiny, _TINY)):
             graph.initializer.add(name=name, data_type=FLOAT32, float_data=[value])
 
     def _gain(self, node: NodeProto, slot: int, made: list[NodeProto]) -> dict[str, tuple[str, str]]:
         """Adds a twin that reads one input with a small error, and returns how far its outputs are off."""
         name = node.input[slot]
         if name not in self._perturbed:
-            self._perturbed[name] = self._emulation.new_name()
-            made += self._emulation.casts(name, self._perturbed[name], BFLOAT16)
+            self._perturbed[name] = self._perturb(name, made)
             self.twins.inputs[name] = self._compare(name, self._perturbed[name], made)
         twin = copy_of(node)
         twin.input[slot] = self._perturbed[name]
@@ -205,6 +224,17 @@ class _Builder:
         made.append(twin)
         return self._compare_all(zip(node.output, names, strict=True), made)
 
+    def _perturb(self, name: str, made: list[NodeProto]) -> str:
+        """Adds noise to a tensor, and returns what the sum is called."""
+        new = self._emulation.new_name
+        noise, small, off = new(), new(), new()
+        made += [
+            make_node("RandomUniformLike", [name], [noise], low=-_NOISE, high=_NOISE, seed=1.0),
+            make_node("Mul", [noise, self._measured(name, made).typical], [small]),
+            make_node("Add", [name, small], [off]),
+        ]
+        return off
+
     def _compare_all(self, pairs: Iterable[tuple[str, str]], made: list[NodeProto]) -> dict[str, tuple[str, str]]:
         return {
             one: self._compare(one, other, made)
@@ -212,36 +242,58 @@ class _Builder:
             if one and self._kinds.get(one, _STRING) != _STRING
         }
 
+    def _measured(self, name: str, made: list[NodeProto]) -> _Sizes:
+        """Returns a tensor as float32, the sizes of its elements, and so on; made when it is first asked for."""
+        if name not in self._sizes:
+            new = self._emulation.new_name
+            plain = name
+            if self._kinds[name] != FLOAT32:
+                plain = new()
+                made.append(make_node("Cast", [name], [plain], to=FLOAT32))
+            size, count, zero, root, power, some, there, sums, number, mean, typical = (new() for _ in range(11))
+            made += [
+                make_node("Abs", [plain], [size]),
+                make_node("Size", [plain], [count]),
+                make_node("Equal", [size, self._zero], [zero]),
+                make_node("Where", [zero, self._one, size], [some]),
+                make_node("Sqrt", [some], [root]),
+                make_node("Where", [zero, self._zero, self._one], [there]),
+                make_node("Div", [there, root], [power]),
+                make_node("ReduceSum", [power], [sums], keepdims=0),
+                make_node("ReduceSum", [there], [number], keepdims=0),
+                *self._guarded_ratio(number, sums, mean),
+                make_node("Mul", [mean, mean], [typical]),
+            ]
+            self._sizes[name] = _Sizes(plain, size, count, typical)
+            self._outputs.append(count)
+        return self._sizes[name]
+
+    def _guarded_ratio(self, above: str, below: str, target: str) -> list[NodeProto]:
+        """Returns the nodes that divide one number by another one, which may be 0 if that is."""
+        safe = self._emulation.new_name()
+        return [make_node("Add", [below, self._tiny], [safe]), make_node("Div", [above, safe], [target])]
+
     def _compare(self, one: str, other: str, made: list[NodeProto]) -> tuple[str, str]:
         """Adds the comparison of two tensors; returns the outputs with the sum of errors and the number of elements."""
         new = self._emulation.new_name
-        if one not in self._sizes:
-            plain, size, count = one, new(), new()
-            if self._kinds[one] != FLOAT32:
-                plain = new()
-                made.append(make_node("Cast", [one], [plain], to=FLOAT32))
-            made += [make_node("Abs", [plain], [size]), make_node("Size", [one], [count])]
-            self._sizes[one] = plain, size, count
-            self._outputs.append(count)
-        plain, size, count = self._sizes[one]
+        sizes = self._measured(one, made)
         if self._kinds[one] != FLOAT32:
             cast = new()
             made.append(make_node("Cast", [other], [cast], to=FLOAT32))
             other = cast
-        apart, both, same, distance, off, scale, safe, share, total = (new() for _ in range(9))
+        apart, size, same, distance, whole, scale, share, total = (new() for _ in range(8))
         made += [
-            make_node("Sub", [other, plain], [apart]),
-            make_node("Abs", [apart], [both]),
-            make_node("Equal", [other, plain], [same]),
-            make_node("Where", [same, self._zero, both], [distance]),  # two infinities of one sign are equal
-            make_node("Add", [distance, size], [off]),
-            make_node("Add", [off, self._tiny], [scale]),
-            make_node("Where", [same, self._tiny, scale], [safe]),
-            make_node("Div", [distance, safe], [share]),
+            make_node("Sub", [other, sizes.plain], [apart]),
+            make_node("Abs", [apart], [size]),
+            make_node("Equal", [other, sizes.plain], [same]),
+            make_node("Where", [same, self._zero, size], [distance]),  # two infinities of one sign are equal
+            make_node("Add", [distance, sizes.size], [whole]),
+            make_node("Add", [whole, sizes.typical], [scale]),
+            *self._guarded_ratio(distance, scale, share),
             make_node("ReduceSum", [share], [total], keepdims=0),
         ]
         self._outputs.append(total)
-        return total, count
+        return total, sizes.count
 
 
 def _varying(emulation: Emulation) -> set[str]:
