@@ -50,7 +50,8 @@ def _root(
 
 # Command name -> module of onnxbench.cli that holds a function of the same name (with "_" for "-").
 COMMANDS = (
-    "inspect", "find", "extract", "expose", "split", "partition", "unmark", "merge", "edit", "rewrite", "build", "show",
+    "inspect", "find", "extract", "expose", "split", "partition", "unmark", "merge", "edit", "rewrite", "precision",
+    "build", "show",
     "check", "explain", "run", "diff", "bisect", "reduce", "export", "map", "build-trt", "plugins",
     "capability", "migrate", "doctor",
 )  # fmt: skip

@@ -73,7 +73,6 @@ class Writer:
         self._inserted: dict[Scope, dict[int, list[NodeProto]]] = defaultdict(lambda: defaultdict(list))
         self._removed: dict[Scope, set[int]] = defaultdict(set)
         self._demands: dict[tuple[Scope, str], Demand] = {}
-        self._ends: dict[tuple[Scope, int], str] = {}
         self._forgotten: dict[Scope, set[str]] = defaultdict(set)
 
     def write(self) -> Applied:
@@ -126,7 +125,9 @@ class Writer:
                 given = tuple(self._now(scope, place.position, at, each) for at, each in enumerate(node.input))
                 resolved = self._typing.resolved(scope, node)
                 if not self._typing.prober.set_type(node, resolved, sig, given, slot, word) and word != tensor.word:
-                    raise UnsupportedError(f"{node.op_type} {scope.label(place.position)!r} cannot be made to give {word}")
+                    raise UnsupportedError(
+                        f"{node.op_type} {scope.label(place.position)!r} cannot be made to give {word}"
+                    )
 
     def _now(self, scope: Scope, position: int, slot: int, name: str) -> str | None:
         """Returns the type that an input of a node has by the plan."""
@@ -167,7 +168,7 @@ class Writer:
             scope, node = place.scope, place.scope.nodes[place.position]
             if not is_cast(self._index, node):
                 continue
-            made = self._demands[scope, node.output[0]] if (scope, node.output[0]) in self._demands else None
+            made = self._demands.get((scope, node.output[0]))
             source = self._plan.tensor(scope, node.input[0])
             if made is None or source is None or source.word == made.tensor.word:
                 continue
@@ -179,7 +180,9 @@ class Writer:
             if ends and (source.scope is not scope or source.position < 0 or source.is_weight or self._is_end(read)):
                 continue
             for kind in read.uses:
-                read.uses[kind] = [use for use in read.uses[kind] if (use.scope, use.position) != (scope, place.position)]
+                read.uses[kind] = [
+                    use for use in read.uses[kind] if (use.scope, use.position) != (scope, place.position)
+                ]
             read.uses = {kind: uses for kind, uses in read.uses.items() if uses}
             for kind, uses in made.uses.items():
                 for use in uses:
@@ -187,10 +190,23 @@ class Writer:
                     read.uses.setdefault(kind, []).append(use)
             made.uses = {}
             self._removed[scope].add(place.position)
-            self._forgotten[scope].add(node.output[0])
+            if any(use.scope is self._index.main for use in ends):
+                self._forgotten[scope].add(source.name)
+                self._rename(read, node.output[0])
+            else:
+                self._forgotten[scope].add(node.output[0])
             self._done.removed += 1
         for scope, names in self._forgotten.items():
             self._draft.forget(scope, names)
+
+    def _rename(self, demand: Demand, name: str) -> None:
+        """Gives what a node makes another name."""
+        tensor = demand.tensor
+        outputs = tensor.scope.nodes[tensor.position].output
+        outputs[list(outputs).index(tensor.name)] = tensor.name = name
+        for uses in demand.uses.values():
+            for use in uses:
+                self._point(use, name)
 
     def _is_end(self, demand: Demand) -> bool:
         return any(use.position < 0 for uses in demand.uses.values() for use in uses)
@@ -201,9 +217,7 @@ class Writer:
             use.scope.nodes[use.position].input[use.slot] = name
         elif use.scope.is_function:
             use.scope.graph.output[use.slot] = name
-        elif use.scope is self._index.main:
-            self._ends[use.scope, use.slot] = name
-        else:
+        elif use.scope is not self._index.main:
             use.scope.graph.output[use.slot].name = name
 
     # -- weights ------------------------------------------------------------------------------------------------
@@ -241,14 +255,10 @@ class Writer:
             (word, use) for word, uses in demand.uses.items() for use in uses
             if use.position < 0 and use.scope is self._index.main
         ]  # fmt: skip
-        inner = tensor.name
+        outer = inner = tensor.name
         if any(word != demand.made for word, _ in ends):  # the output keeps its name, and what is cast gets another
             inner = self._draft.fresh(scope, f"{tensor.name}_{dtype_name(element(demand.made))}")
-            maker = scope.nodes[tensor.position]
-            slot = list(maker.output).index(tensor.name)
-            maker.output[slot] = inner
-            for use in demand.uses.get(demand.made, ()):
-                self._point(use, inner)
+            self._rename(demand, inner)
         source, position = inner, tensor.position + 1
         maker = scope.nodes[tensor.position] if tensor.position >= 0 else None
         if maker is not None and is_cast(self._index, maker) and tensor.position not in self._removed[scope]:
@@ -257,7 +267,7 @@ class Writer:
             if word == demand.made:
                 continue
             is_end = any(use.position < 0 and use.scope is self._index.main for use in uses)
-            name = tensor.name if is_end else self._draft.fresh(scope, f"{inner}_{dtype_name(element(word))}")
+            name = outer if is_end else self._draft.fresh(scope, f"{inner}_{dtype_name(element(word))}")
             self._insert(scope, position, source, name, element(word))
             for use in uses:
                 self._point(use, name)
@@ -292,17 +302,18 @@ class Weights:
             node = weight.scope.nodes[weight.position]
             attribute = node.attribute[0]
             if attribute.type == _SPARSE:
-                return attribute.sparse_tensor.values
+                held: TensorProto = attribute.sparse_tensor.values
+                return held
             if attribute.type != _TENSOR:  # value_float, value_floats
                 values = [attribute.f] if attribute.name == "value_float" else list(attribute.floats)
                 dims = [] if attribute.name == "value_float" else [len(values)]
                 import numpy as np
                 from onnx import TensorProto as Message
 
-                held = Message(data_type=dtype_number("float32"), dims=dims, raw_data=np.array(values, "<f4").tobytes())
+                made = Message(data_type=dtype_number("float32"), dims=dims, raw_data=np.array(values, "<f4").tobytes())
                 del node.attribute[:]
                 attribute = node.attribute.add(name="value", type=_TENSOR)
-                attribute.t.CopyFrom(held)
+                attribute.t.CopyFrom(made)
             tensor: TensorProto = attribute.t
             return tensor
         self._look(weight.scope)
@@ -358,4 +369,3 @@ class Weights:
 def is_cast(index: Any, node: NodeProto) -> bool:
     """Tells whether a node is a Cast of the standard."""
     return node.op_type == "Cast" and not plain_domain(node.domain) and index.function_of(node) is None
-

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, cast
 
 from onnxbench.draft import Draft
 from onnxbench.errors import BenchError, RefusedResultError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, NodeRef, Scope, sort_nodes, topological_order
-from onnxbench.inference import TypeFinder
+from onnxbench.inference import TypeFinder, TypeSource
 from onnxbench.model import Model
 from onnxbench.opsets import convert_opset, standard_opset
-from onnxbench.precision import Converted, Kept, Lost
-from onnxbench.precision._applying import Applied, Weights, Writer
+from onnxbench.precision import Converted, Kept, Lost, Reason
+from onnxbench.precision._applying import Weights, Writer
 from onnxbench.precision._plan import Plan, Tensor
 from onnxbench.precision._regions import Reasons, find_reasons
 from onnxbench.precision._signatures import FLOATS, Prober, retyped, type_word
@@ -26,36 +26,39 @@ from onnxbench.tensortype import dtype_name, dtype_number, tensor_shape
 from onnxbench.validity import make_valid
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto
 
 _TAG = "onnxbench.keeps_precision"
 _MOST_NAMED = 8
 _UNKNOWN_SIZE = 16
 """What a dimension of no fixed size counts, where it is asked on which side of a node fewer bytes are cast."""
 _HIGHEST_RAISE = 22
-"""The last opset that a conversion raises a model to: bfloat16 came to most operators with it; few runtimes take more."""
+"""The last opset that a conversion raises a model to: most operators took bfloat16 then; few runtimes take more."""
 
 
 def convert_model(
     model: Model,
     *,
     to: str,
-    keep: Collection[NodeRef],
+    keep: Mapping[NodeRef, tuple[Reason, str]],
     io: Literal["keep", "convert"],
     weights: Literal["refuse", "clamp", "keep"],
     opset: Literal["raise", "keep"],
+    sources: Sequence[TypeSource],
 ) -> Converted:
     """See ``onnxbench.precision.convert``."""
     number = dtype_number(to)
     if number not in FLOATS:
         raise UsageError(f"{to!r} is no precision to convert to", hint="There are fp16, bf16, fp32 and fp64.")
     for word, value, choices in (
-        ("io", io, ("keep", "convert")), ("weights", weights, ("refuse", "clamp", "keep")), ("opset", opset, ("raise", "keep")),
+        ("io", io, ("keep", "convert")),
+        ("weights", weights, ("refuse", "clamp", "keep")),
+        ("opset", opset, ("raise", "keep")),
     ):  # fmt: skip
         if value not in choices:
             hint = did_you_mean(str(value), choices) or f"There are {', '.join(choices)}."
             raise UsageError(f"{word}: {value!r} is not understood", hint=hint)
-    draft = Draft.of(model)
+    draft = Draft.of(model, sources=sources)
     _tag(draft.index, keep)
     before = standard_opset(model.proto) or 0
     notes: list[str] = []
@@ -64,7 +67,7 @@ def convert_model(
     if opset == "raise" and (version := _version_wanted(plan, before)) > before:
         raised = _raised(draft.model, version, notes)
         if raised is not None:
-            draft = Draft.of(raised)
+            draft = Draft.of(raised, sources=sources)
             job = _Job(draft, number, io == "convert", notes)
             plan = job.plan()
     converter = Converter(draft.model, number, clamp=weights == "clamp")
@@ -100,9 +103,8 @@ class _Job:
             self._finder = None
             self._typing = self._typed()
         self._reasons: Reasons = find_reasons(self._typing)
-        for scope, positions in self._typing.asked.items():
-            for position in positions:
-                self._reasons[scope][position] = "asked", ""
+        for scope, asked in self._typing.asked.items():
+            self._reasons[scope].update(asked)
 
     def _typed(self) -> Typing:
         index = self._draft.index
@@ -179,8 +181,8 @@ class _Job:
         return RefusedResultError(
             f"{len(bad):,} weights have values that {name} does not hold" if len(bad) > 1
             else f"weight {_path(bad[0][0])!r} has values that {name} does not hold ({_words(bad[0][1])})",
-            hint=f"{why}--weights clamp makes them the nearest value that {name} has (right for masks such as -1e9), "
-            "--weights keep leaves what reads them in its type.",
+            hint=f"{why}--weights clamp makes them the nearest values that {name} has other than 0 (right for masks "
+            "such as -1e9, and for an epsilon that guards against 0); --weights keep leaves what reads them in its type.",
             details=details if len(bad) > 1 else (),
         )  # fmt: skip
 
@@ -205,26 +207,22 @@ def _lost(tensor: Tensor, account: Account, action: Literal["clamped", "kept", "
 # ---------------------------------------------------------------- which nodes are kept
 
 
-def _tag(index: GraphIndex, keep: Collection[NodeRef]) -> None:
+def _tag(index: GraphIndex, keep: Mapping[NodeRef, tuple[Reason, str]]) -> None:
     """Marks the nodes to keep, so that they are found again when others stand beside them or in copied functions."""
     scopes = index.scope_paths
-    for ref in keep:
-        node = scopes[ref.scope.path].nodes[ref.position]
-        if not _is_tagged(node):
-            node.metadata_props.add(key=_TAG)
+    for ref, (reason, detail) in keep.items():
+        scopes[ref.scope.path].nodes[ref.position].metadata_props.add(key=_TAG, value=f"{reason}|{detail}")
 
 
-def _is_tagged(node: NodeProto) -> bool:
-    return any(each.key == _TAG for each in node.metadata_props)
-
-
-def _asked(index: GraphIndex) -> dict[Scope, set[int]]:
-    """Returns the nodes that are marked, by graph."""
-    found: dict[Scope, set[int]] = defaultdict(set)
+def _asked(index: GraphIndex) -> dict[Scope, dict[int, tuple[str, str]]]:
+    """Returns the nodes that are marked, by graph and position, with why."""
+    found: dict[Scope, dict[int, tuple[str, str]]] = defaultdict(dict)
     for scope in index.scopes:
         for position, node in enumerate(scope.nodes):
-            if node.metadata_props and _is_tagged(node):
-                found[scope].add(position)
+            for each in node.metadata_props:
+                if each.key == _TAG:
+                    reason, _, detail = each.value.partition("|")
+                    found[scope][position] = reason, detail
     return found
 
 
@@ -248,7 +246,8 @@ def _kept(plan: Plan) -> tuple[Kept, ...]:
         if all(word == retyped(word, plan.to) for word in words):
             continue
         ref = NodeRef(place.scope, place.position)
-        reason = place.reason or ("value" if 0 in map(plan.find, place.groups) else "between")
+        found = place.reason or ("value" if 0 in map(plan.find, place.groups) else "between")
+        reason: Reason = cast("Reason", found)
         kept.append(Kept(ref.path, node.op_type, reason, place.detail or _said(plan, place.scope, place.position)))
     return tuple(kept)
 
@@ -267,7 +266,9 @@ def _version_wanted(plan: Plan, now: int) -> int:
     for op_type, version, kind, slot, word in plan.lacking:
         for later in range(version + 1, _HIGHEST_RAISE + 1):
             schema = find_schema("", op_type, later)
-            formals = () if schema is None or schema.deprecated else schema.inputs if kind == "input" else schema.outputs
+            formals = (
+                () if schema is None or schema.deprecated else schema.inputs if kind == "input" else schema.outputs
+            )
             if formals and word in formals[min(slot, len(formals) - 1)].types:
                 wanted = max(wanted, later)
                 break
@@ -283,6 +284,3 @@ def _raised(model: Model, version: int, notes: list[str]) -> Model | None:
         return None
     notes.extend(told)
     return raised
-
-
-_ = get_args, Applied

@@ -1,8 +1,8 @@
 """The plan of a conversion: which tensors get the new type, and where one must be cast.
 
 Slots that have one type form a group: a type variable of a node, or a value that a node hands to its bodies or a call
-to its function. A group changes its type or stays. Groups that may not change are one with ``STAYS``; those that compute
-change; those that only move values take the side on which less has to be cast (``_sides``). Weights belong to no group:
+to its function. A group changes its type or stays. Groups that may not change are one with ``STAYS``;
+those that compute change; those that only move values take the side on which less has to be cast (``_sides``). Weights belong to no group:
 they are stored in whatever type is wanted, in two if both are.
 """
 
@@ -21,6 +21,7 @@ from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, plain_domain
 if TYPE_CHECKING:
     from onnx import NodeProto
 
+_TENSOR = 4  # AttributeProto type
 _ONE_CAST = 1 << 40
 """A Cast more costs more than any number of bytes less: most Casts are dear for being there, not for their size."""
 
@@ -287,9 +288,16 @@ class Plan:
                         self.lacking[node.op_type, version, kind, slot, new] = None
         main = sig.outputs[outputs[0][0]] if outputs else None
         bound = set(sig.inputs)
-        for slot, _, _ in outputs[1:]:
-            if sig.outputs[slot] != main and sig.outputs[slot] not in bound:
-                groups[sig.outputs[slot]] = STAYS  # a by-product of a precision of its own, as LayerNormalization's mean
+        for number, (slot, _, _) in enumerate(outputs):
+            variable = sig.outputs[slot]
+            if variable in bound or len(sig.allowed[variable]) == 1:
+                continue
+            if number and variable != main:
+                groups[variable] = STAYS  # a by-product of a precision of its own, as LayerNormalization's mean
+            elif not self._is_told(scope, node, sig, slot):
+                return dict.fromkeys(groups, STAYS), "nothing tells what types it makes"
+        if not self._takes_its_tensors(scope, node, sig, groups):
+            return dict.fromkeys(groups, STAYS), "its attributes have the type"
         for variable, state in groups.items():
             if state == CHANGES:
                 groups[variable] = self._group(moves=sig.moves[variable] or main is None)
@@ -307,6 +315,24 @@ class Plan:
                 if one in groups and other in groups:
                     self._unite(groups[one], groups[other])
         return groups, detail
+
+    def _takes_its_tensors(self, scope: Scope, node: NodeProto, sig: Signature, groups: Mapping[int, int]) -> bool:
+        """Tells whether a node goes with other types, whose attributes hold tensors that may have to have the same."""
+        if not any(each.type == _TENSOR for each in node.attribute):
+            return True
+        given = self.typing.types(scope, list(node.input))
+        new = tuple(
+            retyped(word, self.to) if word and element(word) and groups.get(sig.inputs[slot]) == CHANGES else word
+            for slot, word in enumerate(given)
+        )
+        resolved, prober = self.typing.resolved(scope, node), self.typing.prober
+        return prober.outputs(resolved, sig, new) is not None or prober.outputs(resolved, sig, given) is None
+
+    def _is_told(self, scope: Scope, node: NodeProto, sig: Signature, slot: int) -> bool:
+        """Tells whether inference knows the type of an output that is not that of an input."""
+        given = self.typing.types(scope, list(node.input))
+        made = self.typing.prober.outputs(self.typing.resolved(scope, node), sig, given)
+        return made is not None and made[slot] is not None
 
     def _owner(self, scope: Scope, position: int, node: NodeProto) -> None:
         """Takes in a node with bodies: what goes in and out of these has one type at all places."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from onnxbench.graph import Scope, home_of
+from onnxbench.graph import Scope
 from onnxbench.precision._signatures import element
 from onnxbench.precision._typing import Typing
 from onnxbench.steering import steering
@@ -32,9 +32,9 @@ def find_reasons(typing: Typing) -> Reasons:
                 reasons[scope][position] = "quantized", ""
     if any(_makes_integers(typing, scope, node) for scope in typing.known for node in scope.nodes):
         for scope, name in steering(typing.index):
-            position = scope.producers.get(name)
-            if scope in typing.known and position is not None and element(typing.known[scope].get(name, "")):
-                reasons[scope].setdefault(position, ("indices", ""))
+            maker = scope.producers.get(name)
+            if scope in typing.known and maker is not None and element(typing.known[scope].get(name, "")):
+                reasons[scope].setdefault(maker, ("indices", ""))
     return reasons
 
 
@@ -55,12 +55,12 @@ def _makes_integers(typing: Typing, scope: Scope, node: NodeProto) -> bool:
     if node.op_type not in ("Cast", "Resize", "Upsample"):
         return False
     if node.op_type != "Cast":
-        return any(name and not home_of(scope, name) is None and name in scope.producers for name in node.input[1:])
+        return any(name in scope.producers for name in node.input[1:])
     return _is_float(typing, scope, node.input[0]) and not _is_float(typing, scope, node.output[0])
 
 
 def _between(typing: Typing, scope: Scope, quantizing: set[int]) -> set[int]:
-    """Returns the nodes all of whose floats come from quantizing nodes, from each other or from weights, and go there."""
+    """Returns the nodes whose floats all come from quantizing nodes, each other or weights, and go there."""
     inside = {
         at for at, node in enumerate(scope.nodes)
         if at not in quantizing and at not in scope.bodies and node.input
@@ -74,7 +74,7 @@ def _between(typing: Typing, scope: Scope, quantizing: set[int]) -> set[int]:
     def fits(at: int) -> bool:
         node = scope.nodes[at]
         sources = [name for name in node.input if name and name not in weights and _is_float(typing, scope, name)]
-        if not sources or any(scope.producers.get(name) not in inside | quantizing for name in sources[:0]):
+        if not sources:
             return False
         for name in sources:
             maker = scope.producers.get(name)
@@ -96,9 +96,7 @@ def _between(typing: Typing, scope: Scope, quantizing: set[int]) -> set[int]:
         if at not in inside or fits(at):
             continue
         inside.discard(at)
-        for name in scope.reads[at]:
-            if (maker := scope.producers.get(name)) is not None and maker in inside:
-                pending.append(maker)
+        pending += [scope.producers[name] for name in scope.reads[at] if scope.producers.get(name) in inside]
         pending += [reader for name in scope.writes[at] for reader in scope.consumers.get(name, ()) if reader in inside]
     return inside
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from onnxbench.schemas import find_schema
+from onnxbench.schemas import attribute_type, find_schema
 from onnxbench.tensortype import schema_word
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Signature:
 @cache
 def signature(domain: str, op_type: str, version: int, inputs: int, outputs: int) -> Signature | None:
     """Returns the signature of an operator, or None if onnx does not know it in that version."""
+    from onnx.defs import OpSchema
+
     schema = find_schema(domain, op_type, version) if version else None
     if schema is None:
         return None
@@ -70,7 +72,7 @@ def signature(domain: str, op_type: str, version: int, inputs: int, outputs: int
                 return None
             formal = formals[min(slot, len(formals) - 1)]
             is_shared = formal.type_str in constrained and (
-                formal.is_homogeneous or formal.option.name != "Variadic"
+                formal.is_homogeneous or formal.option != OpSchema.FormalParameterOption.Variadic
             )
             key = formal.type_str if is_shared else f"{kind}{slot}"
             if key not in variables:
@@ -217,7 +219,7 @@ class Prober:
     ) -> list[tuple[int, int]]:
         floats = {sig.inputs[slot] for slot, word in enumerate(given) if word is not None and element(word)}
         others = {sig.outputs[slot] for slot, word in enumerate(made) if word is not None and element(word)} - floats
-        if len(floats) + len(others) < 2:  # noqa: PLR2004 - nothing to depend on
+        if len(floats) + len(others) < 2:
             return []
         base = self.outputs(node, sig, given)
         if base is None:
@@ -230,7 +232,11 @@ class Prober:
                 else word
                 for slot, word in enumerate(given)
             )
-            if not all(word in sig.allowed[variable] for slot, word in enumerate(tried) if word and sig.inputs[slot] == variable):
+            if not all(
+                word in sig.allowed[variable]
+                for slot, word in enumerate(tried)
+                if word and sig.inputs[slot] == variable
+            ):
                 continue
             now = self.outputs(node, sig, tried)
             if now is None:
@@ -276,10 +282,7 @@ class Prober:
 
 
 def _key(node: NodeProto, sig: Signature, given: tuple[str | None, ...]) -> _Key:
-    said = tuple(
-        (each.name, _type_said(each))
-        for each in node.attribute
-    )
+    said = tuple((each.name, _type_said(each)) for each in node.attribute)
     schema = sig.schema
     return schema.domain, schema.name, schema.since_version, given, len(node.output), said
 
@@ -321,14 +324,16 @@ def _infer(node: NodeProto, sig: Signature, given: tuple[str | None, ...]) -> tu
 
 
 def _attribute_names(schema: OpSchema) -> list[str]:
-    kinds = {name: int(attribute.type.value) for name, attribute in schema.attributes.items()}
-    return sorted((name for name, kind in kinds.items() if kind in (_INT, _TENSOR, _TYPE)), key=lambda name: kinds[name])
+    kinds = {name: attribute_type(schema, name) for name in schema.attributes}
+    return sorted(
+        (name for name, kind in kinds.items() if kind in (_INT, _TENSOR, _TYPE)), key=lambda name: kinds[name]
+    )
 
 
 def _set_element(node: NodeProto, schema: OpSchema, name: str, number: int) -> bool:
     """Makes an attribute state an element type, as its value or as that of its tensor."""
     held = next((each for each in node.attribute if each.name == name), None)
-    if int(schema.attributes[name].type.value) == _INT:
+    if attribute_type(schema, name) == _INT:
         if held is None:
             held = node.attribute.add(name=name, type=_INT)
         held.ClearField("ref_attr_name")
@@ -339,7 +344,7 @@ def _set_element(node: NodeProto, schema: OpSchema, name: str, number: int) -> b
         return True
     from onnx import helper, numpy_helper
 
-    if held is None and int(schema.attributes[name].type.value) == _TYPE:
+    if held is None and attribute_type(schema, name) == _TYPE:
         return False
     if held is None:  # what ConstantOfShape fills with then
         held = node.attribute.add(name=name, type=_TENSOR)

@@ -26,7 +26,7 @@ def specialize(proto: ModelProto, typing: Typing) -> list[str]:
     taken = {(each.domain, each.name) for each in proto.functions}
     taken.update((ref.node.domain, ref.node.op_type) for ref in typing.index.nodes())
     for function, calls in typing.calls.items():
-        if len(calls) < 2:  # noqa: PLR2004 - one way only
+        if len(calls) < 2:
             continue
         original = function.graph
         ways = sorted(calls, key=lambda call: call[2])  # one that stays is the copy

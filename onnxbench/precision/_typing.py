@@ -1,4 +1,4 @@
-"""The element type of every tensor, in bodies and functions too, found from what operators make and not from statements.
+"""The element type of every tensor, in bodies and functions too: what operators make, not what the file states.
 
 Value infos may be wrong or missing, and onnx's inference says nothing of what is inside of a function. So types are
 followed from inputs and weights through the nodes in order. A function is gone through with the types of its calls; one
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto
 
 _FIRST_SCAN_WITHOUT_LENGTHS = 9
-_CONSTANTS = {"value_float": 1, "value_floats": 1, "value_int": 7, "value_ints": 7, "value_string": 8, "value_strings": 8}
+_CONSTANTS = {
+    "value_float": 1,
+    "value_floats": 1,
+    "value_int": 7,
+    "value_ints": 7,
+    "value_string": 8,
+    "value_strings": 8,
+}
 _INT = 2
 Fallback = Callable[[Scope, str], "str | None"]
 """What tells the type of a tensor that its operator does not tell of."""
@@ -91,7 +98,7 @@ class Typing:
     index: GraphIndex
     fallback: Fallback
     prober: Prober
-    asked: Mapping[Scope, set[int]]
+    asked: Mapping[Scope, Mapping[int, tuple[str, str]]]
     known: dict[Scope, dict[str, str]] = field(default_factory=dict)
     calls: dict[Scope, dict[Call, list[NodeRef]]] = field(default_factory=dict)
     versions: dict[Scope, dict[str, int]] = field(default_factory=dict)
@@ -258,8 +265,8 @@ class Typing:
                     word = handed[source] if source < len(handed) else None
                     if word is not None:
                         given[body][bodies[body].inputs[slot]] = _item(word) if is_map else word
-        for body, words in zip(bodies, given, strict=True):
-            yield self._graph(body, words, record=record)
+        for inner, words in zip(bodies, given, strict=True):
+            yield self._graph(inner, words, record=record)
         own = self.known[scope]
         for port in known_ports or ():
             for body, slot in port.taken:

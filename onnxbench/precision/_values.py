@@ -88,7 +88,9 @@ class Converter:
         nonzero = np.add.reduceat(values != 0, starts, dtype=np.int64).tolist()
         still = np.add.reduceat(made.astype(np.float32) != 0, starts, dtype=np.int64).tolist()
         data, size = packed(made), self._dtype.itemsize
-        for tensor, start, end, before, after in zip(small, starts.tolist(), ends.tolist(), nonzero, still, strict=True):
+        for tensor, start, end, before, after in zip(
+            small, starts.tolist(), ends.tolist(), nonzero, still, strict=True
+        ):
             new = type(tensor)(data_type=self._to, dims=tensor.dims, raw_data=data[start * size : end * size])
             told = Account(end - start, before, 0, before - after)
             if not told.is_lost:
@@ -132,7 +134,7 @@ class Converter:
         import numpy as np
 
         nonzero = int(np.count_nonzero(block))
-        if block.dtype.itemsize <= 4 and block.size:  # noqa: PLR2004 - what fits float32, from which one rounding leads
+        if block.dtype.itemsize <= 4 and block.size:  # float32 holds it, and from there it is rounded once
             wide: Any = block.astype(np.float32, copy=False)
             top = _largest(self._dtype)
             if float(wide.max()) <= top and float(wide.min()) >= -top:  # so no NaN either
@@ -144,10 +146,9 @@ class Converter:
 
     def _kept_from_zero(self, tensor: TensorProto) -> Iterator[bytes]:
         """Yields a weight that would vanish with the smallest values that the type has in place of it."""
-        import ml_dtypes
         import numpy as np
 
-        smallest = float(ml_dtypes.finfo(self._dtype).smallest_subnormal)
+        smallest = float(float_info(self._dtype).smallest_subnormal)
         for block in blocks(self._model, tensor):
             wide = block.astype(np.float64)
             made = np.where(wide == 0, wide, np.copysign(smallest, wide)).astype(self._dtype)
@@ -165,6 +166,12 @@ def put(target: TensorProto, new: TensorProto) -> None:
 
 
 def _largest(dtype: np.dtype[Any]) -> float:
+    return float(float_info(dtype).max)
+
+
+def float_info(dtype: np.dtype[Any]) -> Any:
+    """Returns what NumPy's finfo says of a floating-point type, bfloat16 and the like included."""
     import ml_dtypes
 
-    return float(ml_dtypes.finfo(dtype).max)
+    finfo: Any = ml_dtypes.finfo
+    return finfo(dtype)
