@@ -116,6 +116,7 @@ class Criterion:
         self._bounds = bounds
         self.unjudged = tuple(missing)
         self.function = _function(Path(file), name) if is_own else None
+        self._code = Path(file).read_text(encoding="utf-8", errors="replace") if is_own else ""
 
     @property
     def text(self) -> str:
@@ -123,6 +124,11 @@ class Criterion:
         return ", ".join(
             f"{self.metric}{f' of {name}' if name else ''} {bound.text}" for name, bound in self._bounds.items()
         )
+
+    @property
+    def question(self) -> list[str]:
+        """All that decides what passes: the criterion in words, and the code of a user's own function."""
+        return [self.text, self._code]
 
     def judge(self, reference: Mapping[str, Value], outputs: Mapping[str, Value], sample: int) -> Score:
         """Returns the score of one sample: that of its worst output. With a function, only what is wrong in kind."""

@@ -34,18 +34,13 @@ from onnxbench.tensortype import elem_type, schema_word
 
 if TYPE_CHECKING:
     import numpy as np
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
     from onnx.defs import OpSchema
 
 FLOAT32, FLOAT16, BFLOAT16 = 1, 10, 16
 _TAG = "onnxbench.tuned"
-_MOVING = frozenset({
-    "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "GatherElements",
-    "GatherND", "Split", "Concat", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Pad", "ScatterElements",
-    "ScatterND", "Where", "Compress", "ReverseSequence", "SequenceConstruct", "SequenceAt", "SplitToSequence",
-    "ConcatFromSequence", "SequenceInsert", "SequenceErase", "Optional", "OptionalGetElement", "CenterCropPad",
-})  # fmt: skip
-"""Operators whose outputs hold elements of their inputs: these are rounded where they are made or read."""
+_COMPUTING = frozenset({"Resize", "Upsample", "GridSample", "Col2Im"})
+"""Operators that take any element type, and yet make new values."""
 _EXACT = frozenset({
     "Relu", "MaxPool", "GlobalMaxPool", "Neg", "Abs", "Sign", "Max", "Min", "ReduceMax", "ReduceMin", "Dropout",
 })  # fmt: skip
@@ -90,20 +85,29 @@ class Emulation:
         model: The model; it is not changed.
         to: The half type, as ``TensorProto.DataType`` numbers it.
         index: The model's index.
+        stays: Paths of nodes that are no candidates and stay in float32.
+        clamp: Weights beyond the type become its largest value, and not infinite.
 
     Attributes:
         units: The candidates, in the order of the graphs.
         model: The model that is emulated: without local functions, sorted.
         index: Its index.
         kinds: Of each graph, the element types of its tensors, as far as they are known.
-        overflowing: Weights with values that become infinite, and how many.
 
     Raises:
         UnsupportedError: The model makes random numbers, so no two runs of it can be compared.
     """
 
-    def __init__(self, model: Model, to: int, *, index: GraphIndex | None = None) -> None:
-        self.to = to
+    def __init__(
+        self,
+        model: Model,
+        to: int,
+        *,
+        index: GraphIndex | None = None,
+        stays: Collection[str] = (),
+        clamp: bool = False,
+    ) -> None:
+        self.to, self._stays, self._clamps = to, frozenset(stays), clamp
         self._word = f"tensor({schema_word(to)})"
         origin = index or GraphIndex(model.proto)
         refs = list(origin.nodes())
@@ -121,7 +125,6 @@ class Emulation:
         finder = TypeFinder(self.model, self.index, [backends.session_types])
         self.kinds = [_element_types(finder, scope) for scope in self.index.scopes]
         self._plan, self.units = self._find_units(refs, tags)
-        self.overflowing: dict[str, int] = {}
         self._exact: set[str] = set()
         self._weights = self._rounded_weights()
 
@@ -136,7 +139,7 @@ class Emulation:
             floats = {name for name, kind in self.kinds[number].items() if kind == FLOAT32}
             for position, node in enumerate(scope.nodes):
                 found = self._half_slots(node, floats) if position not in scope.bodies else ((), ())
-                if any(found):
+                if any(found) and refs[tags[number, position]].path not in self._stays:
                     slots[number, position] = found
                     places.setdefault(tags[number, position], []).append((number, position))
         order = {tag: unit for unit, tag in enumerate(sorted(places))}
@@ -155,54 +158,84 @@ class Emulation:
         return plan, units
 
     def _half_slots(self, node: NodeProto, floats: Collection[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Returns the inputs and outputs of a node that its operator takes in half precision."""
-        domain = plain_domain(node.domain)
-        if node.op_type in _ELSEWHERE or is_moving(node):
+        """Returns the inputs and outputs of a node that its operator takes in half precision; none if it only moves."""
+        schema = self._schema(node)
+        if schema is None or node.op_type in _ELSEWHERE or self.is_moving(node):
             return (), ()
-        schema = _latest_schema(domain, node.op_type, self._word)
-        if schema is None:
-            return (), ()
-        inputs = tuple(
-            slot for slot, name in enumerate(node.input) if name in floats and self._takes(schema.inputs, slot)
-        )
-        outputs = tuple(
-            slot for slot, name in enumerate(node.output) if name in floats and self._takes(schema.outputs, slot)
-        )
-        return inputs, outputs
+        outputs = self._slots(node.output, schema.outputs, floats)
+        return (self._slots(node.input, schema.inputs, floats), outputs) if outputs else ((), ())
 
-    def _takes(self, formal: Sequence[OpSchema.FormalParameter], slot: int) -> bool:
-        return bool(formal) and self._word in formal[min(slot, len(formal) - 1)].types
+    def _slots(
+        self, names: Sequence[str], formal: Sequence[OpSchema.FormalParameter], floats: Collection[str]
+    ) -> tuple[int, ...]:
+        return tuple(
+            slot
+            for slot, name in enumerate(names)
+            if name in floats and formal and self._word in formal[min(slot, len(formal) - 1)].types
+        )
+
+    def _schema(self, node: NodeProto) -> OpSchema | None:
+        """Returns the newest schema of an operator, since a conversion raises the opset where a type came later."""
+        from onnx import defs
+
+        domain = plain_domain(node.domain)
+        return None if domain else find_schema(domain, node.op_type, defs.onnx_opset_version())
+
+    def is_moving(self, node: NodeProto) -> bool:
+        """Tells whether the outputs of a node hold elements of its inputs: it makes booleans or text as well."""
+        schema = self._schema(node)
+        if schema is None or node.op_type in _COMPUTING:
+            return False
+        return any(
+            self._word in made.types and not made.types.isdisjoint(("tensor(bool)", "tensor(string)"))
+            for made in schema.outputs
+        )
 
     # ------------------------------------------------------------ weights
 
     def _rounded_weights(self) -> dict[str, TensorProto]:
         """Returns weights of the main graph that change when they are rounded, as they are then, by name."""
         main = self.index.main
-        given = set(main.inputs)
         wanted: dict[str, None] = {}
         for number, scope in enumerate(self.index.scopes):
             for position, slots in enumerate(self._plan[number]):
                 for slot in slots.inputs:
                     name = scope.nodes[position].input[slot]
-                    if home_of(scope, name) is main and name in main.constants and name not in given:
+                    if self._home(number, name) == 0 and name in main.constants:
                         wanted[name] = None
+        given = set(main.inputs)
         made: dict[str, TensorProto] = {}
         for tensor in main.graph.initializer:
-            if tensor.name not in wanted or tensor.data_type != FLOAT32:
+            if tensor.name not in wanted or tensor.name in given or tensor.data_type != FLOAT32:
                 continue
             before = self.model.array(tensor)
-            after = rounded(before, self.to)
+            after = self._rounded(before)
             if _same(before, after):
                 self._exact.add(tensor.name)
                 continue
-            infinite = _count_new_infinities(before, after)
-            if infinite:
-                self.overflowing[tensor.name] = infinite
             low = type(tensor)(name=self.new_name(), dims=tensor.dims, data_type=FLOAT32)
             data = after.tobytes()
             self.model.store(low, [data], len(data))
             made[tensor.name] = low
         return made
+
+    def _rounded(self, weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return rounded(weight, self.to, clamp=self._clamps)
+
+    def _stored(self, number: int, name: str) -> np.ndarray[Any, Any] | None:
+        """Returns the values of a weight that a body holds, or a Constant node; None for what is computed."""
+        home = self._home(number, name)
+        if home < 0:
+            return None
+        scope = self.index.scopes[home]
+        if name in scope.producers:
+            node = scope.nodes[scope.producers[name]]
+            if node.op_type != "Constant" or plain_domain(node.domain):
+                return None
+            return next((_constant(self.model, each) for each in node.attribute), None)
+        if name in scope.inputs:
+            return None
+        return next((self.model.array(each) for each in scope.graph.initializer if each.name == name), None)
 
     # ------------------------------------------------------------ what runs
 
@@ -229,7 +262,7 @@ class Emulation:
                 slots = self._plan[number][position]
                 if slots.unit >= 0 and slots.unit not in kept:
                     known.update((number, node.output[slot]) for slot in slots.outputs)
-                elif is_moving(node):
+                elif self.is_moving(node):
                     read = [name for name in scope.reads[position] if self.kinds[number].get(name) == FLOAT32]
                     if read and all((self._home(number, name), name) in known for name in read):
                         known.update((number, name) for name in scope.writes[position])
@@ -314,7 +347,11 @@ class Emulation:
             return self._weights[name].name
         if name not in halves:
             halves[name] = self.new_name()
-            before += self.casts(name, halves[name], self.to)
+            stored = self._stored(number, name)
+            if stored is None:
+                before += self.casts(name, halves[name], self.to)
+            else:
+                before.append(_constant_node(self._rounded(stored), halves[name]))
         return halves[name]
 
     def casts(self, source: str, target: str, to: int) -> list[NodeProto]:
@@ -340,6 +377,22 @@ class Emulation:
         for body in main.bodies.get(position, ()):
             found.update(slots.unit for inner in tree_of(body) for slots in self._plan[self._numbers[id(inner)]])
         return sorted(found - {-1})
+
+    def inputs_of_units(self) -> list[list[int]]:
+        """Returns for each unit those whose outputs it reads, directly or through nodes that are none."""
+        found: list[set[int]] = [set() for _ in self.units]
+        reaching: dict[tuple[int, str], set[int]] = {}
+        for number, scope in enumerate(self.index.scopes):  # outer before inner, and nodes are sorted
+            for position, names in enumerate(scope.reads):
+                arriving: set[int] = set()
+                for name in names:
+                    arriving |= reaching.get((self._home(number, name), name), set())
+                unit = self._plan[number][position].unit
+                if unit >= 0:
+                    found[unit] |= arriving - {unit}
+                for name in scope.writes[position]:
+                    reaching[number, name] = {unit} if unit >= 0 else arriving
+        return [sorted(each) for each in found]
 
     def twin(self, position: int, halves: dict[str, str], used: dict[str, None]) -> tuple[list[NodeProto], list[str]]:
         """Returns a node of the main graph in half precision on the values of the float32 model, under new names.
@@ -376,13 +429,24 @@ class Emulation:
         node.CopyFrom(alone.graph.node[0])
 
 
-def rounded(array: np.ndarray[Any, Any], to: int) -> np.ndarray[Any, Any]:
-    """Returns float32 values rounded to a half type, as float32 again; beyond its range they are infinite."""
+def rounded(array: np.ndarray[Any, Any], to: int, *, clamp: bool = False) -> np.ndarray[Any, Any]:
+    """Returns float32 values rounded to a half type, as float32 again.
+
+    Args:
+        array: The values.
+        to: The type.
+        clamp: What lies beyond its range becomes its largest value, and not infinite.
+    """
+    import ml_dtypes
     import numpy as np
 
+    dtype = numpy_dtype(to)
     with np.errstate(all="ignore"):
-        made: np.ndarray[Any, Any] = array.astype(numpy_dtype(to)).astype(np.float32)
-    return made
+        made = array.astype(dtype).astype(np.float32)
+        if clamp:
+            largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]  # ml_dtypes is not typed
+            made = np.where(np.isinf(made) & np.isfinite(array), np.copysign(np.float32(largest), array), made)
+    return np.asarray(made, dtype=np.float32)
 
 
 def round_feeds(feeds: Mapping[str, Value], to: int) -> dict[str, Value]:
@@ -393,11 +457,6 @@ def round_feeds(feeds: Mapping[str, Value], to: int) -> dict[str, Value]:
         name: rounded(value, to) if getattr(value, "dtype", None) == np.float32 else value
         for name, value in feeds.items()
     }
-
-
-def is_moving(node: NodeProto) -> bool:
-    """Tells whether the outputs of a node hold elements of its inputs."""
-    return node.op_type in _MOVING and not plain_domain(node.domain)
 
 
 def _element_types(finder: TypeFinder, scope: Scope) -> dict[str, int]:
@@ -411,13 +470,6 @@ def make_node(op_type: str, inputs: Sequence[str], outputs: Sequence[str], **att
     from onnx import helper
 
     return helper.make_node(op_type, list(inputs), list(outputs), **attributes)
-
-
-def _latest_schema(domain: str, op_type: str, word: str) -> OpSchema | None:
-    """Returns the newest schema of an operator: conversion raises the opset where a type came later."""
-    from onnx import defs
-
-    return find_schema(domain, op_type, defs.onnx_opset_version()) if not domain else None
 
 
 def _inlined(model: Model, refs: Sequence[NodeRef]) -> tuple[Model, dict[tuple[int, int], int]]:
@@ -455,7 +507,18 @@ def _same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
     return bool(np.array_equal(one, other, equal_nan=True))
 
 
-def _count_new_infinities(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> int:
+def _constant(model: Model, attribute: AttributeProto) -> np.ndarray[Any, Any] | None:
+    """Returns the value that an attribute gives to a Constant node; None unless it is one of dense float32."""
     import numpy as np
 
-    return int(np.count_nonzero(np.isinf(after) & np.isfinite(before)))
+    if attribute.name == "value" and attribute.t.data_type == FLOAT32:
+        return model.array(attribute.t)
+    if attribute.name == "value_float":
+        return np.asarray(attribute.f, dtype=np.float32)
+    return np.asarray(attribute.floats, dtype=np.float32) if attribute.name == "value_floats" else None
+
+
+def _constant_node(array: np.ndarray[Any, Any], name: str) -> NodeProto:
+    from onnx import numpy_helper
+
+    return make_node("Constant", [], [name], value=numpy_helper.from_array(array))

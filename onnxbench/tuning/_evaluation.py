@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends
 from onnxbench.captures import Value
-from onnxbench.errors import ExecutionError, FeedsError, OutputError, UsageError
+from onnxbench.errors import ExecutionError, OutputError, UsageError
 from onnxbench.tuning._criteria import Criterion, Score
 
 if TYPE_CHECKING:
@@ -40,11 +40,13 @@ class Budget:
         runs: Runs of the model, all in all; None: any number.
         seconds: Seconds; None: any number.
         spent: Runs so far, without those of an earlier search that is resumed.
+        heard: Called with every number of runs that is taken.
     """
 
     runs: int | None = None
     seconds: float | None = None
     spent: int = 0
+    heard: Callable[[int], None] = field(default=lambda amount: None)
     _begun: float = field(default_factory=time.monotonic)
 
     def take(self, runs: int = 1) -> None:
@@ -58,6 +60,7 @@ class Budget:
         if self.seconds is not None and time.monotonic() - self._begun > self.seconds:
             raise OutOfBudgetError
         self.spent += runs
+        self.heard(runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +83,13 @@ class Trial:
         return self.failing < 0
 
 
-class Place(Protocol):
-    """What runs a set of kept nodes."""
-
-    def open(self, kept: Collection[int]) -> tuple[backends.Session, Callable[[Mapping[str, Value]], dict[str, Value]]]:
-        """Returns a session, and what the inputs of a sample are there."""
-        ...
-
-
 class Evaluator:
     """Tries sets of kept nodes on samples.
 
     Args:
         open_kept: Returns a session in which all but these units are in half precision.
-        reference: The model as it is, opened once for what is expected.
+        fed: Returns a sample as such a session reads it.
+        reference: The model as it is, which says what is expected.
         samples: Inputs by name.
         criterion: What outputs must be like.
         budget: What may be spent.
@@ -107,20 +103,21 @@ class Evaluator:
     def __init__(
         self,
         open_kept: Callable[[frozenset[int]], backends.Session],
+        fed: Callable[[Mapping[str, Value]], Mapping[str, Value]],
         reference: Model,
         samples: Sequence[Mapping[str, Value]],
         criterion: Criterion,
         budget: Budget,
         state: State,
     ) -> None:
-        self._open, self._samples, self._criterion = open_kept, samples, criterion
+        self._open, self._fed, self._samples, self._criterion = open_kept, fed, samples, criterion
         self.budget, self.state = budget, state
         self._order = list(range(len(samples)))
         self.trials: list[Trial] = []
+        self._known = {trial.kept: trial for trial in state.trials}
         session = backends.open_session(reference, options=backends.Options(optimization="none"))
         self.expected = [self._run(session, sample) for sample in samples]
         session.close()
-        self._known = {trial.kept: trial for trial in state.trials}
 
     def _run(self, session: backends.Session, sample: Mapping[str, Value]) -> dict[str, Value]:
         self.budget.take()
@@ -159,21 +156,41 @@ class Evaluator:
         worst = Score()
         made: dict[int, dict[str, Value]] = {}
         for number in self._order:
-            try:
-                outputs = self._run(session, self._samples[number])
-            except ExecutionError as error:
-                return Trial(kept, Score(math.inf, sample=number, problem=error.message), number)
-            score = self._criterion.judge(self.expected[number], outputs, number)
+            score = self._score(number, session, made)
             if not score.passed:
                 return Trial(kept, score, number)
-            if worst.value is None or score.ratio > worst.ratio:
-                worst = score
-            if self._criterion.function is not None:
-                made[number] = outputs
+            worst = _worse(worst, score)
         if self._criterion.function is not None:
             order = sorted(made)
             worst = self._criterion.judge_all([self.expected[n] for n in order], [made[n] for n in order])
         return Trial(kept, worst, -1 if worst.passed else self._order[0])
+
+    def _score(self, number: int, session: backends.Session, made: dict[int, dict[str, Value]]) -> Score:
+        """Returns the score of one sample; its outputs are kept for a function of all samples."""
+        try:
+            outputs = self._run(session, self._fed(self._samples[number]))
+        except ExecutionError as error:
+            return Score(math.inf, sample=number, problem=error.message)
+        if self._criterion.function is not None:
+            made[number] = outputs
+        return self._criterion.judge(self.expected[number], outputs, number)
+
+    def worst(self, kept: Collection[int]) -> Score:
+        """Returns the worst score of all samples, whether they pass or not."""
+        session = self._open(frozenset(kept))
+        made: dict[int, dict[str, Value]] = {}
+        worst = Score()
+        for number in range(len(self._samples)):
+            worst = _worse(worst, self._score(number, session, made))
+        session.close()
+        if self._criterion.function is not None and worst.passed:
+            return self._criterion.judge_all(self.expected, [made[number] for number in sorted(made)])
+        return worst
+
+
+def _worse(one: Score, other: Score) -> Score:
+    is_first = one.value is None and not one.problem
+    return other if is_first or other.ratio > one.ratio else one
 
 
 class State:
@@ -269,9 +286,3 @@ def _from_mask(text: str) -> frozenset[int]:
         found.append(low.bit_length() - 1)
         bits ^= low
     return frozenset(found)
-
-
-def require_samples(samples: Sequence[Mapping[str, Value]]) -> None:
-    """Raises FeedsError if there are no samples."""
-    if not samples:
-        raise FeedsError("the data holds no set of inputs")

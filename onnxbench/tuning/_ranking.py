@@ -8,11 +8,11 @@ input. The own error of a node, times the gains along the ways from it to an out
 gains are multiplied from the outputs back, and where ways part, squares are added (rounding errors are independent).
 So a node whose result is subtracted from a nearly equal one ranks high, though its own error is small.
 
-Errors are compared element by element, |a - b| / (|a - b| + |b| + s), and averaged. s is the typical size of an element,
-a mean (of -1/2nd powers) that neither zeros nor a few huge values move, so a mask of -1e9 does not drown what it leaves
-alone. The small error of an input is noise of one size for all elements, 2^-9 of s: such are the errors that arrive from
-nodes before. It is an error of precision alone; range is judged by the first twin. What is not finite there and is in
-float32 comes before all numbers.
+Errors are compared element by element, |a - b| / (|a - b| + |b| + s), and averaged. s is the typical size of an
+element, a mean (of -1/2nd powers) that neither zeros nor a few huge values move, so a mask of -1e9 does not drown what
+it leaves alone. The small error of an input is noise of one size for all elements, 2^-9 of s: such are the errors that
+arrive from nodes before. It is an error of precision alone; range is judged by the first twin. What is not finite there
+and is in float32 comes before all numbers.
 
 Twins are compared within the run, which yields two numbers of each; so it needs no more memory than the model, and
 takes as long as two to four runs.
@@ -30,7 +30,7 @@ from onnxbench.captures import Value
 from onnxbench.errors import ExecutionError
 from onnxbench.graph import topological_order
 from onnxbench.messages import copy_of
-from onnxbench.tuning._emulation import FLOAT32, Emulation, is_moving, make_node
+from onnxbench.tuning._emulation import FLOAT32, Emulation, make_node
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -114,7 +114,7 @@ def _is_measured(emulation: Emulation, position: int) -> bool:
         return True
     node = main.nodes[position]
     reads_floats = any(kinds.get(name) == FLOAT32 for name in node.input)
-    return reads_floats and not is_moving(node) and node.op_type not in ("Shape", "Size", "Constant")
+    return reads_floats and not emulation.is_moving(node) and node.op_type not in ("Shape", "Size", "Constant")
 
 
 def _measure(emulation: Emulation, nodes: Sequence[int], feeds: Mapping[str, Value], errors: _Errors) -> float:

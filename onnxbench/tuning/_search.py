@@ -123,7 +123,7 @@ class Search:
             self.shares = [share * energy / rest for share in self.shares]
 
     def _worth(self, unit: int) -> tuple[float, int]:
-        """Returns what a unit takes off the error for what it costs to keep; the earlier one of equals is worth more."""
+        """Returns what a unit takes off the error for what it costs; the earlier one of equals is worth more."""
         return self.shares[unit] / self.costs[unit], -unit
 
     # ------------------------------------------------------------ shrinking
