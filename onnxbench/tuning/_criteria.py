@@ -29,6 +29,8 @@ from onnxbench.specs import parse_named
 
 METRICS = ("max", "abs", "rel", "cosine", "sqnr")
 _AT_LEAST = frozenset({"cosine", "sqnr"})
+_AT_LEAST_SIGN, _AT_MOST_SIGN = "\N{GREATER-THAN OR EQUAL TO}", "\N{LESS-THAN OR EQUAL TO}"
+"""Of one character, since a tolerance is cut at its equals sign (``out=1e-3``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,9 @@ class Criterion:
                 f"there is no metric {metric!r}",
                 hint=did_you_mean(metric, METRICS) or f"Metrics: {', '.join(METRICS)}, FILE.py:FUNCTION.",
             )
+        words = [word.replace(">=", _AT_LEAST_SIGN).replace("<=", _AT_MOST_SIGN) for word in tolerances]
         bounds = parse_named(
-            tolerances, outputs, lambda text: _bound(text, metric in _AT_LEAST, must_say=is_own), what="--tolerance"
+            words, outputs, lambda text: _bound(text, metric in _AT_LEAST, must_say=is_own), what="--tolerance"
         )
         if is_own and set(bounds) - {None}:
             raise UsageError("--tolerance names an output, and the metric is a function of all of them")
@@ -235,7 +238,7 @@ def _pairs(expected: Value, actual: Value) -> Iterator[tuple[Value, Value]]:
 
 def _bound(text: str, at_least: bool, *, must_say: bool) -> Bound:
     said = text.strip()
-    sign = next((sign for sign in ("<=", ">=", "=<", "=>") if said.startswith(sign)), "")
+    sign = said[:1] if said[:1] in (_AT_LEAST_SIGN, _AT_MOST_SIGN) else ""
     if must_say and not sign:
         raise UsageError(
             f"--tolerance {text!r} does not say whether the metric may be at most or at least that",
@@ -247,7 +250,7 @@ def _bound(text: str, at_least: bool, *, must_say: bool) -> Bound:
         value = math.nan
     if math.isnan(value) or (not at_least and not sign and value < 0):
         raise UsageError(f"--tolerance {text!r} is no tolerance", hint="Write --tolerance 1e-3 or out:1e-3.")
-    return Bound(value, sign in (">=", "=>") if sign else at_least)
+    return Bound(value, sign == _AT_LEAST_SIGN if sign else at_least)
 
 
 def _function(file: Path, name: str) -> Callable[..., Any]:

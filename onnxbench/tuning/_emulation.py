@@ -435,7 +435,8 @@ def rounded(array: np.ndarray[Any, Any], to: int, *, clamp: bool = False) -> np.
     Args:
         array: The values.
         to: The type.
-        clamp: What lies beyond its range becomes its largest value, and not infinite.
+        clamp: As a conversion with ``weights="clamp"`` does: what lies beyond the type becomes its largest value, and
+            where all values would become 0, these become its smallest ones.
     """
     import ml_dtypes
     import numpy as np
@@ -444,8 +445,11 @@ def rounded(array: np.ndarray[Any, Any], to: int, *, clamp: bool = False) -> np.
     with np.errstate(all="ignore"):
         made = array.astype(dtype).astype(np.float32)
         if clamp:
-            largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]  # ml_dtypes is not typed
-            made = np.where(np.isinf(made) & np.isfinite(array), np.copysign(np.float32(largest), array), made)
+            limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # ml_dtypes is not typed
+            beyond = np.isinf(made) & np.isfinite(array)
+            made = np.where(beyond, np.copysign(np.float32(limits.max), array), made)
+            if array.any() and not made.any():
+                made = np.where(array == 0, array, np.copysign(np.float32(limits.smallest_subnormal), array))
     return np.asarray(made, dtype=np.float32)
 
 
