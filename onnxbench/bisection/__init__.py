@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from onnxbench.bisection._baseline import Baseline, Judgement, Worse, open_baseline
 from onnxbench.bisection._bodies import body_run
 from onnxbench.bisection._effects import Telling, ranked
-from onnxbench.bisection._evidence import Evidence, gather
+from onnxbench.bisection._evidence import Evidence, gather, model_digest, value_digest
 from onnxbench.bisection._failing import (
     SECONDS,
     FailingPiece,
@@ -75,7 +75,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "FailingPiece", "Judgement", "Match",
     "ModelReference", "ModuleError", "Place", "Reference", "Row", "Suspect", "Worse", "as_dtype", "bisect",
-    "failing_search", "free_memory", "measure", "open_baseline", "parse_place", "shrink_failing", "write_bisection",
+    "failing_search", "free_memory", "measure", "model_digest", "open_baseline", "parse_place", "shrink_failing",
+    "value_digest", "write_bisection",
 ]  # fmt: skip
 
 _LARGE = 1e-3
