@@ -33,9 +33,7 @@ def parsed(text: str) -> Model:
 
 def node(source: Model, label: str) -> NodeRef:
     """Returns the node of that name or output."""
-    return next(
-        ref for ref in GraphIndex(source.proto).nodes() if label in (ref.node.name, ref.path, *ref.node.output)
-    )
+    return next(ref for ref in GraphIndex(source.proto).nodes() if label in (ref.node.name, ref.path, *ref.node.output))
 
 
 def ops(done: Converted) -> Counter[str]:
@@ -588,11 +586,13 @@ def test_tensors_with_little_headroom_are_found_and_what_overflows_stays() -> No
 
 
 def test_infinities_of_the_model_itself_are_no_lack_of_headroom() -> None:
-    source = parsed("""
+    source = parsed(
+        """
     <ir_version: 8, opset_import: ["" : 17]>
     g (float[4] x) => (float[4] y) <float[4] m = {0, -inf, 0, 0}>
     { a = Add (x, m) y = Softmax (a) }
-    """.replace("-inf", "0"))
+    """.replace("-inf", "0")
+    )
     source.proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([0, -np.inf, 0, 0], np.float32), "m"))
     assert precision.find_magnitudes(source, [{"x": X4}])["a"] == pytest.approx(3.5)
     assert_close(source, convert(source, to="fp16"), {"x": X4})
