@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from onnxbench.bisection._baseline import Baseline, Judgement, Worse, open_baseline
 from onnxbench.bisection._bodies import body_run
 from onnxbench.bisection._effects import Telling, ranked
-from onnxbench.bisection._evidence import Evidence, gather
+from onnxbench.bisection._evidence import Evidence, gather, model_digest, value_digest
 from onnxbench.bisection._failing import (
     SECONDS,
     FailingPiece,
@@ -30,6 +30,7 @@ from onnxbench.bisection._failing import (
     shrink_failing,
 )
 from onnxbench.bisection._measures import Distance, epsilon, measure
+from onnxbench.bisection._narrowing import narrowed
 from onnxbench.bisection._page import COMMAND, write_bisection
 from onnxbench.bisection._report import (
     CLEAN,
@@ -74,8 +75,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "FailingPiece", "Judgement", "Match",
     "ModelReference", "ModuleError", "Place", "RecordedReference", "Reference", "Row", "Suspect", "Worse", "as_dtype",
-    "bisect", "epsilon", "failing_search", "free_memory", "measure", "open_baseline", "parse_place",
-    "recorded_reference", "shrink_failing", "write_bisection",
+    "bisect", "epsilon", "failing_search", "free_memory", "measure", "model_digest", "open_baseline", "parse_place",
+    "recorded_reference", "shrink_failing", "value_digest", "write_bisection",
 ]  # fmt: skip
 
 _LARGE = 1e-3
@@ -420,6 +421,7 @@ class _Bisector:
                 "effects on the outputs were not measured: that takes more memory, or the outputs are equal"
             )
         ordered = [self._with_inner(culprit, finding[culprit.tensor]) for culprit in ordered]
+        ordered = [self._narrowed(culprit, finding[culprit.tensor], telling) for culprit in ordered]
         outputs = tuple(drift for drifts in self._outputs.values() for drift in drifts)
         kind, passed = self._judge(outputs, bool(culprits), median)
         rows = tuple(telling.rows(median))
@@ -438,7 +440,7 @@ class _Bisector:
             reference=self._reference.label,
             kind=kind,
             passed=passed,
-            verdict=verdict(kind, tuple(ordered), outputs, median, judged),
+            verdict=verdict(kind, tuple(ordered), outputs, median, judged, self._unstable(telling)),
             how=search.match.how,
             matched=len(search.names),
             unmatched=search.unmatched,
@@ -455,6 +457,15 @@ class _Bisector:
             evidence=None if sources is None else self._evidence(ordered, finding, sources),
         )
 
+    def _unstable(self, telling: Telling) -> str:
+        found = self._search.unstable()
+        if found is None:
+            return ""
+        return (
+            f"moving what {telling.deciding(found)} reads by one unit of precision does as much "
+            "(ties, or terms that cancel)"
+        )
+
     def _evidence(
         self,
         culprits: Sequence[Culprit],
@@ -463,6 +474,10 @@ class _Bisector:
     ) -> Evidence:
         worst = [next(f for f in groups[each.tensor] if f.tensor == each.tensor) for each in culprits]
         return gather(self._search, worst, self._feeds, sources)
+
+    def _narrowed(self, culprit: Culprit, group: Sequence[Finding], telling: Telling) -> Culprit:
+        worst = next(finding for finding in group if finding.tensor == culprit.tensor)
+        return narrowed(self._search, telling, culprit, worst, self._feeds[worst.number])
 
     def _with_inner(self, culprit: Culprit, group: Sequence[Finding]) -> Culprit:
         """Returns an If, a Loop or a Scan with the culprits in its body; any other node as it is."""

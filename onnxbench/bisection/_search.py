@@ -543,6 +543,16 @@ class Search:
                 found.setdefault(finding.maker, []).append(finding)
         return list(found.values())
 
+    def unstable(self) -> Finding | None:
+        """Returns what is further off than rounding, but no more than moved inputs make it; the furthest, or None."""
+        median = self.median
+        found = [
+            finding
+            for finding in self.findings.values()
+            if finding.own is not None and finding.excess(median) <= 1 < replace(finding, noise=(0, 0)).excess(median)
+        ]
+        return max(found, key=lambda finding: finding.own.rel if finding.own else 0.0, default=None)
+
     def values(self, names: Sequence[str], feeds: Mapping[str, Value], number: int) -> dict[str, Value]:
         """Returns the reference's values of some of the suspect's tensors, by the suspect's names."""
         wanted = list(dict.fromkeys(names))

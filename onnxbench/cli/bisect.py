@@ -471,9 +471,11 @@ def _culprit_row(culprit: Culprit) -> tuple[str, ...]:
 
 
 def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
-    yield f"{culprit.node} makes {culprit.tensor}" + (
-        f" ({culprit.partner})" if culprit.partner != culprit.tensor else ""
-    )
+    if culprit.narrowed:
+        yield f"{culprit.node}: {culprit.narrowed}"
+    else:
+        partner = f" ({culprit.partner})" if culprit.partner != culprit.tensor else ""
+        yield f"{culprit.node} makes {culprit.tensor}{partner}"
     if len(culprit.region) > 1:
         from onnxbench.cli._records import listed
 

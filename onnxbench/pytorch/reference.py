@@ -13,7 +13,7 @@ import copy
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,8 @@ class TorchReference:
             for name, value in found.tensors.items()
             if suspect.parts.scope.defines(name) and name not in lone
         }
+        ordered = _outputs_in_order(found, side, suspect)
+        tensors.update(ordered)
         notes = [*side.notes]
         if found.ambiguous:
             notes.append(f"{len(found.ambiguous):,} tensors may be one of several values of PyTorch and were left out")
@@ -95,7 +97,8 @@ class TorchReference:
         if self._side is not wide:
             self._side, self._matched, self._other = wide, side, None
         self.notes = tuple(notes)
-        return Match(tensors, found.how or "nothing")
+        ways = [found.how] if found.how else []
+        return Match(tensors, ", ".join([*ways, "order of outputs"] if ordered else ways) or "nothing")
 
     def _sides(self, suspect: Suspect) -> tuple[TorchValues, TorchValues]:
         """Returns the values to match with and those to compare with; for models with the same inputs, the same."""
@@ -141,6 +144,16 @@ class TorchReference:
     def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
         """Returns a value computed from values of others; None where they do not suffice."""
         return self.side.rerun(name, given)
+
+    def between(self, name: str, known: Collection[str]) -> list[str]:
+        """Returns the values that one is computed from, back to those that are known, in the order of the program."""
+        values, found, pending = self.side.values, set(), [name]
+        while pending:
+            for each in values[pending.pop()].inputs:
+                if each in values and each not in known and each not in found:
+                    found.add(each)
+                    pending.append(each)
+        return [each for each in values if each in found]
 
     def origin(self, name: str) -> Provenance:
         """Returns the module and the source lines of a value."""
@@ -219,6 +232,27 @@ def _lone_casts(found: Matching, side: TorchValues, suspect: Suspect) -> set[str
         and _is_narrower(elem_type(kinds[name]), side.values[pair.torch].dtype)
     }
     return odd if len(odd) < len(found.pairs) / 2 else set()
+
+
+def _outputs_in_order(found: Matching, side: TorchValues, suspect: Suspect) -> dict[str, str]:
+    """Returns the outputs that nothing else tells of, with the program's outputs at the same places.
+
+    An output that is wrong is like no value of PyTorch, and the TorchScript exporter calls it by a number. None are
+    returned if the two have other numbers of outputs, or an output that is known is at another place.
+    """
+    ours, theirs = suspect.parts.scope.outputs, side.outputs()
+    if len(ours) != len(theirs):
+        return {}
+    pairs = dict(zip(ours, theirs, strict=True))
+    known = [(found.pairs[name], value) for name, value in pairs.items() if name in found.pairs]
+    if any(value not in (pair.torch, *pair.others) for pair, value in known):
+        return {}
+    producers = suspect.parts.scope.producers
+    return {
+        name: value
+        for name, value in pairs.items()
+        if name not in found.pairs and name in producers and value in side.values
+    }
 
 
 def _is_narrower(number: int, dtype: str) -> bool:
