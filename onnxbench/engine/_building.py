@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import load_bundle
+from onnxbench.bundles import read_bundles
 from onnxbench.captures import input_ports
 from onnxbench.engine._child import run_job
 from onnxbench.engine._flavors import Flavor, choose, has_gpu, installed
@@ -395,12 +395,14 @@ def describe_plugin(plugin: Plugin, engine: str | None = None) -> dict[str, Any]
     """
     shown: dict[str, Any] = {"name": plugin.name, "kind": plugin.kind, "path": plugin.path, "sha256": plugin.digest()}
     if plugin.kind == "bundle":
-        bundle = load_bundle(plugin.path)
-        shown |= {
-            "operator": f"{bundle.domain}::{bundle.op}", "version": bundle.version, "description": bundle.description,
-            "inputs": bundle.inputs, "outputs": bundle.outputs, "attributes": dict(bundle.attributes),
-            "types": bundle.dtypes,
-        }  # fmt: skip
+        operators = [
+            {
+                "operator": f"{bundle.domain}::{bundle.op}", "version": bundle.version,
+                "description": bundle.description, "inputs": bundle.inputs, "outputs": bundle.outputs,
+                "attributes": dict(bundle.attributes), "types": bundle.dtypes,
+            } for bundle in read_bundles(plugin.path)
+        ]  # fmt: skip
+        shown |= operators[0] if len(operators) == 1 else {"operators": operators}
     if installed():
         (loaded,) = creators(engine, [plugin])["plugins"]
         if loaded["failure"]:

@@ -102,6 +102,7 @@ class TensorRT:
         self.messages: list[tuple[str, str]] = []
         self.plugin_failures: list[str] = []
         self._say = say
+        self.bundles: list[Any] = []
         self.logger = _make_logger(self)
         self._builder = self.api.Builder(self.logger)
         if self._builder is None:
@@ -177,21 +178,22 @@ class TensorRT:
     # ------------------------------------------------------------ parse and build
 
     def parse(
-        self, model: Path, *, strongly_typed: bool = True, has_attention: bool = False
+        self, model: Path, *, content: bytes | None = None, strongly_typed: bool = True, has_attention: bool = False
     ) -> tuple[Any, list[dict[str, Any]]]:
         """Returns the network of a model, and what the parser refuses in it (empty: nothing).
 
         Args:
-            model: The file.
+            model: The model's file.
+            content: What is parsed in place of what is in the file.
             strongly_typed: Keep to the types in the graph.
             has_attention: The model has Attention, which is then computed by other operators where no kernel fits.
         """
         network = self._builder.create_network(self._network_flags(strongly_typed))
-        parser = self.api.OnnxParser(network, self.logger)
+        parser = self._parser_of(network)
+        path = os.fspath(model)
         if has_attention:
-            ok = parser.parse(_with_decomposable_attention(model), os.fspath(model))
-        else:
-            ok = parser.parse_from_file(os.fspath(model))
+            content = _with_decomposable_attention(model, content)
+        ok = parser.parse_from_file(path) if content is None else parser.parse(content, path)
         problems = [self._problem(parser.get_error(number)) for number in range(parser.num_errors)]
         if not ok and not problems:
             problems = [{"code": "", "text": "the parser failed and does not say why", "node": -1, "name": "", "op": "",
@@ -202,16 +204,25 @@ class TensorRT:
         self._parser = parser  # the network refers to weights that the parser holds
         return network, problems
 
-    def query_support(self, model: Path) -> tuple[list[list[int]], list[dict[str, Any]]]:
+    def query_support(
+        self, model: Path, *, content: bytes | None = None
+    ) -> tuple[list[list[int]], list[dict[str, Any]]]:
         """Returns the runs of nodes (positions in the main graph) that the parser can take, and what it refuses.
 
         The parser's own verdict on a run is left aside: it is the one on the whole model.
         """
         network = self._builder.create_network(self._network_flags())
-        parser = self.api.OnnxParser(network, self.logger)
-        parser.supports_model_v2(model.read_bytes(), os.fspath(model))
+        parser = self._parser_of(network)
+        parser.supports_model_v2(model.read_bytes() if content is None else content, os.fspath(model))
         runs = [[int(node) for node in parser.get_subgraph_nodes(number)] for number in range(parser.num_subgraphs)]
         return runs, [self._problem(parser.get_error(number)) for number in range(parser.num_errors)]
+
+    def _parser_of(self, network: Any) -> Any:
+        """Returns a parser that takes a plugin for an operator that it knows itself, if there is one for the node."""
+        parser = self.api.OnnxParser(network, self.logger)
+        if any(parser.supports_operator(bundle.op) for bundle in self.bundles):
+            parser.set_flag(self.api.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
+        return parser
 
     def _network_flags(self, strongly_typed: bool = True) -> int:
         kinds = self.api.NetworkDefinitionCreationFlag
@@ -377,7 +388,7 @@ class TensorRT:
         return cache
 
 
-def _with_decomposable_attention(model: Path) -> bytes:
+def _with_decomposable_attention(model: Path, content: bytes | None) -> bytes:
     """Returns a model that tells the parser that Attention may be taken apart.
 
     Without it TensorRT has a kernel for it or builds nothing. The attribute is the parser's own and not in the
@@ -385,7 +396,7 @@ def _with_decomposable_attention(model: Path) -> bytes:
     """
     import onnx
 
-    proto = onnx.load_model(model, load_external_data=False)
+    proto = onnx.ModelProto.FromString(model.read_bytes() if content is None else content)
     graphs = [proto.graph, *proto.functions]
     while graphs:
         for node in graphs.pop().node:

@@ -92,8 +92,9 @@ def _build(job: dict[str, Any], say: _seam.Say) -> dict[str, Any]:
     loaded = time.perf_counter()
     spec = job["spec"]
     say("phase", name="parsing the model", parent="", steps=0)
+    model = Path(job["model"])
     network, problems = rt.parse(
-        Path(job["model"]), strongly_typed=spec.get("strongly_typed", True),
+        model, content=_fitted(rt, model), strongly_typed=spec.get("strongly_typed", True),
         has_attention=job.get("has_attention", False),
     )  # fmt: skip
     _refuse_raised(rt)
@@ -135,13 +136,23 @@ def _query(job: dict[str, Any], say: _seam.Say) -> dict[str, Any]:
     """Asks the parser which nodes it takes."""
     rt, plugins = _load(job, say)
     say("phase", name="asking the parser", parent="", steps=0)
-    runs, problems = rt.query_support(Path(job["model"]))
+    model = Path(job["model"])
+    runs, problems = rt.query_support(model, content=_fitted(rt, model))
     say("phase_end", name="asking the parser")
     return {
         "version": rt.version, "plugins": plugins, "runs": runs, "problems": problems,
         "supported": {op: rt.supports(op) for op in sorted({each["op"] for each in problems if each["op"]})},
         "creators": [list(each) for each in rt.creators()],
     }  # fmt: skip
+
+
+def _fitted(rt: _seam.TensorRT, model: Path) -> bytes | None:
+    """Returns what is to be parsed in place of what is in a model's file."""
+    if not rt.bundles:
+        return None
+    from onnxbench.bundles import fit_to_parser
+
+    return fit_to_parser(rt, model)
 
 
 def _refuse_raised(rt: _seam.TensorRT) -> None:
