@@ -27,6 +27,15 @@ if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2 << 30:
 warnings.filterwarnings("ignore", message="The onnxtxt format is experimental")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests that need torch first.
+
+    With ``-n 2 --dist worksteal`` each worker starts at one end of the list and takes files as they come, so one of
+    them imports torch, and what a file or a session shares is made once.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("torch") is None)
+
+
 @pytest.fixture(scope="session")
 def corpus() -> Callable[[str], tuple[Path, Any]]:
     """Gives the file and the table entry of a real model; one that is absent is skipped, or fails where it must be.

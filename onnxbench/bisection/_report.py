@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench.bisection._failing import FailingPiece
 from onnxbench.bisection._measures import Distance
-from onnxbench.drift import TensorDrift
+from onnxbench.drift import TensorDrift, Tolerance
 
 if TYPE_CHECKING:
     from onnxbench.bisection._evidence import Evidence
@@ -39,8 +39,8 @@ class Culprit:
         code: The text of that line, or None.
         function: The local function that it belongs to, or None.
         number: Which set of inputs this was seen on.
-        iteration: Of a Loop, the first iteration that goes wrong when it is fed the reference's states.
-        inner: Of an If or a Loop, the culprits in its body, named by their paths (``If_3/then/Conv_1``).
+        iteration: Of a Loop or a Scan, the first iteration that goes wrong when it is fed the reference's states.
+        inner: Of an If, a Loop or a Scan, the culprits in its body, named by their paths (``If_3/then/Conv_1``).
         attributes: The node's attributes, in words: ``axis=-1, epsilon=1e-05``.
         narrowed: How the node was told from others of its region, in words; or ``""``.
     """
@@ -132,6 +132,7 @@ class Row:
         module: The PyTorch module of the node, or None.
         source: Its PyTorch source line, or None.
         code: The text of that line, or None.
+        allowed: What an element may be off for ``total.failing``: told, calibrated, or by the element types.
     """
 
     tensor: str
@@ -150,6 +151,7 @@ class Row:
     module: str | None = None
     source: str | None = None
     code: str | None = None
+    allowed: Tolerance | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,12 +34,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.bisection._calibrating import calibrated
 from onnxbench.bisection._measures import Distance, epsilon, measure
 from onnxbench.bisection._sides import as_dtype, is_floating
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.drift import Tolerance, default_tolerance
-from onnxbench.errors import ExecutionError
+from onnxbench.errors import ExecutionError, UsageError
 from onnxbench.tensortype import elem_type
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Finding:
         twin: Whether both sides run the same node on the same kernels.
         number: Which set of inputs this was on.
         note: Why it could not be judged, or ``""``.
+        allowed: What an element may be off, for the verdict on outputs and for ``failing``.
     """
 
     tensor: str
@@ -96,6 +98,7 @@ class Finding:
     twin: bool = False
     number: int = 0
     note: str = ""
+    allowed: Tolerance | None = None
 
     def excess(self, median: float) -> float:
         """Returns the own error over what is allowed: more than 1 is a fault, and infinite what is wrong in kind."""
@@ -165,6 +168,8 @@ class Search:
         reference: The reference.
         max_bytes: How much memory values may take.
         tolerance: What is allowed for a tensor, by its name; None: by its element type.
+        twins: Whether a node and the one that makes the reference's tensor run on the same kernels.
+        calibrate: Measure what rounding does to each tensor, and allow that.
 
     Attributes:
         match: Which tensors are which.
@@ -172,6 +177,7 @@ class Search:
         unmatched: How many tensors of the suspect have no partner.
         reference_outputs: The reference's values of the suspect's outputs, on the last set of inputs.
         outputs: The suspect's own, from the run in which all tensors were looked at.
+        calibrated: What rounding is allowed to do to each tensor, on the last set of inputs; empty unless asked for.
         kept: What was seen around tensors that look wrong, on the set of inputs where the worst of them is.
     """
 
@@ -183,9 +189,10 @@ class Search:
         max_bytes: int,
         tolerance: Callable[[str], Tolerance | None],
         twins: Callable[[int, str], bool],
+        calibrate: bool = False,
     ) -> None:
         self.suspect, self.reference, self.parts = suspect, reference, suspect.parts
-        self._max_bytes, self._tolerance, self._twins = max_bytes, tolerance, twins
+        self._max_bytes, self._tolerance, self._twins, self._calibrate = max_bytes, tolerance, twins, calibrate
         self.match = reference.match(suspect)
         scope = self.parts.scope
         made = [name for names in scope.writes for name in names]
@@ -198,6 +205,7 @@ class Search:
         self.findings: dict[str, Finding] = {}
         self.reference_outputs: dict[str, Value] = {}
         self.outputs: dict[str, Value] = {}
+        self.calibrated: dict[str, Tolerance] = {}
         self.kept = Kept()
         self._outputs = set(scope.outputs)
 
@@ -221,8 +229,10 @@ class Search:
         constants: set[str] = set()  # constants that differ: they are fed the reference's value like other tensors
         expected = self.reference.stream(feeds, partners, number=number)
         actual = self.parts.stream(feeds, batches)
-        for at, (batch, wanted, got) in enumerate(zip(batches, expected, actual, strict=True)):
+        others = self._other_rounding(feeds, partners, number)
+        for at, (batch, wanted, got, other) in enumerate(zip(batches, expected, actual, others, strict=True)):
             references = {name: wanted[self.match.tensors[name]] for name in batch}
+            self._learn(references, got, other)
             totals.update(self._distances(references, got))
             for name, reference in references.items():
                 held[name], dtypes[name] = reference, _dtype(got[name])
@@ -238,6 +248,29 @@ class Search:
             advance(len(batch))
         if seen.worst > self.kept.worst:
             self.kept = replace(seen, outputs=dict(self.outputs), reference_outputs=dict(self.reference_outputs))
+
+    def _other_rounding(
+        self, feeds: Mapping[str, Value], partners: Sequence[Sequence[str]], number: int
+    ) -> Iterator[Mapping[str, Value]]:
+        if not self._calibrate:
+            return iter([{}] * len(partners))
+        compute = getattr(self.reference, "other_rounding", None)
+        if compute is None:
+            raise UsageError(
+                f"tolerances cannot be calibrated: {self.reference.label} cannot be computed with other rounding",
+                hint="Name a model as the reference (--against, --torch), or say what is allowed: --atol, --rtol.",
+            )
+        found: Iterator[Mapping[str, Value]] = compute(feeds, partners, number=number)
+        return found
+
+    def _learn(self, references: Mapping[str, Value], got: Mapping[str, Value], other: Mapping[str, Value]) -> None:
+        """Finds out what rounding does to the tensors of a batch."""
+        for name, reference in references.items():
+            partner = self.match.tensors[name]
+            if partner in other and self._tolerance(name) is None and hasattr(got[name], "dtype"):
+                told = calibrated(reference, other[partner], got[name].dtype.name)
+                if told is not None:
+                    self.calibrated[name] = told
 
     def _distances(self, references: Mapping[str, Value], got: Mapping[str, Value]) -> dict[str, Distance]:
         """Returns how far the suspect's values are from the reference's; numpy lets several threads work."""
@@ -268,7 +301,7 @@ class Search:
         return reach_back(self.parts.scope, self.parts.scope.reads[maker], stops)
 
     def _allowed(self, name: str, reference: Value, value: Value) -> Tolerance | None:
-        given = self._tolerance(name)
+        given = self._tolerance(name) or self.calibrated.get(name)
         if given is not None or not hasattr(reference, "dtype") or not hasattr(value, "dtype"):
             return given
         both = default_tolerance(reference.dtype), default_tolerance(value.dtype)
@@ -308,6 +341,7 @@ class Search:
         to_run = []
         for finding in found:
             finding.number, finding.total = seen.number, totals[finding.tensor]
+            finding.allowed = self._allowed(finding.tensor, held[finding.tensor], got[finding.tensor])
             finding.precision = max(map(epsilon, finding.total.dtypes))
             if not finding.twin and self._quantizes(finding):
                 finding.precision = max(finding.precision, _STEP)

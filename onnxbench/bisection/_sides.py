@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxbench import backends
+from onnxbench.bisection._calibrating import shaken
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import ExecutionError, FeedsError, UsageError, did_you_mean
@@ -122,7 +123,8 @@ class Reference(Protocol):
     ``inputs(number)``, inputs of its own by the suspect's names; ``origin(name)``, a ``Provenance``, and
     ``explain(name)``, what makes a value, in words; ``between(name, known)``, the values that one is computed from,
     back to those that are known; ``weight(name)``, the values of a weight or None; ``rerun(name, given)``, a value
-    computed anew from others, or None; ``digest()``, the SHA-256 of what it is; ``close()``.
+    computed anew from others, or None; ``other_rounding(feeds, batches, number)``, which yields what ``stream`` does,
+    as far as it is known, computed with other rounding; ``digest()``, the SHA-256 of what it is; ``close()``.
 
     Attributes:
         label: What it is, in words.
@@ -204,6 +206,7 @@ class ModelReference:
         self.side = Suspect(model, place)
         self.label = self.side.label
         self._inputs: dict[str, str] = {}
+        self._shaken: Parts | None = None
 
     def match(self, suspect: Suspect) -> Match:
         """Returns the tensors that mean the same, by names if these can be trusted, else by what nodes compute."""
@@ -254,6 +257,15 @@ class ModelReference:
         """Yields the values of tensors (see ``Reference``)."""
         yield from self.side.parts.stream(self.own_feeds(feeds), batches)
 
+    def other_rounding(
+        self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, number: int = 0
+    ) -> Iterator[dict[str, Value]]:
+        """Yields the same, all that nodes make moved by up to one unit of precision (see ``_calibrating``)."""
+        if self._shaken is None:
+            place = self.side.place
+            self._shaken = Parts(shaken(self.side.parts), place.backend, place.options)
+        yield from self._shaken.stream(self.own_feeds(feeds), batches)
+
     def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
         """Returns the value of a tensor computed from values of others; None where they do not suffice."""
         parts = self.side.parts
@@ -267,6 +279,10 @@ class ModelReference:
             return parts.run({maker, *reach.nodes}, given, [name])[name]
         except ExecutionError:
             return None
+
+    def weight(self, name: str) -> Value | None:
+        """Returns the values of an initializer, or of what a Constant node makes; None for all else."""
+        return self.side.parts.constant(name)
 
     def close(self) -> None:
         """Removes what was written on the way."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxbench.engine._building import Built as Built
     from onnxbench.engine._building import Diagnosis as Diagnosis
-    from onnxbench.engine._building import apply_remedies as apply_remedies
+    from onnxbench.engine._building import Prepared as Prepared
     from onnxbench.engine._building import build_engine as build_engine
     from onnxbench.engine._building import creators as creators
     from onnxbench.engine._building import describe_plugin as describe_plugin
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from onnxbench.engine._record import is_engine as is_engine
     from onnxbench.engine._record import read_engine as read_engine
     from onnxbench.engine._record import record_path as record_path
-    from onnxbench.engine._remedies import fix_inputs as fix_inputs
     from onnxbench.engine._running import Engine as Engine
     from onnxbench.engine._running import EngineRun as EngineRun
     from onnxbench.engine._running import open_engine as open_engine
@@ -72,12 +71,12 @@ _HOMES = {
     "EngineRun": "_running",
     "Flavor": "_flavors",
     "Observed": "_observed",
+    "Prepared": "_building",
     "Problem": "_diagnosis",
     "Profile": "_profiles",
     "Range": "_profiles",
     "Trial": "_trial",
     "Verification": "_verification",
-    "apply_remedies": "_building",
     "attempt": "_trial",
     "build_engine": "_building",
     "check_profiles": "_profiles",
@@ -87,7 +86,6 @@ _HOMES = {
     "diagnose": "_building",
     "distinct_kinds": "_profiles",
     "element_types": "_building",
-    "fix_inputs": "_remedies",
     "has_gpu": "_flavors",
     "holds_sizes": "_profiles",
     "inputs_at": "_observed",

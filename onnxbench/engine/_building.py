@@ -8,9 +8,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from onnxbench.errors import BenchError, EngineError, ExecutionError, NotFoundEr
 from onnxbench.graph import GraphIndex
 from onnxbench.lint.sessions import NodesRefusedError, Refusal
 from onnxbench.model import TEXT_FORMATS, Model, load
+from onnxbench.recipe import Recipe, Step
 from onnxbench.version import STAMP
 from onnxbench.writer import SaveOptions, held_together, save, write_whole
 
@@ -76,6 +77,25 @@ class Built:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """A model as it is to be built.
+
+    Attributes:
+        model: The model.
+        notes: What was done to it, and what was tried and did not work.
+        recipe: The edits that made it of the given one; no steps if there were none. Calibration is none of them.
+        calibration: What it was calibrated with, for the engine's record; None if it was not.
+        diagnosis: What TensorRT says of it, if it was asked for what is to be built.
+    """
+
+    model: Model
+    notes: tuple[str, ...] = ()
+    recipe: Recipe = field(default_factory=lambda: Recipe(()))
+    calibration: Mapping[str, Any] | None = None
+    diagnosis: Diagnosis | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What TensorRT takes and refuses of a model.
 
@@ -105,6 +125,7 @@ def build_engine(
     spec: BuildSpec | None = None,
     *,
     plugins: Sequence[Plugin] = (),
+    calibration: Mapping[str, Any] | None = None,
     force: bool = False,
     log: str | os.PathLike[str] | None = None,
     allow_outside: bool = False,
@@ -119,6 +140,7 @@ def build_engine(
         target: Where the engine goes.
         spec: What to build; by default for the shapes that the model states, or proposed ones.
         plugins: Custom operators (``onnxbench.bundles.find_plugins``); their code runs in the process that builds.
+        calibration: What an int8 model was calibrated with (``Prepared.calibration``), for the record.
         force: Build even if that changes nothing.
         log: A file for all that TensorRT logs.
         allow_outside: Follow external data that leaves the model's folder.
@@ -150,7 +172,7 @@ def build_engine(
                 _refuse_refusals(model, done, flavor)
                 record = _record(
                     model, out, staging / out.name, settled, flavor, plugins, done, _key(digest.result(), *key_parts),
-                    digest.result(), edited=isinstance(source, Model),
+                    digest.result(), edited=isinstance(source, Model), calibration=calibration,
                 )  # fmt: skip
                 (staging / record_path(out).name).write_text(as_text(record), encoding="utf-8")
                 if settled.timing_cache is not None:
@@ -267,41 +289,6 @@ def judge(model: Model, *, trial: bool = True) -> None:
         )
 
 
-def apply_remedies(
-    model: Model,
-    spec_for: Callable[[Model], BuildSpec],
-    *,
-    engine: str | None = None,
-    plugins: Sequence[Plugin] = (),
-) -> tuple[Model, list[str]]:
-    """Returns a model with the known ways out of what TensorRT refuses taken, and what was done.
-
-    It goes on as long as that helps: one problem may hide another.
-
-    Args:
-        model: The model; it is not changed.
-        spec_for: Gives what would be built of a model (its inputs may change on the way).
-        engine: The TensorRT to ask where that does not fit the model yet.
-        plugins: Custom operators.
-    """
-    from onnxbench.engine._remedies import take_ways_out
-
-    words: list[str] = []
-    for _ in range(_ROUNDS):
-        try:
-            spec = spec_for(model)
-            found = diagnose(model, spec, plugins=plugins)
-        except (UsageError, NotFoundError):  # it does not fit the model as it is now; of the result the build says so
-            spec = BuildSpec(engine=engine)
-            found = diagnose(model, spec, plugins=plugins, trial=False)
-        edited, done = take_ways_out(model, found.problems, _fixed(spec))
-        words += done
-        if edited is model:
-            break
-        model = edited
-    return model, words
-
-
 def prepare(
     model: Model,
     *,
@@ -310,31 +297,68 @@ def prepare(
     engine: str | None = None,
     plugins: Sequence[Plugin] = (),
     calibration: FeedOptions | None = None,
-) -> tuple[Model, list[str]]:
-    """Returns a model as it is to be built, and what was done to it; the model itself if nothing was.
+) -> Prepared:
+    """Returns a model as it is to be built, with the edits that made it so.
 
     Args:
         model: The model; it is not changed.
-        fix: Inputs that get one value for good (see ``fix_inputs``).
-        spec_for: Take the known ways out of what TensorRT refuses, for what this says would be built.
-        engine: As for ``apply_remedies``.
+        fix: Inputs that get one value for good: ``sr=16000``, as for ``onnxbench edit --remove-input``.
+        spec_for: Take the known ways out of what TensorRT refuses, as long as that helps (one problem may hide
+            another). It says what would be built of a model, whose inputs may change on the way.
+        engine: The TensorRT to ask where what would be built does not fit the model yet.
         plugins: Custom operators.
         calibration: Make it an int8 model, with ranges taken from these inputs (see ``onnxbench.quantizing``).
+
+    Raises:
+        BenchError: An input cannot be fixed, or the model cannot be calibrated (see ``onnxbench.quantizing``).
     """
     from onnxbench.engine._remedies import fix_inputs
+    from onnxbench.surgery import edit
 
-    words: list[str] = []
-    if fix:
-        model, words = fix_inputs(model, fix)
+    now, steps, words, found = model, fix_inputs(fix), [], None
+    if steps:
+        done = edit(now, steps, stamp=False)
+        now, words = done.model, [change.sentence() for change in done.changes]
     if spec_for is not None:
-        model, more = apply_remedies(model, spec_for, engine=engine, plugins=plugins)
-        words += more
-    if calibration is not None:
-        from onnxbench.quantizing import quantize
+        now, more, said, found = _apply_remedies(now, spec_for, engine, plugins)
+        steps, words = [*steps, *more], [*words, *said]
+    recipe = Recipe(tuple(steps))
+    if steps:  # all of them once more, so that the model is the one that the recipe makes
+        now = edit(model, recipe).model
+    if calibration is None:
+        return Prepared(now, tuple(words), recipe, diagnosis=found)
+    from onnxbench.quantizing import quantize
 
-        done = quantize(model, calibration)
-        model, words = done.model, [*words, *done.sentences()]
-    return model, words
+    quantized = quantize(now, calibration)
+    record = {"data": [os.fspath(each) for each in calibration.sources], **quantized.to_record()}
+    return Prepared(quantized.model, (*words, *quantized.sentences()), recipe, record)
+
+
+def _apply_remedies(
+    model: Model, spec_for: Callable[[Model], BuildSpec], engine: str | None, plugins: Sequence[Plugin]
+) -> tuple[Model, list[Step], list[str], Diagnosis | None]:
+    """Returns a model with the known ways out taken, the steps, what they did, and what stands in the way after them.
+
+    The last is None where what would be built does not fit the model.
+    """
+    from onnxbench.engine._remedies import take_ways_out
+
+    steps: list[Step] = []
+    words: list[str] = []
+    for _ in range(_ROUNDS):
+        fits = True
+        try:
+            spec = spec_for(model)
+            found = diagnose(model, spec, plugins=plugins)
+        except (UsageError, NotFoundError):  # it does not fit the model as it is now; of the result the build says so
+            fits, spec = False, BuildSpec(engine=engine)
+            found = diagnose(model, spec, plugins=plugins, trial=False)
+        edited, more, said = take_ways_out(model, found.problems, _fixed(spec))
+        words += said
+        if not more:
+            return model, steps, words, found if fits else None
+        model, steps = edited, [*steps, *more]
+    return model, steps, words, None
 
 
 def _fixed(spec: BuildSpec) -> dict[str, tuple[int, ...]]:
@@ -529,7 +553,7 @@ def _up_to_date(out: Path, digest: Any, parts: tuple[BuildSpec, Flavor, Sequence
 
 def _record(
     model: Model, out: Path, engine: Path, spec: BuildSpec, flavor: Flavor, plugins: Sequence[Plugin],
-    done: dict[str, Any], key: str, digest: str, *, edited: bool,
+    done: dict[str, Any], key: str, digest: str, *, edited: bool, calibration: Mapping[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip
     origin = model.origin
     try:
@@ -548,6 +572,7 @@ def _record(
         "profiles": [{name: each.to_json() for name, each in profile.items()} for profile in spec.profiles],
         "options": {k: v for k, v in spec.to_data().items() if k not in ("profiles", "compute_capabilities", "engine")},
         "types": sorted(_type_names(model)),
+        "calibration": calibration,
         "plugins": [
             {"name": plugin.name, "version": plugin.version, "sha256": plugin.digest(),
              "creators": made[plugin.job()["path"]]}

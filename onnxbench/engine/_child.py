@@ -16,13 +16,14 @@ from typing import Any
 from onnxbench import errors, progress
 from onnxbench.errors import BenchError, EngineError
 
-_PARENTLESS = "no phase"
 Heard = Callable[[str, str], None]
 """Called with the severity and text of every line that TensorRT logs."""
 
 
 def run_job(job: Mapping[str, Any], heard: Heard | None = None) -> dict[str, Any]:
     """Returns what a job yields (see ``onnxbench.engine._worker``).
+
+    Its temporary files lie in a folder that goes when the process ends, however it ends.
 
     Args:
         job: The job, plain values.
@@ -32,18 +33,21 @@ def run_job(job: Mapping[str, Any], heard: Heard | None = None) -> dict[str, Any
         BenchError: What the job raised, or an ``EngineError`` that says how far a process that died had come.
     """
     read_end, write_end = os.pipe()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as spilt:
-        command = [sys.executable, "-m", "onnxbench.engine._worker", str(write_end)]
+    with (
+        tempfile.TemporaryDirectory(prefix="onnxbench-trt-", ignore_cleanup_errors=True) as scratch,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as spilt,
+    ):
+        command = [sys.executable, "-P", "-m", "onnxbench.engine._worker", str(write_end)]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=spilt, stderr=spilt, pass_fds=(write_end,),
-            env=_environment(job.get("device")), start_new_session=True, text=True,
+            env={**_environment(job.get("device")), "TMPDIR": scratch}, start_new_session=True, text=True,
         )  # fmt: skip
         os.close(write_end)
         follower = _Follower(heard)
         try:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(job) + "\n")
+                process.stdin.write(json.dumps({**job, "scratch": scratch}) + "\n")
                 process.stdin.flush()
             with os.fdopen(read_end, encoding="utf-8", errors="replace") as events:
                 follower.follow(events)
@@ -77,7 +81,7 @@ class _Follower:
     def __init__(self, heard: Heard | None) -> None:
         self._heard = heard
         self._phases: list[str] = []
-        self._last_phase, self._last_node = _PARENTLESS, ""
+        self._last_phase, self._last_node = "", ""
         self._errors: list[str] = []
         self._result: dict[str, Any] | None = None
         self._error: dict[str, Any] | None = None
@@ -134,7 +138,7 @@ class _Follower:
         raise self._death(status, spilt)
 
     def _death(self, status: int, spilt: str) -> EngineError:
-        at = f"in phase {self._last_phase!r}" if self._phases else f"after phase {self._last_phase!r}"
+        at = f"{'in' if self._phases else 'after'} phase {self._last_phase!r}" if self._last_phase else "at its start"
         node = f", at or after node {self._last_node}" if self._last_node else ""
         if status < 0:
             name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"

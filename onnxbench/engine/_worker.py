@@ -2,7 +2,8 @@
 
     python -m onnxbench.engine._worker EVENTS_FD < job.json
 
-It ends at once when its standard input is closed, which is when the process that asked for the work is gone.
+It ends at once when its standard input is closed, which is when the process that asked for the work is gone; its
+folder for temporary files, which that process would have removed, goes then too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import sys
 import threading
 import time
@@ -29,7 +31,7 @@ def main() -> None:
         events.write(json.dumps({"event": event, **fields}) + "\n")
 
     job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(job["scratch"],), daemon=True).start()
     try:
         say("result", **_JOBS[job["task"]](job, say))
     except BenchError as error:
@@ -39,8 +41,9 @@ def main() -> None:
     os._exit(0)  # TensorRT's own clearing up is slow and has been seen to crash
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(scratch: str) -> None:
     sys.stdin.read()
+    shutil.rmtree(scratch, ignore_errors=True)
     os._exit(1)
 
 

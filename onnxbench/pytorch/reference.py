@@ -29,6 +29,7 @@ from onnxbench.tensortype import dtype_bits, dtype_number, elem_type
 
 if TYPE_CHECKING:
     from onnxbench.bisection import Suspect
+    from onnxbench.model import Model
 
 _DRIFT = 0.1
 """How far a value may have drifted and still be matched by its values; the next one must be four times as far."""
@@ -53,6 +54,10 @@ class TorchReference:
         self._source, self._dtype, self._by, self._said = source, dtype, by, inputs
         self._side: TorchValues | None = None
         self._known: dict[object, tuple[TorchValues, TorchValues]] = {}
+        self._matched: TorchValues | None = None
+        self._other: TorchValues | None = None
+        self._shared: set[str] = set()
+        self._model: Model | None = None
         self._examples: Feeds = {}
 
     @property
@@ -89,7 +94,8 @@ class TorchReference:
             if len(left) < len(tensors):
                 notes.append(f"{len(tensors) - len(left):,} values are computed otherwise in {self._dtype}")
             tensors = left
-        self._side = wide
+        if self._side is not wide:
+            self._side, self._matched, self._other = wide, side, None
         self.notes = tuple(notes)
         ways = [found.how] if found.how else []
         return Match(tensors, ", ".join([*ways, "order of outputs"] if ordered else ways) or "nothing")
@@ -100,10 +106,14 @@ class TorchReference:
         if key not in self._known:
             side = wide = torch_values(self._source, model=suspect.model, inputs=self._said)
             if self._dtype is not None:
-                source = replace(self._source, module=copy.deepcopy(self._source.module))
-                wide = torch_values(with_dtype(source, self._dtype), model=suspect.model, inputs=side.inputs)
+                wide = self._in_dtype(self._dtype, suspect.model, side.inputs)
             self._known[key] = side, wide
+            self._model = suspect.model
         return self._known[key]
+
+    def _in_dtype(self, dtype: str, model: Model, inputs: Mapping[str, str]) -> TorchValues:
+        source = replace(self._source, module=copy.deepcopy(self._source.module))
+        return torch_values(with_dtype(source, dtype), model=model, inputs=inputs)
 
     def inputs(self, number: int) -> Feeds | None:
         """Returns inputs by the suspect's names: the example inputs, and others like them (see ``similar_inputs``)."""
@@ -114,6 +124,22 @@ class TorchReference:
     ) -> Iterator[dict[str, Value]]:
         """Yields values, batch after batch (see ``Reference``)."""
         yield from self.side.stream(feeds, batches)
+
+    def other_rounding(
+        self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, number: int = 0
+    ) -> Iterator[dict[str, Value]]:
+        """Yields the same values in float64 (in the model's own types, if float64 is what they are compared in).
+
+        A value that is computed otherwise there is left out.
+        """
+        if self._other is None:
+            assert self._matched is not None, "match comes first"
+            assert self._model is not None
+            wide = self._dtype == "float64"
+            self._other = self._matched if wide else self._in_dtype("float64", self._model, self._matched.inputs)
+            self._shared = _same_values(self.side, self._other)
+        known = [[name for name in batch if name in self._shared] for batch in batches]
+        yield from self._other.stream(feeds, known)
 
     def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
         """Returns a value computed from values of others; None where they do not suffice."""
