@@ -57,6 +57,12 @@ STEPS: Steps = [
         0,
     ),
     ("Is anything wrong with it?", "onnxbench check magika.onnx --ort", 0),
+    (
+        "Somebody breaks one of its 95 nodes ...",
+        "onnxbench edit magika.onnx broken.onnx --set-op 'node:*ApplyActivation_0/Tanh=Softsign'",
+        0,
+    ),
+    ("... and one command says which.", "onnxbench bisect broken.onnx --against magika.onnx", 1),
     ("How fast is it?", "onnxbench run magika.onnx --bench 20", 0),
     ("A model from twelve lines of text ...", "onnxbench build linear_func.yaml linear_func.onnx", 0),
     ("... and as text again.", "onnxbench show linear_func.onnx", 0),

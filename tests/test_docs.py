@@ -91,7 +91,7 @@ def _without_times(text: str) -> list[str]:
 
     That is the latency row, the runtime's version, and the last digits of numbers: kernels sum in other orders.
     """
-    lines = [" ".join(line.split()) for line in text.splitlines()]
+    lines = [" ".join(line.split()) for line in re.sub(r"\d{1,3},\d{3} +100%", "# 100%", text).splitlines()]
     return [
         re.sub(r"(?<![\w.])\d+\.\d+(?:e[+-]\d+)?", _rounded, re.sub(r"ort [\d.]+", "ort", line))
         for line in lines
