@@ -101,13 +101,9 @@ def _without_times(text: str) -> list[str]:
 
 def _without_fractions(text: str) -> list[str]:
     """Returns the lines of a transcript without numbers that are no counts, and without the engine's figures."""
-    lines = [" ".join(line.split()) for line in text.splitlines() if "─" not in line]
-    return [
-        re.sub(
-            r"engine: .*", "engine", re.sub(r"\d+\.\d+(e[-+]\d+)?", "#", re.sub(r"wrote (\S+) .*", r"wrote \1", line))
-        )
-        for line in lines
-    ]
+    told = re.sub(r"engine: .*", "engine", re.sub(r"wrote (\S+) .*", r"wrote \1", text))
+    told = re.sub(r"\d+\.\d+(e[-+]\d+)?", "#", told)
+    return [" ".join(line.split()) for line in told.splitlines() if "─" not in line]
 
 
 def _rounded(match: re.Match[str]) -> str:
