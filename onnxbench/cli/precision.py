@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onnxbench.cli import _searching
 from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._edits import one_target
 from onnxbench.cli._options import (
@@ -36,7 +37,13 @@ if TYPE_CHECKING:
 _SHOWN = 12
 
 
-@means_nothing_without(external_threshold=("external_data", "per_tensor"))
+@means_nothing_without(
+    external_threshold=("external_data", "per_tensor"),
+    **dict.fromkeys(
+        ("metric", "samples", "holdout", "cost", "on", "max_runs", "budget", "resume", "save_set", "report"),
+        ("search", "tolerance"),
+    ),
+)
 def precision(
     model: ModelArgument,
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
@@ -105,6 +112,18 @@ def precision(
     dim: DimOption = None,
     val_range: RangeOption = None,
     seed: Seed = 0,
+    search: _searching.SearchOption = False,
+    tolerance: _searching.Tolerance = None,
+    metric: _searching.Metric = "max",
+    samples: _searching.Samples = None,
+    holdout: _searching.Holdout = 0,
+    cost: _searching.Cost = "count",
+    on: _searching.On = None,
+    max_runs: _searching.MaxRuns = 200,
+    budget: _searching.BudgetOption = None,
+    resume: _searching.Resume = None,
+    save_set: _searching.SaveSet = None,
+    report: _searching.Report = None,
     save_recipe: SaveRecipe = None,
     short_o: ShortOutput = None,
     dry_run: DryRun = False,
@@ -123,6 +142,10 @@ def precision(
     --val-range) the model is run, and tensors with little headroom are listed. The same as a step of a recipe:
     'set_precision: fp16', which --save-recipe writes.
 
+    With --search, nodes are kept in float32 by measurement: the fewest so that outputs stay within --tolerance on all
+    sets of inputs. Half precision is emulated on the CPU, since ONNX Runtime keeps 32 bits there. Exit code 1 says that
+    no set was found, or that it is beyond the tolerance on held-out inputs; on Ctrl-C the best set so far is written.
+
     \b
     Examples:
       onnxbench precision model.onnx half.onnx --to fp16
@@ -130,7 +153,12 @@ def precision(
       onnxbench precision model.onnx half.onnx --weights clamp --feeds samples.npz --keep-overflowing
       onnxbench precision model.onnx brain.onnx --to bf16 --op-types-to-exclude LayerNormalization
       onnxbench precision half.onnx full.onnx --to fp32 --io convert
+      onnxbench precision model.onnx half.onnx --search --tolerance 1e-2 --feeds samples/ --holdout 4
+      onnxbench precision model.onnx half.onnx --search --metric cosine --tolerance 0.999 --report report/
+      onnxbench precision model.onnx half.onnx --tolerance '>=0.99' --metric top1.py:agreement --budget 10m
     """
+    from dataclasses import replace
+
     from onnxbench import precision as library
     from onnxbench.cli._render import print_json
     from onnxbench.errors import UsageError
@@ -141,6 +169,19 @@ def precision(
     wanted = feed_options(feeds, shape, dim, val_range, seed)
     is_run = any((feeds, shape, dim, val_range)) or keep_overflowing
     choices: dict[str, Any] = {"to": to, "io": io, "weights": weights, "opset": opset}
+    if search or tolerance:
+        if named or keep_overflowing:
+            raise UsageError("a search takes --keep-fp32 and --op-types-to-exclude alone for what stays in any case")
+        if dry_run and (save_set or save_recipe):
+            raise UsageError("--dry-run writes nothing: --save-set and --save-recipe mean nothing with it")
+        _searching.search(
+            model, target, replace(wanted, iterations=samples),
+            save_options(external_data, per_tensor, external_threshold, share_weights),
+            keep=[*(keep or ()), *(f"op:{name}" for name in operators or ())], **choices, tolerance=tolerance or (),
+            metric=metric, holdout=holdout, cost=cost, on=on, max_runs=max_runs, budget=budget, resume=resume,
+            save_set=save_set, save_recipe=save_recipe, report=report, allow_outside=allow_outside,
+            as_json=as_json, quiet=quiet,
+        )  # fmt: skip
     done = library.convert_file(
         model, target, **choices, keep=[*(keep or ()), *(f"op:{name}" for name in operators or ())],
         keep_named=named or (), feeds=wanted if is_run else None, keep_overflowing=keep_overflowing,
