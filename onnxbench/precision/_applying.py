@@ -109,10 +109,8 @@ class Writer:
 
     def _set_attributes(self) -> None:
         """Sets the attributes that say what element type a node makes."""
-        for place in self._plan.places:
+        for place in self._plan.open:
             scope, node = place.scope, place.scope.nodes[place.position]
-            if place.position in scope.bodies:
-                continue
             sig = self._typing.signature(scope, node)
             if sig is None:
                 continue

@@ -1,9 +1,9 @@
 """The plan of a conversion: which tensors get the new type, and where one must be cast.
 
 Slots that have one type form a group: a type variable of a node, or a value that a node hands to its bodies or a call
-to its function. A group changes its type or stays. Groups that may not change are one with ``STAYS``;
-those that compute change; those that only move values take the side on which less has to be cast (``_sides``). Weights belong to no group:
-they are stored in whatever type is wanted, in two if both are.
+to its function. A group changes its type or stays. Groups that may not change are one with ``STAYS``; those that
+compute change; those that only move values take the side on which less has to be cast (``_sides``). Weights belong to
+no group: they are stored in whatever type is wanted, in two if both are.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class Plan:
         tensors: All tensors of floats, by graph and name.
         places: All nodes that have floats.
         changes: For each group whether it changes, once that is decided.
+        open: Those of them that make a type that is not that of an input: an attribute says it.
         lacking: Operators of the standard that do not take the type in the opset of their graph, with the types of
             what they are given and make, as (operator, version, input or output, slot, type).
     """
@@ -97,6 +98,7 @@ class Plan:
     tensors: dict[Scope, dict[str, Tensor]] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
     changes: list[bool] = field(default_factory=list)
+    open: list[Place] = field(default_factory=list)
     lacking: dict[tuple[str, int, str, int, str], None] = field(default_factory=dict)
     _parent: list[int] = field(default_factory=lambda: [STAYS, CHANGES])
     _moves: list[bool] = field(default_factory=lambda: [False, False])
@@ -259,7 +261,10 @@ class Plan:
         for slot, _, tensor in outputs:
             tensor.maker = groups[sig.outputs[slot]] if groups and sig is not None else STAYS
             tensor.position = position
-        self.places.append(Place(scope, position, tuple(groups.values()) or (STAYS,), reason, detail))
+        place = Place(scope, position, tuple(groups.values()) or (STAYS,), reason, detail)
+        self.places.append(place)
+        if sig is not None and any(sig.outputs[slot] not in sig.inputs for slot, _, _ in outputs):
+            self.open.append(place)
 
     def _variables(
         self,

@@ -74,24 +74,27 @@ class Converter:
 
         small = [
             tensor for tensor in tensors
-            if tensor.data_type == _FLOAT32 and not is_outside(tensor) and 0 < len(tensor.raw_data) <= _SMALL
-            and len(tensor.raw_data) % 4 == 0 and id(tensor) not in self._done
+            if tensor.data_type == _FLOAT32 and not is_outside(tensor) and id(tensor) not in self._done
+            and (0 < len(tensor.raw_data) <= _SMALL or 0 < len(tensor.float_data) <= _SMALL // 4)
         ]  # fmt: skip
         if not small:
             return
-        values = np.frombuffer(b"".join([tensor.raw_data for tensor in small]), "<f4")
+        data = [tensor.raw_data or np.array(tensor.float_data, "<f4").tobytes() for tensor in small]
+        if any(len(each) != raw_size(tensor.dims, _FLOAT32) for each, tensor in zip(data, small, strict=True)):
+            return
+        values = np.frombuffer(b"".join(data), "<f4")
         made, account = self._rounded(values)
         if account.overflows:  # rare, and told of one by one
             return
-        ends = np.cumsum([len(tensor.raw_data) // 4 for tensor in small])
+        ends = np.cumsum([len(each) // 4 for each in data])
         starts = np.concatenate(([0], ends[:-1]))
         nonzero = np.add.reduceat(values != 0, starts, dtype=np.int64).tolist()
         still = np.add.reduceat(made.astype(np.float32) != 0, starts, dtype=np.int64).tolist()
-        data, size = packed(made), self._dtype.itemsize
+        bits, size = packed(made), self._dtype.itemsize
         for tensor, start, end, before, after in zip(
             small, starts.tolist(), ends.tolist(), nonzero, still, strict=True
         ):
-            new = type(tensor)(data_type=self._to, dims=tensor.dims, raw_data=data[start * size : end * size])
+            new = type(tensor)(data_type=self._to, dims=tensor.dims, raw_data=bits[start * size : end * size])
             told = Account(end - start, before, 0, before - after)
             if not told.is_lost:
                 self._done[id(tensor)] = tensor, new, told
