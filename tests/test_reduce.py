@@ -117,7 +117,7 @@ _RUNS = [
 @pytest.mark.parametrize(("build", "how"), _RUNS)
 def test_a_model_that_does_not_run_is_reduced_to_the_node(build: Failing, how: str, tmp_path: Path) -> None:
     model, feeds = build()
-    found = reduce_failure(from_proto(model), tmp_path / "small.onnx", feeds=feeds, timeout=1.5)
+    found = reduce_failure(from_proto(model), tmp_path / "small.onnx", feeds=feeds, timeout=1.0)
     assert (found.kind, found.nodes, found.after) == ("run", ("bad",), 1)
     assert found.before == len(model.graph.node)
     assert found.ended == "nothing more can go"
@@ -318,7 +318,7 @@ def test_nothing_of_the_model_is_told(build: Failing, tmp_path: Path) -> None:
     model.doc_string = model.graph.doc_string = model.producer_name = "a secret"
     for node in model.graph.node:
         node.metadata_props.add(key="secret", value="a secret")
-    found = reduce_failure(from_proto(model), tmp_path / "small.onnx", feeds=feeds, timeout=1.5, anonymize=True)
+    found = reduce_failure(from_proto(model), tmp_path / "small.onnx", feeds=feeds, timeout=1.0, anonymize=True)
     assert found.nodes == ("bad",)
     for file in found.files:
         text = file.read_bytes()

@@ -33,7 +33,6 @@ from onnxbench.graph import GraphIndex
 from onnxbench.inlining import inline_functions
 from onnxbench.model import Model, load
 from onnxbench.progress import track
-from onnxbench.reduction._anonymizing import without_names, without_values
 from onnxbench.reduction._failures import (
     CommandFailure,
     Failure,
@@ -53,6 +52,8 @@ from onnxbench.shrinking import (
     Specimen,
     Specimens,
     attempt,
+    without_names,
+    without_values,
     write_files,
 )
 
