@@ -8,6 +8,7 @@ dies, the case counts as one that cannot be built, and another process goes on b
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -95,11 +96,12 @@ def cases() -> list[Any]:
 
 def judge(start: int) -> Iterator[dict[str, Any]]:
     """Yields the verdicts on the cases from a number on."""
-    from onnxbench.engine import BuildSpec, _building, _worker, diagnose
-    from onnxbench.errors import UsageError
+    import numpy as np
+
+    from onnxbench.engine import BuildSpec, _building, _worker, diagnose, observe_sets
+    from onnxbench.errors import BenchError
     from onnxbench.model import from_proto
 
-    spec = BuildSpec(compute_capabilities=("SM89",))
     loaded: list[Any] = []
     load = _worker._load
 
@@ -116,11 +118,16 @@ def judge(start: int) -> Iterator[dict[str, Any]]:
         row = {"case": case.name, "float": _is_float(case.model.graph)}
         model = from_proto(case.model)
         try:
+            names = [info.name for info in case.model.graph.input]
+            sets = [dict(zip(names, inputs, strict=False)) for inputs, _ in case.data_sets]
+            plain = all(isinstance(value, np.ndarray) for each in sets for value in each.values())
+            seen = observe_sets(model, sets if plain else [])
+            spec = BuildSpec(compute_capabilities=("SM89",), profiles=(seen.profile,) if seen.profile else ())
             before = diagnose(model, spec, trial=False)
-        except UsageError as error:
+            after = diagnose(model, spec)
+        except BenchError as error:
             yield {**row, "parsed": False, "ours": False, "builder": None, "why": error.message}
             continue
-        after = diagnose(model, spec)
         problems = [*before.problems, *after.problems]
         yield {
             **row, "parsed": after.builds is not None, "ours": not before.problems, "builder": bool(after.builds),
@@ -135,5 +142,7 @@ def _is_float(graph: Any) -> bool:
 
 
 if __name__ == "__main__":
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # TensorRT's parser prints
     for each in judge(int(sys.argv[1])):
-        print(json.dumps(each), flush=True)
+        answers.write(json.dumps(each) + "\n")

@@ -75,13 +75,22 @@ def run_tour() -> str:
     Raises:
         SystemExit: The model cannot be fetched, or a step ended otherwise than it should.
     """
+    fetch_model()
+    shutil.copy(ROOT / "examples" / "build" / "linear_func.yaml", OUTPUT)
+    return run_steps(STEPS)
+
+
+def fetch_model() -> None:
+    """Puts magika's model into ``demo-output/``.
+
+    Raises:
+        SystemExit: It cannot be fetched.
+    """
     OUTPUT.mkdir(exist_ok=True)
     fetch = [sys.executable, ROOT / "tests" / "corpus" / "fetch.py", "magika", "--dir", OUTPUT]
     fetched = subprocess.run(fetch, capture_output=True, text=True)
     if fetched.returncode:
         raise SystemExit(f"magika's model could not be fetched from PyPI:\n{fetched.stdout}{fetched.stderr}")
-    shutil.copy(ROOT / "examples" / "build" / "linear_func.yaml", OUTPUT)
-    return run_steps(STEPS)
 
 
 def run_steps(steps: Steps) -> str:

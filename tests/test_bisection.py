@@ -199,11 +199,77 @@ def test_little_memory_finds_the_same(corpus: Corpus) -> None:
     path, injected, feeds = _inject(corpus, "ppocr_v2_cls", ("truncated constant",), 1)
     suspect = from_proto(injected.model)
     runs = [
-        bisect(suspect, against=path, on=ONE, reference_on=ONE, feeds=feeds, memory=size) for size in (1 << 30, 1 << 16)
+        bisect(suspect, against=path, on=ONE, reference_on=ONE, feeds=feeds, memory=size)
+        for size in (1 << 30, 32 << 20)
     ]
     rows = [[(row.tensor, row.total, row.own, row.excess) for row in run.tensors] for run in runs]
     assert rows[0] == rows[1]
     _names(runs[1], injected)
+
+
+_PEAK = """
+import sys
+from pathlib import Path
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+from onnxbench.bisection import bisect
+from onnxbench.model import from_proto
+
+def build(factor):
+    nodes, weights = [], []
+    for at in range(16):
+        last, far = f"t{at - 1}" if at else "x", f"t{at - 4}" if at > 3 else "x"
+        weights.append(numpy_helper.from_array(np.array([factor if at == 9 else 1.1], np.float32), f"w{at}"))
+        nodes += [
+            helper.make_node("Mul", [last, f"w{at}"], [f"m{at}"]),
+            helper.make_node("Sigmoid", [f"m{at}"], [f"s{at}"]),
+            helper.make_node("Add", [f"s{at}", far], [f"t{at}"]),
+        ]
+    nodes.append(helper.make_node("ReduceMean", ["t15"], ["y"], axes=[1]))
+    x, y = (helper.make_tensor_value_info(*each) for each in (("x", TensorProto.FLOAT, [1, "n"]), ("y", 1, None)))
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+def search(size):
+    feeds = {"x": np.ones((1, size), np.float32)}
+    return bisect(build(1.4), against=build(1.1), feeds=feeds, memory=int(sys.argv[1]), on="ort:none,threads=1",
+                  reference_on="ort:none,threads=1")
+
+def said(word):
+    return int(Path("/proc/self/status").read_text().split(word)[1].split()[0]) * 1024
+
+search(10)
+Path("/proc/self/clear_refs").write_text("5")
+before = said("VmRSS:")
+found = search(2_000_000)
+print(found.culprits[0].tensor, said("VmHWM:") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_search_stays_within_the_memory_that_it_was_given() -> None:
+    """All tensors of both sides take 750 MiB."""
+    limit = 200 << 20
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, str(limit)], capture_output=True, text=True, check=True, timeout=120
+    )
+    tensor, grown = done.stdout.split()
+    assert tensor == "m9"
+    assert int(grown) <= limit
+
+
+def test_too_little_memory_for_one_node_is_refused(corpus: Corpus) -> None:
+    path, injected, feeds = _inject(corpus, "ppocr_v2_cls", ("truncated constant",), 1)
+    with pytest.raises(
+        UsageError, match=r"a memory of 64 KiB is too little for .* alone .*, it takes .* MiB"
+    ) as caught:
+        bisect(from_proto(injected.model), against=path, feeds=feeds, memory=1 << 16)
+    least = caught.value.message.split()[-2]
+    assert caught.value.hint == f"Give {least} MiB or more, or smaller inputs (--shape)."
+    size = int(float(least) * (1 << 20))
+    _names(
+        bisect(from_proto(injected.model), against=path, on=ONE, reference_on=ONE, feeds=feeds, memory=size), injected
+    )
 
 
 def test_shifted_names_are_matched_by_structure(corpus: Corpus) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from onnxbench.bisection._baseline import Baseline, Judgement, Worse, open_baseline
 from onnxbench.bisection._bodies import body_run
 from onnxbench.bisection._effects import Telling, ranked
-from onnxbench.bisection._evidence import Evidence, gather
+from onnxbench.bisection._evidence import Evidence, gather, model_digest, value_digest
 from onnxbench.bisection._failing import (
     SECONDS,
     FailingPiece,
@@ -29,7 +29,7 @@ from onnxbench.bisection._failing import (
     find_failing,
     shrink_failing,
 )
-from onnxbench.bisection._measures import Distance, measure
+from onnxbench.bisection._measures import Distance, epsilon, measure
 from onnxbench.bisection._narrowing import narrowed
 from onnxbench.bisection._page import COMMAND, write_bisection
 from onnxbench.bisection._report import (
@@ -74,8 +74,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "FailingPiece", "Judgement", "Match",
-    "ModelReference", "ModuleError", "Place", "Reference", "Row", "Suspect", "Worse", "as_dtype", "bisect",
-    "failing_search", "free_memory", "measure", "open_baseline", "parse_place", "shrink_failing", "write_bisection",
+    "ModelReference", "ModuleError", "Place", "RecordedReference", "Reference", "Row", "Suspect", "Worse", "as_dtype",
+    "bisect", "epsilon", "failing_search", "free_memory", "measure", "model_digest", "open_baseline", "parse_place",
+    "recorded_reference", "shrink_failing", "value_digest", "write_bisection",
 ]  # fmt: skip
 
 _LARGE = 1e-3
@@ -122,7 +123,7 @@ def bisect(
             measured, and ten times that is allowed (see ``_calibrating``).
         keep_fusions: Search the suspect as ONNX Runtime optimizes it (``all``, unless ``on`` says otherwise) whatever
             the reference is, and tell whether its outputs are those of the model with nothing looked at within.
-        memory: How many bytes captured values may take; None: a quarter of free memory.
+        memory: How many bytes the search may hold (see ``_budget``); None: about a quarter of free memory.
         repro: Write the first culprit into this folder: a small model, inputs, expected outputs, and a script.
         anonymize: With ``repro``: replace names, texts, metadata, weights and inputs; nothing is written if the failure
             does not show without them.
@@ -134,7 +135,8 @@ def bisect(
         allow_outside: For model files: follow external data that leaves their folder.
 
     Raises:
-        UsageError: The sides contradict each other, tolerances cannot be calibrated, or there are no fusions to keep.
+        UsageError: The sides contradict each other, tolerances cannot be calibrated, there are no fusions to keep, or
+            ``memory`` is too little for one node.
         UnsupportedError: No tensor of the suspect is known to the reference.
         FeedsError: The inputs do not fit, or there are none for recorded values.
         ExecutionError: A side failed.
@@ -177,7 +179,7 @@ def bisect(
     try:
         bisector = _Bisector(
             accused, reference, atol, rtol, memory or free_memory(), auto_tolerance=auto_tolerance,
-            keep_fusions=keep_fusions,
+            keep_fusions=keep_fusions, strict=memory is not None,
         )  # fmt: skip
         found = bisector.run(feeds, repro, sources, anonymize=anonymize)
     except ExecutionError:
@@ -267,6 +269,15 @@ def _reference(
         return ModelReference(against, place)
     if against is not None:
         return against
+    return recorded_reference(model, recorded)
+
+
+def recorded_reference(model: Model, recorded: Sequence[str] | Mapping[str, Value]) -> RecordedReference:
+    """Returns recorded values of a model's tensors as a reference: files as for feeds, or values by tensor.
+
+    Raises:
+        FeedsError: There are none.
+    """
     if isinstance(recorded, Mapping):
         return RecordedReference([recorded], "recorded values")
     outputs = [Port(info.name, info.type if info.HasField("type") else None) for info in model.proto.graph.output]
@@ -295,7 +306,9 @@ class _Bisector:
         *,
         auto_tolerance: bool = False,
         keep_fusions: bool = False,
+        strict: bool = False,
     ) -> None:
+        self._strict = strict
         self._keep_fusions = keep_fusions
         self._suspect, self._reference = suspect, reference
         names = set(suspect.parts.scope.tensor_names())
@@ -304,7 +317,13 @@ class _Bisector:
         self._is_told = bool(self._atol or self._rtol) or auto_tolerance
         twins = make_twins(suspect, reference) if isinstance(reference, ModelReference) else _no_twins
         self._search = Search(
-            suspect, reference, max_bytes=memory, tolerance=self._tolerance, twins=twins, calibrate=auto_tolerance
+            suspect,
+            reference,
+            max_bytes=memory,
+            tolerance=self._tolerance,
+            twins=twins,
+            strict=strict,
+            calibrate=auto_tolerance,
         )
         self._notes: list[str] = [*getattr(reference, "notes", ())]
         if not self._search.names:
@@ -397,6 +416,10 @@ class _Bisector:
         culprits = [telling.culprit(group, median) for group in groups]
         finding = {culprit.tensor: group for culprit, group in zip(culprits, groups, strict=True)}
         ordered, explained = ranked(search, culprits, groups, self._feeds)
+        if ordered and all(culprit.effect is None for culprit in ordered) and self._strict:
+            self._notes.append(
+                "effects on the outputs were not measured: that takes more memory, or the outputs are equal"
+            )
         ordered = [self._with_inner(culprit, finding[culprit.tensor]) for culprit in ordered]
         ordered = [self._narrowed(culprit, finding[culprit.tensor], telling) for culprit in ordered]
         outputs = tuple(drift for drifts in self._outputs.values() for drift in drifts)
@@ -469,7 +492,7 @@ class _Bisector:
             places = [self._suspect.place, self._reference.side.place]
             plain = [replace(place, options=replace(place.options, optimization="none")) for place in places]
             suspect, reference = Suspect(run.suspect, plain[0]), ModelReference(run.reference, plain[1])
-            inner = _Bisector(suspect, reference, (), (), self._memory).run(run.feeds)
+            inner = _Bisector(suspect, reference, (), (), self._memory, strict=self._strict).run(run.feeds)
         except BenchError as error:
             self._notes.append(f"the body of {culprit.node} could not be searched: {error.message}")
             return culprit

@@ -325,6 +325,8 @@ def ranked(
     take away the effect of all culprits before it too, and the last one would look like the worst.) Where the own
     error is no number (NaN, another shape), and for all culprits together, it is the reference's value.
 
+    Culprits whose values cannot all be held are returned as they are.
+
     Args:
         search: The search, when it is done.
         culprits: The culprits.
@@ -337,6 +339,8 @@ def ranked(
     order = sorted(range(len(culprits)), key=lambda at: (-culprits[at].excess, -culprits[at].own.rel))
     number = culprits[order[0]].number
     inputs = feeds[number]
+    if not search.fits([*outputs, *(name for group in groups for f in group for name in (f.tensor, *f.inputs))]):
+        return list(culprits), None
     effects: dict[int, float] = {}
     together: float | None = None
     try:

@@ -20,8 +20,8 @@ at a region's inputs are the reference's, bit for bit, the plain run has shown i
 Values that are NaN or infinite on one side only, and other shapes, need no threshold. Integers have no rounding of
 their own: they may differ only as far as moved inputs make them.
 
-*Memory.* Reference, suspect and forced values of one batch are held at a time, and the reference's values that a later
-region reads.
+*Memory.* Reference, suspect and forced values of one batch are held at a time, and what later batches read. How large
+batches may be is worked out before (``_budget``).
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.bisection._budget import Budget, Side
 from onnxbench.bisection._calibrating import calibrated
 from onnxbench.bisection._measures import Distance, epsilon, measure
-from onnxbench.bisection._sides import as_dtype, is_floating
+from onnxbench.bisection._sides import ModelReference, RecordedReference, as_dtype, is_floating
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.drift import Tolerance, default_tolerance
@@ -48,12 +49,13 @@ if TYPE_CHECKING:
 
     from onnx import NodeProto, TypeProto
 
-    from onnxbench.bisection._sides import ModelReference, Reference, Suspect
+    from onnxbench.bisection._sides import Reference, Suspect
 
 FACTOR, PEAK_FACTOR = 20.0, 200.0
 TWIN, PEAK_TWIN = 4.0, 64.0
 """In units of precision: what the same node on the same kernels may be off."""
 _ENOUGH = 12
+_BLOCK = 1 << 17
 _HALF = (10, 16)
 _SINGLE = 2.0**-23
 _STEP = 2.0**-8
@@ -169,6 +171,7 @@ class Search:
         max_bytes: How much memory values may take.
         tolerance: What is allowed for a tensor, by its name; None: by its element type.
         twins: Whether a node and the one that makes the reference's tensor run on the same kernels.
+        strict: Hold no more than ``max_bytes``, and refuse a search that cannot (see ``_budget``).
         calibrate: Measure what rounding does to each tensor, and allow that.
 
     Attributes:
@@ -190,9 +193,12 @@ class Search:
         tolerance: Callable[[str], Tolerance | None],
         twins: Callable[[int, str], bool],
         calibrate: bool = False,
+        strict: bool = False,
     ) -> None:
         self.suspect, self.reference, self.parts = suspect, reference, suspect.parts
         self._max_bytes, self._tolerance, self._twins, self._calibrate = max_bytes, tolerance, twins, calibrate
+        self._strict = strict
+        self._budget: Budget | None = None
         self.match = reference.match(suspect)
         scope = self.parts.scope
         made = [name for names in scope.writes for name in names]
@@ -283,10 +289,36 @@ class Search:
             return dict(zip(references, pool.map(distance, references), strict=True))
 
     def _split(self, feeds: Mapping[str, Value]) -> list[list[str]]:
-        """Returns the matched tensors in batches of a quarter of the memory: two sides, forced values, what is kept."""
+        """Returns the matched tensors in batches: as the budget says, or of a quarter of the memory each.
+
+        The quarters are two sides, forced values, and what is kept.
+        """
         if self._batches is None:
-            self._batches = self.parts.batches(feeds, self.names, self._max_bytes // 4)
+            if self._strict:
+                self._budget = self._make_budget(feeds)
+                self._batches = self._budget.split(self.names)
+            else:
+                self._batches = self.parts.batches(feeds, self.names, self._max_bytes // 4)
         return self._batches
+
+    def _make_budget(self, feeds: Mapping[str, Value]) -> Budget:
+        other: Side | None = None
+        if isinstance(self.reference, ModelReference):
+            other = Side.of(self.reference.side.parts, self.reference.own_feeds(feeds))
+        given = sum(getattr(value, "nbytes", 0) for value in feeds.values())
+        return Budget(
+            self._max_bytes, Side.of(self.parts, feeds), other, self.match.tensors, self._last_reads, self._inputs_of,
+            streams=1 + self._calibrate, recorded=isinstance(self.reference, RecordedReference),
+            reserve=given,
+        )  # fmt: skip
+
+    def fits(self, names: Iterable[str]) -> bool:
+        """Tells whether the values of some tensors can be held at once, of both sides."""
+        return self._budget is None or self._budget.fits(names)
+
+    def _inputs_of(self, names: Sequence[str]) -> set[str]:
+        makers = {self.parts.scope.producers[name] for name in names}
+        return {name for maker in makers for name in self._reach(maker, self._forced).stops}
 
     def _last_reads(self, batches: Sequence[Sequence[str]]) -> dict[str, int]:
         """Returns the last batch in which a region reads each matched tensor."""
@@ -589,9 +621,14 @@ def _move(value: Value, name: str) -> Value:
     unit = epsilon(value.dtype.name)
     random = np.random.default_rng(zlib.crc32(name.encode()))
     signs = random.integers(0, 2, size=value.shape, dtype=np.int8) * 2 - 1
-    wide = value.astype(np.float64 if value.dtype.itemsize > 2 else np.float32)
+    wide = np.float64 if value.dtype.itemsize > 2 else np.float32
+    moved = np.empty(value.shape, value.dtype)
+    flat, ups, made = value.reshape(-1), signs.reshape(-1), moved.reshape(-1)
     with np.errstate(all="ignore"):
-        return (wide * (1 + unit * signs)).astype(value.dtype)
+        for start in range(0, flat.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            made[block] = (flat[block].astype(wide) * (1 + unit * ups[block])).astype(value.dtype)
+    return moved
 
 
 def _dtype(value: Value) -> int:

@@ -23,8 +23,8 @@ from onnxbench.version import __version__
 # Command name -> module of onnxbench.cli that holds a function of the same name (with "_" for "-"), and as
 # ``COMMAND_CLASS`` the command's class, if it is not BenchCommand.
 COMMANDS = (
-    "inspect", "find", "extract", "expose", "split", "partition", "unmark", "merge", "edit", "rewrite", "build", "show",
-    "check", "explain", "run", "diff", "bisect", "reduce", "export", "map", "build-trt", "plugins",
+    "inspect", "find", "extract", "expose", "split", "partition", "unmark", "merge", "edit", "rewrite", "precision",
+    "build", "show", "check", "explain", "run", "diff", "bisect", "reduce", "export", "map", "build-trt", "plugins",
     "capability", "migrate", "doctor",
 )  # fmt: skip
 

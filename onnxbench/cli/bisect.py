@@ -184,7 +184,7 @@ def bisect(
             "--memory",
             metavar="SIZE",
             show_default=False,
-            help="What captured values may take (a quarter of what is free).",
+            help="What the search may hold; refused if one node takes more (about a quarter of what is free).",
         ),
     ] = None,
     repro: Annotated[

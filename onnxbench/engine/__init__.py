@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxbench.engine._building import element_types as element_types
     from onnxbench.engine._building import judge as judge
     from onnxbench.engine._building import prepare as prepare
+    from onnxbench.engine._child import standby as standby
     from onnxbench.engine._diagnosis import Problem as Problem
     from onnxbench.engine._diagnosis import way_out as way_out
     from onnxbench.engine._flavors import ENGINES as ENGINES
@@ -106,6 +107,7 @@ _HOMES = {
     "record_path": "_record",
     "run_engine": "_running",
     "spelled": "_profiles",
+    "standby": "_child",
     "verify_engine": "_verification",
     "way_out": "_diagnosis",
     "without_missing": "_observed",

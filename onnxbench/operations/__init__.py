@@ -58,6 +58,7 @@ from onnxbench.operations._model import (
     SetProducer,
 )
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._precision import SetPrecision
 from onnxbench.operations._quantization import Dequantize, SymmetricQuantization
 from onnxbench.operations._retyping import RetypeInput, RetypeOutput
 from onnxbench.operations._rewrite import Rewrite
@@ -128,6 +129,7 @@ __all__ = [
     "SetModelVersion",
     "SetOp",
     "SetOpset",
+    "SetPrecision",
     "SetProducer",
     "SetShape",
     "SetWeight",
@@ -163,7 +165,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
     AddWeight, SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
     ShareEqualWeights, StripWeights, Externalize, InlineWeights,
-    Dequantize, SymmetricQuantization, ResizeBySizes,
+    Dequantize, SymmetricQuantization, ResizeBySizes, SetPrecision,
 )  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}

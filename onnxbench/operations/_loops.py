@@ -1,9 +1,9 @@
 """Loops whose number of steps can be told beforehand.
 
 Exporters of frameworks with ``while`` write a Loop without a trip count whose body ends with ``counter < bound``, the
-counter growing by a constant and the bound being the same all along. Such a loop has made ``k`` steps when ``start + k *
-step`` reaches the bound, so the number can be computed before it. Compilers want it: with it they know how long stacked
-outputs are.
+counter growing by a constant and the bound being the same all along. Such a loop ends after the first ``k`` steps for
+which ``start + k * step`` reaches the bound, so their number can be computed before it. Compilers want it: with it they
+know how long stacked outputs are.
 """
 
 from __future__ import annotations
