@@ -10,7 +10,6 @@ difference of more than 5 % of the largest value, or another pattern of Inf and 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,7 +82,7 @@ def node_tests() -> Iterator[tuple[str, Model]]:
 
 
 def judge(source: Model, made: onnx.ModelProto, feeds: dict[str, Any] | None, before: dict[str, Any] | None) -> str:
-    """Returns what a converted model is: ``invalid``, ``no run``, ``wrong``, ``right``, or ``valid`` if none was run."""
+    """Returns ``invalid``, ``no run``, ``no kernel``, ``wrong`` or ``right``; ``valid`` if there is nothing to compare."""
     if find_complaints(made):
         return "invalid"
     if before is None or feeds is None:
@@ -157,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
