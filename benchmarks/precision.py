@@ -82,7 +82,7 @@ def node_tests() -> Iterator[tuple[str, Model]]:
 
 
 def judge(source: Model, made: onnx.ModelProto, feeds: dict[str, Any] | None, before: dict[str, Any] | None) -> str:
-    """Returns ``invalid``, ``no run``, ``no kernel``, ``wrong`` or ``right``; ``valid`` if there is nothing to compare."""
+    """Returns ``invalid``, ``no run``, ``no kernel``, ``wrong`` or ``right``; ``valid`` if not compared."""
     if find_complaints(made):
         return "invalid"
     if before is None or feeds is None:
