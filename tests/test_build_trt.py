@@ -378,9 +378,35 @@ class TestEngines:
             [helper.make_tensor_value_info("kept", 7, [None, 3])],
         )  # fmt: skip
         model = saved(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-        found = diagnose(model)
-        assert found.builds is False or found.problems
-        assert not found.ok
+        found = diagnose(model, SM89)
+        assert found.builds is False
+        (before,) = diagnose(model, SM89, trial=False).problems
+        assert (before.kind, before.node) == ("build", "nms")
+        assert found.problems == (before,), "what was foreseen is what the builder says"
+
+    @pytest.mark.parametrize(
+        ("text", "types"),
+        [
+            ("y = QuantizeLinear(x, s, z)", "float[4] x, float s, uint8 z) => (uint8[4] y"),
+            ("y = Cast<to = 17>(x)", "float[4] x) => (float8e4m3fn[4] y"),
+        ],
+    )
+    def test_what_the_builder_refuses_is_foreseen(self, tmp_path, text, types):
+        proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> g ({types}) {{ {text} }}')
+        model = saved(tmp_path, proto)
+        before, after = (diagnose(model, SM89, trial=trial) for trial in (False, True))
+        assert [problem.node for problem in before.problems] == [f"{proto.graph.node[0].op_type}#0"]
+        assert after.builds is False
+
+    def test_attention_without_a_kernel_of_its_own_is_taken_apart(self, tmp_path):
+        shapes = "float[2,3,4,8] q, float[2,3,6,8] k, float[2,3,6,8] v) => (float[2,3,4,8] y"
+        proto = onnx.parser.parse_model(
+            f'<ir_version: 11, opset_import: ["" : 23]> g ({shapes}) {{ y = Attention<is_causal = 1>(q, k, v) }}'
+        )
+        model = saved(tmp_path, proto)
+        before = model.read_bytes()
+        assert build_engine(model, tmp_path / "m.engine", SM89).fresh
+        assert model.read_bytes() == before
 
     def test_a_model_in_text_form_and_one_in_memory(self, tmp_path):
         text = tmp_path / "m.onnxtxt"
