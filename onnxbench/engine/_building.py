@@ -274,8 +274,13 @@ def attempt_build(
     return bool(done["built"]) if trial and not done["problems"] else None, obstacles
 
 
-def judge(model: Model, *, trial: bool = True) -> None:
+def judge(model: Model, *, trial: bool = True, plugins: Sequence[Plugin] = ()) -> None:
     """Asks TensorRT whether it takes a model, for ``onnxbench check``.
+
+    Args:
+        model: The model.
+        trial: Build it too.
+        plugins: Plugins that its custom operators need.
 
     Raises:
         NodesRefusedError: It refuses nodes.
@@ -284,7 +289,7 @@ def judge(model: Model, *, trial: bool = True) -> None:
     from onnxbench.lint.sessions import NodesRefusedError, Refusal
 
     try:
-        found = diagnose(model, trial=trial)
+        found = diagnose(model, trial=trial, plugins=plugins)
     except BenchError as error:
         raise ExecutionError(error.message, hint=error.hint, details=error.details) from None
     if found.problems:
