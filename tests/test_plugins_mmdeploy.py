@@ -114,12 +114,6 @@ def test_many_levels_are_one_level_after_the_other():
             assert difference(made[here], expected, (1e-5, 1e-5)) is None
 
 
-def test_rois_are_sampled_by_one_and_the_same_code():
-    """A bundle is a folder that stands by itself, so the header is there three times."""
-    texts = {(PLUGINS / name / "roi_core.h").read_bytes() for name in BUNDLES if name.startswith(("roi", "multi"))}
-    assert len(texts) == 1
-
-
 def test_without_rotation_a_rotated_region_is_one_that_is_not():
     plain, rotated = load_bundle(PLUGINS / "roi_align"), load_bundle(PLUGINS / "roi_align_rotated")
     random = np.random.default_rng(6)
