@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxbench.bundles import find_plugins, load_bundle, prove_bundle
+from onnxbench.bundles import find_plugins, prove_bundle, read_bundles
 
 if TYPE_CHECKING:
     from onnxbench.bundles import Bundle, Case
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def prove_plugin(path: str | os.PathLike[str], *, engine: str | None = None) -> list[Outcome]:
-    """Returns the outcomes of all tests of a bundle; those of what is not installed are not run.
+    """Returns the outcomes of all tests of the operators in a folder; those of what is not installed are not run.
 
     Args:
         path: The bundle's folder; its code is run.
@@ -26,7 +27,12 @@ def prove_plugin(path: str | os.PathLike[str], *, engine: str | None = None) -> 
         NotFoundError: There is no bundle.
         SpecError: It cannot be loaded.
     """
-    return prove_bundle(load_bundle(path), build=_builder(Path(path), engine), tests=[("PyTorch", _in_torch)])
+    found = read_bundles(path)
+    build = _builder(Path(path), engine)
+    done = {bundle.op: prove_bundle(bundle, build=build, tests=[("PyTorch", _in_torch)]) for bundle in found}
+    if len(found) == 1:
+        return done[found[0].op]
+    return [replace(each, name=f"{op}: {each.name}") for op, outcomes in done.items() for each in outcomes]
 
 
 def _builder(folder: Path, engine: str | None) -> Callable[[Path, Path, Bundle], bytes] | None:

@@ -117,12 +117,12 @@ def test_half_types_are_converted_as_numpy_does(tmp_path):
     make_skeleton(folder, "CopyAll")
     kernel = HostKernel(load_bundle(folder))
     every = np.arange(1 << 16, dtype=np.uint16)
-    for dtype, kind in (("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)):
+    for kind in (np.float16, ml_dtypes.bfloat16):
         values = every.view(kind)
         with np.errstate(all="ignore"):
             halves = (values.astype(np.float32) * np.float32(0.49999)).astype(kind)
         for alpha, expected in ((1.0, values), (0.49999, halves)):
-            (made,) = kernel.run(dtype, [values], {"alpha": alpha})
+            (made,) = kernel.run([values], {"alpha": alpha})
             is_nan = np.isnan(expected.astype(np.float32))
             assert np.isnan(made.astype(np.float32))[is_nan].all()
             assert np.array_equal(made.view(np.uint16)[~is_nan], expected.view(np.uint16)[~is_nan])
@@ -315,8 +315,12 @@ def test_cmake_says_what_it_lacks(tmp_path):
 
 @pytest.mark.skipif("TENSORRT_ROOT" not in os.environ, reason="TENSORRT_ROOT names no TensorRT")
 @needs_nvcc
-@pytest.mark.parametrize("bundle", [SAMPLER, RESIZE], ids=["grid_sampler", "dynamic_resize"])
-def test_the_cpp_form_compiles_and_is_taken(tmp_path, bundle):
+@pytest.mark.parametrize(
+    "name",
+    ["grid_sampler", "dynamic_resize", "multi_level_roi_align", "modulated_deform_conv2d", "instance_norm", "dcn_v3"],
+)
+def test_the_cpp_form_compiles_and_is_taken(tmp_path, name):
+    bundle = ROOT / "plugins" / name
     export_cpp(load_bundle(bundle), tmp_path / "cpp")
     for command in (["-S", tmp_path / "cpp", "-B", tmp_path / "build"], ["--build", tmp_path / "build"]):
         done = subprocess.run(["cmake", *command], capture_output=True, text=True, check=False)

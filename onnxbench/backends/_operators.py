@@ -2,9 +2,9 @@
 
 Every node of such an operator is made a call of a local function of the model that the session gets. Where the operator
 has a body of ONNX operators, that is the function, and the runtime computes with its own kernels. Where it has none,
-the function casts to float32, calls Python through onnxruntime-extensions, and casts back, because that library takes
-one type for each name in a process: so there is one Python operator for each number of inputs and outputs, and an
-attribute of the call says whose values it computes.
+the function casts to float32 (integers to int64), calls Python through onnxruntime-extensions, and casts back, because
+that library takes one type for each name in a process: so there is one Python operator for each row of inputs and
+outputs, and an attribute of the call says whose values it computes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ _LEAST_OPSET = 15
 """CastLike came with it; below, Python operators take float32 alone."""
 _PROTOBUF = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
 """Set by onnxruntime-extensions when it is imported: all child processes would parse models in slow pure Python."""
+_INTEGERS = {"int32": 6, "int64": 7}
+"""Element types that Python gets as int64, with their numbers in ONNX."""
 _CALLS: dict[str, Callable[[Sequence[Any]], Sequence[Any]]] = {}
 _FAILURES: list[str] = []
-_KNOWN: set[tuple[int, int]] = set()
+_KNOWN: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +43,36 @@ class Operator:
     Attributes:
         domain: Its domain.
         name: Its name.
-        inputs: How many inputs it has.
-        outputs: How many outputs it has.
+        inputs: For each of its inputs the element type, or None where it is the one that varies.
+        outputs: For each of its outputs the same.
         attributes: Its attributes with their defaults.
-        typed_by: Number of the input whose element type the outputs have.
+        typed_by: Number of the input whose element type the outputs have, as far as they have no other.
         compute: From the values of inputs and attributes to those of the outputs.
-        body: From attributes and an opset to a function of standard operators, or None if there is none.
+        body: From attributes, an opset and the number of inputs to a function of standard operators, or None if there
+            is none.
         evaluator: Returns the class for onnx's reference evaluator.
+        optional_inputs: How many of the last inputs a node may leave out.
+        optional_outputs: How many of the last outputs a node may leave out.
     """
 
     domain: str
     name: str
-    inputs: int
-    outputs: int
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str | None, ...]
     attributes: Mapping[str, Any]
     typed_by: int
     compute: Callable[[Sequence[np.ndarray], Mapping[str, Any]], Sequence[np.ndarray]]
-    body: Callable[[Mapping[str, Any], int], FunctionProto | None]
+    body: Callable[[Mapping[str, Any], int, int], FunctionProto | None]
     evaluator: Callable[[], type]
+    optional_inputs: int = 0
+    optional_outputs: int = 0
+
+    def takes(self, inputs: int, outputs: int) -> bool:
+        """Tells whether a node may have so many inputs and outputs."""
+        return (
+            len(self.inputs) - self.optional_inputs <= inputs <= len(self.inputs)
+            and len(self.outputs) - self.optional_outputs <= outputs <= len(self.outputs)
+        )  # fmt: skip
 
 
 class Taught:
@@ -93,39 +107,47 @@ class Taught:
             if operator is None:
                 continue
             attributes = _attributes(ref.node, operator)
-            if len(ref.node.input) != operator.inputs or len(ref.node.output) != operator.outputs:
+            while ref.node.input and not ref.node.input[-1]:
+                del ref.node.input[-1]
+            given = len(ref.node.input)
+            if not operator.takes(given, len(ref.node.output)):
                 raise UnsupportedError(
-                    f"node {ref.node.name or ref.node.output[0]!r} ({operator.name}) has {len(ref.node.input)} inputs "
-                    f"and {len(ref.node.output)} outputs; the operator has {operator.inputs} and {operator.outputs}"
+                    f"node {ref.node.name or ref.node.output[0]!r} ({operator.name}) has {given} inputs and "
+                    f"{len(ref.node.output)} outputs; the operator has {len(operator.inputs)} and "
+                    f"{len(operator.outputs)}"
                 )
-            key = f"{operator.domain}::{operator.name} {sorted(attributes.items())}"
+            key = f"{operator.domain}::{operator.name} {given} {sorted(attributes.items())}"
             if key not in made:
-                function = operator.body(attributes, opset) or self._call(operator, attributes, opset)
+                function = operator.body(attributes, opset, given) or self._call(operator, attributes, opset, given)
                 made[key] = function.name = f"{operator.name}_onnxbench_{len(made)}"
                 self.proto.functions.append(function)
             ref.node.op_type = made[key]
             del ref.node.attribute[:]
 
-    def _call(self, operator: Operator, attributes: Mapping[str, Any], opset: int) -> FunctionProto:
-        """Returns a function that calls Python."""
+    def _call(self, operator: Operator, attributes: Mapping[str, Any], opset: int, inputs: int) -> FunctionProto:
+        """Returns a function of so many inputs that calls Python."""
         from onnx import helper
 
-        self.libraries = (_python_operators(operator.inputs, operator.outputs),)
+        row = "_".join("".join("l" if kind in _INTEGERS else "f" for kind in kinds)
+                       for kinds in (operator.inputs[:inputs], operator.outputs))  # fmt: skip
+        self.libraries = (_python_operators(row),)
         key = str(len(_CALLS))
         _CALLS[key] = lambda values: operator.compute(values, attributes)
         self._keys.append(key)
         given, made = ([f"{word}{at}" for at in range(count)]
-                       for word, count in (("x", operator.inputs), ("y", operator.outputs)))  # fmt: skip
+                       for word, count in (("x", inputs), ("y", len(operator.outputs))))  # fmt: skip
         casts = opset >= _LEAST_OPSET
-        floats, results = ([f"{name}_float" if casts else name for name in names] for names in (given, made))
-        nodes = [helper.make_node("Cast", [name], [to], to=1) for name, to in zip(given, floats, strict=True) if casts]
-        nodes.append(
-            helper.make_node(_python_name(operator.inputs, operator.outputs), floats, results, domain=_DOMAIN, call=key)
-        )
-        typing = given[operator.typed_by]
-        nodes += [
-            helper.make_node("CastLike", [name, typing], [to]) for name, to in zip(results, made, strict=True) if casts
-        ]
+        passed, results = ([f"{name}_passed" if casts else name for name in names] for names in (given, made))
+        nodes = [
+            helper.make_node("Cast", [name], [to], to=_INTEGERS["int64"] if kind in _INTEGERS else 1)
+            for name, to, kind in zip(given, passed, operator.inputs, strict=False) if casts
+        ]  # fmt: skip
+        nodes.append(helper.make_node(f"Call_{row}", passed, results, domain=_DOMAIN, call=key))
+        for name, to, kind in zip(results, made, operator.outputs, strict=True):
+            if casts and kind is None:
+                nodes.append(helper.make_node("CastLike", [name, given[operator.typed_by]], [to]))
+            elif casts:
+                nodes.append(helper.make_node("Cast", [name], [to], to=_INTEGERS.get(kind or "", 1)))
         imports = [helper.make_opsetid("", opset), helper.make_opsetid(_DOMAIN, 1)]
         if not any(each.domain == _DOMAIN for each in self.proto.opset_import):
             self.proto.opset_import.add(domain=_DOMAIN, version=1)
@@ -165,12 +187,8 @@ def has_python_operators() -> bool:
     return find_spec("onnxruntime_extensions") is not None
 
 
-def _python_name(inputs: int, outputs: int) -> str:
-    return f"Call_{inputs}_{outputs}"
-
-
-def _python_operators(inputs: int, outputs: int) -> Path:
-    """Returns the library that computes in Python, with an operator of so many inputs and outputs in it."""
+def _python_operators(row: str) -> Path:
+    """Returns the library that computes in Python, with an operator of these inputs and outputs in it: ``ffl_f``."""
     if not has_python_operators():
         raise MissingDependencyError(
             "a custom operator that has no body of ONNX operators needs onnxruntime-extensions in ONNX Runtime",
@@ -182,26 +200,27 @@ def _python_operators(inputs: int, outputs: int) -> Path:
     os.environ.pop(_PROTOBUF, None)
     if before is not None:
         os.environ[_PROTOBUF] = before
-    if (inputs, outputs) not in _KNOWN:
-        _KNOWN.add((inputs, outputs))
+    if row not in _KNOWN:
+        _KNOWN.add(row)
+        inputs, _, outputs = row.partition("_")
 
         def compute(*values: Any, call: str) -> Any:
             import numpy as np
 
+            kinds = [np.int64 if letter == "l" else np.float32 for letter in outputs]
             try:
-                made = tuple(np.asarray(value, np.float32) for value in _CALLS[call](values))
+                results = _CALLS[call](values)
+                if len(results) != len(kinds):
+                    raise ValueError(f"it gives {len(results)} values, and the operator has {len(kinds)} outputs")
+                made = tuple(np.asarray(value, kind) for value, kind in zip(results, kinds, strict=True))
             except Exception as error:  # the user's own code; an exception that gets to C++ ends the process
                 _FAILURES.append(f"{type(error).__name__}: {error}")
-                made = ()
-            if len(made) != outputs:
-                if made:
-                    _FAILURES.append(f"it gives {len(made)} values, and the operator has {outputs} outputs")
-                made = (np.zeros(0, np.float32),) * outputs
-            return made[0] if outputs == 1 else made
+                made = tuple(np.zeros(0, kind) for kind in kinds)
+            return made[0] if len(kinds) == 1 else made
 
-        kind = PyCustomOpDef.dt_float
+        types = {"f": PyCustomOpDef.dt_float, "l": PyCustomOpDef.dt_int64}
         onnx_op(
-            op_type=f"{_DOMAIN}::{_python_name(inputs, outputs)}", inputs=[kind] * inputs, outputs=[kind] * outputs,
-            attrs={"call": PyCustomOpDef.dt_string},
+            op_type=f"{_DOMAIN}::Call_{row}", inputs=[types[letter] for letter in inputs],
+            outputs=[types[letter] for letter in outputs], attrs={"call": PyCustomOpDef.dt_string},
         )(compute)  # fmt: skip
     return Path(get_library_path())

@@ -4,6 +4,7 @@ A *bundle* is a folder whose ``plugin.py`` defines ``BUNDLE``, a ``Bundle``: wha
 the shapes and values of what it gives, and its CUDA kernel. From it come the ONNX schema, an operator of onnx's
 reference evaluator, a TensorRT plugin (``IPluginV3``) that carries the compiled kernel (PTX) into the engine, and
 tests, among them one that runs the very device code on the CPU. ``onnxbench plugins new`` makes a bundle that works.
+A folder with several operators that share device code defines ``BUNDLES``.
 
 Other plugins can be loaded too: a ``.py`` file with TensorRT creators, or a shared library. Whatever is loaded is code
 and is run; nothing is loaded unasked.
@@ -13,11 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
@@ -34,21 +37,47 @@ PATH_VARIABLE = "ONNXBENCH_PLUGIN_PATH"
 """Folders (joined as in PATH) whose subfolders are looked through for bundles by name."""
 ENTRY_POINTS = "onnxbench.plugins"
 """Group of entry points by which an installed package offers the folder of a bundle."""
+INCLUDE = Path(__file__).resolve().parent / "include"
+"""Headers for kernels."""
+KERNEL_HEADER = "onnxbench_kernel.h"
+"""The one that every kernel includes."""
 _PLUGIN_FILE = "plugin.py"
 _LIBRARIES = (".so", ".dll", ".dylib")
 
 Attributes = Mapping[str, Any]
-Shapes = Callable[[Sequence[Sequence[Any]], Attributes], Sequence[Sequence[Any]]]
+Shapes = Callable[[Sequence[Any], Attributes], Sequence[Sequence[Any]]]
 """From the shapes of the inputs to those of the outputs. Sizes are ints, or in TensorRT symbols with + - * // and
-comparisons by ``onnxbench.bundles.smaller`` and ``larger``."""
-Reference = Callable[[Sequence["np.ndarray"], Attributes], Sequence["np.ndarray"]]
-Scalars = Callable[
-    [Sequence[Sequence[int]], Sequence[Sequence[int]], Attributes], tuple[Sequence[int], Sequence[float]]
-]
+comparisons by ``onnxbench.bundles.smaller`` and ``larger``. Of a size that is counted (``Bundle.counted``) it says how
+large it can be. An input that a node leaves out is None, here and below."""
+Reference = Callable[[Sequence[Any], Attributes], Sequence["np.ndarray"]]
+Scalars = Callable[[Sequence[Any], Sequence[Sequence[int]], Attributes], tuple[Sequence[int], Sequence[float]]]
+Count = Callable[[Sequence[Any], Sequence[Sequence[int]], Attributes], int]
+"""From shapes of inputs and outputs and attributes to how many there are of something."""
 Case = tuple[Sequence["np.ndarray"], dict[str, Any]]
-Body = Callable[[Attributes, int], str | None]
+Body = Callable[..., str | None]
 """From attributes and an opset to the operator as a function of standard ones: ``(x) => (y) { y = Relu (x) }``, ONNX
-text; None if these attributes or this opset cannot be said so."""
+text; None if these attributes or this opset cannot be said so. An operator with optional inputs is told as a third
+argument how many a node has, and names so many in the function."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One of several launches of a kernel, one after the other, all with the same pointers and numbers.
+
+    Attributes:
+        entry: What its functions are called, before ``_float32`` and so on.
+        count: How many threads it takes; how many blocks, if ``together``.
+        threads: Threads of a block.
+        together: The threads of a block share memory (``ONNXBENCH_SHARED``) and wait for each other
+            (``ONNXBENCH_SYNC``). Such a function has to be right with any number of threads in a block. One that
+            needs a certain number, say since each thread has a tile of a product, is written in parts
+            (``ONNXBENCH_PART``), which the CPU runs without threads of its own.
+    """
+
+    entry: str
+    count: Count
+    threads: int = 256
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +86,10 @@ class Kernel:
 
     For each element type ``t`` that the operator computes in there is ``extern "C" __global__ void {entry}_{t}(inputs,
     outputs, onnxbench_params)``: pointers to all inputs, then all outputs, then up to 16 integers and 8 floats. One
-    thread makes one element of the first output, number ``blockIdx.x * blockDim.x + threadIdx.x``.
+    thread makes one element of the first output, number ``blockIdx.x * blockDim.x + threadIdx.x``. Where an input
+    (``Bundle.types``) may have several types, the function's name goes on with that: ``{entry}_{t}_int32``. After the
+    outputs come a ``long long*`` for each counted size, and a ``void*`` to the workspace if there is one. The
+    pointer of an input that a node leaves out is null.
 
     Attributes:
         source: The ``.cu`` file, relative to the bundle.
@@ -65,6 +97,8 @@ class Kernel:
         scalars: From shapes of inputs and outputs and attributes to the integers and floats of ``onnxbench_params``.
         ptx: The compiled file, relative to the bundle.
         threads: Threads of a block.
+        launches: Several launches, in place of one by the name of ``entry``.
+        workspace: How many bytes of memory the launches need between them; nothing is in it before the first.
     """
 
     source: str
@@ -72,6 +106,13 @@ class Kernel:
     scalars: Scalars
     ptx: str = "kernel.ptx"
     threads: int = 256
+    launches: tuple[Launch, ...] = ()
+    workspace: Count | None = None
+
+    def all_launches(self) -> tuple[Launch, ...]:
+        """Returns the launches, also where there is but the one."""
+        one = Launch(self.entry, lambda inputs, outputs, attributes: product(outputs[0]), self.threads)
+        return self.launches or (one,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +138,19 @@ class Bundle:
         name: What users call it.
         op: The operator's name in ONNX models, and the plugin's in TensorRT.
         domain: Its domain, and the plugin's namespace.
+        aliases: Other names that models have it under: ``domain::op``.
         version: Version of the plugin.
         description: One line.
         inputs: Names of its inputs.
         outputs: Names of its outputs.
-        dtypes: Element types that it computes in: ``float32``, ``float16``, ``bfloat16``.
+        dtypes: Element types that it computes in: ``float32``, ``float16``, ``bfloat16``, ``int32``, ``int64``. All
+            inputs and outputs that are named in neither of the next two have the same.
         any_dtype: Inputs whose element type does not matter (only their shape does).
-        attributes: Its attributes with their defaults: ints, floats, strings.
+        types: Inputs and outputs that have other element types: which, of an output just one.
+        optional: Inputs and outputs, the last ones, that a node may leave out.
+        counted: Outputs with an axis whose size is known only when the values are, the axis of each: the kernel counts.
+        attributes: Its attributes with their defaults: ints, floats, strings, tuples of ints or floats; a type
+            (``int``, ``list[float]``) where there is no default.
         shapes: The shape function.
         reference: What it computes, in NumPy.
         cases: Inputs and attributes that its tests use: many, with the edges.
@@ -127,6 +174,10 @@ class Bundle:
     description: str = ""
     dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
     any_dtype: tuple[str, ...] = ()
+    types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    counted: Mapping[str, int] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
     tolerance: Mapping[str, tuple[float, float]] = field(
         default_factory=lambda: {"float32": (1e-3, 1e-5), "float16": (2e-3, 1e-3), "bfloat16": (2e-2, 1e-2)}
@@ -139,12 +190,48 @@ class Bundle:
         """Returns attributes with defaults for those that are not given.
 
         Raises:
-            UsageError: There is no such attribute.
+            UsageError: There is no such attribute, or one without a default is not given.
         """
         for name in attributes:
             if name not in self.attributes:
                 raise UsageError(f"{self.op} has no attribute {name!r}", hint=did_you_mean(name, self.attributes))
+        for name, value in self.attributes.items():
+            if is_required(value) and name not in attributes:
+                raise UsageError(f"{self.op} needs the attribute {name!r}")
         return {**self.attributes, **attributes}
+
+    def named(self) -> list[Bundle]:
+        """Returns the bundle under each of the names that models have its operator under, its own first."""
+        pairs = [alias.rpartition("::") for alias in self.aliases]
+        return [self, *(replace(self, domain=domain, op=op, aliases=()) for domain, _, op in pairs)]
+
+    def padded(self, inputs: Sequence[Any]) -> list[Any]:
+        """Returns what there is of each input, with None for those that a node leaves out."""
+        return [*inputs, *[None] * (len(self.inputs) - len(inputs))]
+
+    def suffixes(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yields what the names of a kernel's functions end with, each with the element types of inputs and outputs."""
+        several = [name for name in self.inputs if len(self.types.get(name, ())) > 1]
+        fixed = {name: each[0] for name, each in self.types.items()}
+        for dtype in self.dtypes:
+            for chosen in itertools.product(*(self.types[name] for name in several)):
+                every = dict.fromkeys([*self.inputs, *self.outputs], dtype)
+                yield "_".join([dtype, *chosen]), {**every, **fixed, **dict(zip(several, chosen, strict=True))}
+
+    def suffix(self, dtypes: Sequence[str]) -> str:
+        """Returns what the names of a kernel's functions end with for inputs of these element types."""
+        found = dict(zip(self.inputs, dtypes, strict=False))
+        several = [found[name] for name in self.inputs if len(self.types.get(name, ())) > 1]
+        return "_".join([dtypes[self.leading()], *several])
+
+    def leading(self) -> int:
+        """Returns the number of the input whose element type the outputs have, as far as they have no other."""
+        others = {*self.any_dtype, *self.types}
+        return next(at for at, name in enumerate(self.inputs) if name not in others)
+
+    def is_counted(self, output: str, axis: int) -> bool:
+        """Tells whether the size of an output's axis is known only when the values are."""
+        return self.counted.get(output) == axis
 
     def ptx(self) -> str:
         """Returns the compiled kernel.
@@ -169,11 +256,18 @@ class Bundle:
         return text
 
     def source_digest(self) -> str:
-        """Returns a digest of the kernel's source and of the headers beside it."""
+        """Returns a digest of the kernel's source files."""
         digest = hashlib.sha256()
-        for file in (self.folder / self.kernel.source, *sorted(self.folder.glob("*.h"))):
+        for file in self.sources():
             digest.update(file.read_bytes())
         return digest.hexdigest()
+
+    def sources(self) -> list[Path]:
+        """Returns the kernel's source, the headers beside it, and headers that onnxbench has for some kernels."""
+        own = [self.folder / self.kernel.source, *sorted(self.folder.glob("*.h"))]
+        texts = "".join(file.read_text(encoding="utf-8") for file in own)
+        shared = sorted(each for each in INCLUDE.glob("*.h") if each.name != KERNEL_HEADER)
+        return own + [each for each in shared if f'"{each.name}"' in texts]
 
     def model(
         self, inputs: Sequence[np.ndarray], attributes: Attributes | None = None, *, dynamic: bool = False
@@ -189,24 +283,32 @@ class Bundle:
 
         return schema_of(self)
 
-    def function(self, attributes: Attributes, opset: int) -> FunctionProto | None:
+    def function(self, attributes: Attributes, opset: int, inputs: int | None = None) -> FunctionProto | None:
         """Returns the operator as a function of ONNX operators, for attributes and an opset; None if there is none.
+
+        Args:
+            attributes: The attributes.
+            opset: The opset.
+            inputs: How many inputs the node has; None: all.
 
         Raises:
             SpecError: The body is no ONNX text.
         """
         from onnxbench.bundles._onnx import function_of
 
-        return function_of(self, attributes, opset)
+        return function_of(self, attributes, opset, len(self.inputs) if inputs is None else inputs)
 
     def operator(self) -> Operator:
         """Returns what a runtime is taught: ``backends.Options(operators=(bundle.operator(),))``."""
         from onnxbench.backends import Operator
-        from onnxbench.bundles._onnx import leading
+
+        def kinds(names: Sequence[str]) -> tuple[str | None, ...]:
+            return tuple(self.types[name][0] if name in self.types else None for name in names)
 
         return Operator(
-            self.domain, self.op, len(self.inputs), len(self.outputs), self.attributes, leading(self),
-            self.reference, self.function, self.evaluator,
+            self.domain, self.op, kinds(self.inputs), kinds(self.outputs), self.attributes, self.leading(),
+            lambda inputs, attributes: self.reference(self.padded(inputs), attributes), self.function, self.evaluator,
+            sum(name in self.optional for name in self.inputs), sum(name in self.optional for name in self.outputs),
         )  # fmt: skip
 
     def evaluator(self) -> type:
@@ -312,24 +414,49 @@ def _of_packages() -> Iterator[Plugin]:
             yield Plugin(point.name, Path(spec.origin).parent, "bundle", package, version)
 
 
-def load_bundle(path: str | os.PathLike[str]) -> Bundle:
+def load_bundle(path: str | os.PathLike[str], op: str | None = None) -> Bundle:
     """Returns the bundle in a folder; its ``plugin.py`` is run.
+
+    Args:
+        path: The folder.
+        op: The operator, if there are several.
+
+    Raises:
+        NotFoundError: There is no such folder, or no such operator in it.
+        SpecError: It raises, defines no ``BUNDLE``, or several and none is named.
+    """
+    found = {bundle.op: bundle for bundle in read_bundles(path)}
+    if op is None and len(found) == 1:
+        return next(iter(found.values()))
+    if op is None:
+        raise SpecError(f"{path} has several operators: {', '.join(found)}", hint="Say which: load_bundle(path, op).")
+    if op not in found:
+        raise NotFoundError(f"{path} has no operator {op!r}", hint=did_you_mean(op, found))
+    return found[op]
+
+
+def read_bundles(path: str | os.PathLike[str]) -> list[Bundle]:
+    """Returns all bundles in a folder; its ``plugin.py`` is run.
 
     Raises:
         NotFoundError: There is no such folder.
-        SpecError: It raises, or defines no ``BUNDLE``.
+        SpecError: It raises, or defines neither ``BUNDLE`` nor ``BUNDLES``.
     """
     folder = Path(path)
     file = folder if folder.is_file() else folder / _PLUGIN_FILE
     if not file.is_file():
         raise NotFoundError(f"there is no bundle in {folder}")
-    module = run_file(file)
-    bundle = getattr(module, "BUNDLE", None)
-    if not isinstance(bundle, Bundle):
+    found = bundles_of(run_file(file))
+    if not found:
         raise SpecError(f"{file} defines no BUNDLE", hint="It must define BUNDLE = onnxbench.bundles.Bundle(...).")
-    import dataclasses
+    return [replace(bundle, folder=file.resolve().parent) for bundle in found]
 
-    return dataclasses.replace(bundle, folder=file.resolve().parent)
+
+def bundles_of(module: Any) -> list[Bundle]:
+    """Returns the bundles that a module defines: ``BUNDLES``, or ``BUNDLE`` alone."""
+    several = getattr(module, "BUNDLES", None)
+    given = [getattr(module, "BUNDLE", None)] if several is None else [*several]
+    return [each for each in given if isinstance(each, Bundle)]
 
 
 def run_file(file: Path) -> Any:
@@ -399,7 +526,27 @@ def load_bundles(words: Sequence[str]) -> list[Bundle]:
                 hint="A bundle works everywhere: 'onnxbench plugins new' makes one. A library with custom operators of "
                 "ONNX Runtime is given with --custom-ops.",
             )
-    return [load_bundle(plugin.path) for plugin in found]
+    return [bundle for plugin in found for bundle in read_bundles(plugin.path)]
+
+
+def is_required(value: Any) -> bool:
+    """Tells whether what a bundle says of an attribute is its type: then there is no default."""
+    return isinstance(value, (type, GenericAlias))
+
+
+def kind_of(value: Any) -> tuple[type, bool]:
+    """Returns the type of an attribute, ``int``, ``float`` or ``str``, and whether it is a list of them.
+
+    Args:
+        value: What a bundle says of it: its default, or its type.
+    """
+    if isinstance(value, GenericAlias):
+        return value.__args__[0], True
+    if isinstance(value, type):
+        return value, False
+    if isinstance(value, (list, tuple)):
+        return type(value[0]), True
+    return type(value), False
 
 
 def product(sizes: Iterable[Any]) -> Any:
@@ -420,6 +567,11 @@ def larger(a: Any, b: Any) -> Any:
     return a.larger(b) if hasattr(a, "larger") else b.larger(a) if hasattr(b, "larger") else max(a, b)
 
 
+def equal(a: Any, b: Any) -> Any:
+    """Returns 1 if two attributes are equal and 0 if not, in a form that can be written in C++ too."""
+    return a.equal(b) if hasattr(a, "equal") else b.equal(a) if hasattr(b, "equal") else int(a == b)
+
+
 def register_with_tensorrt(rt: Any, plugin: Mapping[str, Any]) -> None:
     """Loads a plugin in TensorRT's process and registers it there (see ``onnxbench.engine._worker``).
 
@@ -429,26 +581,44 @@ def register_with_tensorrt(rt: Any, plugin: Mapping[str, Any]) -> None:
     from onnxbench.bundles import _tensorrt
 
     if plugin["kind"] == "bundle":
-        _tensorrt.register_bundle(rt, load_bundle(plugin["path"]))
+        for bundle in read_bundles(plugin["path"]):
+            _tensorrt.register_bundle(rt, bundle)
     else:
         _tensorrt.register_script(rt, Path(plugin["path"]))
+
+
+def fit_to_parser(rt: Any, model: Path) -> bytes | None:
+    """Returns a model as TensorRT's parser has to be given it for the bundles that were registered, None if it is so.
+
+    See ``onnxbench.bundles._tensorrt``.
+    """
+    from onnxbench.bundles import _tensorrt
+
+    return _tensorrt.fit_to_parser(rt, model)
 
 
 __all__ = [
     "Bundle",
     "Kernel",
+    "Launch",
     "Plugin",
     "TorchCall",
+    "bundles_of",
     "compile_ptx",
     "discover",
+    "equal",
     "export_cpp",
     "find_plugins",
+    "fit_to_parser",
+    "is_required",
+    "kind_of",
     "larger",
     "load_bundle",
     "load_bundles",
     "make_skeleton",
     "product",
     "prove_bundle",
+    "read_bundles",
     "register_with_tensorrt",
     "run_file",
     "smaller",

@@ -9,19 +9,19 @@ asked for each way in which the bundle's own cases have them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles._kernels import INCLUDE
-from onnxbench.bundles._onnx import leading
+from onnxbench.bundles import INCLUDE, KERNEL_HEADER, is_required, kind_of
+from onnxbench.bundles._kernels import casts
 from onnxbench.errors import BenchError, OutputError, SpecError
 
 if TYPE_CHECKING:
     from onnxbench.bundles import Bundle
 
-_TYPES = {"float32": "kFLOAT", "float16": "kHALF", "bfloat16": "kBF16"}
-_POINTERS = {"float32": "float", "float16": "onnxbench_half", "bfloat16": "onnxbench_bfloat16"}
+_TYPES = {"float32": "kFLOAT", "float16": "kHALF", "bfloat16": "kBF16", "int32": "kINT32", "int64": "kINT64"}
 _DIMENSIONS = {"+": "kSUM", "-": "kSUB", "*": "kPROD", "//": "kFLOOR_DIV", "min": "kMIN", "max": "kMAX"}
 
 
@@ -46,6 +46,9 @@ class _Recorded:
     __truediv__, __rtruediv__ = _with("/"), _with("/", turned=True)
     smaller, larger = _with("min"), _with("max")
 
+    def equal(self, other: Any) -> _Recorded:
+        return _Recorded("==", self, other)
+
     def __neg__(self) -> _Recorded:
         return _Recorded("-", 0, self)
 
@@ -69,7 +72,7 @@ def export_cpp(bundle: Bundle, folder: Path) -> list[Path]:
     }  # fmt: skip
     words = _words(bundle)
     texts = {name: re.sub(r"@(\w+)@", lambda match: words[match[1]], text) for name, text in files.items()}
-    copies = [bundle.folder / bundle.kernel.source, *sorted(bundle.folder.glob("*.h")), INCLUDE / "onnxbench_kernel.h"]
+    copies = [*bundle.sources(), INCLUDE / KERNEL_HEADER]
     try:
         folder.mkdir(parents=True)
         for name, text in texts.items():
@@ -85,54 +88,100 @@ def export_cpp(bundle: Bundle, folder: Path) -> list[Path]:
 
 def _words(bundle: Bundle) -> dict[str, str]:
     """Returns what the templates leave open."""
-    shapes, numbers = [], []
-    for ranks in dict.fromkeys(tuple(value.ndim for value in inputs) for inputs, _ in bundle.cases()):
-        out, integers, floats = _traced(bundle, ranks)
-        fits = " && ".join(f"in[{at}].nbDims == {rank}" for at, rank in enumerate(ranks))
+    shapes, numbers, rooms = [], [], []
+    for ranks, lengths in dict.fromkeys(_form(bundle, inputs, attributes) for inputs, attributes in bundle.cases()):
+        traced = _traced(bundle, ranks, dict(lengths))
+        fits = " && ".join([
+            *(f"a.{name}.size() == {length}" for name, length in lengths),
+            *([f"nbInputs == {len(ranks)}"] if bundle.inputs[-1] in bundle.optional else []),
+            *(f"in[{at}].nbDims == {rank}" for at, rank in enumerate(ranks)),
+        ])  # fmt: skip
         lines = []
-        for at, shape in enumerate(out):
+        for at, shape in enumerate(traced.shapes):
             lines.append(f"out[{at}].nbDims = {len(shape)};")
             lines += [f"out[{at}].d[{axis}] = {_dimension(size)};" for axis, size in enumerate(shape)]
-        shapes.append(
-            f"    if ({fits}) {{\n" + "".join(f"      {line}\n" for line in lines) + "      return 0;\n    }\n"
-        )
-        fits = fits.replace("in[", "inDesc[").replace(".nbDims", ".dims.nbDims")
-        lines = [f"n.i[{at}] = {_number(value)};" for at, value in enumerate(integers)]
-        lines += [f"n.f[{at}] = static_cast<float>({_number(value)});" for at, value in enumerate(floats)]
-        numbers.append(
-            f"    if ({fits}) {{\n" + "".join(f"      {line}\n" for line in lines) + "      fits = true;\n    }\n"
-        )
-    given = [name in bundle.any_dtype for name in bundle.inputs]
-    typed = leading(bundle)
-    launches, cases = [], []
-    for dtype in bundle.dtypes:
-        kind = _POINTERS[dtype]
-        casts = [
-            f"static_cast<{'void' if is_any else kind} const*>(in[{at}])" for at, is_any in enumerate(given)
-        ] + [f"static_cast<{kind}*>(out[{at}])" for at in range(len(bundle.outputs))]  # fmt: skip
-        entry = f"{bundle.kernel.entry}_{dtype}"
-        launches.append(
-            f"    case {list(_TYPES).index(dtype)}: {entry}<<<blocks, {bundle.kernel.threads}, 0, stream>>>("
-            f"{', '.join(casts)}, p); break;\n"
-        )
-        cases.append(f"    case DataType::{_TYPES[dtype]}: type = {list(_TYPES).index(dtype)}; break;\n")
+        for at, (name, axis) in enumerate(bundle.counted.items(), start=len(bundle.outputs)):
+            size = f"out[{bundle.outputs.index(name)}].d[{axis}]"
+            lines += [
+                f"out[{at}].nbDims = 0;",
+                f"{size} = b.declareSizeTensor({at}, *b.operation(DimensionOperation::kCEIL_DIV, *{size}, "
+                f"*b.constant(2)), *{size});",
+            ]
+        shapes.append(_branch(fits, [*lines, "return 0;"]))
+        fits = fits.replace("in[", "inDesc[").replace(".nbDims", ".dims.nbDims").replace("nbInputs", "given")
+        lines = [f"n.i[{at}] = {_number(value)};" for at, value in enumerate(traced.integers)]
+        lines += [f"n.f[{at}] = static_cast<float>({_number(value)});" for at, value in enumerate(traced.floats)]
+        lines += [f"counts[{at}] = {_number(value)};" for at, value in enumerate(traced.counts)]
+        numbers.append(_branch(fits, [*lines, "fits = true;"]))
+        fits = fits.replace("inDesc[", "in[").replace(".dims.", ".desc.dims.").replace("given", "nbInputs")
+        rooms.append(_branch(fits, [f"return {_number(traced.room, largest=True)};"]))
+    launches, cases, kinds = [], [], []
+    several = [name for name in bundle.inputs if len(bundle.types.get(name, ())) > 1]
+    typed = bundle.leading()
+    for number, (suffix, types) in enumerate(bundle.suffixes()):
+        passed = []
+        for at, cast in enumerate(casts(bundle, types)):
+            of = (f"in[{at}]" if at < len(bundle.inputs) else "workspace" if cast == "void*"
+                  else f"out[{at - len(bundle.inputs)}]")  # fmt: skip
+            passed.append(f"static_cast<{cast}>({of})")
+        calls = "".join(
+            f"      if (blocks({at})) {launch.entry}_{suffix}<<<blocks({at}), {launch.threads}, 0, stream>>>("
+            f"{', '.join(passed)}, p);\n" for at, launch in enumerate(bundle.kernel.all_launches())
+        )  # fmt: skip
+        launches.append(f"    case {number}:\n{calls}      break;\n")
+        are = [f"inDesc[{bundle.inputs.index(name)}].type == DataType::{_TYPES[types[name]]}"
+               for name in (bundle.inputs[typed], *several)]  # fmt: skip
+        cases.append(f"    if ({' && '.join(are)}) type = {number};\n")
+    for at, name in enumerate(bundle.inputs):
+        if name in bundle.any_dtype:
+            kinds.append(f"    if (pos == {at}) return true;\n")
+        elif name in bundle.types:
+            kinds.append(f"    if (pos == {at}) return {_one_of(bundle.types[name])};\n")
+    outs = [f"DataType::{_TYPES[bundle.types[name][0]]}" if name in bundle.types else f"in[{typed}]"
+            for name in bundle.outputs]  # fmt: skip
+    outs += ["DataType::kINT64"] * len(bundle.counted)
+    made = "".join(
+        f"    if (pos == nbInputs + {at}) return type == {each.replace(f'in[{typed}]', f'desc[{typed}].desc.type')};\n"
+        for at, each in enumerate(outs)
+    )
+    groups = [1 if launch.together else launch.threads for launch in bundle.kernel.all_launches()]
     return {
         "name": bundle.name, "op": bundle.op, "domain": bundle.domain, "version": bundle.version,
-        "inputs": str(len(bundle.inputs)), "outputs": str(len(bundle.outputs)), "typed": str(typed),
-        "source": bundle.kernel.source, "threads": str(bundle.kernel.threads),
+        "outputs": str(len(outs)), "typed": str(typed), "source": bundle.kernel.source,
         "shapes": "".join(shapes), "numbers": "".join(numbers), "launches": "".join(launches), "cases": "".join(cases),
-        "any": "".join(f"    if (pos == {at}) return true;\n" for at, is_any in enumerate(given) if is_any),
-        "types": " || ".join(f"type == DataType::{_TYPES[dtype]}" for dtype in bundle.dtypes),
-        **_attribute_words(bundle),
+        "rooms": "".join(rooms) if bundle.kernel.workspace is not None else "", "kinds": "".join(kinds), "made": made,
+        "types": _one_of(bundle.dtypes), "launch_count": str(len(groups)), "groups": ", ".join(map(str, groups)),
+        "out_types": "".join(f"    out[{at}] = {each};\n" for at, each in enumerate(outs)),
+        "all_inputs": str(len(bundle.inputs)), **_attribute_words(bundle),
     }  # fmt: skip
+
+
+def _branch(fits: str, lines: Sequence[str]) -> str:
+    return f"    if ({fits}) {{\n" + "".join(f"      {line}\n" for line in lines) + "    }\n"
+
+
+def _one_of(dtypes: Sequence[str]) -> str:
+    are = [f"type == DataType::{_TYPES[dtype]}" for dtype in dtypes]
+    return are[0] if len(are) == 1 else f"({' || '.join(are)})"
 
 
 def _attribute_words(bundle: Bundle) -> dict[str, str]:
     members, reads, fields, names = [], [], [], []
     for name, value in bundle.attributes.items():
-        kind = value if isinstance(value, type) else type(value)
-        default = kind() if isinstance(value, type) else value
-        if kind is str:
+        kind, is_list = kind_of(value)
+        cpp, field = ("float", "kFLOAT32") if kind is float else ("int32_t", "kINT32")
+        default = kind() if is_required(value) else value
+        if is_list:
+            few = (
+                "" if is_required(value) else ", ".join(f"{each!r}f" if kind is float else str(each) for each in value)
+            )
+            members.append(f"  std::vector<{cpp}> {name}{{{few}}};\n")
+            reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = numbers<{cpp}>(field);\n')
+            fields.append(
+                f'{{"{name}", a.{name}.data(), PluginFieldType::{field}, static_cast<int32_t>(a.{name}.size())}}'
+            )
+            names.append(f'{{"{name}", nullptr, PluginFieldType::{field}, 0}}')
+        elif kind is str:
             members.append(f'  std::string {name} = "{default}";\n')
             reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = text(field);\n')
             fields.append(
@@ -140,7 +189,6 @@ def _attribute_words(bundle: Bundle) -> dict[str, str]:
             )
             names.append(f'{{"{name}", nullptr, PluginFieldType::kCHAR, 0}}')
         else:
-            cpp, field = ("float", "kFLOAT32") if kind is float else ("int32_t", "kINT32")
             members.append(f"  {cpp} {name} = {f'{default!r}f' if kind is float else int(default)};\n")
             reads.append(f'  if (!std::strcmp(field.name, "{name}")) to.{name} = static_cast<{cpp}>(number(field));\n')
             fields.append(f'{{"{name}", &a.{name}, PluginFieldType::{field}, 1}}')
@@ -150,27 +198,52 @@ def _attribute_words(bundle: Bundle) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _traced(bundle: Bundle, ranks: Sequence[int]) -> tuple[list[list[Any]], list[Any], list[Any]]:
-    """Returns output shapes, integers and floats of the kernel as recorded arithmetic."""
-    sizes: list[list[Any]] = [[_Recorded("size", at, axis) for axis in range(rank)] for at, rank in enumerate(ranks)]
+@dataclass(frozen=True, slots=True)
+class _Traced:
+    """What a bundle's functions make of sizes that only record what is done with them."""
+
+    shapes: list[list[Any]]
+    integers: list[Any]
+    floats: list[Any]
+    counts: list[Any]
+    room: Any
+
+
+_Form = tuple[tuple[int, ...], tuple[tuple[str, int], ...]]
+
+
+def _form(bundle: Bundle, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> _Form:
+    """Returns what decides the arithmetic of a case: dimensions of its inputs, lengths of its list attributes."""
+    filled = bundle.filled(attributes)
+    lists = [name for name, value in bundle.attributes.items() if kind_of(value)[1]]
+    return tuple(value.ndim for value in inputs), tuple((name, len(filled[name])) for name in lists)
+
+
+def _traced(bundle: Bundle, ranks: Sequence[int], lengths: Mapping[str, int]) -> _Traced:
+    sizes = bundle.padded([[_Recorded("size", at, axis) for axis in range(rank)] for at, rank in enumerate(ranks)])
     attributes: dict[str, Any] = {
-        name: value if isinstance(value, str) or value is str else _Recorded("attribute", name)
-        for name, value in bundle.attributes.items()
+        name: [_Recorded("attribute", f"{name}[{at}]") for at in range(lengths[name])]
+        if name in lengths
+        else _Recorded("attribute", name)
+        for name in bundle.attributes
     }
-    what = "shape function"
+    kernel, what = bundle.kernel, "shape function"
     try:
         shapes = [list(shape) for shape in bundle.shapes(sizes, attributes)]
         made: list[list[Any]] = [
             [_Recorded("made", at, axis) for axis in range(len(shape))] for at, shape in enumerate(shapes)
         ]
         what = "kernel's numbers (scalars)"
-        integers, floats = bundle.kernel.scalars(sizes, made, attributes)
+        integers, floats = kernel.scalars(sizes, made, attributes)
+        what = "count of a launch, or the workspace,"
+        counts = [launch.count(sizes, made, attributes) for launch in kernel.all_launches()]
+        room = kernel.workspace(sizes, made, attributes) if kernel.workspace is not None else 0
     except BenchError as error:
         reason = error.message
     except Exception as error:  # the user's own function, given what it does not know
         reason = f"{type(error).__name__}: {error}"
     else:
-        return shapes, list(integers), list(floats)
+        return _Traced(shapes, list(integers), list(floats), counts, room)
     raise SpecError(
         f"bundle {bundle.name}: its {what} cannot be written in C++: {reason}",
         hint="Use + - * // and onnxbench.bundles.product, smaller and larger alone; let the kernel decide the rest.",
@@ -191,15 +264,22 @@ def _dimension(value: Any) -> str:
     return f"b.operation(DimensionOperation::{_DIMENSIONS[value.operation]}, *{first}, *{second})"
 
 
-def _number(value: Any) -> str:
-    """Returns a number of the kernel's as C++."""
+def _number(value: Any, *, largest: bool = False) -> str:
+    """Returns a number of the kernel's as C++, of the sizes that there are, or of the largest that there can be."""
+    if isinstance(value, str):
+        return f'"{value}"'
     if not isinstance(value, _Recorded):
         return f"{int(value)}LL" if isinstance(value, int) else repr(float(value))
     if value.operation in ("size", "made"):
-        return f"{'inDesc' if value.operation == 'size' else 'outDesc'}[{value.parts[0]}].dims.d[{value.parts[1]}]"
+        given = value.operation == "size"
+        if largest:
+            return f"{'in' if given else 'out'}[{value.parts[0]}].max.d[{value.parts[1]}]"
+        return f"{'inDesc' if given else 'outDesc'}[{value.parts[0]}].dims.d[{value.parts[1]}]"
     if value.operation == "attribute":
         return f"a.{value.parts[0]}"
-    first, second = map(_number, value.parts)
+    first, second = (_number(part, largest=largest) for part in value.parts)
+    if value.operation == "==":
+        return f"({first} == {second} ? 1LL : 0LL)"
     if value.operation in ("min", "max"):
         return f"std::{value.operation}<int64_t>({first}, {second})"
     if value.operation == "/":
@@ -246,9 +326,9 @@ struct Numbers {  // onnxbench_params, without the kernel's header
   float f[8];
 };
 
-// type: 0 float32, 1 float16, 2 bfloat16; count: elements of the first output
-cudaError_t launch(int type, void const* const* in, void* const* out, Numbers const& numbers, int64_t count,
-                   cudaStream_t stream);
+// type: which functions of the kernel, by their number; counts: of each launch the threads, or blocks
+cudaError_t launch(int type, void const* const* in, void* const* out, void* workspace, Numbers const& numbers,
+                   int64_t const* counts, cudaStream_t stream);
 """
 _LAUNCH_CU = """// The kernel of the bundle, compiled as it is, and its launch.
 #include "launch.h"
@@ -256,11 +336,12 @@ _LAUNCH_CU = """// The kernel of the bundle, compiled as it is, and its launch.
 
 static_assert(sizeof(Numbers) == sizeof(onnxbench_params), "they are the same");
 
-cudaError_t launch(int type, void const* const* in, void* const* out, Numbers const& numbers, int64_t count,
-                   cudaStream_t stream) {
-  if (!count) return cudaSuccess;
+cudaError_t launch(int type, void const* const* in, void* const* out, void* workspace, Numbers const& numbers,
+                   int64_t const* counts, cudaStream_t stream) {
+  (void)workspace;
   onnxbench_params const& p = reinterpret_cast<onnxbench_params const&>(numbers);
-  unsigned const blocks = static_cast<unsigned>((count + @threads@ - 1) / @threads@);
+  int const groups[] = {@groups@};
+  auto const blocks = [&](int at) { return static_cast<unsigned>((counts[at] + groups[at] - 1) / groups[at]); };
   switch (type) {
 @launches@    default: return cudaErrorInvalidValue;
   }
@@ -293,6 +374,19 @@ struct Attributes {
   }
 }
 
+template <typename T>
+[[maybe_unused]] std::vector<T> numbers(PluginField const& field) {
+  std::vector<T> made;
+  for (int32_t at = 0; at < field.length; ++at)
+    switch (field.type) {
+      case PluginFieldType::kFLOAT32: made.push_back(static_cast<T>(static_cast<float const*>(field.data)[at])); break;
+      case PluginFieldType::kFLOAT64: made.push_back(static_cast<T>(static_cast<double const*>(field.data)[at])); break;
+      case PluginFieldType::kINT64: made.push_back(static_cast<T>(static_cast<int64_t const*>(field.data)[at])); break;
+      default: made.push_back(static_cast<T>(static_cast<int32_t const*>(field.data)[at]));
+    }
+  return made;
+}
+
 [[maybe_unused]] std::string text(PluginField const& field) {
   std::string const all(static_cast<char const*>(field.data), field.length);
   return all.c_str();  // up to the first NUL
@@ -320,40 +414,47 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
   char const* getPluginNamespace() const noexcept override { return "@domain@"; }
 
   int32_t getNbOutputs() const noexcept override { return @outputs@; }
-  int32_t getOutputDataTypes(DataType* out, int32_t count, DataType const* in, int32_t) const noexcept override {
-    for (int32_t at = 0; at < count; ++at) out[at] = in[@typed@];
-    return 0;
+  int32_t getOutputDataTypes(DataType* out, int32_t, DataType const* in, int32_t) const noexcept override {
+    (void)in;
+@out_types@    return 0;
   }
-  int32_t getOutputShapes(DimsExprs const* in, int32_t, DimsExprs const*, int32_t, DimsExprs* out, int32_t,
+  int32_t getOutputShapes(DimsExprs const* in, int32_t nbInputs, DimsExprs const*, int32_t, DimsExprs* out, int32_t,
                           IExprBuilder& b) noexcept override {
-    (void)b;
+    (void)b, (void)nbInputs;
 @shapes@    return -1;
   }
-  bool supportsFormatCombination(int32_t pos, DynamicPluginTensorDesc const* desc, int32_t, int32_t) noexcept override {
+  bool supportsFormatCombination(int32_t pos, DynamicPluginTensorDesc const* desc, int32_t nbInputs,
+                                 int32_t) noexcept override {
     if (desc[pos].desc.format != TensorFormat::kLINEAR) return false;
-@any@    DataType const type = desc[pos].desc.type;
-    return (@types@) && (pos <= @typed@ || type == desc[@typed@].desc.type);
+    DataType const type = desc[pos].desc.type;
+@made@@kinds@    return @types@ && (pos <= @typed@ || type == desc[@typed@].desc.type);
   }
   int32_t configurePlugin(DynamicPluginTensorDesc const*, int32_t, DynamicPluginTensorDesc const*,
                           int32_t) noexcept override {
     return 0;
   }
 
-  int32_t onShapeChange(PluginTensorDesc const*, int32_t, PluginTensorDesc const*, int32_t) noexcept override {
+  size_t getWorkspaceSize(DynamicPluginTensorDesc const* in, int32_t nbInputs, DynamicPluginTensorDesc const* out,
+                          int32_t) const noexcept override {
+    (void)in, (void)nbInputs, (void)out;
+@rooms@    return 0;
+  }
+
+  int32_t onShapeChange(PluginTensorDesc const*, int32_t nbInputs, PluginTensorDesc const*,
+                        int32_t) noexcept override {
+    given = nbInputs;
     return 0;
   }
   int32_t enqueue(PluginTensorDesc const* inDesc, PluginTensorDesc const* outDesc, void const* const* in,
-                  void* const* out, void*, cudaStream_t stream) noexcept override {
+                  void* const* out, void* workspace, cudaStream_t stream) noexcept override {
     Numbers n{};
+    int64_t counts[@launch_count@] = {};
     bool fits = false;
 @numbers@    int type = -1;
-    switch (inDesc[@typed@].type) {
-@cases@    default: break;
-    }
-    if (!fits || type < 0) return -1;
-    int64_t count = 1;
-    for (int32_t axis = 0; axis < outDesc[0].dims.nbDims; ++axis) count *= outDesc[0].dims.d[axis];
-    return launch(type, in, out, n, count, stream) == cudaSuccess ? 0 : -1;
+@cases@    if (!fits || type < 0) return -1;
+    void const* every[@all_inputs@] = {};  // those that a node leaves out are null
+    std::copy_n(in, given, every);
+    return launch(type, every, out, workspace, n, counts, stream) == cudaSuccess ? 0 : -1;
   }
   IPluginV3* attachToContext(IPluginResourceContext*) noexcept override { return clone(); }
   PluginFieldCollection const* getFieldsToSerialize() noexcept override {
@@ -364,6 +465,7 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
 
  private:
   Attributes a;
+  int32_t given = 0;
   std::vector<PluginField> fields;
   PluginFieldCollection collection{};
 };

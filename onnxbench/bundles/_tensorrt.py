@@ -17,7 +17,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import run_file
+from onnxbench.bundles import kind_of, run_file
 from onnxbench.errors import EngineError, SpecError
 
 if TYPE_CHECKING:
@@ -103,10 +103,49 @@ def register_bundle(rt: Any, bundle: Bundle) -> None:
     Raises:
         BenchError: Its kernel is not compiled, or TensorRT does not take it.
     """
-    creator = _creator(rt, bundle, bundle.ptx())
-    _KEPT.append(creator)
-    if not rt.register(creator, bundle.domain):
-        raise EngineError(f"TensorRT does not take the plugin {bundle.op!r}: there is one of that name and version")
+    ptx = bundle.ptx()
+    for each in bundle.named():
+        creator = _creator(rt, each, ptx)
+        _KEPT.append(creator)
+        if not rt.register(creator, each.domain):
+            raise EngineError(f"TensorRT does not take the plugin {each.op!r}: there is one of that name and version")
+        rt.bundles.append(each)
+
+
+def fit_to_parser(rt: Any, model: Path) -> bytes | None:
+    """Returns a model as TensorRT's parser has to be given it, or None if that is how it is.
+
+    The parser wants a name for each output of a plugin, those that a node leaves out and counted sizes too. And an
+    operator that it knows itself it takes by its name, whatever the domain, unless the node names a plugin's namespace.
+    """
+    known = {(bundle.domain, bundle.op): bundle for bundle in rt.bundles}
+    native = {key for key in known if rt.supports(key[1])}
+    unusual = {key for key, bundle in known.items() if key in native or bundle.counted or bundle.optional}
+    if not unusual:
+        return None
+    import onnx
+
+    from onnxbench.graph import GraphIndex
+
+    proto = onnx.load(model, load_external_data=False)
+    changed = 0
+    for ref in GraphIndex(proto).nodes():
+        key = (ref.node.domain, ref.node.op_type)
+        if key not in unusual:
+            continue
+        wanted = len(known[key].outputs) + len(known[key].counted)
+        missing = [*(at for at, name in enumerate(ref.node.output) if not name), *range(len(ref.node.output), wanted)]
+        for at in missing:
+            changed += 1
+            name = f"onnxbench_unused_{changed}"
+            if at < len(ref.node.output):
+                ref.node.output[at] = name
+            else:
+                ref.node.output.append(name)
+        if key in native and not any(each.name == "plugin_namespace" for each in ref.node.attribute):
+            changed += 1
+            ref.node.attribute.append(onnx.helper.make_attribute("plugin_namespace", key[0]))
+    return proto.SerializeToString() if changed else None
 
 
 def _creator(rt: Any, bundle: Bundle, ptx: str) -> Any:
@@ -139,15 +178,16 @@ def _creator(rt: Any, bundle: Bundle, ptx: str) -> Any:
 
 def _field_type(api: Any, value: Any) -> Any:
     kinds = api.PluginFieldType
-    return kinds.CHAR if isinstance(value, str) else kinds.FLOAT32 if isinstance(value, float) else kinds.INT32
+    return {str: kinds.CHAR, float: kinds.FLOAT32, int: kinds.INT32}[kind_of(value)[0]]
 
 
 def _read_field(field: Any, default: Any) -> Any:
     data = field.data
-    if isinstance(default, str):
+    kind, is_list = kind_of(default)
+    if kind is str:
         return bytes(data).rstrip(b"\0").decode()
-    first = data[0] if hasattr(data, "__getitem__") else data
-    return float(first) if isinstance(default, float) else int(first)
+    values = [kind(value) for value in data] if hasattr(data, "__getitem__") else [kind(data)]
+    return values if is_list else values[0]
 
 
 def _serialized(api: Any, bundle: Bundle, attributes: dict[str, Any], ptx: str) -> list[Any]:
@@ -160,8 +200,9 @@ def _serialized(api: Any, bundle: Bundle, attributes: dict[str, Any], ptx: str) 
         if isinstance(value, str):
             fields.append(api.PluginField(name, value.encode(), kinds.CHAR))
         else:
-            dtype = np.float32 if isinstance(bundle.attributes[name], float) else np.int32
-            fields.append(api.PluginField(name, np.array([value], dtype), _field_type(api, value)))
+            kind, is_list = kind_of(bundle.attributes[name])
+            values = np.array(value if is_list else [value], np.float32 if kind is float else np.int32)
+            fields.append(api.PluginField(name, values, _field_type(api, bundle.attributes[name])))
     return fields
 
 
@@ -169,23 +210,37 @@ def _shapes(rt: Any, bundle: Bundle, attributes: dict[str, Any], inputs: Any, bu
     """Returns the shapes of a plugin's outputs as TensorRT's expressions of those of its inputs."""
     sizes = [[_Size(rt, builder, dims[axis]) for axis in range(len(dims))] for dims in inputs]
     made = []
-    for shape in bundle.shapes(sizes, attributes):
+    for name, shape in zip(bundle.outputs, bundle.shapes(bundle.padded(sizes), attributes), strict=True):
         dims = rt.api.DimsExprs(len(shape))
         for axis, size in enumerate(shape):
             dims[axis] = size.expression if isinstance(size, _Size) else builder.constant(int(size))
+            if bundle.is_counted(name, axis):
+                half = builder.operation(rt.api.DimensionOperation.CEIL_DIV, dims[axis], builder.constant(2))
+                number = len(bundle.outputs) + list(bundle.counted).index(name)
+                dims[axis] = builder.declare_size_tensor(number, half, dims[axis])
         made.append(dims)
-    return made
+    return [*made, *(rt.api.DimsExprs(0) for _ in bundle.counted)]
 
 
 def _plugin_class(rt: Any, bundle: Bundle) -> Any:
     """Returns the class of a plugin's instances."""
-    import numpy as np
-
     api = rt.api
-    types = {"float32": api.DataType.FLOAT, "float16": api.DataType.HALF, "bfloat16": api.DataType.BF16}
-    leading = next(at for at, name in enumerate(bundle.inputs) if name not in bundle.any_dtype)
+    kinds = api.DataType
+    types = {
+        "float32": kinds.FLOAT, "float16": kinds.HALF, "bfloat16": kinds.BF16, "int32": kinds.INT32,
+        "int64": kinds.INT64,
+    }  # fmt: skip
+    names = {value: name for name, value in types.items()}
+    leading = bundle.leading()
+    outputs = [*bundle.outputs, *[None] * len(bundle.counted)]
 
     bases: Any = (api.IPluginV3, api.IPluginV3OneCore, api.IPluginV3OneBuild, api.IPluginV3OneRuntime)
+
+    def output_type(name: str | None, typed: Any) -> Any:
+        """Returns the type of an output, or of a counted size (no name)."""
+        if name is None:
+            return kinds.INT64
+        return types[bundle.types[name][0]] if name in bundle.types else typed
 
     class Made(*bases):  # type: ignore[misc]
         def __init__(self, attributes: dict[str, Any], ptx: str) -> None:
@@ -193,7 +248,7 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
             api.IPluginV3OneCore.__init__(self)
             api.IPluginV3OneBuild.__init__(self)
             api.IPluginV3OneRuntime.__init__(self)
-            self.num_outputs = len(bundle.outputs)
+            self.num_outputs = len(outputs)
             self.plugin_name, self.plugin_version = bundle.op, bundle.version
             self.plugin_namespace = bundle.domain
             self.timing_cache_id = ""
@@ -207,7 +262,7 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
 
         @_guarded(rt, bundle.op, list)
         def get_output_data_types(self, input_types: Any) -> Any:
-            return [input_types[leading]] * len(bundle.outputs)
+            return [output_type(name, input_types[leading]) for name in outputs]
 
         @_guarded(rt, bundle.op, list)
         def get_output_shapes(self, inputs: Any, shape_inputs: Any, builder: Any) -> Any:
@@ -218,11 +273,14 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
             desc = in_out[position].desc
             if desc.format != api.TensorFormat.LINEAR:
                 return False
-            if position < num_inputs and bundle.inputs[position] in bundle.any_dtype:
+            if position >= num_inputs:
+                return bool(desc.type == output_type(outputs[position - num_inputs], in_out[leading].desc.type))
+            name = bundle.inputs[position]
+            if name in bundle.any_dtype:
                 return True
-            if desc.type not in [types[each] for each in bundle.dtypes]:
+            if desc.type not in [types[each] for each in bundle.types.get(name, bundle.dtypes)]:
                 return False
-            return bool(position <= leading or desc.type == in_out[leading].desc.type)
+            return bool(name in bundle.types or position <= leading or desc.type == in_out[leading].desc.type)
 
         def configure_plugin(self, inputs: Any, outputs: Any) -> int:
             return 0
@@ -244,8 +302,12 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
         def set_tactic(self, tactic: int) -> int:
             return 0
 
+        @_guarded(rt, bundle.op, 0)
         def get_workspace_size(self, inputs: Any, outputs: Any) -> int:
-            return 0
+            if bundle.kernel.workspace is None:
+                return 0
+            given, made = ([tuple(each.max) for each in descs] for descs in (inputs, outputs[: len(bundle.outputs)]))
+            return int(bundle.kernel.workspace(bundle.padded(given), made, self.attributes))
 
         def on_shape_change(self, inputs: Any, outputs: Any) -> int:
             return 0
@@ -253,15 +315,21 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
         def enqueue(
             self, input_desc: Any, output_desc: Any, inputs: Any, outputs: Any, workspace: int, stream: int
         ) -> int:
-            names = {value: name for name, value in types.items()}
             if self.launcher is None:
                 self.launcher = _Launcher(self.ptx)
-            given = [tuple(desc.dims) for desc in input_desc]
-            made = [tuple(desc.dims) for desc in output_desc]
-            entry = f"{bundle.kernel.entry}_{names[input_desc[leading].type]}"
-            integers, floats = bundle.kernel.scalars(given, made, self.attributes)
-            count = int(np.prod(made[0], dtype=np.int64))
-            self.launcher.launch(entry, [*inputs, *outputs], integers, floats, count, bundle.kernel.threads, stream)
+            kernel = bundle.kernel
+            given = bundle.padded([tuple(desc.dims) for desc in input_desc])
+            made = [tuple(desc.dims) for desc in output_desc[: len(bundle.outputs)]]
+            suffix = bundle.suffix([names[desc.type] for desc in input_desc])
+            integers, floats = kernel.scalars(given, made, self.attributes)
+            space = [] if kernel.workspace is None else [workspace]
+            pointers = [*(each or 0 for each in bundle.padded(inputs)), *outputs, *space]
+            for each in kernel.all_launches():
+                count = int(each.count(given, made, self.attributes))
+                blocks = count if each.together else (count + each.threads - 1) // each.threads
+                self.launcher.launch(
+                    f"{each.entry}_{suffix}", pointers, integers, floats, blocks, each.threads, stream
+                )  # fmt: skip
             return 0
 
     return Made
@@ -301,9 +369,9 @@ class _Launcher:
             raise RuntimeError(f"CUDA could not {what}: {(name.value or b'').decode() or status}")
 
     def launch(
-        self, entry: str, pointers: Any, integers: Any, floats: Any, count: int, threads: int, stream: int
+        self, entry: str, pointers: Any, integers: Any, floats: Any, blocks: int, threads: int, stream: int
     ) -> None:  # fmt: skip
-        """Launches one function over ``count`` threads on a stream."""
+        """Launches one function over blocks of threads on a stream."""
         function = self._functions.get(entry)
         if function is None:
             function = ctypes.c_void_p()
@@ -311,11 +379,10 @@ class _Launcher:
                 self._cuda.cuModuleGetFunction(ctypes.byref(function), self._module, entry.encode()), f"find {entry}"
             )
             self._functions[entry] = function
-        if not count:
+        if not blocks:
             return
         values = [*(ctypes.c_void_p(pointer) for pointer in pointers), pack(integers, floats)]
         arguments = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        blocks = (count + threads - 1) // threads
         status = self._cuda.cuLaunchKernel(
             function, blocks, 1, 1, threads, 1, 1, 0, ctypes.c_void_p(stream), arguments, None
         )
@@ -330,13 +397,14 @@ def register_script(rt: Any, file: Path) -> None:
     Raises:
         BenchError: It raises, or defines no plugin.
     """
-    from onnxbench.bundles import Bundle, load_bundle
+    from onnxbench.bundles import bundles_of, read_bundles
 
     sys.modules.setdefault("tensorrt", rt.api)
     before = set(rt.creators())
     module = run_file(file)
-    if isinstance(getattr(module, "BUNDLE", None), Bundle):
-        register_bundle(rt, load_bundle(file))
+    if bundles_of(module):
+        for bundle in read_bundles(file):
+            register_bundle(rt, bundle)
         return
     for value in list(vars(module).values()):
         is_creator = isinstance(value, type) and issubclass(value, rt.api.IPluginCreatorV3One)

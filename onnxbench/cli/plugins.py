@@ -87,8 +87,10 @@ def _export(words: list[str]) -> None:
 
     if len(words) != 2:
         raise UsageError("'plugins export' needs a bundle and a new folder")
-    for file in export_cpp(load_bundles(words[:1])[0], Path(words[1])):
-        print(file)
+    found, folder = load_bundles(words[:1]), Path(words[1])
+    for bundle in found:
+        for file in export_cpp(bundle, folder if len(found) == 1 else folder / bundle.name):
+            print(file)
 
 
 def _new(words: list[str], op: str | None, *, cpp: bool, quiet: bool) -> None:
@@ -131,10 +133,11 @@ def _list(found: list[Plugin], engine: str | None, *, tensorrt: bool, as_json: b
 
 
 def _compile(found: list[Plugin]) -> None:
-    from onnxbench.bundles import compile_ptx, load_bundle
+    from onnxbench.bundles import compile_ptx, read_bundles
 
     for plugin in found:
-        print(compile_ptx(load_bundle(plugin.path)))
+        for bundle in read_bundles(plugin.path):
+            print(compile_ptx(bundle))
 
 
 def _show(found: list[Plugin], engine: str | None, *, as_json: bool) -> None:

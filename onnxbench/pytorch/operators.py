@@ -17,9 +17,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxbench.bundles import Bundle, Case, TorchCall, load_bundle
-from onnxbench.bundles._onnx import Unknown, leading
-from onnxbench.bundles._proof import difference
+from onnxbench.bundles import Bundle, Case, TorchCall, is_required, kind_of, load_bundle
+from onnxbench.bundles._onnx import Unknown
+from onnxbench.bundles._proof import allowed_in, difference, expected_of
 from onnxbench.errors import SpecError, UsageError
 from onnxbench.pytorch import require_torch
 from onnxbench.pytorch._verification import as_array
@@ -70,13 +70,16 @@ def torch_call(bundle: Bundle) -> TorchCall:
 
 def _schema(bundle: Bundle) -> str:
     """Returns the operator's signature as PyTorch writes it."""
-    words = [f"Tensor {name}" for name in bundle.inputs]
+    words = [f"Tensor? {name}=None" if name in bundle.optional else f"Tensor {name}" for name in bundle.inputs]
+    if bundle.attributes and bundle.inputs[-1] in bundle.optional:
+        words.append("*")  # what follows a default needs one too, or is given by name
     for name, value in bundle.attributes.items():
-        if isinstance(value, type):
-            words.append(f"{_KINDS[value]} {name}")
-        else:
-            default = f'"{value}"' if isinstance(value, str) else repr(value)
-            words.append(f"{_KINDS[type(value)]} {name}={default}")
+        kind, is_list = kind_of(value)
+        word = f"{_KINDS[kind]}{'[]' if is_list else ''} {name}"
+        if not is_required(value):
+            default = f'"{value}"' if kind is str else repr(list(value) if is_list else value)
+            word += f"={default}"
+        words.append(word)
     results = ", ".join(["Tensor"] * len(bundle.outputs))
     return f"({', '.join(words)}) -> {results if len(bundle.outputs) == 1 else f'({results})'}"
 
@@ -87,31 +90,38 @@ def _define(name: str, schema: str, torch: Any) -> None:
     def compute(*args: Any, **kwargs: Any) -> Any:
         bundle = _COMPUTING[name]
         tensors, attributes = _sorted_arguments(bundle, args, kwargs)
-        made = bundle.reference([as_array(tensor) for tensor in tensors], attributes)
-        device = tensors[leading(bundle)].device
+        made = bundle.reference([None if each is None else as_array(each) for each in tensors], attributes)
+        device = tensors[bundle.leading()].device
         results = [_as_tensor(value, torch).to(device) for value in made]
         return results[0] if len(results) == 1 else tuple(results)
 
     def fake(*args: Any, **kwargs: Any) -> Any:
         bundle = _COMPUTING[name]
         tensors, attributes = _sorted_arguments(bundle, args, kwargs)
-        sizes = [[_Size.of(size, torch) for size in tensor.shape] for tensor in tensors]
-        typing = tensors[leading(bundle)]
-        results = [
-            typing.new_empty([each.value if isinstance(each, _Size) else each for each in shape])
-            for shape in bundle.shapes(sizes, attributes)
-        ]
+        sizes = [None if each is None else [_Size.of(size, torch) for size in each.shape] for each in tensors]
+        typing = tensors[bundle.leading()]
+        results = []
+        for output, shape in zip(bundle.outputs, bundle.shapes(sizes, attributes), strict=True):
+            told = [size.value if isinstance(size, _Size) else size for size in shape]
+            if output in bundle.counted:
+                told[bundle.counted[output]] = torch.library.get_ctx().new_dynamic_size()
+            results.append(typing.new_empty(told, dtype=_dtype(bundle, output, torch)))
         return results[0] if len(results) == 1 else tuple(results)
 
     made = torch.library.custom_op(name, compute, mutates_args=(), schema=schema)
     made.register_fake(fake)
 
 
+def _dtype(bundle: Bundle, output: str, torch: Any) -> Any:
+    """Returns the element type of an output; None if it is that of the inputs."""
+    return getattr(torch, bundle.types[output][0]) if output in bundle.types else None
+
+
 def _sorted_arguments(bundle: Bundle, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], Any]:
     names = [*bundle.inputs, *bundle.attributes]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     attributes = {name: value for name, value in given.items() if name in bundle.attributes}
-    return [given[name] for name in bundle.inputs], bundle.filled(attributes)
+    return [given.get(name) for name in bundle.inputs], bundle.filled(attributes)
 
 
 def _as_tensor(value: Any, torch: Any) -> Any:
@@ -222,31 +232,41 @@ def _translation(bundle: Bundle, arguments: Sequence[str]) -> Callable[..., Any]
 
     def write(given: Mapping[str, Any]) -> Any:
         attributes = _as_attributes(bundle, given)
-        return operator(*(given[name] for name in bundle.inputs), **attributes)
+        return operator(*_given_inputs(bundle, given), **attributes)
 
     safe = [f"{name}_" if keyword.iskeyword(name) else name for name in arguments]
-    words = [
-        name if name in bundle.inputs
-        else f"{name}: {_kind(bundle.attributes[name]).__name__}"
-        + ("" if isinstance(bundle.attributes[name], type) else f" = {bundle.attributes[name]!r}")
-        for name in safe
-    ]  # fmt: skip
+    words = []
+    for name in safe:
+        if name in bundle.inputs:
+            words.append(f"{name}=None" if name in bundle.optional else name)
+            continue
+        if "*" not in words and bundle.inputs[-1] in bundle.optional:
+            words.append("*")
+        value = bundle.attributes[name]
+        kind, is_list = kind_of(value)
+        word = f"{name}: {f'Sequence[{kind.__name__}]' if is_list else kind.__name__}"
+        words.append(word if is_required(value) else f"{word} = {value!r}")
     passed = ", ".join(f"{name!r}: {each}" for name, each in zip(arguments, safe, strict=True))
-    space: dict[str, Any] = {"write": write}
+    space: dict[str, Any] = {"write": write, "Sequence": Sequence}
     exec(f"def translate({', '.join(words)}):\n    return write({{{passed}}})", space)
     made: Callable[..., Any] = space["translate"]
     return made
 
 
-def _kind(value: Any) -> type:
-    return value if isinstance(value, type) else type(value)
+def _given_inputs(bundle: Bundle, given: Mapping[str, Any]) -> list[Any]:
+    """Returns the inputs that are given; those that are left out are the last ones."""
+    return [given[name] for name in bundle.inputs if given.get(name) is not None]
 
 
 def _as_attributes(bundle: Bundle, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns attributes in the types that the bundle says: PyTorch's bools are numbers in ONNX."""
     said = {name: value for name, value in given.items() if name in bundle.attributes and value is not None}
     filled = bundle.filled(said)
-    return {name: _kind(bundle.attributes[name])(value) for name, value in filled.items()}
+    made = {}
+    for name, value in filled.items():
+        kind, is_list = kind_of(bundle.attributes[name])
+        made[name] = [kind(each) for each in value] if is_list else kind(value)
+    return made
 
 
 @contextlib.contextmanager
@@ -275,6 +295,7 @@ def symbolics(bundles: Sequence[Bundle]) -> Iterator[None]:
 
 def _symbolic(bundle: Bundle, arguments: Sequence[str]) -> Callable[..., Any]:
     letters = {int: "i", float: "f", str: "s"}
+    torch = require_torch()
 
     def write(g: Any, *values: Any) -> Any:
         from torch.onnx.symbolic_helper import _get_const  # no public name; parse_args would read it the same way
@@ -282,15 +303,18 @@ def _symbolic(bundle: Bundle, arguments: Sequence[str]) -> Callable[..., Any]:
         given = dict(zip(arguments, values, strict=False))
         for name, value in bundle.attributes.items():
             if name in given:
-                given[name] = _get_const(given[name], letters[_kind(value)], name)
+                kind, is_list = kind_of(value)
+                given[name] = _get_const(given[name], letters[kind] + ("s" if is_list else ""), name)
         attributes = _as_attributes(bundle, given)
-        keywords = {f"{name}_{letters[type(value)]}": value for name, value in attributes.items()}
-        inputs = [given[name] for name in bundle.inputs]
+        keywords = {f"{name}_{letters[kind_of(value)[0]]}": value for name, value in attributes.items()}
+        inputs = [each for each in _given_inputs(bundle, given) if not each.node().mustBeNone()]
         made = g.op(f"{bundle.domain}::{bundle.op}", *inputs, outputs=len(bundle.outputs), **keywords)
         results = [made] if len(bundle.outputs) == 1 else list(made)
         shapes = _known_shapes(bundle, inputs, attributes)
-        for result, shape in zip(results, shapes or (), strict=False):
-            result.setType(inputs[leading(bundle)].type().with_sizes(shape))
+        for name, result, shape in zip(bundle.outputs, results, shapes or (), strict=False):
+            kind = inputs[bundle.leading()].type().with_sizes(shape)
+            dtype = _dtype(bundle, name, torch)
+            result.setType(kind if dtype is None else kind.with_dtype(dtype))
         return made
 
     return write
@@ -307,7 +331,12 @@ def _known_shapes(
         if known is None:
             return None
         sizes.append([Unknown() if size is None else size for size in known])
-    return [[size if isinstance(size, int) else None for size in shape] for shape in bundle.shapes(sizes, attributes)]
+    told = bundle.shapes(bundle.padded(sizes), attributes)
+    return [
+        [size if isinstance(size, int) and not bundle.is_counted(name, axis) else None
+         for axis, size in enumerate(shape)]
+        for name, shape in zip(bundle.outputs, told, strict=True)
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------- the proof
@@ -328,7 +357,7 @@ def prove(bundle: Bundle, cases: Sequence[Case]) -> str:
         tensors = [_as_tensor(value, torch) for value in inputs]
         made = operator(*tensors, **bundle.filled(attributes))
         results = [made] if len(bundle.outputs) == 1 else list(made)
-        for result, expected in zip(results, bundle.reference(inputs, bundle.filled(attributes)), strict=True):
+        for result, expected in zip(results, expected_of(bundle, inputs, attributes), strict=True):
             differs = difference(as_array(result), expected, (0, 0))
             assert differs is None, f"{torch_call(bundle).name} is not the reference: {differs}"
         torch.library.opcheck(
@@ -351,15 +380,15 @@ def _compare(bundle: Bundle, name: str, cases: Sequence[Case], torch: Any) -> st
     for inputs, attributes in finite:
         filled = bundle.filled(attributes)
         given: dict[str, Any] = {
-            name: _as_tensor(value, torch) for name, value in zip(bundle.inputs, inputs, strict=True)
+            name: _as_tensor(value, torch) for name, value in zip(bundle.inputs, inputs, strict=False)
         }
         given |= {
             name: bool(filled[name]) if kinds[name] == "bool" else filled[name] for name in kinds if name in filled
         }
         made = operator(*(given[each] for each in kinds))
         results = [made] if len(bundle.outputs) == 1 else list(made)
-        for result, expected in zip(results, bundle.reference(inputs, filled), strict=True):
-            differs = difference(as_array(result), expected, bundle.tolerance["float32"])
+        for result, expected in zip(results, expected_of(bundle, inputs, attributes), strict=True):
+            differs = difference(as_array(result), expected, allowed_in(bundle, expected))
             shapes = [value.shape for value in inputs]
             assert differs is None, f"{name} is something else, inputs {shapes}, attributes {attributes}: {differs}"
     return f"{len(finite)} finite cases equal to {name}"

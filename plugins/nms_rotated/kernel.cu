@@ -1,0 +1,79 @@
+#include "rotated_core.h"
+
+// i: images, boxes, classes, classes of the boxes (1: all have the same), boxes of a class that take part, boxes that
+// are kept, background class, whether to clip, from class to class and from box to box in the scores
+// f: scores and overlaps above which something counts
+
+// A block for each class of each image.
+template <typename T>
+ONNXBENCH_DEVICE void suppress(const T* __restrict__ boxes, const T* __restrict__ scores, void* memory,
+                               const onnxbench_params& p) {
+  onnxbench_candidates space(memory, p.i[0] * p.i[2], p.i[1], p.i[5]);
+  long long block = blockIdx.x, count = p.i[1], classes = p.i[2], image = block / classes, label = block % classes;
+  long long made = 0;
+  if (label != p.i[6]) {
+    rotated_boxes<T> own{boxes + (image * count * p.i[3] + (p.i[3] > 1 ? label : 0)) * 5, p.i[3] * 5};
+    made = onnxbench_suppress(scores + image * count * classes + label * p.i[8], count, p.i[9], p.f[0], p.f[1], p.i[4],
+                              space.room, own, space.keys + block * count, space.kept + block * space.room);
+  }
+  if (threadIdx.x == 0) space.counts[block] = made;
+}
+
+// A block for each class of each image, which writes its boxes after those of the blocks before it, and one more, which
+// says how many there are in all.
+ONNXBENCH_DEVICE void list(long long* index, long long* total, void* memory, const onnxbench_params& p) {
+  long long count = p.i[1], classes = p.i[2], block = blockIdx.x, before = 0;
+  onnxbench_candidates space(memory, p.i[0] * classes, count, p.i[5]);
+  for (long long other = 0; other < block; ++other) before += space.counts[other];
+  if (block == p.i[0] * classes) {
+    if (threadIdx.x == 0) *total = before;
+    return;
+  }
+  for (long long at = threadIdx.x; at < space.counts[block]; at += blockDim.x) {
+    long long* to = index + (before + at) * 3;
+    to[0] = block / classes;
+    to[1] = block % classes;
+    to[2] = onnxbench_place(space.kept[block * space.room + at]);
+  }
+}
+
+// A block for each image.
+template <typename T>
+ONNXBENCH_DEVICE void gather(const T* __restrict__ boxes, T* __restrict__ dets, long long* labels, void* memory,
+                             const onnxbench_params& p) {
+  onnxbench_candidates space(memory, p.i[0] * p.i[2], p.i[1], p.i[5]);
+  long long image = blockIdx.x, count = p.i[1], classes = p.i[2], keep = p.i[5];
+  unsigned long long* keys = space.keys + image * classes * count;
+  long long made = onnxbench_merge(space.kept + image * classes * space.room, space.counts + image * classes, classes,
+                                   space.room, count, keep, keys);
+  for (long long row = threadIdx.x; row < keep; row += blockDim.x) {
+    long long to = image * keep + row;
+    bool is_there = row < made;
+    long long place = is_there ? onnxbench_place(keys[row]) : -1, label = is_there ? place / count : -1;
+    long long box = is_there ? place % count : -1;
+    const T* from = boxes + ((image * count + box) * p.i[3] + (p.i[3] > 1 ? label : 0)) * 5;
+    for (int part = 0; part < 5; ++part) {
+      float value = is_there ? onnxbench_load(from + part) : 0.0f;
+      onnxbench_store(dets + to * 6 + part, p.i[7] ? fmaxf(fminf(value, 1.0f), 0.0f) : value);
+    }
+    onnxbench_store(dets + to * 6 + 5, is_there ? onnxbench_score(keys[row]) : 0.0f);
+    labels[to] = label;
+  }
+}
+
+#define NMS(name, T)                                                                                                   \
+  ONNXBENCH_KERNEL nms_rotated_class_##name(const T* boxes, const T* scores, void*, void*, void* space,                \
+                                            onnxbench_params p) {                                                      \
+    suppress(boxes, scores, space, p);                                                                                 \
+  }                                                                                                                    \
+  ONNXBENCH_KERNEL nms_rotated_list_##name(const T*, const T*, long long* index, long long* total, void* space,        \
+                                           onnxbench_params p) {                                                       \
+    list(index, total, space, p);                                                                                      \
+  }                                                                                                                    \
+  ONNXBENCH_KERNEL batched_rotated_nms_image_##name(const T* boxes, const T*, T* dets, long long* labels, void* space, \
+                                                    onnxbench_params p) {                                              \
+    gather(boxes, dets, labels, space, p);                                                                             \
+  }
+NMS(float32, float)
+NMS(float16, onnxbench_half)
+NMS(bfloat16, onnxbench_bfloat16)
