@@ -14,6 +14,8 @@ from cases import ROOT
 from onnxbench import backends
 from onnxbench.bundles import export_cpp, kind_of, load_bundle
 from onnxbench.bundles._proof import allowed_in, difference, expected_of
+from onnxbench.cli import app
+from onnxbench.cli._boundary import bounded
 from onnxbench.errors import BenchError, UsageError
 from onnxbench.model import from_proto
 from onnxbench.operations import Rewrite
@@ -52,6 +54,10 @@ def test_each_bundle_passes_its_own_tests(name):
     assert any(not all(value.size for value in inputs) for inputs, _ in cases), "something empty"
     assert any(not np.isfinite(value).all() for inputs, _ in cases for value in inputs), "something not finite"
     assert len((folder / "kernel.ptx").read_bytes()) < 200_000
+
+
+def run(*arguments: object) -> int:
+    return bounded(app, [str(argument) for argument in arguments])
 
 
 def is_meant(name, inputs, attributes):
@@ -170,6 +176,29 @@ def test_a_node_by_another_name_is_the_same_operator():
     session = backends.open_session(from_proto(proto), "reference", options=backends.Options(operators=operators))
     (made,) = session.run(dict(zip(bundle.inputs, inputs, strict=True))).values()
     assert difference(made, expected, (0, 0)) is None
+
+
+def test_check_knows_the_operators_of_bundles(tmp_path, capsys):
+    bundle, path = load_bundle(PLUGINS / "roi_align"), tmp_path / "m.onnx"
+    proto = bundle.model(*next(iter(bundle.cases())))
+    onnx.save(proto, path)
+    check = ["check", path, "--plugin", PLUGINS / "roi_align", "--ort"]
+    assert run(*check) == 0
+    assert run("check", path, "--ort") == 1
+    assert "mmdeploy" in capsys.readouterr().out, "ONNX Runtime does not know it"
+    kept = proto.graph.node[0].attribute[:]
+    del proto.graph.node[0].attribute[:]
+    onnx.save(proto, path)
+    assert run(*check) == 1
+    shown = capsys.readouterr().out
+    assert "OB404" in shown
+    assert "(MMCVRoiAlign) has no attribute 'output_height', which it needs" in shown
+    proto.graph.node[0].attribute.extend(kept)
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 99
+    onnx.save(proto, path)
+    assert run("check", path) == 0
+    assert run("check", path, "--plugin", PLUGINS / "roi_align") == 1, "the shape that is stated is not the one made"
+    assert not onnx.defs.has(bundle.op, bundle.domain), "onnx forgets it again"
 
 
 @pytest.mark.parametrize("name", BUNDLES)
