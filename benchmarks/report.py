@@ -38,14 +38,14 @@ def bars(name: str, data: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def write_between_marks(file: Path, text: str) -> None:
+def write_between_marks(file: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Puts sections between the two marks of a file; those that stand there and are not in ``text`` stay."""
     whole = file.read_text(encoding="utf-8")
-    head, begin, rest = whole.partition(BEGIN)
-    old, end, tail = rest.partition(END)
+    head, begin, rest = whole.partition(marks[0])
+    old, end, tail = rest.partition(marks[1])
     if not begin or not end:
-        raise ValueError(f"{file} has no line {BEGIN!r} followed by {END!r}")
-    file.write_text(f"{head}{BEGIN}\n\n{_merged(old, text)}\n\n{END}{tail}", encoding="utf-8")
+        raise ValueError(f"{file} has no line {marks[0]!r} followed by {marks[1]!r}")
+    file.write_text(f"{head}{begin}\n\n{_merged(old, text)}\n\n{end}{tail}", encoding="utf-8")
 
 
 def _merged(old: str, new: str) -> str:
@@ -66,7 +66,7 @@ def _sections(text: str) -> dict[str, str]:
     return {part.partition("\n")[0]: part for part in parts if part}
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -79,7 +79,7 @@ def _bars_table(results: Mapping[str, Any]) -> str:
         if name in results
         for bar in bars(name, results[name]["data"])
     ]
-    return f"{_PROMISES}\n\n" + _table(("measure", "bar", "measured", "met"), rows)
+    return f"{_PROMISES}\n\n" + table(("measure", "bar", "measured", "met"), rows)
 
 
 def _conditions(section: Mapping[str, Any]) -> str:
@@ -94,7 +94,7 @@ def _conditions(section: Mapping[str, Any]) -> str:
 
 def _rows(rows: Mapping[str, Any], ratios: Mapping[str, float] | None = None) -> str:
     head = ["", "seconds (median)", "fastest to slowest", "CPU, s", "runs", "peak memory"]
-    table = []
+    lines = []
     for name, row in rows.items():
         remark = row.get("failure") or row.get("note", "")
         if "seconds" in row:
@@ -108,8 +108,8 @@ def _rows(rows: Mapping[str, Any], ratios: Mapping[str, float] | None = None) ->
         else:
             cells = [""] * 5
         times = [f"{ratios[name]:.1f}" if name in ratios else ""] if ratios is not None else []
-        table.append([name, *cells, *times, remark])
-    return _table([*head, *(["times ours"] if ratios is not None else []), ""], table)
+        lines.append([name, *cells, *times, remark])
+    return table([*head, *(["times ours"] if ratios is not None else []), ""], lines)
 
 
 def _startup(data: Mapping[str, Any]) -> Iterator[str]:
@@ -152,7 +152,7 @@ def _growth(data: Mapping[str, Any]) -> Iterator[str]:
         ratios = [f"{row[key]:.1f}" if row[key] else "" for key in ("ratio", "net_ratio")]
         peak = f"{row['peak_mb']:.0f} MB" if row["peak_mb"] else ""
         rows.append([name, *seconds, *ratios, peak, row.get("failure") or row["note"]])
-    yield _table(["", "40 nodes, s", "10,000, s", "100,000, s", "ratio", "ratio, start-up taken off", "peak", ""], rows)
+    yield table(["", "40 nodes, s", "10,000, s", "100,000, s", "ratio", "ratio, start-up taken off", "peak", ""], rows)
 
 
 def _edits(data: Mapping[str, Any]) -> Iterator[str]:
@@ -166,7 +166,7 @@ def _edits(data: Mapping[str, Any]) -> Iterator[str]:
     )
     tools = list(data["lost"])
     fields = [name for name, said in data["lost"][OURS].items()]
-    yield _table(["", *tools], [[name, *(data["lost"][tool][name] for tool in tools)] for name in fields])
+    yield table(["", *tools], [[name, *(data["lost"][tool][name] for tool in tools)] for name in fields])
 
 
 def _cuts(data: Mapping[str, Any]) -> Iterator[str]:
@@ -187,7 +187,7 @@ def _cuts(data: Mapping[str, Any]) -> Iterator[str]:
             if about["cuts"]
         ]
         yield f"{title}:"
-        yield _table(["", *tools], rows)
+        yield table(["", *tools], rows)
         yield _reasons(data[block])
     short = {model: len(about["cuts"]) for model, about in data["models"].items() if len(about["cuts"]) < 3}
     if short:

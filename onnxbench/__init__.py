@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from onnxbench.opsets import convert_opset as convert_opset
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
+    from onnxbench.precision import convert as convert
+    from onnxbench.precision import convert_file as convert_file
     from onnxbench.proof import prove as prove
     from onnxbench.proving import prove_plugin as prove_plugin
     from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
@@ -89,6 +91,8 @@ _HOMES = {
     "build_engine": "engine",
     "check": "lint",
     "edit": "surgery",
+    "convert": "precision",
+    "convert_file": "precision",
     "convert_opset": "opsets",
     "diagnose": "engine",
     "diff": "diffing",

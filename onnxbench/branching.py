@@ -30,7 +30,7 @@ def taken_branch(draft: Draft, ref: NodeRef) -> bool | None:
     node = ref.node
     if node.op_type != "If" or plain_domain(node.domain) or not node.input:
         return None
-    tensor = _constant(draft, ref.scope, node.input[0])
+    tensor = constant_of(draft, ref.scope, node.input[0])
     if tensor is None:
         return None
     value = draft.model.array(tensor)
@@ -49,7 +49,8 @@ def take_branches(draft: Draft, refs: Sequence[NodeRef]) -> int:
     return sum(map(len, wanted.values()))
 
 
-def _constant(draft: Draft, scope: Scope, name: str) -> TensorProto | None:
+def constant_of(draft: Draft, scope: Scope, name: str) -> TensorProto | None:
+    """Returns the tensor that a name always stands for: of an initializer or a Constant node; None if it varies."""
     home = home_of(scope, name)
     if home is None:
         return None

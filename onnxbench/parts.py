@@ -204,6 +204,17 @@ class Parts:
         tensor = next(t for t in self.scope.graph.initializer if t.name == name)
         return self.model.array(tensor)
 
+    def constant(self, name: str) -> Value | None:
+        """Returns the values of a dense initializer, or of the tensor that a Constant node holds; None for all else."""
+        at = self.scope.producers.get(name)
+        if at is None:
+            tensor = next((t for t in self.scope.graph.initializer if t.name == name), None)
+        else:
+            node = self.scope.nodes[at]
+            held = node.attribute[0] if node.op_type == "Constant" and node.attribute else None
+            tensor = held.t if held is not None and held.name == "value" else None
+        return None if tensor is None else self.model.array(tensor)
+
     def kinds(self, names: Sequence[str]) -> dict[str, TypeProto]:
         """Returns the types of tensors, as far as a runtime or onnx can tell."""
         return backends.tensor_types(self.model, names) if names else {}

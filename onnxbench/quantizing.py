@@ -2,38 +2,31 @@
 
 ``quantize`` calibrates a float model with data. The quantizer is ONNX Runtime's; what it is told to do is what TensorRT
 wants: inputs of convolutions and matrix products, weights per channel, bias in float, outputs left alone so that
-activations are fused. ``SymmetricQuantization`` mends a model that was quantized as ONNX Runtime likes it, where that
-changes nothing but names of numbers, and refuses it where it would.
+activations are fused. A model that was quantized as ONNX Runtime likes it is mended by the operation
+``symmetric_quantization``, where that changes no number.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from onnxbench import backends, weights
 from onnxbench.drift import DriftReport, TensorDrift, compare_all
 from onnxbench.errors import FeedsError, NotFoundError, RefusedResultError, UnsupportedError
 from onnxbench.feeding import FeedOptions, feed_sets
-from onnxbench.graph import GraphIndex, NodeRef, Scope
+from onnxbench.graph import GraphIndex
 from onnxbench.messages import copy_of
 from onnxbench.model import Model, load
-from onnxbench.operations import Operation
-from onnxbench.operations._base import Effect
 from onnxbench.opsets import convert_opset
 from onnxbench.validity import validate
 from onnxbench.wording import plural
 from onnxbench.writer import SaveOptions, save
-
-if TYPE_CHECKING:
-    import numpy as np
-    from onnx import NodeProto, TensorProto
-
-    from onnxbench.draft import Draft
 
 QUANTIZED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators whose inputs become int8."""
@@ -44,7 +37,6 @@ _LARGE = 1 << 30
 _COMPARED = 4
 _USELESS = 10.0
 """Signal to noise in dB below which a model is told to be another one."""
-_INT32, _UINT8, _INT8 = 6, 2, 3
 _LINEAR = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -57,6 +49,7 @@ class Quantized:
         quantized: How many nodes take int8 now.
         left: How many of the same kinds stay in float.
         sets: With how many sets of inputs it was calibrated.
+        digest: The sha256 of these inputs.
         drift: Its outputs against those of the float model, in ONNX Runtime, on the first of these sets that is worst.
     """
 
@@ -64,7 +57,16 @@ class Quantized:
     quantized: int
     left: int
     sets: int
+    digest: str
     drift: DriftReport
+
+    def to_record(self) -> dict[str, Any]:
+        """Returns what the record of an engine says of the calibration, as plain values."""
+        worst = min(self.drift.tensors, key=_noise_ratio)
+        return {
+            "sets": self.sets, "sha256": self.digest, "quantized": self.quantized, "left": self.left,
+            "worst": {"output": worst.name, "sqnr_db": worst.sqnr_db, "max_abs": worst.max_abs},
+        }  # fmt: skip
 
     def sentences(self) -> list[str]:
         """Returns what was done and how far the result is from float, in words."""
@@ -122,7 +124,7 @@ def quantize(
     if _ports(made) != _ports(prepared):
         raise RefusedResultError("the quantizer changed the inputs or outputs of the model")
     done = _count(made, operators)
-    return Quantized(made, done, count - done, sets.count, _compare(prepared, made, calibration))
+    return Quantized(made, done, count - done, sets.count, sets.digest, _compare(prepared, made, calibration))
 
 
 def _refuse_quantized(model: Model) -> None:
@@ -158,18 +160,26 @@ def _prepared(model: Model, exclude: Sequence[str]) -> Model:
 
 
 class _Counted:
-    """Sets of inputs that tell how many they were."""
+    """Sets of inputs that tell how many they were, and the digest of all."""
 
     def __init__(self, model: Model, calibration: FeedOptions) -> None:
         self._model, self._calibration = model, calibration
-        self.count = 0
+        self.count, self.digest = 0, ""
 
     def __iter__(self) -> Iterator[Any]:
+        import numpy as np
+
+        self.count, digest = 0, hashlib.sha256()
         for each in feed_sets(self._model, self._calibration):
             self.count += 1
+            for name in sorted(each.feeds):
+                value = np.ascontiguousarray(each.feeds[name])
+                digest.update(f"{name} {value.dtype} {value.shape}\0".encode())
+                digest.update(value.tobytes())
             yield each.feeds
         if not self.count:
             raise FeedsError("the calibration data holds no set of inputs")
+        self.digest = digest.hexdigest()
 
 
 def _gathered(model: Model) -> Model:
@@ -211,196 +221,3 @@ def _compare(before: Model, after: Model, calibration: FeedOptions) -> DriftRepo
 
 def _noise_ratio(drift: TensorDrift) -> float:
     return -math.inf if drift.sqnr_db is None else drift.sqnr_db
-
-
-# ---------------------------------------------------------------- models that are quantized already
-
-
-@dataclass(frozen=True)
-class SymmetricQuantization(Operation):
-    """Bring quantization into the form that TensorRT takes: int8, zero points 0, bias in float.
-
-    An int32 bias behind DequantizeLinear becomes a float one; uint8 with zero point 128 becomes int8 with 0, which is
-    the same numbers. Other zero points are refused.
-    """
-
-    word: ClassVar[str] = "symmetric_quantization"
-    effect: ClassVar[Effect] = "rounding"
-    expects: ClassVar[str] = "all"
-
-    def find(self, draft: Draft) -> Sequence[NodeRef]:
-        """Returns the nodes that are to be changed: of an int32 bias, or with uint8."""
-        return [ref for ref in draft.index.nodes() if ref.node.op_type in _LINEAR and self._kind(draft, ref)]
-
-    def _kind(self, draft: Draft, ref: NodeRef) -> int | None:
-        """Returns ``_INT32`` for the DequantizeLinear of a bias, ``_UINT8`` for what works in uint8, else None."""
-        node = ref.node
-        if node.op_type == "DequantizeLinear":
-            data = _stored(draft, ref.scope, node.input[0])
-            if data is not None and data.data_type == _INT32:
-                return _INT32
-        zero = _stored(draft, ref.scope, node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        if zero is not None:
-            return _UINT8 if zero.data_type == _UINT8 else None
-        if node.op_type == "QuantizeLinear":
-            said = next((each.i for each in node.attribute if each.name == "output_dtype"), 0)
-            return _UINT8 if len(node.input) < 3 and said in (0, _UINT8) else None
-        data = _stored(draft, ref.scope, node.input[0])
-        return _UINT8 if data is not None and data.data_type == _UINT8 else None
-
-    def apply(self, draft: Draft) -> None:
-        """Changes them."""
-        _refuse_others(draft)
-        for path in [scope.path for scope in draft.index.scopes]:
-            scope = draft.index.scope_paths[path]
-            kinds = [
-                (at, kind) for at, node in enumerate(scope.nodes)
-                if node.op_type in _LINEAR and (kind := self._kind(draft, NodeRef(scope, at)))
-            ]  # fmt: skip
-            if kinds and scope.is_function:
-                raise RefusedResultError(f"quantization in function {path} is left as it is", hint="Inline it first.")
-            before = {name for name in scope.constants if name in scope.consumers}
-            self._to_int8(draft, scope, [at for at, kind in kinds if kind == _UINT8])
-            scope = draft.index.scope_paths[path]
-            self._fold_bias(draft, scope, [at for at, kind in kinds if kind == _INT32])
-            scope = draft.index.scope_paths[path]
-            unread = {
-                name for name in before & set(scope.constants)
-                if name not in scope.consumers and name not in scope.outputs
-            }  # fmt: skip
-            if unread:
-                draft.remove_initializers(scope, unread)
-
-    def _fold_bias(self, draft: Draft, scope: Scope, positions: list[int]) -> None:
-        import numpy as np
-
-        renamed = {}
-        for at in positions:
-            node = scope.nodes[at]
-            if node.output[0] in scope.outputs:
-                raise RefusedResultError(f"DequantizeLinear {scope.label(at)!r} of an int32 tensor makes an output")
-            values, scale = _array(draft, scope, node.input[0], node), _array(draft, scope, node.input[1], node)
-            if len(node.input) > 2 and node.input[2] and _array(draft, scope, node.input[2], node).any():
-                raise RefusedResultError(f"DequantizeLinear {scope.label(at)!r}: an int32 zero point that is not 0")
-            axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
-            if scale.size > 1:
-                shape = [1] * values.ndim
-                shape[axis if values.ndim > 1 else 0] = -1
-                scale = scale.reshape(shape)
-            floats = (values.astype(np.float64) * scale.astype(np.float64)).astype(scale.dtype)
-            renamed[node.output[0]] = _add(draft, scope, f"{node.output[0]}_float", floats)
-            draft.record("node", scope.label(at), "removed", before="DequantizeLinear of an int32 bias")
-            draft.forget(scope, node.output)
-        if renamed:
-            draft.replace_uses(scope, renamed)
-            draft.splice(draft.index.scope_paths[scope.path], removed=positions)
-
-    def _to_int8(self, draft: Draft, scope: Scope, positions: list[int]) -> None:
-        import numpy as np
-
-        changed = set(positions)
-        converted: dict[str, str] = {}
-        for at in positions:
-            node = scope.nodes[at]
-            label = f"{node.op_type} {scope.label(at)!r}"
-            zero = _array(draft, scope, node.input[2], node) if len(node.input) > 2 and node.input[2] else None
-            if zero is None or not (zero == 128).all():
-                found = "0" if zero is None else ", ".join(map(str, np.unique(zero)[:4]))
-                raise RefusedResultError(
-                    f"{label} has zero point {found} of uint8, and TensorRT takes symmetric int8 alone",
-                    hint="Quantize the float model again: build-trt --int8 --calibration DATA.",
-                )
-            name = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
-            readers = scope.consumers.get(name, [])
-            if name in scope.outputs or any(
-                reader not in changed or scope.nodes[reader].op_type != "DequantizeLinear" for reader in readers
-            ):
-                raise RefusedResultError(f"{label}: {name!r} in uint8 is read by more than DequantizeLinear")
-            if node.op_type == "DequantizeLinear" and (maker := scope.producers.get(name, -1)) not in changed:
-                if maker >= 0 or _stored(draft, scope, name) is None:
-                    raise RefusedResultError(f"{label}: what makes {name!r} in uint8 cannot be changed")
-                if name not in converted:
-                    values = _array(draft, scope, name, node).astype(np.int16) - 128
-                    converted[name] = _add(draft, scope, f"{name}_int8", values.astype(np.int8))
-        names = []
-        for at in positions:
-            node = scope.nodes[at]
-            shape = _array(draft, scope, node.input[2], node).shape
-            node.input[2] = _add(draft, scope, f"{node.input[2]}_int8", np.zeros(shape, np.int8))
-            node.input[0] = converted.get(node.input[0], node.input[0])
-            draft.record("node", scope.label(at), "zero point", before="uint8 128", after="int8 0")
-            names += [name for name in node.output if node.op_type == "QuantizeLinear"]
-        if positions:
-            draft.touch()
-            draft.forget(draft.index.scope_paths[scope.path], names)
-            draft.retype(draft.index.scope_paths[scope.path], names)
-
-
-def _refuse_others(draft: Draft) -> None:
-    """Raises RefusedResultError for what no renumbering can make symmetric."""
-    for ref in draft.index.nodes():
-        node = ref.node
-        if node.op_type.startswith("QLinear"):
-            raise RefusedResultError(
-                f"{node.op_type} {ref.scope.label(ref.position)!r} computes in integers (QOperator), which TensorRT "
-                "does not have",
-                hint="Quantize the float model again: build-trt --int8 --calibration DATA.",
-            )
-        if node.op_type in _LINEAR and len(node.input) > 2 and node.input[2]:
-            zero = _stored(draft, ref.scope, node.input[2])
-            if zero is not None and zero.data_type == _INT8 and draft.model.array(zero).any():
-                raise RefusedResultError(
-                    f"{node.op_type} {ref.scope.label(ref.position)!r} has zero points that are not 0, and TensorRT "
-                    "takes symmetric int8 alone",
-                    hint="Quantize the float model again: build-trt --int8 --calibration DATA.",
-                )
-
-
-def _stored(draft: Draft, scope: Scope, name: str) -> TensorProto | None:
-    """Returns the initializer, or the value of the Constant node, that a graph knows by a name."""
-    around: Scope | None = scope
-    while around is not None:
-        maker = around.producers.get(name, -1)
-        if maker >= 0:
-            node = around.nodes[maker]
-            return next((each.t for each in node.attribute if each.name == "value"), None) if (
-                node.op_type == "Constant"
-            ) else None  # fmt: skip
-        if not around.is_function and name in around.constants:
-            found = draft.once(_stored, lambda: _by_name(draft))
-            return found.get((around.path, name))
-        around = around.parent
-    return None
-
-
-def _by_name(draft: Draft) -> dict[tuple[str, str], TensorProto]:
-    return {
-        (scope.path, tensor.name): tensor
-        for scope in draft.index.scopes if not scope.is_function
-        for tensor in scope.graph.initializer
-    }  # fmt: skip
-
-
-def _array(draft: Draft, scope: Scope, name: str, node: NodeProto) -> np.ndarray:
-    tensor = _stored(draft, scope, name)
-    if tensor is None:
-        raise RefusedResultError(f"{node.op_type} {node.name or node.output[0]!r}: {name!r} is computed, not stored")
-    return draft.model.array(tensor)
-
-
-def _add(draft: Draft, scope: Scope, base: str, values: np.ndarray) -> str:
-    """Adds an initializer to a graph and returns its name."""
-    import numpy as np
-
-    from onnxbench.captures import onnx_dtype
-
-    array = np.ascontiguousarray(values).reshape(values.shape)
-    name = draft.fresh(scope, base)
-    tensor = scope.graph.initializer.add(name=name, data_type=onnx_dtype(array.dtype))
-    tensor.dims.extend(array.shape)
-    draft.model.store(tensor, [array.astype(array.dtype.newbyteorder("<")).tobytes()], array.nbytes)
-    draft.record("weight", name, "added")
-    return name
-
-
-__all__ = ["QUANTIZED", "Quantized", "SymmetricQuantization", "quantize"]

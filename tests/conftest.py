@@ -27,6 +27,16 @@ if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2 << 30:
 warnings.filterwarnings("ignore", message="The onnxtxt format is experimental")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests that need torch first, and then those that share the onnx package's own test cases.
+
+    With ``-n 2 --dist worksteal`` each worker starts with half of the list, in its order, so one of them imports torch,
+    the onnx package makes its cases (5 s) in one of them, and what the tests of a file share is made once.
+    """
+    share_cases = ("test_backend_nodes.py", "test_opsets.py")
+    items.sort(key=lambda item: (item.get_closest_marker("torch") is None, item.path.name not in share_cases))
+
+
 @pytest.fixture(scope="session")
 def corpus() -> Callable[[str], tuple[Path, Any]]:
     """Gives the file and the table entry of a real model; one that is absent is skipped, or fails where it must be.

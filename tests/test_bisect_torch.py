@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,10 +19,11 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install onnxbench[torch]")
 
 from onnxbench.bisection import Bisection, bisect  # noqa: E402
-from onnxbench.errors import FeedsError, NotFoundError, UsageError  # noqa: E402
+from onnxbench.errors import FeedsError, NotFoundError, UnsupportedError, UsageError  # noqa: E402
 from onnxbench.model import from_proto  # noqa: E402
 from onnxbench.pytorch.exporting import ExportOptions, export  # noqa: E402
 from onnxbench.pytorch.reference import TorchReference, torch_reference  # noqa: E402
+from onnxbench.reduction import reduce_failure  # noqa: E402
 
 pytestmark = pytest.mark.torch
 MODELS = Path(__file__).resolve().parent / "drift_models.py"
@@ -120,6 +122,16 @@ def test_steps_near_to_a_value_are_not_taken_for_it(files, file):
     assert bisect(files[file], against=reference("small_biases")).culprits == ()
 
 
+@pytest.mark.parametrize("dtype", [None, "float64"])
+def test_calibrated_tolerances_are_what_float64_shows(files, dtype):
+    (output,) = bisect(files["torch.export"], against=reference("net", dtype), auto_tolerance=True).outputs
+    assert output.passed
+    module, (image,) = runpy.run_path(str(MODELS))["net"]()
+    with torch.no_grad():
+        apart = (module(image) - module.double()(image.double())).abs().max()
+    assert output.tolerance.atol == pytest.approx(10 * float(apart), rel=0.5)
+
+
 FAULTS = [one_bias, wrong_epsilon, gelu_by_tanh, the_folded_convolution, a_nan]
 MODULES = {
     one_bias: "blocks.1.up", wrong_epsilon: "blocks.2.norm", gelu_by_tanh: "blocks.1.act", a_nan: "blocks.0.act"
@@ -140,6 +152,29 @@ def test_the_faulty_node_is_named_with_its_module_and_line(files, fault, dtype):
     assert culprit.source.startswith(str(MODELS))
     assert culprit.effect is not None
     assert culprit.effect > 0.99
+
+
+def test_an_anonymous_repro_is_computed_anew_in_pytorch(files, tmp_path):
+    model = onnx.load(files["torch.export"])
+    wrong_epsilon(model)
+    bisect(from_proto(model), against=reference("net"), repro=tmp_path / "repro", anonymize=True)
+    assert b"blocks" not in (tmp_path / "repro" / "culprit.onnx").read_bytes()
+    done = subprocess.run([sys.executable, tmp_path / "repro" / "reproduce.py"], check=False, capture_output=True)
+    assert done.returncode == 1
+    one_bias(model := onnx.load(files["torch.export"]))  # of a linear layer, whose weight the exporter transposed
+    with pytest.raises(UnsupportedError, match="is not in the reference as it is here"):
+        bisect(from_proto(model), against=reference("net"), repro=tmp_path / "other", anonymize=True)
+
+
+def test_a_failure_is_reduced_with_pytorch_as_what_is_right(files, tmp_path):
+    model = onnx.load(files["torch.export"])
+    truth = wrong_epsilon(model)
+    found = reduce_failure(from_proto(model), tmp_path / "small.onnx", against=reference("net"))
+    left = onnx.load(tmp_path / "small.onnx").graph.node
+    assert [name for each in left for name in each.output] == [truth]
+    done = subprocess.run([sys.executable, found.files[-1]], check=False, capture_output=True)
+    assert done.returncode == 1
+    assert not reduce_failure(files["torch.export"], against=reference("net")).shows
 
 
 def test_what_pytorch_calls_shows_the_cause(files):

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,11 +199,77 @@ def test_little_memory_finds_the_same(corpus: Corpus) -> None:
     path, injected, feeds = _inject(corpus, "ppocr_v2_cls", ("truncated constant",), 1)
     suspect = from_proto(injected.model)
     runs = [
-        bisect(suspect, against=path, on=ONE, reference_on=ONE, feeds=feeds, memory=size) for size in (1 << 30, 1 << 16)
+        bisect(suspect, against=path, on=ONE, reference_on=ONE, feeds=feeds, memory=size)
+        for size in (1 << 30, 32 << 20)
     ]
     rows = [[(row.tensor, row.total, row.own, row.excess) for row in run.tensors] for run in runs]
     assert rows[0] == rows[1]
     _names(runs[1], injected)
+
+
+_PEAK = """
+import sys
+from pathlib import Path
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+from onnxbench.bisection import bisect
+from onnxbench.model import from_proto
+
+def build(factor):
+    nodes, weights = [], []
+    for at in range(16):
+        last, far = f"t{at - 1}" if at else "x", f"t{at - 4}" if at > 3 else "x"
+        weights.append(numpy_helper.from_array(np.array([factor if at == 9 else 1.1], np.float32), f"w{at}"))
+        nodes += [
+            helper.make_node("Mul", [last, f"w{at}"], [f"m{at}"]),
+            helper.make_node("Sigmoid", [f"m{at}"], [f"s{at}"]),
+            helper.make_node("Add", [f"s{at}", far], [f"t{at}"]),
+        ]
+    nodes.append(helper.make_node("ReduceMean", ["t15"], ["y"], axes=[1]))
+    x, y = (helper.make_tensor_value_info(*each) for each in (("x", TensorProto.FLOAT, [1, "n"]), ("y", 1, None)))
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+def search(size):
+    feeds = {"x": np.ones((1, size), np.float32)}
+    return bisect(build(1.4), against=build(1.1), feeds=feeds, memory=int(sys.argv[1]), on="ort:none,threads=1",
+                  reference_on="ort:none,threads=1")
+
+def said(word):
+    return int(Path("/proc/self/status").read_text().split(word)[1].split()[0]) * 1024
+
+search(10)
+Path("/proc/self/clear_refs").write_text("5")
+before = said("VmRSS:")
+found = search(2_000_000)
+print(found.culprits[0].tensor, said("VmHWM:") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_search_stays_within_the_memory_that_it_was_given() -> None:
+    """All tensors of both sides take 750 MiB."""
+    limit = 200 << 20
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, str(limit)], capture_output=True, text=True, check=True, timeout=120
+    )
+    tensor, grown = done.stdout.split()
+    assert tensor == "m9"
+    assert int(grown) <= limit
+
+
+def test_too_little_memory_for_one_node_is_refused(corpus: Corpus) -> None:
+    path, injected, feeds = _inject(corpus, "ppocr_v2_cls", ("truncated constant",), 1)
+    with pytest.raises(
+        UsageError, match=r"a memory of 64 KiB is too little for .* alone .*, it takes .* MiB"
+    ) as caught:
+        bisect(from_proto(injected.model), against=path, feeds=feeds, memory=1 << 16)
+    least = caught.value.message.split()[-2]
+    assert caught.value.hint == f"Give {least} MiB or more, or smaller inputs (--shape)."
+    size = int(float(least) * (1 << 20))
+    _names(
+        bisect(from_proto(injected.model), against=path, on=ONE, reference_on=ONE, feeds=feeds, memory=size), injected
+    )
 
 
 def test_shifted_names_are_matched_by_structure(corpus: Corpus) -> None:
@@ -228,6 +295,29 @@ def test_a_fault_shows_on_the_optimized_graph_too(corpus: Corpus) -> None:
     assert [culprit.tensor for culprit in found.culprits] == list(injected.truths[0])
     assert found.culprits[0].op_type == "com.microsoft::SkipLayerNormalization"
     assert len(found.culprits[0].reference_region) > 1
+
+
+def test_fusions_are_kept_while_tensors_are_looked_at(corpus: Corpus, tmp_path: Path) -> None:
+    path, injected, feeds = _inject(corpus, "eeg_seizure_lstm", ("one weight",), 0)
+    suspect = from_proto(injected.model)
+    found = bisect(suspect, against=path, keep_fusions=True, on="ort,threads=1", reference_on=ONE, feeds=feeds)
+    optimized = backends.optimized_graph(suspect, backends.Options(threads=1), tmp_path)
+    made = {name: node.op_type for node in optimized.proto.graph.node for name in node.output}
+    assert {row.tensor for row in found.tensors} <= made.keys()
+    assert len(found.tensors) < len(injected.model.graph.node)
+    assert any(node.domain.startswith("com.microsoft") for node in optimized.proto.graph.node)
+    assert {row.tensor: row.op_type.rpartition("::")[2] for row in found.tensors}.items() <= made.items()
+    assert [culprit.tensor in made for culprit in found.culprits] == [True]
+    assert (
+        "fusions are as in use: the graph that was searched gives the outputs of the model, bit for bit" in found.notes
+    )
+    used = backends.open_session(suspect, options=backends.Options(threads=1)).run(feeds)
+    right = backends.open_session(load(path), options=backends.Options("none", threads=1)).run(feeds)
+    for drift in found.outputs:  # the verdict is on the model itself
+        assert drift.max_abs == float(np.abs(used[drift.name] - right[drift.name]).max())
+    for place in ("reference", "ort:none"):
+        with pytest.raises(UsageError, match="no fusions to keep"):
+            bisect(suspect, against=path, keep_fusions=True, on=place)
 
 
 def test_the_worst_of_several_sets_is_told() -> None:
@@ -393,6 +483,53 @@ def test_the_first_bad_iteration_is_named() -> None:
     assert found.verdict.startswith("drift starts at loop/body/Sub#2")
 
 
+def _scan(*, backward: bool, limit: float) -> Any:
+    """A running sum along axis 1, whose steps count double where the input is beyond a limit."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Sub", ["slice", "limit"], ["beyond"]),
+            helper.make_node("Relu", ["beyond"], ["extra"]),
+            helper.make_node("Add", ["slice", "extra"], ["step"]),
+            helper.make_node("Add", ["state", "step"], ["next"]),
+            helper.make_node("Identity", ["next"], ["seen"]),
+        ],
+        "body",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("state", "slice")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("next", "seen")],
+    )
+    scan = helper.make_node(
+        "Scan", ["start", "x"], ["last", "y"], "scan", body=body, num_scan_inputs=1, scan_input_axes=[1],
+        scan_input_directions=[int(backward)],
+    )  # fmt: skip
+    weights = {"start": np.zeros(2, np.float32), "limit": np.array(limit, np.float32)}
+    return _model([helper.make_node("Relu", ["x"], ["unused"]), scan], weights, shape=(2, 6))
+
+
+@pytest.mark.parametrize(("backward", "iteration"), [(False, 4), (True, 1)])
+def test_scan_bodies_are_looked_into(backward: bool, iteration: int) -> None:
+    """The fifth column is the first beyond the suspect's limit, from the front; from the back it is the second."""
+    sides = [_scan(backward=backward, limit=limit) for limit in (3.5, 99)]
+    feeds = {"x": np.tile(np.array([0, 1, 2, 3, 4, 1], np.float32), (2, 1))}
+    found = bisect(sides[0], against=sides[1], feeds=feeds)
+    (culprit,) = found.culprits
+    assert (culprit.op_type, culprit.iteration) == ("Scan", iteration)
+    assert [each.node for each in culprit.inner] == ["scan/body/Sub#0"]
+    assert found.verdict.startswith("drift starts at scan/body/Sub")
+
+
+@pytest.mark.parametrize("name", ["scan_forward", "scan_directions"])
+def test_scans_of_the_fixtures_are_looked_into(name: str) -> None:
+    case = named(name)
+    broken = onnx.load(case.path)
+    body = next(body for node in broken.graph.node if node.op_type == "Scan" for _, body in node_bodies(node))
+    node = next(node for node in body.node if node.op_type in ("Add", "Mul"))
+    node.op_type = "Sub"
+    found = bisect(from_proto(broken), against=case.path, feeds=case.feeds())
+    (culprit,) = found.culprits
+    assert culprit.iteration == 0
+    assert [each.op_type for each in culprit.inner] == ["Sub"]
+
+
 def test_functions_are_looked_into() -> None:
     case = named("function_nested")
     model = inline_functions(load(case.path))[0]
@@ -465,6 +602,98 @@ def test_the_command_tells_and_writes_a_repro(broken: Any, tmp_path: Path) -> No
     assert injected.truths
 
 
+def _holds_nothing_of(folder: Path, model: onnx.ModelProto) -> None:
+    """Checks that no name and no weight of a model is in any file of a folder."""
+    names = {name for node in model.graph.node for name in (node.name, *node.input, *node.output)}
+    words = {name.encode() for name in names - {"input", "output"} if len(name) > 4}
+    weights = [t for t in model.graph.initializer if np.prod(t.dims) > 8]
+    words |= {numpy_helper.to_array(t).tobytes()[:64] for t in weights}
+    for file in folder.iterdir():
+        contents = [file.read_bytes()] if file.suffix != ".npz" else [v.tobytes() for v in np.load(file).values()]
+        assert not [word for word in words for content in contents if word in content], file
+
+
+def test_an_anonymous_repro_holds_nothing_of_the_model(broken: Any, tmp_path: Path) -> None:
+    suspect, reference, feeds, injected = broken
+    repro = tmp_path / "repro"
+    done = _run(suspect, "--against", reference, "--feeds", feeds, "--repro", repro, "--anonymize")
+    assert done.returncode == 1, done.stderr
+    _holds_nothing_of(repro, injected.model)
+    script = subprocess.run([sys.executable, repro / "reproduce.py"], capture_output=True, text=True, check=False)
+    assert (script.returncode, "the failure shows" in script.stdout) == (1, True), script.stderr
+    assert "suspect.onnx" not in (repro / "reproduce.py").read_text(encoding="utf-8")
+    onnx.checker.check_model(str(repro / "culprit.onnx"), full_check=True)
+    alone = _run(suspect, "--against", reference, "--anonymize")
+    assert (alone.returncode, "--repro" in alone.stderr) == (2, True)
+
+
+def test_an_overflow_shows_with_other_numbers_too() -> None:
+    """A product that float16 cannot hold: random numbers of the same spread are too small, stretched ones are not."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 16)).astype(np.float32)
+    x[2, 3] = 300.0
+    weight = (250 + rng.standard_normal(16)).astype(np.float32)
+    right = [helper.make_node("Mul", ["x", "secret"], ["y"])]
+    wrong = [
+        helper.make_node("Mul", ["x", "secret"], ["product"]),
+        helper.make_node("Cast", ["product"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["half"], ["y"], to=TensorProto.FLOAT),
+    ]
+    suspect = _model(wrong, {"secret": weight}, shape=(4, 16))
+    with tempfile.TemporaryDirectory() as folder:
+        found = bisect(
+            suspect,
+            against=_model(right, {"secret": weight}, shape=(4, 16)),
+            feeds={"x": x},
+            repro=folder,
+            anonymize=True,
+        )
+        assert found.culprits[0].own.problem == "nonfinite"
+        _holds_nothing_of(Path(folder), suspect.proto)
+        assert (
+            subprocess.run([sys.executable, Path(folder) / "reproduce.py"], check=False, capture_output=True).returncode
+            == 1
+        )
+
+
+def test_an_anonymous_repro_is_refused_where_it_would_show_nothing(tmp_path: Path) -> None:
+    """A row of a table that only one index reaches; and recorded values, which nobody can compute anew."""
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((1000, 16)).astype(np.float32)
+    off = table.copy()
+    off[7] += 1
+    ids = np.full((2, 16), 7)
+    ids[0, 0], ids[0, 1] = 100, 900
+    nodes = [helper.make_node("Gather", ["table", "x"], ["y"])]
+    sides = [_model(nodes, {"table": each}, shape=(2, 16), dtype=TensorProto.INT64) for each in (off, table)]
+    for side in sides:
+        side.proto.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    repro = tmp_path / "repro"
+    found = bisect(sides[0], against=sides[1], feeds={"x": ids}, repro=repro, anonymize=True)
+    assert any("in random order" in note for note in found.notes)  # drawn indices do not reach the row
+    right = {"x": ids, "y": table[ids]}
+    with pytest.raises(UnsupportedError, match="cannot be computed anew"):
+        bisect(sides[0], recorded=right, repro=tmp_path / "other", anonymize=True)
+    assert not (tmp_path / "other").exists()
+    apart = _model(
+        [helper.make_node("Add", ["table", "table"], ["wide"]), helper.make_node("Gather", ["wide", "x"], ["y"])],
+        {"table": off},
+        shape=(2, 16),
+        dtype=TensorProto.INT64,
+    )
+    halves = _model(
+        [helper.make_node("Gather", ["whole", "x"], ["y"])],
+        {"whole": 2 * table},
+        shape=(2, 16),
+        dtype=TensorProto.INT64,
+    )
+    for side in (apart, halves):
+        side.proto.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    with pytest.raises(UnsupportedError, match="is not in the reference"):
+        bisect(apart, against=halves, feeds={"x": ids}, repro=tmp_path / "other", anonymize=True)
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_command_passes_a_clean_model(broken: Any) -> None:
     _, reference, feeds, _ = broken
     done = _run(reference, "--feeds", feeds, "--json")
@@ -481,6 +710,48 @@ def test_rounding_is_drift_only_where_a_tolerance_says_so(corpus: Corpus) -> Non
     assert bisect(path, on="ort:all", feeds=feeds).passed
     strict = bisect(path, on="ort:all", feeds=feeds, atol=1e-12)
     assert (strict.kind, strict.passed, strict.culprits) == ("rounding", False, ())
+
+
+def test_tolerances_are_calibrated_by_rounding(corpus: Corpus) -> None:
+    path, entry = corpus("eeg_seizure_lstm")
+    feeds = fetch.seeded_feeds(path, entry)
+    optimized = {"on": "ort:all,threads=1", "reference_on": ONE, "feeds": feeds, "auto_tolerance": True}
+    found = bisect(path, **optimized)
+    assert found.passed
+    allowed = [row.allowed.atol for row in found.tensors if row.allowed is not None]
+    assert len(allowed) == len(found.tensors)
+    assert max(allowed) > 20 * min(size for size in allowed if size)
+    again = bisect(path, **optimized)
+    assert {row.tensor: row.allowed for row in again.tensors} == {row.tensor: row.allowed for row in found.tensors}
+    told = bisect(path, atol=0.5, **optimized)
+    assert {row.allowed.atol for row in told.tensors if row.allowed is not None} == {0.5}
+
+
+def test_calibrated_tolerances_hold_what_float64_shows() -> None:
+    random = np.random.default_rng(3)
+    weights = {f"w{at}": random.standard_normal((256, 256)).astype(np.float32) / 16 for at in range(6)}
+    feeds = {"x": random.standard_normal((4, 256)).astype(np.float32)}
+    nodes, right = [], feeds["x"].astype(np.float64)
+    for at in range(6):
+        nodes.append(helper.make_node("MatMul", [f"h{at}" if at else "x", f"w{at}"], [f"h{at + 1}" if at < 5 else "y"]))
+        right = right @ weights[f"w{at}"].astype(np.float64)
+    model = _model(nodes, weights, shape=(4, 256))
+    (output,) = bisect(model, on="ort:none,threads=2", reference_on=ONE, feeds=feeds, auto_tolerance=True).outputs
+    made = backends.open_session(model, options=backends.Options("none")).run(feeds)["y"]
+    rounding = float(np.abs(made - right).max())
+    assert rounding < output.tolerance.atol < 30 * rounding
+
+    fault = {**weights, "w5": weights["w5"] * np.float32(1 + 2e-5)}  # within what any float32 is allowed
+    suspect = _model(nodes, fault, shape=(4, 256))
+    assert bisect(suspect, against=model, feeds=feeds).outputs[0].passed
+    assert not bisect(suspect, against=model, feeds=feeds, auto_tolerance=True).outputs[0].passed
+
+
+def test_tolerances_of_recorded_values_cannot_be_calibrated() -> None:
+    model = _model([helper.make_node("Relu", ["x"], ["y"])])
+    values = {"x": np.ones(2, np.float32), "y": np.ones(2, np.float32)}
+    with pytest.raises(UsageError, match="cannot be calibrated: recorded values"):
+        bisect(model, recorded=values, auto_tolerance=True)
 
 
 def test_what_cannot_be_understood_is_refused(broken: Any, tmp_path: Path) -> None:
@@ -526,3 +797,26 @@ def test_numbers_in_results_are_finite_or_said_to_be_infinite(broken: Any) -> No
     suspect, reference, feeds, _ = broken
     found = bisect(suspect, against=reference, feeds=FeedOptions([str(feeds)]))
     assert all(not math.isnan(row.excess) and not math.isnan(row.total.rel) for row in found.tensors)
+
+
+def test_a_verdict_without_outputs_says_so() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[4] x) => (float[4] y) { a = Relu (x)  y = Exp (a) }"""
+    x = np.float32([-1, 0, 1, 2])
+    found = bisect(from_proto(onnx.parser.parse_model(text)), recorded={"x": x, "a": np.maximum(x, 0)})
+    assert found.passed
+    assert found.outputs == ()
+    assert found.verdict == "no drift in 1 tensors; the reference has none of the outputs, so these were not compared"
+
+
+def test_a_tie_is_told_and_no_node_accused() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[64] x, float[64] w) => (float[16] y) <int64[1] k = {16}>
+    { v, i = TopK (x, k)  g = Gather (w, i)  y = Neg (g) }"""
+    x, w = np.ones(64, np.float32), np.arange(64, dtype=np.float32)
+    model = from_proto(onnx.parser.parse_model(text))
+    found = bisect(model, recorded={"x": x, "w": w, "y": -w[48:]})
+    assert not found.culprits
+    assert not found.passed
+    assert "rounding decides" in found.verdict
+    assert "(TopK)" in found.verdict

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,11 +26,13 @@ from onnxbench.captures import input_ports
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
 from onnxbench.engine import BuildSpec, Range, build_engine, diagnose, parse_profiles, read_engine
+from onnxbench.engine._building import ModelFile, make_job
 from onnxbench.engine._child import run_job
 from onnxbench.engine._flavors import Flavor
 from onnxbench.engine._spec import check_spec
 from onnxbench.errors import EngineError, MissingDependencyError, ModelError, NotFoundError, SpecError, UsageError
 from onnxbench.model import from_proto, load
+from onnxbench.recipe import load_recipe
 from onnxbench.writer import save
 
 HAS_TRT = importlib.util.find_spec("tensorrt_rtx") is not None
@@ -60,6 +63,17 @@ def session_of(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+
+
+def children() -> list[int]:
+    return [int(word) for word in Path("/proc/thread-self/children").read_text().split()]
+
+
+def wait_until(holds, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
 
 
 def run(*arguments: object) -> int:
@@ -364,9 +378,35 @@ class TestEngines:
             [helper.make_tensor_value_info("kept", 7, [None, 3])],
         )  # fmt: skip
         model = saved(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-        found = diagnose(model)
-        assert found.builds is False or found.problems
-        assert not found.ok
+        found = diagnose(model, SM89)
+        assert found.builds is False
+        (before,) = diagnose(model, SM89, trial=False).problems
+        assert (before.kind, before.node) == ("build", "nms")
+        assert found.problems == (before,), "what was foreseen is what the builder says"
+
+    @pytest.mark.parametrize(
+        ("text", "types"),
+        [
+            ("y = QuantizeLinear(x, s, z)", "float[4] x, float s, uint8 z) => (uint8[4] y"),
+            ("y = Cast<to = 17>(x)", "float[4] x) => (float8e4m3fn[4] y"),
+        ],
+    )
+    def test_what_the_builder_refuses_is_foreseen(self, tmp_path, text, types):
+        proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> g ({types}) {{ {text} }}')
+        model = saved(tmp_path, proto)
+        before, after = (diagnose(model, SM89, trial=trial) for trial in (False, True))
+        assert [problem.node for problem in before.problems] == [f"{proto.graph.node[0].op_type}#0"]
+        assert after.builds is False
+
+    def test_attention_without_a_kernel_of_its_own_is_taken_apart(self, tmp_path):
+        shapes = "float[2,3,4,8] q, float[2,3,6,8] k, float[2,3,6,8] v) => (float[2,3,4,8] y"
+        proto = onnx.parser.parse_model(
+            f'<ir_version: 11, opset_import: ["" : 23]> g ({shapes}) {{ y = Attention<is_causal = 1>(q, k, v) }}'
+        )
+        model = saved(tmp_path, proto)
+        before = model.read_bytes()
+        assert build_engine(model, tmp_path / "m.engine", SM89).fresh
+        assert model.read_bytes() == before
 
     def test_a_model_in_text_form_and_one_in_memory(self, tmp_path):
         text = tmp_path / "m.onnxtxt"
@@ -411,6 +451,29 @@ class TestEngines:
         with pytest.raises(EngineError, match="ended by SIGABRT in phase 'loading TensorRT'"):
             run_job(job)
 
+    def test_temporary_files_go_with_a_process_that_is_killed(self, tmp_path, monkeypatch, corpus):
+        """Whether TensorRT's process is killed, or the command above it."""
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        model, _ = corpus("light_densenet121")
+        with ModelFile(model, load(model)) as file:
+            job = make_job("build", file, SM89, RTX, (), tmp_path / "m.engine")
+        heard = []
+
+        def kill_it(severity, text):
+            heard.extend(child for child in children() if not heard)
+            os.kill(heard[0], signal.SIGKILL)
+
+        with pytest.raises(EngineError, match="ended by SIGKILL"):
+            run_job(job, kill_it)
+        assert not list(tmp_path.iterdir())
+        command = [sys.executable, "-c", f"from onnxbench.engine._child import run_job; run_job({job!r})"]
+        above = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        wait_until(lambda: any(tmp_path.glob("onnxbench-trt-*/onnxbench-trt-*/libtensorrt_rtx.so")))
+        above.kill()
+        above.wait()
+        wait_until(lambda: not any(tmp_path.glob("onnxbench-trt-*")))
+
     def test_interrupted_it_leaves_no_file(self, tmp_path, corpus):
         model, _ = corpus("light_densenet121")
         process = subprocess.Popen(
@@ -433,8 +496,9 @@ class TestEngines:
         assert {problem.remedy for problem in found.problems} == {"dequantize"}
         assert {"unsupported", "plugin"} == {problem.kind for problem in found.problems}
         before = load(model)
-        edited, words = engine.apply_remedies(before, lambda now: SM89)
-        assert any("applied dequantize" in word for word in words)
+        done = engine.prepare(before, spec_for=lambda now: SM89)
+        edited = done.model
+        assert any("applied dequantize" in word for word in done.notes)
         assert build_engine(edited, tmp_path / "m.engine", SM89).fresh
         kinds = {node.op_type for node in edited.proto.graph.node}
         assert not kinds.intersection({"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLSTM"})
@@ -465,8 +529,9 @@ class TestEngines:
                 quantization.quantize_dynamic(
                     tmp_path / "float.onnx", quantized, per_channel=per_channel, weight_type=kind
                 )
-                edited, words = engine.apply_remedies(load(quantized), lambda now: SM89)
-                assert any("applied dequantize" in word for word in words), (name, words)
+                done = engine.prepare(load(quantized), spec_for=lambda now: SM89)
+                edited = done.model
+                assert any("applied dequantize" in word for word in done.notes), (name, done.notes)
                 save(edited, tmp_path / "back.onnx")
                 x = {"x": rng.standard_normal(shape).astype(np.float32)}
                 exact, back = (session_of(tmp_path / f).run(None, x)[0] for f in ("float.onnx", "back.onnx"))
@@ -498,8 +563,10 @@ class TestEngines:
         assert run("build-trt", model, "--doctor") == 1
         assert "Give Resize sizes" in capsys.readouterr().out
         edited = tmp_path / "edited.onnx"
-        arguments = ["--apply", "--save-model", edited, "--compute-capability", "8.9"]
+        recipe = tmp_path / "edits.yaml"
+        arguments = ["--apply", "--save-model", edited, "--save-recipe", recipe, "--compute-capability", "8.9"]
         assert run("build-trt", model, tmp_path / "m.engine", *arguments) == UsageError.exit_code
+        assert [next(iter(each.to_data())) for each in load_recipe(recipe).steps] == ["resize_by_sizes"]
         assert "'factor_sizes' holds sizes" in capsys.readouterr().err
         shapes = ["--min-shapes", "factor_sizes:1x3x8x8", "--opt-shapes", "factor_sizes:1x3x32x32",
                   "--max-shapes", "factor_sizes:1x3x64x64"]  # fmt: skip
@@ -515,8 +582,11 @@ class TestEngines:
         arguments = ["--shapes", "input:3x576", "state:2x3x128", "--compute-capability", "8.9"]
         assert run("build-trt", model, tmp_path / "m.engine", *arguments, "sr:1") == 2
         capsys.readouterr()
+        recipe, replayed = tmp_path / "edits.yaml", tmp_path / "replayed.onnx"
         assert run("build-trt", model, tmp_path / "m.engine", "--fix", "sr=16000", "--apply", "--save-model", edited,
-                   *arguments) == 0  # fmt: skip
+                   "--save-recipe", recipe, *arguments) == 0  # fmt: skip
+        assert run("edit", model, replayed, "--recipe", recipe) == 0
+        assert replayed.read_bytes() == edited.read_bytes(), "the recipe makes the very model that was built"
         feeds = fetch.seeded_feeds(model, entry)
         old = session_of(model).run(None, feeds)
         del feeds["sr"]

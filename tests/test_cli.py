@@ -147,7 +147,8 @@ def test_a_redundant_input_is_reported_and_dropped(run):
         (("run", DYNAMIC, "--shape", "image:[9223372036854775807,1,16,4]"), 10, "not enough memory"),
         (("run", WHOLE, "--threads", "99999999999"), 2, "threads are too many"),
         (("explain", "OB000"), 4, "OB"),
-        (("nonsense",), 2, "nonsense"),
+        (("nonsense",), 2, "'onnxbench --help' shows all commands"),
+        (("--vrsion",), 2, "--version"),
     ],
 )
 def test_wrong_input_is_refused_with_one_message_and_no_file(run, words, status, said):
@@ -155,6 +156,14 @@ def test_wrong_input_is_refused_with_one_message_and_no_file(run, words, status,
     assert code == status, err
     assert said in err
     assert not any(Path.cwd().iterdir())
+
+
+def test_a_mistyped_command_is_answered_like_every_other_mistake(run):
+    said = "onnxbench: error: no such command: exract\nDid you mean 'extract' or 'export'?\n"
+    assert run("exract", WHOLE, "out.onnx") == (2, "", said)
+    code, out, _ = run("exract", WHOLE, "out.onnx", "--json")
+    error = json.loads(out)["error"]
+    assert (code, error["kind"], error["hint"]) == (2, "usage", "Did you mean 'extract' or 'export'?")
 
 
 @pytest.mark.parametrize("entry", [e for e in MANIFEST if e.get("valid") == "no"], ids=lambda e: e["file"])
@@ -435,7 +444,8 @@ def test_every_second_name_is_an_option_of_some_command():
     from onnxbench.cli._command import SECOND_NAMES
 
     group = typer.main.get_command(app)
-    options = {name for command in group.commands.values() for param in command.params for name in param.opts}
+    commands = [group.get_command(None, name) for name in group.list_commands(None)]
+    options = {name for command in commands for param in command.params for name in param.opts}
     for name, first in SECOND_NAMES.items():
         assert first[0] in options
         assert name not in options

@@ -95,8 +95,8 @@ def test_the_reference_evaluator_can_be_isolated_too() -> None:
 
 def test_a_hang_is_ended() -> None:
     model, feeds = failing.hang()
-    session = backends.open_session(from_proto(model), options=backends.Options("none", isolate=2.0))
-    with pytest.raises(LostProcessError, match="longer than 2 s") as caught:
+    session = backends.open_session(from_proto(model), options=backends.Options("none", isolate=1.0))
+    with pytest.raises(LostProcessError, match="longer than 1 s") as caught:
         session.run(feeds)
     assert caught.value.how == "hang"
     session.close()
@@ -117,7 +117,7 @@ def test_a_limit_of_the_system_ends_the_process_and_not_this_one() -> None:
     model, feeds = failing.hang()
     session = backends.open_session(from_proto(model), options=backends.Options("none", isolate=60.0))
     worker = session._worker._process.pid  # type: ignore[attr-defined]
-    resource.prlimit(worker, resource.RLIMIT_CPU, (3, 10))
+    resource.prlimit(worker, resource.RLIMIT_CPU, (1, 10))
     with pytest.raises(LostProcessError) as caught:
         session.run(feeds)
     assert caught.value.how == "SIGXCPU"
@@ -152,7 +152,7 @@ def test_the_node_that_fails_is_named(build: Failing, how: str, phase: str) -> N
 @pytest.mark.parametrize(("build", "how"), _DEATHS)
 def test_the_node_that_ends_the_process_is_named(build: Failing, how: str) -> None:
     model, feeds = build()
-    found = bisect(from_proto(model), feeds=feeds, isolate=True, timeout=3.0)
+    found = bisect(from_proto(model), feeds=feeds, isolate=True, timeout=1.0)
     assert found.failure is not None
     assert (found.failure.how, found.failure.nodes) == (how, ("bad",))
     assert json.dumps(found.failure.inputs)
@@ -225,9 +225,9 @@ def test_the_command_outlives_a_crash(tmp_path: Path) -> None:
 
 def test_the_command_outlives_a_hang(tmp_path: Path) -> None:
     model, feeds = _save(tmp_path, failing.hang())
-    done = _run(model, "--feeds", feeds, "--timeout", "2", "--json")
+    done = _run(model, "--feeds", feeds, "--timeout", "1", "--json")
     assert done.returncode == 1, done.stderr
-    assert "took longer than 2 s" in done.stderr
+    assert "took longer than 1 s" in done.stderr
     failure = json.loads(done.stdout)["result"]["failure"]
     assert (failure["how"], failure["nodes"]) == ("hang", ["bad"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import json
 import shlex
@@ -36,16 +35,11 @@ def told(found: Migration) -> list[tuple[int, str, str]]:
     return [(each.line, each.level, each.word) for each in found.changes]
 
 
-@functools.cache
-def commands() -> dict[str, typer.core.TyperCommand]:
-    return typer.main.get_command(app).commands
-
-
 def parsed(line: str) -> tuple[str, dict[str, object]]:
     """Returns what our own command line makes of a command: its name and its parameters."""
     words = shlex.split(line)
     assert words[0] == "onnxbench"
-    command = commands()[words[1]]
+    command = typer.main.get_command(app).get_command(None, words[1])
     with command.make_context(words[1], words[2:], resilient_parsing=False) as context:
         return words[1], dict(context.params)
 

@@ -315,8 +315,12 @@ def test_cmake_says_what_it_lacks(tmp_path):
 
 @pytest.mark.skipif("TENSORRT_ROOT" not in os.environ, reason="TENSORRT_ROOT names no TensorRT")
 @needs_nvcc
-@pytest.mark.parametrize("bundle", [SAMPLER, RESIZE], ids=["grid_sampler", "dynamic_resize"])
-def test_the_cpp_form_compiles_and_is_taken(tmp_path, bundle):
+@pytest.mark.parametrize(
+    "name",
+    ["grid_sampler", "dynamic_resize", "multi_level_roi_align", "modulated_deform_conv2d", "instance_norm", "dcn_v3"],
+)
+def test_the_cpp_form_compiles_and_is_taken(tmp_path, name):
+    bundle = ROOT / "plugins" / name
     export_cpp(load_bundle(bundle), tmp_path / "cpp")
     for command in (["-S", tmp_path / "cpp", "-B", tmp_path / "build"], ["--build", tmp_path / "build"]):
         done = subprocess.run(["cmake", *command], capture_output=True, text=True, check=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,8 @@ from onnxbench.cli._boundary import bounded
 from onnxbench.engine import BuildSpec, build_engine, prepare
 from onnxbench.errors import EngineError, FeedsError, GuardError, NotFoundError, RefusedResultError, UnsupportedError
 from onnxbench.feeding import FeedOptions, feed_sets
-from onnxbench.quantizing import SymmetricQuantization, quantize
+from onnxbench.operations import SymmetricQuantization
+from onnxbench.quantizing import quantize
 from onnxbench.recipe import Step
 from onnxbench.surgery import edit
 
@@ -178,7 +180,7 @@ def test_a_model_quantized_for_onnxruntime_is_repaired_and_computes_the_same(tmp
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ({}, "QuantizeLinear '.*' has zero points that are not 0"),
+        ({}, "QuantizeLinear '.*' has zero point -?[0-9]+ of int8"),
         ({"activation_type": QuantType.QUInt8}, "QuantizeLinear '.*' has zero point .* of uint8"),
     ],
 )
@@ -186,6 +188,39 @@ def test_what_is_not_symmetric_is_refused_by_name(tmp_path, how, says):
     with pytest.raises(RefusedResultError, match=says) as caught:
         edit(load(quantized_by_onnxruntime(tmp_path, **how)), [Step(SymmetricQuantization())])
     assert "--calibration" in (caught.value.hint or "")
+
+
+def test_all_that_is_not_symmetric_is_named(tmp_path):
+    path = quantized_by_onnxruntime(tmp_path, activation_type=QuantType.QUInt8)
+    proto = onnx.load(path)
+    zeros = {each.name: numpy_helper.to_array(each) for each in proto.graph.initializer}
+    wrong = [node.name for node in proto.graph.node if node.op_type == "QuantizeLinear" and zeros[node.input[2]] != 128]
+    assert len(wrong) > 3
+    with pytest.raises(RefusedResultError) as caught:
+        edit(load(path), [Step(SymmetricQuantization())])
+    said = [caught.value.message, *caught.value.details]
+    assert len(said) == len(wrong)
+    assert all(repr(name) in sentence for name, sentence in zip(wrong, said, strict=True))
+
+
+@pytest.mark.parametrize(("spread", "kind"), [(60, "int8"), (255, "float32")])
+@pytest.mark.parametrize("channels", [False, True])
+def test_weights_with_other_zero_points_compute_the_same_bit_for_bit(tmp_path, spread, kind, channels):
+    random = np.random.default_rng(0)
+    weights = random.integers(0, spread, (3, 4, 2, 2), endpoint=True).astype(np.uint8)
+    zeros = np.array([100, 90, 110] if channels else 100, np.uint8)
+    scales = np.array([0.01, 0.02, 0.03] if channels else 0.01, np.float32)
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s", "z"], ["f"], name="dq", axis=0),
+             helper.make_node("Conv", ["x", "f"], ["y"])]  # fmt: skip
+    stored = [numpy_helper.from_array(each, name) for each, name in ((weights, "w"), (scales, "s"), (zeros, "z"))]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [1, 4, 5, 5])],
+                              [helper.make_tensor_value_info("y", 1, [1, 3, 4, 4])], stored)  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    proto = edit(load(tmp_path / "m.onnx"), [Step(SymmetricQuantization())]).model.proto
+    onnx.checker.check_model(proto, full_check=True)
+    assert {numpy_helper.to_array(each).dtype.name for each in proto.graph.initializer} == {"float32", kind}
+    x = random.standard_normal((1, 4, 5, 5)).astype(np.float32)
+    assert np.array_equal(run(proto, x), run(tmp_path / "m.onnx", x))
 
 
 def test_uint8_that_others_read_is_refused(tmp_path):
@@ -220,21 +255,41 @@ class TestEngines:
         assert (tmp_path / "m.engine.json").is_file()
         assert "QuantizeLinear" in {node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
 
+    def test_the_record_tells_of_the_calibration_that_a_configuration_asks_for(self, tmp_path, capsys):
+        path, data = small_model(tmp_path / "m.onnx"), calibration(tmp_path / "data")
+        (tmp_path / "build.yaml").write_text(
+            "calibration: data\nprecisions: [int8]\ncompute_capability: 8.9\nprofiles: [{x: 2x3x12x12}]\n"
+        )
+        command = ["build-trt", str(path), str(tmp_path / "m.engine"), "--config", str(tmp_path / "build.yaml")]
+        assert bounded(app, command) == 0
+        assert "4 nodes quantized with 3 sets of inputs" in capsys.readouterr().err
+        said = json.loads((tmp_path / "m.engine.json").read_text())["calibration"]
+        assert said["data"] == [str(data)]
+        assert (said["sets"], said["quantized"], said["left"]) == (3, 4, 0)
+        assert said["worst"]["output"] == "y"
+        assert said["worst"]["sqnr_db"] > 25
+        assert bounded(app, command) == 0
+        assert "nothing to do" in capsys.readouterr().out
+        np.savez(data / "2.npz", x=np.full((2, 3, 12, 12), 9, np.float32))
+        assert bounded(app, command) == 0
+        assert "nothing to do" not in capsys.readouterr().out
+        assert json.loads((tmp_path / "m.engine.json").read_text())["calibration"]["sha256"] != said["sha256"]
+
     def test_a_repaired_model_builds_where_the_given_one_does_not(self, tmp_path):
         path = quantized_by_onnxruntime(tmp_path, extra_options={"ActivationSymmetric": True})
         with pytest.raises(EngineError, match="refuses") as caught:
             build_engine(path, tmp_path / "m.engine", SM89)
         assert any("bias" in line for line in caught.value.details)
-        model, words = prepare(load(path), spec_for=lambda model: SM89)
-        assert any(word.startswith("applied symmetric_quantization") for word in words)
-        assert build_engine(model, tmp_path / "m.engine", SM89).fresh
+        done = prepare(load(path), spec_for=lambda model: SM89)
+        assert any(word.startswith("applied symmetric_quantization") for word in done.notes)
+        assert build_engine(done.model, tmp_path / "m.engine", SM89).fresh
 
     def test_what_cannot_be_repaired_is_refused_with_the_node(self, tmp_path):
         path = quantized_by_onnxruntime(tmp_path, quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8)
-        model, words = prepare(load(path), spec_for=lambda model: SM89)
-        assert any("QuantizeLinear 'x_QuantizeLinear' has zero point" in word for word in words)
+        done = prepare(load(path), spec_for=lambda model: SM89)
+        assert any("QuantizeLinear 'x_QuantizeLinear' has zero point" in word for word in done.notes)
         with pytest.raises(EngineError, match="refuses"):
-            build_engine(model, tmp_path / "m.engine", SM89)
+            build_engine(done.model, tmp_path / "m.engine", SM89)
 
     @pytest.mark.corpus
     @pytest.mark.skipif(not CLASSIFIER.exists(), reason="the corpus is not fetched")
@@ -244,7 +299,8 @@ class TestEngines:
         data.mkdir()
         for number, each in enumerate(feed_sets(model, FeedOptions(shapes=["x:[1,3,48,192]"], iterations=3))):
             np.savez(data / f"{number}.npz", **each.feeds)
-        made, words = prepare(model, calibration=FeedOptions([str(data)]))
+        done = prepare(model, calibration=FeedOptions([str(data)]))
+        words = done.notes
         assert words[0] == "int8: 54 nodes quantized with 3 sets of inputs"
         assert float(words[1].partition("noise ")[2].partition(" dB")[0]) > 15
-        assert build_engine(made, tmp_path / "m.engine", SM89).fresh
+        assert build_engine(done.model, tmp_path / "m.engine", SM89).fresh

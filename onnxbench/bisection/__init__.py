@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from onnxbench.bisection._baseline import Baseline, Judgement, Worse, open_baseline
 from onnxbench.bisection._bodies import body_run
 from onnxbench.bisection._effects import Telling, ranked
-from onnxbench.bisection._evidence import Evidence, gather
+from onnxbench.bisection._evidence import Evidence, gather, model_digest, value_digest
 from onnxbench.bisection._failing import (
     SECONDS,
     FailingPiece,
@@ -29,7 +29,8 @@ from onnxbench.bisection._failing import (
     find_failing,
     shrink_failing,
 )
-from onnxbench.bisection._measures import measure
+from onnxbench.bisection._measures import Distance, epsilon, measure
+from onnxbench.bisection._narrowing import narrowed
 from onnxbench.bisection._page import COMMAND, write_bisection
 from onnxbench.bisection._report import (
     CLEAN,
@@ -73,8 +74,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "FailingPiece", "Judgement", "Match",
-    "ModelReference", "ModuleError", "Place", "Reference", "Row", "Suspect", "Worse", "as_dtype", "bisect",
-    "failing_search", "free_memory", "measure", "open_baseline", "parse_place", "shrink_failing", "write_bisection",
+    "ModelReference", "ModuleError", "Place", "RecordedReference", "Reference", "Row", "Suspect", "Worse", "as_dtype",
+    "bisect", "epsilon", "failing_search", "free_memory", "measure", "model_digest", "open_baseline", "parse_place",
+    "recorded_reference", "shrink_failing", "value_digest", "write_bisection",
 ]  # fmt: skip
 
 _LARGE = 1e-3
@@ -92,8 +94,11 @@ def bisect(
     feeds: Mapping[str, Value] | FeedOptions | None = None,
     atol: Sequence[str] | float = (),
     rtol: Sequence[str] | float = (),
+    auto_tolerance: bool = False,
+    keep_fusions: bool = False,
     memory: int | None = None,
     repro: str | os.PathLike[str] | None = None,
+    anonymize: bool = False,
     isolate: bool = False,
     timeout: float = SECONDS,
     report: str | os.PathLike[str] | None = None,
@@ -114,8 +119,14 @@ def bisect(
         atol: What outputs may be off: a number, or words such as ``1e-3`` and ``out:1e-2``. With neither this nor
             ``rtol``, each element type has its own default, and rounding alone is no drift.
         rtol: The same, relative to the expected value.
-        memory: How many bytes captured values may take; None: a quarter of free memory.
+        auto_tolerance: For tensors that neither says anything of, what rounding does to the reference's own values is
+            measured, and ten times that is allowed (see ``_calibrating``).
+        keep_fusions: Search the suspect as ONNX Runtime optimizes it (``all``, unless ``on`` says otherwise) whatever
+            the reference is, and tell whether its outputs are those of the model with nothing looked at within.
+        memory: How many bytes the search may hold (see ``_budget``); None: about a quarter of free memory.
         repro: Write the first culprit into this folder: a small model, inputs, expected outputs, and a script.
+        anonymize: With ``repro``: replace names, texts, metadata, weights and inputs; nothing is written if the failure
+            does not show without them.
         isolate: Try the suspect in a process of its own first, since it may crash or hang. A suspect that fails without
             ending this process is searched for the part that fails either way.
         timeout: Seconds that opening the suspect, or a run of it, may take in a process of its own.
@@ -124,7 +135,8 @@ def bisect(
         allow_outside: For model files: follow external data that leaves their folder.
 
     Raises:
-        UsageError: The sides contradict each other.
+        UsageError: The sides contradict each other, tolerances cannot be calibrated, there are no fusions to keep, or
+            ``memory`` is too little for one node.
         UnsupportedError: No tensor of the suspect is known to the reference.
         FeedsError: The inputs do not fit, or there are none for recorded values.
         ExecutionError: A side failed.
@@ -132,6 +144,8 @@ def bisect(
         OutputError: The folder for ``repro`` is not empty, or that for ``report`` holds something else.
         MissingDependencyError: A package is missing that reports are made with.
     """
+    if anonymize and repro is None:
+        raise UsageError("anonymize is for the repro: name a folder for it")
     if against is not None and len(recorded):
         raise UsageError("the reference is either a model (against) or recorded values, not both")
     if repro is not None:
@@ -142,15 +156,17 @@ def bisect(
         require_report(report, COMMAND)
     model = suspect if isinstance(suspect, Model) else load_model(suspect, allow_outside=allow_outside)
     same = against is None and not len(recorded)
-    place = _place(on, "all" if same else "none", "--on")
+    place = _place(on, "all" if same or keep_fusions else "none", "--on")
+    if keep_fusions and not place.optimizes:
+        raise UsageError(f"{place.text} fuses nothing, so there are no fusions to keep", hint="--on ort:all does.")
     reference = _reference(model, against, recorded, _place(reference_on, "none", "--reference-on"), allow_outside)
     told: Bisection | None = None
-    if isolate and (told := _failing(model, place, reference, feeds, timeout, repro)) is not None:
+    if isolate and (told := _failing(model, place, reference, feeds, timeout, repro, anonymize)) is not None:
         return told
     try:
         accused = Suspect(model, place)
     except ExecutionError:
-        told = _failing(model, place, reference, feeds, timeout, repro)
+        told = _failing(model, place, reference, feeds, timeout, repro, anonymize)
         if told is None:
             raise
         return told
@@ -161,9 +177,13 @@ def bisect(
         )
     sources = _sources(suspect, against, recorded) if evidence or report is not None else None
     try:
-        found = _Bisector(accused, reference, atol, rtol, memory or free_memory()).run(feeds, repro, sources)
+        bisector = _Bisector(
+            accused, reference, atol, rtol, memory or free_memory(), auto_tolerance=auto_tolerance,
+            keep_fusions=keep_fusions, strict=memory is not None,
+        )  # fmt: skip
+        found = bisector.run(feeds, repro, sources, anonymize=anonymize)
     except ExecutionError:
-        told = _failing(model, place, reference, feeds, timeout, repro)
+        told = _failing(model, place, reference, feeds, timeout, repro, anonymize)
         if told is None:
             raise
         return told
@@ -197,6 +217,7 @@ def _failing(
     feeds: Mapping[str, Value] | FeedOptions | None,
     timeout: float,
     repro: str | os.PathLike[str] | None,
+    anonymize: bool,
 ) -> Bisection | None:
     """Returns which part of a suspect makes it fail to run; None if it runs."""
     own = getattr(reference, "inputs", None)
@@ -209,7 +230,8 @@ def _failing(
         sets = list(reference.feeds(input_ports(model.proto.graph)))
     else:
         sets = [each.feeds for each in feed_sets(model, feeds)]
-    found = find_failing(model, place, sets, seconds=timeout, repro=None if repro is None else Path(repro))
+    folder = None if repro is None else Path(repro)
+    found = find_failing(model, place, sets, seconds=timeout, repro=folder, anonymize=anonymize)
     if found is None:
         return None
     name = model.origin.name if model.origin is not None else "the model"
@@ -247,6 +269,15 @@ def _reference(
         return ModelReference(against, place)
     if against is not None:
         return against
+    return recorded_reference(model, recorded)
+
+
+def recorded_reference(model: Model, recorded: Sequence[str] | Mapping[str, Value]) -> RecordedReference:
+    """Returns recorded values of a model's tensors as a reference: files as for feeds, or values by tensor.
+
+    Raises:
+        FeedsError: There are none.
+    """
     if isinstance(recorded, Mapping):
         return RecordedReference([recorded], "recorded values")
     outputs = [Port(info.name, info.type if info.HasField("type") else None) for info in model.proto.graph.output]
@@ -272,14 +303,28 @@ class _Bisector:
         atol: Sequence[str] | float,
         rtol: Sequence[str] | float,
         memory: int,
+        *,
+        auto_tolerance: bool = False,
+        keep_fusions: bool = False,
+        strict: bool = False,
     ) -> None:
+        self._strict = strict
+        self._keep_fusions = keep_fusions
         self._suspect, self._reference = suspect, reference
         names = set(suspect.parts.scope.tensor_names())
         self._atol, self._rtol = _tolerances(atol, names, "--atol"), _tolerances(rtol, names, "--rtol")
         self._memory = memory
-        self._is_told = bool(self._atol or self._rtol)
+        self._is_told = bool(self._atol or self._rtol) or auto_tolerance
         twins = make_twins(suspect, reference) if isinstance(reference, ModelReference) else _no_twins
-        self._search = Search(suspect, reference, max_bytes=memory, tolerance=self._tolerance, twins=twins)
+        self._search = Search(
+            suspect,
+            reference,
+            max_bytes=memory,
+            tolerance=self._tolerance,
+            twins=twins,
+            strict=strict,
+            calibrate=auto_tolerance,
+        )
         self._notes: list[str] = [*getattr(reference, "notes", ())]
         if not self._search.names:
             raise UnsupportedError(
@@ -287,6 +332,7 @@ class _Bisector:
                 hint="Are these two forms of one model? 'onnxbench diff' shows what they have in common.",
             )
         self._outputs: dict[str, list[TensorDrift]] = {}
+        self._disturbed: dict[str, Distance] = {}
         self._choices: dict[str, None] = {}
         self._feeds: list[Mapping[str, Value]] = []
 
@@ -299,6 +345,8 @@ class _Bisector:
         feeds: Mapping[str, Value] | FeedOptions | None,
         repro: str | os.PathLike[str] | None = None,
         sources: Mapping[str, Sequence[str]] | None = None,
+        *,
+        anonymize: bool = False,
     ) -> Bisection:
         """Returns what the search finds, with evidence if it is said which files the sides were given as."""
         search = self._search
@@ -310,7 +358,7 @@ class _Bisector:
                 self._compare_outputs(values)
         if not self._feeds:
             raise FeedsError("the data holds no set of inputs")
-        return self._result(repro, sources)
+        return self._result(repro, sources, anonymize)
 
     def _sets(
         self, feeds: Mapping[str, Value] | FeedOptions | None
@@ -347,14 +395,20 @@ class _Bisector:
             return
         values = search.outputs if search.is_undisturbed else self._suspect.outputs(feeds)
         for name in names:
+            apart = measure(values[name], search.outputs[name])
+            if not apart.equal:
+                self._disturbed[name] = max(apart, self._disturbed.get(name, apart), key=lambda each: each.severity)
             drifts = compare_values(
-                name, search.reference_outputs[name], values[name], tolerance=self._tolerance(name), check_dtype=False
-            )
+                name, search.reference_outputs[name], values[name], check_dtype=False,
+                tolerance=self._tolerance(name) or search.calibrated.get(name),
+            )  # fmt: skip
             known = self._outputs.get(name)
             if known is None or max(map(_badness, drifts)) > max(map(_badness, known)):
                 self._outputs[name] = drifts
 
-    def _result(self, repro: str | os.PathLike[str] | None, sources: Mapping[str, Sequence[str]] | None) -> Bisection:
+    def _result(
+        self, repro: str | os.PathLike[str] | None, sources: Mapping[str, Sequence[str]] | None, anonymize: bool
+    ) -> Bisection:
         search = self._search
         median = search.median
         groups = search.culprits()
@@ -362,7 +416,12 @@ class _Bisector:
         culprits = [telling.culprit(group, median) for group in groups]
         finding = {culprit.tensor: group for culprit, group in zip(culprits, groups, strict=True)}
         ordered, explained = ranked(search, culprits, groups, self._feeds)
+        if ordered and all(culprit.effect is None for culprit in ordered) and self._strict:
+            self._notes.append(
+                "effects on the outputs were not measured: that takes more memory, or the outputs are equal"
+            )
         ordered = [self._with_inner(culprit, finding[culprit.tensor]) for culprit in ordered]
+        ordered = [self._narrowed(culprit, finding[culprit.tensor], telling) for culprit in ordered]
         outputs = tuple(drift for drifts in self._outputs.values() for drift in drifts)
         kind, passed = self._judge(outputs, bool(culprits), median)
         rows = tuple(telling.rows(median))
@@ -371,7 +430,9 @@ class _Bisector:
         if repro is not None and ordered:
             first = ordered[0]
             worst = next(f for f in finding[first.tensor] if f.tensor == first.tensor)
-            write_repro(repro, search, first, worst, self._feeds[first.number], median)
+            self._notes += write_repro(
+                repro, search, first, worst, self._feeds[first.number], median, anonymize=anonymize
+            )
         elif repro is not None:
             self._notes.append("no culprit was found, so nothing was written")
         return Bisection(
@@ -379,7 +440,7 @@ class _Bisector:
             reference=self._reference.label,
             kind=kind,
             passed=passed,
-            verdict=verdict(kind, tuple(ordered), outputs, median, judged),
+            verdict=verdict(kind, tuple(ordered), outputs, median, judged, self._unstable(telling)),
             how=search.match.how,
             matched=len(search.names),
             unmatched=search.unmatched,
@@ -396,6 +457,15 @@ class _Bisector:
             evidence=None if sources is None else self._evidence(ordered, finding, sources),
         )
 
+    def _unstable(self, telling: Telling) -> str:
+        found = self._search.unstable()
+        if found is None:
+            return ""
+        return (
+            f"moving what {telling.deciding(found)} reads by one unit of precision does as much "
+            "(ties, or terms that cancel)"
+        )
+
     def _evidence(
         self,
         culprits: Sequence[Culprit],
@@ -405,8 +475,12 @@ class _Bisector:
         worst = [next(f for f in groups[each.tensor] if f.tensor == each.tensor) for each in culprits]
         return gather(self._search, worst, self._feeds, sources)
 
+    def _narrowed(self, culprit: Culprit, group: Sequence[Finding], telling: Telling) -> Culprit:
+        worst = next(finding for finding in group if finding.tensor == culprit.tensor)
+        return narrowed(self._search, telling, culprit, worst, self._feeds[worst.number])
+
     def _with_inner(self, culprit: Culprit, group: Sequence[Finding]) -> Culprit:
-        """Returns an If or a Loop with the culprits in its body; any other node as it is."""
+        """Returns an If, a Loop or a Scan with the culprits in its body; any other node as it is."""
         if not isinstance(self._reference, ModelReference):
             return culprit
         search = self._search
@@ -418,7 +492,7 @@ class _Bisector:
             places = [self._suspect.place, self._reference.side.place]
             plain = [replace(place, options=replace(place.options, optimization="none")) for place in places]
             suspect, reference = Suspect(run.suspect, plain[0]), ModelReference(run.reference, plain[1])
-            inner = _Bisector(suspect, reference, (), (), self._memory).run(run.feeds)
+            inner = _Bisector(suspect, reference, (), (), self._memory, strict=self._strict).run(run.feeds)
         except BenchError as error:
             self._notes.append(f"the body of {culprit.node} could not be searched: {error.message}")
             return culprit
@@ -449,6 +523,13 @@ class _Bisector:
         if types:
             one, other = types[0].total.dtypes
             self._notes.append(f"{len(types):,} tensors are of another element type ({other}, {one} in the reference)")
+        if self._keep_fusions:
+            words = [f"output {name!r} by {apart.text}" for name, apart in self._disturbed.items()]
+            self._notes.append(
+                f"looking at tensors changes what is computed: {words[0]}"
+                if words
+                else "fusions are as in use: the graph that was searched gives the outputs of the model, bit for bit"
+            )
         within = all(search.findings[d.name].total.passed for d in outputs if d.name in search.findings)
         if found and outputs and all(drift.passed for drift in outputs):
             self._notes.append("the outputs are within the tolerance all the same")

@@ -1,7 +1,8 @@
-"""Down into the bodies of If and Loop: a culprit that holds graphs is searched in turn, on what flows into its body.
+"""Down into the bodies of If, Loop and Scan: a culprit that holds graphs is searched in turn, on what flows into it.
 
 A body is made a model whose inputs are its own and what it captures, on both sides, and both are fed the reference's
-values. Of a loop, iterations are run on the reference's states, one after the other, until one goes wrong.
+values. Of a Loop or a Scan, iterations are run on the reference's states (and slices), one after the other, until one
+goes wrong.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class BodyRun:
         reference: The reference's.
         feeds: The reference's values, by the names of the suspect's body.
         path: The suspect's body: ``If_3/then``.
-        iteration: Of a loop, the iteration; None otherwise.
+        iteration: Of a Loop or a Scan, the iteration; None otherwise.
     """
 
     suspect: Model
@@ -56,7 +57,9 @@ def body_run(search: Search, finding: Finding, feeds: Mapping[str, Value]) -> Bo
     mine, theirs = search.parts, search.reference.side.parts
     at = theirs.scope.producers.get(finding.partner)
     node = mine.scope.nodes[finding.maker]
-    if at is None or node.op_type not in ("If", "Loop") or theirs.scope.nodes[at].op_type != node.op_type:
+    if at is None or node.op_type not in _RUNS or theirs.scope.nodes[at].op_type != node.op_type:
+        return None
+    if node.op_type == "Scan" and not all(map(_is_scan, (mine, theirs), (finding.maker, at))):
         return None
     inner = [name for name in finding.inputs if name not in feeds]
     wanted = search.values(inner, feeds, finding.number) if inner else {}
@@ -68,7 +71,7 @@ def body_run(search: Search, finding: Finding, feeds: Mapping[str, Value]) -> Bo
     own = _values_read(mine, finding.maker, given)
     partners = {search.match.tensors.get(name, name): value for name, value in {**given, **wanted}.items()}
     other = _values_read(theirs, at, partners)
-    runs = _if_runs if node.op_type == "If" else _loop_runs
+    runs = _RUNS[node.op_type]
     for body, body_b, values, values_b, iteration in runs(mine, finding.maker, own, theirs, at, other):
         run = BodyRun(mine.body(body, values), theirs.body(body_b, values_b), values, body.path, iteration)
         if iteration is None or _differ(run, values_b, search):
@@ -130,6 +133,45 @@ def _loop_runs(
         made = session.run(values_b)
         goes_on = bool(made[body_b.outputs[0]].reshape(-1)[0])
         states = [made[name] for name in body_b.outputs[1 : 1 + len(states)]]
+
+
+def _is_scan(parts: Parts, position: int) -> bool:
+    """Tells whether a Scan is that of opset 9 and later: before, it had a batch axis, and another input."""
+    versions = {entry.domain: entry.version for entry in parts.model.proto.opset_import}
+    return versions.get("", versions.get("ai.onnx", 0)) >= 9 and bool(parts.scope.bodies[position])
+
+
+def _scan_runs(
+    mine: Parts, position: int, own: Mapping[str, Value], theirs: Parts, at: int, other: Mapping[str, Value]
+) -> Iterator[tuple[Scope, Scope, dict[str, Value], dict[str, Value], int | None]]:
+    """Yields both sides' iterations, driven by the reference's states; each takes its slice of every scanned input."""
+    node, body, body_b = theirs.scope.nodes[at], mine.scope.bodies[position][0], theirs.scope.bodies[at][0]
+    settings = {attribute.name: attribute for attribute in node.attribute}
+    count = settings["num_scan_inputs"].i
+    given = [_read(theirs, name, other) for name in node.input]
+    states, scanned = given[: len(given) - count], given[len(given) - count :]
+    if not scanned:
+        return
+    axes, backward = (
+        list(settings[name].ints) if name in settings else [0] * count
+        for name in ("scan_input_axes", "scan_input_directions")
+    )
+    captured, captured_b = _captured(body, own), _captured(body_b, other)
+    session: backends.Session | None = None
+    for trip in range(min(scanned[0].shape[axes[0]], _MOST_ITERATIONS)):
+        slices = [
+            value.take(-1 - trip if back else trip, axis)
+            for value, axis, back in zip(scanned, axes, backward, strict=True)
+        ]
+        values = dict(zip(body.inputs, [*states, *slices], strict=True)) | captured
+        values_b = dict(zip(body_b.inputs, [*states, *slices], strict=True)) | captured_b
+        yield body, body_b, values, values_b, trip
+        session = session or theirs.open(theirs.body(body_b, values_b))
+        made = session.run(values_b)
+        states = [made[name] for name in body_b.outputs[: len(states)]]
+
+
+_RUNS = {"If": _if_runs, "Loop": _loop_runs, "Scan": _scan_runs}
 
 
 def _differ(run: BodyRun, values_b: Mapping[str, Value], search: Search) -> bool:

@@ -20,7 +20,7 @@ from onnxbench.provenance import RULE, ModuleCall, Origins
 from onnxbench.records import attribute_value
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
+    from onnx import ModelProto, NodeProto
 
     from onnxbench.bisection._search import Finding, Search
     from onnxbench.provenance import Provenance
@@ -30,6 +30,11 @@ MOST_RANKED = 12
 _WHY = ("names", "metadata", "docs", "value-info", "producer", "opset", "input", "output", "ir-version")
 _MOST_REASONS = 4
 _MUCH_GROWTH = 10.0
+_DECIDING = {
+    "TopK", "ArgMax", "ArgMin", "Round", "Floor", "Ceil", "Sign", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "Equal", "NonMaxSuppression", "Hardmax", "Unique", "QuantizeLinear", "DynamicQuantizeLinear", "Cast", "Mod",
+}  # fmt: skip
+"""Operators that jump: two results of rounding may be a whole step apart behind them."""
 
 
 class Telling:
@@ -89,10 +94,59 @@ class Telling:
             code=whence.code,
             function=function or None,
             number=worst.number,
-            attributes=", ".join(
-                f"{attribute.name}={_short(attribute_value(attribute))}"
-                for attribute in sorted(self._scope.nodes[position].attribute, key=lambda each: each.name)
-            ),
+            attributes=self._attributes(position),
+        )
+
+    def lacking(self, culprit: Culprit, position: int, partners: Sequence[str], note: str) -> Culprit:
+        """Returns a culprit before whose node something is missing.
+
+        Args:
+            culprit: The culprit.
+            position: Its node.
+            partners: What the reference calls what is missing, in its order.
+            note: How that is known.
+        """
+        whence = self._whence(position, partners[-1])
+        explain = getattr(self._search.reference, "explain", str)
+        calls = tuple(explain(each) for each in partners)
+        return replace(culprit, reference_region=calls, source=whence.source, code=whence.code, narrowed=note)
+
+    def deciding(self, finding: Finding) -> str:
+        """Returns what node of a region rounding makes decide otherwise, in a phrase; else the one that it ends in."""
+        nodes = [self._scope.nodes[at] for at in finding.nodes]
+        chosen = [at for at, node in zip(finding.nodes, nodes, strict=True) if node.op_type in _DECIDING]
+        position = chosen[0] if chosen else finding.maker
+        return f"{self.label(position)} ({self.op_type(position)})"
+
+    def moved(self, culprit: Culprit, nodes: Sequence[int], position: int, partner: str, note: str) -> Culprit:
+        """Returns a culprit told of another node of its region.
+
+        Args:
+            culprit: The culprit.
+            nodes: Positions of the nodes that may be meant.
+            position: That of the one to name.
+            partner: What the reference calls what it should make.
+            note: How that is known.
+        """
+        whence = self._whence(position, partner)
+        explain = getattr(self._search.reference, "explain", None)
+        return replace(
+            culprit,
+            node=self.label(position),
+            op_type=self.op_type(position),
+            region=tuple(self.label(at) for at in nodes),
+            reference_region=(explain(partner),) if explain is not None else (partner,),
+            module=whence.scope or None,
+            source=whence.source,
+            code=whence.code,
+            attributes=self._attributes(position),
+            narrowed=note,
+        )
+
+    def _attributes(self, position: int) -> str:
+        return ", ".join(
+            f"{attribute.name}={_short(attribute_value(attribute))}"
+            for attribute in sorted(self._scope.nodes[position].attribute, key=lambda each: each.name)
         )
 
     def _whence(self, position: int, partner: str) -> Provenance:
@@ -150,6 +204,9 @@ class Telling:
             if change.kind in ("wiring", "name", "type"):
                 continue
             position = by_label.get(change.where)
+            adds = position is not None and change.kind == "node" and change.sign == "+"
+            if adds and mine.varying.isdisjoint(mine.scope.writes[by_label[change.where]]):
+                position = None  # a constant that only stands elsewhere is none to blame
             if position is not None and position not in changed:
                 changed.append(position)
             elif position is None and change.kind == "weight":
@@ -161,6 +218,10 @@ class Telling:
             what = "" if change.what == change.kind else f" {change.what}"
             note = f" ({change.note})" if change.note else ""
             reasons.append(f"{sign}{change.kind} {where}{what}: {values}{note}")
+        if not reasons:
+            reasons += _other_version(
+                (theirs.model.proto, theirs.scope.nodes[start]), (mine.model.proto, mine.scope.nodes[finding.maker])
+            )
         return tuple(reasons[:_MOST_REASONS]), sorted(changed, key=mine.rank.__getitem__), names
 
     def _weight_reasons(self, finding: Finding) -> tuple[str, ...]:
@@ -195,7 +256,7 @@ class Telling:
                 Row(
                     f.tensor, f.partner, self.label(f.maker), self.op_type(f.maker), f.total, f.own, f.inherited,
                     f.excess(median), f.number, f.note, f.inputs, len(f.nodes), f.precision, whence.scope or None,
-                    whence.source, whence.code,
+                    whence.source, whence.code, f.allowed,
                 )
             )  # fmt: skip
         return rows
@@ -236,6 +297,21 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def _other_version(one: tuple[ModelProto, NodeProto], other: tuple[ModelProto, NodeProto]) -> list[str]:
+    """Returns that two nodes that look the same are of other versions of their operator, if they are."""
+    import onnx
+
+    versions = []
+    for proto, node in (one, other):
+        known = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
+        version = known.get(node.domain or "ai.onnx", 0)
+        if not onnx.defs.has(node.op_type, version, node.domain):
+            return []
+        versions.append((node.op_type, onnx.defs.get_schema(node.op_type, version, node.domain).since_version))
+    (op_type, before), (_, after) = versions
+    return [f"{op_type} of opset {before} -> {after}"] if before != after else []
+
+
 def ranked(
     search: Search,
     culprits: Sequence[Culprit],
@@ -249,6 +325,8 @@ def ranked(
     take away the effect of all culprits before it too, and the last one would look like the worst.) Where the own
     error is no number (NaN, another shape), and for all culprits together, it is the reference's value.
 
+    Culprits whose values cannot all be held are returned as they are.
+
     Args:
         search: The search, when it is done.
         culprits: The culprits.
@@ -261,6 +339,8 @@ def ranked(
     order = sorted(range(len(culprits)), key=lambda at: (-culprits[at].excess, -culprits[at].own.rel))
     number = culprits[order[0]].number
     inputs = feeds[number]
+    if not search.fits([*outputs, *(name for group in groups for f in group for name in (f.tensor, *f.inputs))]):
+        return list(culprits), None
     effects: dict[int, float] = {}
     together: float | None = None
     try:

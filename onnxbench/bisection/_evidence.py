@@ -164,6 +164,11 @@ def _identify(role: str, model: Model, sources: Mapping[str, Sequence[str]]) -> 
     return Digest(role, model.origin.name if model.origin is not None else None, whole.hexdigest())
 
 
+def model_digest(model: Model) -> str:
+    """Returns the SHA-256 of a model's content, its weights included."""
+    return _identify("model", model, {}).sha256
+
+
 def _ranges(model: Model) -> Iterator[weights.ByteRange]:
     for tensor in weights.tensors(model.proto) if model.has_outside else ():
         where = model.byte_range(tensor) if weights.is_outside(tensor) else None

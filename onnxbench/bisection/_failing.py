@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from onnxbench.bisection._sides import Place
 from onnxbench.captures import Value
-from onnxbench.errors import OutputError
+from onnxbench.errors import OutputError, UnsupportedError
 from onnxbench.graph import GraphIndex
 from onnxbench.inlining import inline_functions
 from onnxbench.parts import Parts
@@ -31,6 +31,8 @@ from onnxbench.shrinking import (
     Specimens,
     attempt,
     check_fails,
+    without_names,
+    without_values,
     write_files,
 )
 
@@ -98,6 +100,7 @@ def find_failing(
     *,
     seconds: float = SECONDS,
     repro: Path | None = None,
+    anonymize: bool = False,
 ) -> tuple[FailingPiece, tuple[str, ...]] | None:
     """Returns the part of a model that makes it fail to run, and notes; None if it runs.
 
@@ -109,8 +112,10 @@ def find_failing(
         sets: Its inputs.
         seconds: How long opening it, or one run, may take.
         repro: A folder to write the part into.
+        anonymize: Replace names, texts, metadata, weights and inputs in what is written.
 
     Raises:
+        UnsupportedError: The failure needs the values of a weight that was to be replaced.
         RefusedResultError: The part is no valid model, so it cannot be written.
     """
     outcome = attempt(model, sets, place.backend, replace(place.options, isolate=seconds))
@@ -129,27 +134,53 @@ def find_failing(
     try:
         piece = _described(inlined, functions, outcome, shrinker.best, shrinker.runs)
         if repro is not None:
-            notes += _write(repro, model, place, outcome, piece, shrinker.best, seconds)
+            best = replace(shrinker.best, sets=(dict(shrinker.best.sets[outcome.number]),))
+            if anonymize:
+                best = _without_secrets(
+                    best, SameFailure(replace(outcome, number=0), place.backend, place.options, seconds)
+                )
+            notes += _write(repro, None if anonymize else model, place, outcome, piece, best, seconds)
     finally:
         records.close()
     return piece, tuple(notes)
 
 
 def _write(
-    folder: Path, model: Model, place: Place, outcome: Outcome, piece: FailingPiece, best: Specimen, seconds: float
+    folder: Path,
+    model: Model | None,
+    place: Place,
+    outcome: Outcome,
+    piece: FailingPiece,
+    best: Specimen,
+    seconds: float,
 ) -> list[str]:
     """Writes the part as a repro, and returns notes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} cannot be made: {error.strerror}") from None
+    who = "a node" if model is None else piece.node
     scene = Scene(
-        f"{piece.node} ({piece.op_type}) {piece.text}", model.origin.name if model.origin else "a model",
+        f"{who} ({piece.op_type}) {piece.text}", model.origin.name if model is not None and model.origin else "a model",
         place.backend, place.options, check_fails(outcome.how, seconds),
     )  # fmt: skip
     names = Names(*_REPRO_NAMES)
-    _, note = write_files(folder / names.model, best.model, best.sets[outcome.number], None, scene, names=names)
+    _, note = write_files(folder / names.model, best.model, dict(best.sets[0]), None, scene, names=names)
     return [note] if note else []
+
+
+def _without_secrets(best: Specimen, same: SameFailure) -> Specimen:
+    """Returns a part without names and values of its own that fails all the same."""
+    plain = without_names(best)
+    if not same(plain):
+        raise UnsupportedError("the failure does not show once names are replaced, so nothing was written")
+    found, kept = without_values(plain, same)
+    if kept:
+        raise UnsupportedError(
+            f"the failure needs the values of {len(kept)} tensors, so nothing was written",
+            hint="Leave --anonymize out; 'onnxbench reduce' makes the part smaller.",
+        )
+    return found
 
 
 _REPRO_NAMES = ("culprit.onnx", "inputs.npz", "expected.npz", "reproduce.py")

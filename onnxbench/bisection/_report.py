@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench.bisection._failing import FailingPiece
 from onnxbench.bisection._measures import Distance
-from onnxbench.drift import TensorDrift
+from onnxbench.drift import TensorDrift, Tolerance
 
 if TYPE_CHECKING:
     from onnxbench.bisection._evidence import Evidence
@@ -39,9 +39,10 @@ class Culprit:
         code: The text of that line, or None.
         function: The local function that it belongs to, or None.
         number: Which set of inputs this was seen on.
-        iteration: Of a Loop, the first iteration that goes wrong when it is fed the reference's states.
-        inner: Of an If or a Loop, the culprits in its body, named by their paths (``If_3/then/Conv_1``).
+        iteration: Of a Loop or a Scan, the first iteration that goes wrong when it is fed the reference's states.
+        inner: Of an If, a Loop or a Scan, the culprits in its body, named by their paths (``If_3/then/Conv_1``).
         attributes: The node's attributes, in words: ``axis=-1, epsilon=1e-05``.
+        narrowed: How the node was told from others of its region, in words; or ``""``.
     """
 
     node: str
@@ -64,6 +65,7 @@ class Culprit:
     iteration: int | None = None
     inner: tuple[Culprit, ...] = ()
     attributes: str = ""
+    narrowed: str = ""
 
     @property
     def place(self) -> str:
@@ -130,6 +132,7 @@ class Row:
         module: The PyTorch module of the node, or None.
         source: Its PyTorch source line, or None.
         code: The text of that line, or None.
+        allowed: What an element may be off for ``total.failing``: told, calibrated, or by the element types.
     """
 
     tensor: str
@@ -148,6 +151,7 @@ class Row:
     module: str | None = None
     source: str | None = None
     code: str | None = None
+    allowed: Tolerance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +223,22 @@ def failed(suspect: str, reference: str, sets: int, failure: FailingPiece, notes
 
 
 def verdict(
-    kind: str, culprits: tuple[Culprit, ...], outputs: tuple[TensorDrift, ...], median: float, judged: int
+    kind: str,
+    culprits: tuple[Culprit, ...],
+    outputs: tuple[TensorDrift, ...],
+    median: float,
+    judged: int,
+    unstable: str = "",
 ) -> str:
-    """Returns the one line that says it all."""
+    """Returns the one line that says it all; ``unstable`` is what rounding decides, if anything."""
     worst = max((_relative(drift) for drift in outputs), default=0.0)
+    if kind == CLEAN and not outputs:
+        return f"no drift in {judged:,} tensors; the reference has none of the outputs, so these were not compared"
     if kind == CLEAN:
         same = all(drift.bitwise_equal for drift in outputs)
         return f"no drift: {'outputs are equal bit for bit' if same else f'outputs agree within {worst:.1e}'}"
+    if kind == ROUNDING and unstable:
+        return f"outputs differ by {worst:.1e}, and rounding decides: {unstable}"
     if kind == ROUNDING:
         return (
             f"no node is to blame: outputs differ by {worst:.1e}, and no node does more than round ({median:.1e} each)"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxbench import backends, captures
+from onnxbench.bisection._anonymity import Piece, anonymous, as_model
 from onnxbench.bisection._sides import as_dtype
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.errors import OutputError, UnsupportedError
-from onnxbench.tensortype import make_type, make_value_info
 from onnxbench.version import __version__
 from onnxbench.writer import save, write_whole
 
@@ -74,8 +75,10 @@ def write_repro(
     finding: Finding,
     feeds: Mapping[str, Value],
     median: float,
-) -> tuple[Path, ...]:
-    """Writes a culprit as a small model with inputs, expected outputs and a script; returns the files.
+    *,
+    anonymize: bool = False,
+) -> tuple[str, ...]:
+    """Writes a culprit as a small model with inputs, expected outputs and a script; returns what a user should know.
 
     Args:
         folder: Where; it is made, and must be empty if it is there.
@@ -84,10 +87,11 @@ def write_repro(
         finding: What was found of it.
         feeds: The set of inputs that it was found on.
         median: The median own error of the search.
+        anonymize: Replace names, texts, metadata, weights and inputs (see ``_anonymity``).
 
     Raises:
         OutputError: The folder is not empty, or cannot be written.
-        UnsupportedError: NumPy cannot hold the values.
+        UnsupportedError: NumPy cannot hold the values; or the failure does not show once they are replaced.
     """
     target = Path(folder)
     require_empty(target)
@@ -101,36 +105,38 @@ def write_repro(
     for name, value in (*inputs.items(), (finding.tensor, wanted[finding.tensor])):
         if not hasattr(value, "dtype") or value.dtype.kind == "V" or value.dtype.num >= 256:
             raise UnsupportedError(f"NumPy alone cannot hold {name!r}, so no script with NumPy alone can show this")
-    proto, made = search.parts.proto(finding.nodes, inputs, [finding.tensor])
-    for info in proto.graph.input:
-        value = inputs[info.name]
-        info.type.CopyFrom(make_type(onnx_dtype(value.dtype), value.shape))
-    output = made[finding.tensor]
-    actual = search.parts.run(finding.nodes, inputs, [finding.tensor])[finding.tensor]
-    del proto.graph.output[:]
-    proto.graph.output.append(make_value_info(output, make_type(onnx_dtype(actual.dtype), actual.shape)))
+    own = culprit.own.rel
+    piece = Piece(
+        as_model(search, finding, inputs), inputs, wanted[finding.tensor],
+        threshold=min(1e-2, max(own / 4, median)) if math.isfinite(own) else 1e-6,
+    )  # fmt: skip
+    notes: tuple[str, ...] = ()
+    if anonymize:
+        piece, notes = anonymous(
+            search, finding, piece, {name: wanted.get(name, inputs[name]) for name in inputs}, median
+        )
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{target} cannot be made: {error.strerror}") from None
     files = [target / name for name in ("culprit.onnx", "inputs.npz", "expected.npz", "reproduce.py")]
-    save(search.parts.model.derive(proto), files[0])
-    captures.save(files[1], inputs)
-    captures.save(files[2], {output: wanted[finding.tensor]})
+    save(piece.model, files[0])
+    captures.save(files[1], piece.inputs)
+    captures.save(files[2], {piece.model.proto.graph.output[0].name: piece.expected})
     place = search.suspect.place
     is_reference = place.backend == "reference"
     backend = backends.backend(place.backend)
     script = _SCRIPT.format(
-        node=culprit.node, op_type=culprit.op_type, version=__version__, suspect=search.suspect.label,
-        reference=search.reference.label,
+        node="a node" if anonymize else culprit.node, op_type=culprit.op_type, version=__version__,
+        suspect="a model" if anonymize else search.suspect.label,
+        reference="its reference" if anonymize else search.reference.label,
         runtime=f"{'onnx.reference of onnx' if is_reference else 'ONNX Runtime'} {backend.version()}",
         needs="onnx and numpy" if is_reference else "onnxruntime and numpy",
         imports="from onnx.reference import ReferenceEvaluator" if is_reference else "import onnxruntime as ort",
-        run=_REFERENCE if is_reference else _ORT,
-        threshold=min(1e-2, max(culprit.own.rel / 4, median)) if culprit.own.rel < float("inf") else 1e-6,
+        run=_REFERENCE if is_reference else _ORT, threshold=piece.threshold,
     )  # fmt: skip
     write_whole(files[3], [script.encode()])
-    return tuple(files)
+    return notes
 
 
 def require_empty(target: Path) -> None:

@@ -20,8 +20,8 @@ at a region's inputs are the reference's, bit for bit, the plain run has shown i
 Values that are NaN or infinite on one side only, and other shapes, need no threshold. Integers have no rounding of
 their own: they may differ only as far as moved inputs make them.
 
-*Memory.* Reference, suspect and forced values of one batch are held at a time, and the reference's values that a later
-region reads.
+*Memory.* Reference, suspect and forced values of one batch are held at a time, and what later batches read. How large
+batches may be is worked out before (``_budget``).
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.bisection._budget import Budget, Side
+from onnxbench.bisection._calibrating import calibrated
 from onnxbench.bisection._measures import Distance, epsilon, measure
-from onnxbench.bisection._sides import as_dtype, is_floating
+from onnxbench.bisection._sides import ModelReference, RecordedReference, as_dtype, is_floating
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.drift import Tolerance, default_tolerance
-from onnxbench.errors import ExecutionError
+from onnxbench.errors import ExecutionError, UsageError
 from onnxbench.tensortype import elem_type
 
 if TYPE_CHECKING:
@@ -47,12 +49,13 @@ if TYPE_CHECKING:
 
     from onnx import NodeProto, TypeProto
 
-    from onnxbench.bisection._sides import ModelReference, Reference, Suspect
+    from onnxbench.bisection._sides import Reference, Suspect
 
 FACTOR, PEAK_FACTOR = 20.0, 200.0
 TWIN, PEAK_TWIN = 4.0, 64.0
 """In units of precision: what the same node on the same kernels may be off."""
 _ENOUGH = 12
+_BLOCK = 1 << 17
 _HALF = (10, 16)
 _SINGLE = 2.0**-23
 _STEP = 2.0**-8
@@ -80,6 +83,7 @@ class Finding:
         twin: Whether both sides run the same node on the same kernels.
         number: Which set of inputs this was on.
         note: Why it could not be judged, or ``""``.
+        allowed: What an element may be off, for the verdict on outputs and for ``failing``.
     """
 
     tensor: str
@@ -96,6 +100,7 @@ class Finding:
     twin: bool = False
     number: int = 0
     note: str = ""
+    allowed: Tolerance | None = None
 
     def excess(self, median: float) -> float:
         """Returns the own error over what is allowed: more than 1 is a fault, and infinite what is wrong in kind."""
@@ -165,6 +170,9 @@ class Search:
         reference: The reference.
         max_bytes: How much memory values may take.
         tolerance: What is allowed for a tensor, by its name; None: by its element type.
+        twins: Whether a node and the one that makes the reference's tensor run on the same kernels.
+        strict: Hold no more than ``max_bytes``, and refuse a search that cannot (see ``_budget``).
+        calibrate: Measure what rounding does to each tensor, and allow that.
 
     Attributes:
         match: Which tensors are which.
@@ -172,6 +180,7 @@ class Search:
         unmatched: How many tensors of the suspect have no partner.
         reference_outputs: The reference's values of the suspect's outputs, on the last set of inputs.
         outputs: The suspect's own, from the run in which all tensors were looked at.
+        calibrated: What rounding is allowed to do to each tensor, on the last set of inputs; empty unless asked for.
         kept: What was seen around tensors that look wrong, on the set of inputs where the worst of them is.
     """
 
@@ -183,9 +192,13 @@ class Search:
         max_bytes: int,
         tolerance: Callable[[str], Tolerance | None],
         twins: Callable[[int, str], bool],
+        calibrate: bool = False,
+        strict: bool = False,
     ) -> None:
         self.suspect, self.reference, self.parts = suspect, reference, suspect.parts
-        self._max_bytes, self._tolerance, self._twins = max_bytes, tolerance, twins
+        self._max_bytes, self._tolerance, self._twins, self._calibrate = max_bytes, tolerance, twins, calibrate
+        self._strict = strict
+        self._budget: Budget | None = None
         self.match = reference.match(suspect)
         scope = self.parts.scope
         made = [name for names in scope.writes for name in names]
@@ -198,6 +211,7 @@ class Search:
         self.findings: dict[str, Finding] = {}
         self.reference_outputs: dict[str, Value] = {}
         self.outputs: dict[str, Value] = {}
+        self.calibrated: dict[str, Tolerance] = {}
         self.kept = Kept()
         self._outputs = set(scope.outputs)
 
@@ -221,8 +235,10 @@ class Search:
         constants: set[str] = set()  # constants that differ: they are fed the reference's value like other tensors
         expected = self.reference.stream(feeds, partners, number=number)
         actual = self.parts.stream(feeds, batches)
-        for at, (batch, wanted, got) in enumerate(zip(batches, expected, actual, strict=True)):
+        others = self._other_rounding(feeds, partners, number)
+        for at, (batch, wanted, got, other) in enumerate(zip(batches, expected, actual, others, strict=True)):
             references = {name: wanted[self.match.tensors[name]] for name in batch}
+            self._learn(references, got, other)
             totals.update(self._distances(references, got))
             for name, reference in references.items():
                 held[name], dtypes[name] = reference, _dtype(got[name])
@@ -239,6 +255,29 @@ class Search:
         if seen.worst > self.kept.worst:
             self.kept = replace(seen, outputs=dict(self.outputs), reference_outputs=dict(self.reference_outputs))
 
+    def _other_rounding(
+        self, feeds: Mapping[str, Value], partners: Sequence[Sequence[str]], number: int
+    ) -> Iterator[Mapping[str, Value]]:
+        if not self._calibrate:
+            return iter([{}] * len(partners))
+        compute = getattr(self.reference, "other_rounding", None)
+        if compute is None:
+            raise UsageError(
+                f"tolerances cannot be calibrated: {self.reference.label} cannot be computed with other rounding",
+                hint="Name a model as the reference (--against, --torch), or say what is allowed: --atol, --rtol.",
+            )
+        found: Iterator[Mapping[str, Value]] = compute(feeds, partners, number=number)
+        return found
+
+    def _learn(self, references: Mapping[str, Value], got: Mapping[str, Value], other: Mapping[str, Value]) -> None:
+        """Finds out what rounding does to the tensors of a batch."""
+        for name, reference in references.items():
+            partner = self.match.tensors[name]
+            if partner in other and self._tolerance(name) is None and hasattr(got[name], "dtype"):
+                told = calibrated(reference, other[partner], got[name].dtype.name)
+                if told is not None:
+                    self.calibrated[name] = told
+
     def _distances(self, references: Mapping[str, Value], got: Mapping[str, Value]) -> dict[str, Distance]:
         """Returns how far the suspect's values are from the reference's; numpy lets several threads work."""
 
@@ -250,10 +289,36 @@ class Search:
             return dict(zip(references, pool.map(distance, references), strict=True))
 
     def _split(self, feeds: Mapping[str, Value]) -> list[list[str]]:
-        """Returns the matched tensors in batches of a quarter of the memory: two sides, forced values, what is kept."""
+        """Returns the matched tensors in batches: as the budget says, or of a quarter of the memory each.
+
+        The quarters are two sides, forced values, and what is kept.
+        """
         if self._batches is None:
-            self._batches = self.parts.batches(feeds, self.names, self._max_bytes // 4)
+            if self._strict:
+                self._budget = self._make_budget(feeds)
+                self._batches = self._budget.split(self.names)
+            else:
+                self._batches = self.parts.batches(feeds, self.names, self._max_bytes // 4)
         return self._batches
+
+    def _make_budget(self, feeds: Mapping[str, Value]) -> Budget:
+        other: Side | None = None
+        if isinstance(self.reference, ModelReference):
+            other = Side.of(self.reference.side.parts, self.reference.own_feeds(feeds))
+        given = sum(getattr(value, "nbytes", 0) for value in feeds.values())
+        return Budget(
+            self._max_bytes, Side.of(self.parts, feeds), other, self.match.tensors, self._last_reads, self._inputs_of,
+            streams=1 + self._calibrate, recorded=isinstance(self.reference, RecordedReference),
+            reserve=given,
+        )  # fmt: skip
+
+    def fits(self, names: Iterable[str]) -> bool:
+        """Tells whether the values of some tensors can be held at once, of both sides."""
+        return self._budget is None or self._budget.fits(names)
+
+    def _inputs_of(self, names: Sequence[str]) -> set[str]:
+        makers = {self.parts.scope.producers[name] for name in names}
+        return {name for maker in makers for name in self._reach(maker, self._forced).stops}
 
     def _last_reads(self, batches: Sequence[Sequence[str]]) -> dict[str, int]:
         """Returns the last batch in which a region reads each matched tensor."""
@@ -268,7 +333,7 @@ class Search:
         return reach_back(self.parts.scope, self.parts.scope.reads[maker], stops)
 
     def _allowed(self, name: str, reference: Value, value: Value) -> Tolerance | None:
-        given = self._tolerance(name)
+        given = self._tolerance(name) or self.calibrated.get(name)
         if given is not None or not hasattr(reference, "dtype") or not hasattr(value, "dtype"):
             return given
         both = default_tolerance(reference.dtype), default_tolerance(value.dtype)
@@ -308,6 +373,7 @@ class Search:
         to_run = []
         for finding in found:
             finding.number, finding.total = seen.number, totals[finding.tensor]
+            finding.allowed = self._allowed(finding.tensor, held[finding.tensor], got[finding.tensor])
             finding.precision = max(map(epsilon, finding.total.dtypes))
             if not finding.twin and self._quantizes(finding):
                 finding.precision = max(finding.precision, _STEP)
@@ -477,6 +543,16 @@ class Search:
                 found.setdefault(finding.maker, []).append(finding)
         return list(found.values())
 
+    def unstable(self) -> Finding | None:
+        """Returns what is further off than rounding, but no more than moved inputs make it; the furthest, or None."""
+        median = self.median
+        found = [
+            finding
+            for finding in self.findings.values()
+            if finding.own is not None and finding.excess(median) <= 1 < replace(finding, noise=(0, 0)).excess(median)
+        ]
+        return max(found, key=lambda finding: finding.own.rel if finding.own else 0.0, default=None)
+
     def values(self, names: Sequence[str], feeds: Mapping[str, Value], number: int) -> dict[str, Value]:
         """Returns the reference's values of some of the suspect's tensors, by the suspect's names."""
         wanted = list(dict.fromkeys(names))
@@ -545,9 +621,14 @@ def _move(value: Value, name: str) -> Value:
     unit = epsilon(value.dtype.name)
     random = np.random.default_rng(zlib.crc32(name.encode()))
     signs = random.integers(0, 2, size=value.shape, dtype=np.int8) * 2 - 1
-    wide = value.astype(np.float64 if value.dtype.itemsize > 2 else np.float32)
+    wide = np.float64 if value.dtype.itemsize > 2 else np.float32
+    moved = np.empty(value.shape, value.dtype)
+    flat, ups, made = value.reshape(-1), signs.reshape(-1), moved.reshape(-1)
     with np.errstate(all="ignore"):
-        return (wide * (1 + unit * signs)).astype(value.dtype)
+        for start in range(0, flat.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            made[block] = (flat[block].astype(wide) * (1 + unit * ups[block])).astype(value.dtype)
+    return moved
 
 
 def _dtype(value: Value) -> int:

@@ -8,13 +8,14 @@ knows (``match``), and for the values of these, batch after batch (``stream``).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxbench import backends
+from onnxbench.bisection._calibrating import shaken
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import ExecutionError, FeedsError, UsageError, did_you_mean
@@ -25,8 +26,10 @@ from onnxbench.parts import Parts
 if TYPE_CHECKING:
     from onnx import NodeProto
 
+    from onnxbench.graph import Scope
     from onnxbench.model import Model
 
+_ACTIVATIONS = ("Relu", "Clip")
 _NAMES_AGREE = 0.9
 
 
@@ -118,8 +121,10 @@ class Reference(Protocol):
 
     It may have more than this, which is used where it is there: ``notes``, what was decided without being told;
     ``inputs(number)``, inputs of its own by the suspect's names; ``origin(name)``, a ``Provenance``, and
-    ``explain(name)``, what makes a value, in words; ``weight(name)``, the values of a weight or None; ``rerun(name,
-    given)``, a value computed anew from others, or None; ``digest()``, the SHA-256 of what it is; ``close()``.
+    ``explain(name)``, what makes a value, in words; ``between(name, known)``, the values that one is computed from,
+    back to those that are known; ``weight(name)``, the values of a weight or None; ``rerun(name, given)``, a value
+    computed anew from others, or None; ``other_rounding(feeds, batches, number)``, which yields what ``stream`` does,
+    as far as it is known, computed with other rounding; ``digest()``, the SHA-256 of what it is; ``close()``.
 
     Attributes:
         label: What it is, in words.
@@ -201,18 +206,22 @@ class ModelReference:
         self.side = Suspect(model, place)
         self.label = self.side.label
         self._inputs: dict[str, str] = {}
+        self._shaken: Parts | None = None
 
     def match(self, suspect: Suspect) -> Match:
         """Returns the tensors that mean the same, by names if these can be trusted, else by what nodes compute."""
         own, other = self.side.parts.scope, suspect.parts.scope
         names = {name: name for name in other.tensor_names() if own.defines(name)}
         if suspect.model is self.side.model or _names_can_be_trusted(suspect.parts, self.side.parts, names):
-            tensors, how = names, "names"
+            folded = _folded_activations(other, own, names)
+            tensors, how = {**names, **folded}, "names"
         else:
             from onnxbench.diffing import match_tensors
 
             tensors, how = match_tensors(suspect.plain, self.side.plain), "structure"
             tensors = {one: two for one, two in tensors.items() if other.defines(one) and own.defines(two)}
+            same = [name for name in other.outputs if name in own.outputs and name not in tensors]
+            tensors.update((name, name) for name in same if name in other.producers)
         self._inputs = self._match_inputs(suspect, tensors)
         return Match(tensors, how)
 
@@ -248,6 +257,15 @@ class ModelReference:
         """Yields the values of tensors (see ``Reference``)."""
         yield from self.side.parts.stream(self.own_feeds(feeds), batches)
 
+    def other_rounding(
+        self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, number: int = 0
+    ) -> Iterator[dict[str, Value]]:
+        """Yields the same, all that nodes make moved by up to one unit of precision (see ``_calibrating``)."""
+        if self._shaken is None:
+            place = self.side.place
+            self._shaken = Parts(shaken(self.side.parts), place.backend, place.options)
+        yield from self._shaken.stream(self.own_feeds(feeds), batches)
+
     def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
         """Returns the value of a tensor computed from values of others; None where they do not suffice."""
         parts = self.side.parts
@@ -261,6 +279,10 @@ class ModelReference:
             return parts.run({maker, *reach.nodes}, given, [name])[name]
         except ExecutionError:
             return None
+
+    def weight(self, name: str) -> Value | None:
+        """Returns the values of an initializer, or of what a Constant node makes; None for all else."""
+        return self.side.parts.constant(name)
 
     def close(self) -> None:
         """Removes what was written on the way."""
@@ -332,7 +354,8 @@ def _names_can_be_trusted(suspect: Parts, reference: Parts, names: Mapping[str, 
     """Tells whether tensors that are called the same are the same as a rule.
 
     They are if the nodes that make them have the same operator. Operators that the reference has none of (fused ones)
-    say nothing. Exporters that number tensors shift every number when a node is inserted: then most disagree.
+    say nothing, and an operator that has taken in the activation behind it makes what that made (quantizers do so).
+    Exporters that number tensors shift every number when a node is inserted: then most disagree.
     """
     there = {_operator(node) for node in reference.scope.nodes}
     made = [name for name in names if name in suspect.scope.producers and name in reference.scope.producers]
@@ -341,10 +364,34 @@ def _names_can_be_trusted(suspect: Parts, reference: Parts, names: Mapping[str, 
         one = suspect.scope.nodes[suspect.scope.producers[name]]
         if _operator(one) in there:
             total += 1
-            same += _operator(one) == _operator(reference.scope.nodes[reference.scope.producers[name]])
+            same += _operator(one) in _made_by(reference.scope, name)
     few = len(made) < 0.5 * min(len(suspect.scope.producers), len(reference.scope.producers))
     fused = total < 0.5 * len(made)
     return bool(made) and (not few or fused) and same >= _NAMES_AGREE * total
+
+
+def _made_by(scope: Scope, name: str) -> list[tuple[str, str]]:
+    """Returns the operator that makes a tensor, and that before it if it is an activation."""
+    node = scope.nodes[scope.producers[name]]
+    before = scope.producers.get(node.input[0]) if node.op_type in _ACTIVATIONS else None
+    return [_operator(node), *([_operator(scope.nodes[before])] if before is not None else [])]
+
+
+def _folded_activations(suspect: Scope, reference: Scope, names: Iterable[str]) -> dict[str, str]:
+    """Returns tensors before a QuantizeLinear that stands for an activation too, with what is before that.
+
+    A quantizer drops a Relu whose work is done by the limits of the quantized type; the name of its output stays.
+    """
+    found = {}
+    for name in names:
+        if name not in suspect.producers or name not in reference.producers:
+            continue
+        made = _made_by(reference, name)
+        readers = suspect.consumers.get(name, ())
+        quantized = bool(readers) and all(suspect.nodes[at].op_type == "QuantizeLinear" for at in readers)
+        if quantized and _operator(suspect.nodes[suspect.producers[name]]) == made[-1] != made[0]:
+            found[name] = reference.nodes[reference.producers[name]].input[0]
+    return found
 
 
 def _operator(node: NodeProto) -> tuple[str, str]:

@@ -12,6 +12,7 @@ and is run; nothing is loaded unasked.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import itertools
@@ -549,6 +550,27 @@ def kind_of(value: Any) -> tuple[type, bool]:
     return type(value), False
 
 
+@contextlib.contextmanager
+def registered(bundles: Iterable[Bundle]) -> Iterator[None]:
+    """Lets onnx itself know the operators of bundles within the block: its checker and its inference.
+
+    Args:
+        bundles: The bundles. Operators that onnx knows already are left as they are.
+    """
+    from onnx import defs
+
+    done: list[Bundle] = []
+    try:
+        for bundle in (each for bundle in bundles for each in bundle.named()):
+            if not defs.has(bundle.op, bundle.domain):
+                defs.register_schema(bundle.schema())
+                done.append(bundle)
+        yield
+    finally:
+        for bundle in done:
+            defs.deregister_schema(bundle.op, 1, bundle.domain)
+
+
 def product(sizes: Iterable[Any]) -> Any:
     """Returns the product of sizes, also of symbols: how many elements a shape has."""
     made: Any = 1
@@ -620,6 +642,7 @@ __all__ = [
     "prove_bundle",
     "read_bundles",
     "register_with_tensorrt",
+    "registered",
     "run_file",
     "smaller",
 ]

@@ -40,6 +40,8 @@ __all__ = ["Change", "ChangeSearch", "bisect_over"]
 
 _LARGE = {"float16": 1e-2, "bfloat16": 5e-2}
 _PLAIN_LARGE = 1e-3
+_NOTHING = object()
+"""Stands for an output of a model that does not run."""
 _KINDS = ("optimizers", "opset", "providers")
 _RECIPES = (".yaml", ".yml")
 
@@ -172,6 +174,7 @@ class _Job:
         self._choices: tuple[str, ...] = ()
         self._notes: list[str] = []
         self._runs = 0
+        self._failure = ""
 
     def take(self, feeds: Mapping[str, Value] | FeedOptions | None) -> None:
         """Runs the model as it was."""
@@ -197,6 +200,14 @@ class _Job:
         finally:
             session.close()
 
+    def _attempt(self, options: backends.Options) -> list[dict[str, Value]]:
+        """Returns the outputs, or what stands for them where the model does not run; the first failure is kept."""
+        try:
+            return self._outputs(self._model, options)
+        except ExecutionError as error:
+            self._failure = self._failure or error.message
+            return [dict.fromkeys(right, _NOTHING) for right in self._expected]
+
     def _compare(
         self, expected: Sequence[Mapping[str, Value]], actual: Sequence[Mapping[str, Value]]
     ) -> tuple[float, str, bool]:
@@ -213,6 +224,8 @@ class _Job:
         return worst, output, drifts
 
     def _judge(self, right: Value, made: Value) -> tuple[float, bool]:
+        if made is _NOTHING:
+            return math.inf, True
         if not hasattr(right, "dtype") or not hasattr(made, "dtype"):
             drifts = compare_values("", right, made, tolerance=self._tolerance, check_dtype=False)
             off = not all(drift.passed for drift in drifts)
@@ -242,7 +255,9 @@ class _Job:
         """Searches the optimizers of ONNX Runtime."""
         suspect = f"the model on {self._place.text}"
         options = self._place.options
-        error, output, drifts = self._compare(self._expected, self._outputs(self._model, options))
+        error, output, drifts = self._compare(self._expected, self._attempt(options))
+        failure = self._failure
+        off = failure or f"output {output} is off by {_number(error)}"
         if not drifts:
             return self._told("optimizers", suspect, error, (), f"no drift: {_within(error)}")
         changed, others = optimizer_names(self._model, replace(options, isolate=max(self._isolate, 300.0)))
@@ -253,7 +268,7 @@ class _Job:
                 self._notes.append("with every optimizer off that has a name the drift is the same")
                 return self._told(
                     "optimizers", suspect, error, [Change(name, None) for name in changed],
-                    f"no optimizer is to blame: output {output} is off by {_number(error)} without them too",
+                    f"no optimizer is to blame: without them too, {off}",
                 )  # fmt: skip
         groups: list[tuple[str, ...]] = []
         left = list(everything)
@@ -266,36 +281,36 @@ class _Job:
         rows = []
         blamed = [name for group in groups for name in group]
         for group in groups:
-            off, where, _ = self._compare(self._expected, self._with(group, everything))
+            apart, where, _ = self._compare(self._expected, self._with(group, everything))
             note = f"together with {', '.join(name for name in group[1:])}" if len(group) > 1 else ""
             rows += [
-                Change(name, off, where, culprit=True, note=note if at == 0 else "") for at, name in enumerate(group)
+                Change(name, apart, where, culprit=True, note=note if at == 0 else "") for at, name in enumerate(group)
             ]
         for name in everything:
             if name not in blamed:
-                off, where, _ = self._compare(self._expected, self._with([name], everything))
-                rows.append(Change(name, off, where))
-        together = self._compare(self._expected, self._outputs(self._model, replace(options, disabled=tuple(blamed))))
+                apart, where, _ = self._compare(self._expected, self._with([name], everything))
+                rows.append(Change(name, apart, where))
+        together = self._compare(self._expected, self._attempt(replace(options, disabled=tuple(blamed))))
         self._notes.append(
             f"with disabled_optimizers={blamed!r} the worst output is off by {_number(together[0])}"
             + (", which still is too much: others change in turn" if together[2] else "")
         )
         words = " and ".join(" with ".join(group) for group in groups)
-        return self._told(
-            "optimizers", suspect, error, rows,
-            f"drift comes from {words}: output {output} is off by {_number(error)}, and by {_number(together[0])} "
-            f"without {'it' if len(blamed) == 1 else 'them'}",
-        )  # fmt: skip
+        without = f"by {_number(together[0])} without {'it' if len(blamed) == 1 else 'them'}"
+        verdict = (
+            f"the failure comes from {words}: {off}" if failure else f"drift comes from {words}: {off}, and {without}"
+        )
+        return self._told("optimizers", suspect, error, rows, verdict)
 
     def _with(self, names: Sequence[str], everything: Sequence[str]) -> list[dict[str, Value]]:
         off = tuple(name for name in everything if name not in set(names))
-        return self._outputs(self._model, replace(self._place.options, disabled=off))
+        return self._attempt(replace(self._place.options, disabled=off))
 
     def _drifts_with(self, names: Sequence[str], everything: Sequence[str]) -> bool:
         return bool(names) and self._compare(self._expected, self._with(names, everything))[2]
 
     def _drifts_without(self, names: Sequence[str]) -> bool:
-        made = self._outputs(self._model, replace(self._place.options, disabled=tuple(names)))
+        made = self._attempt(replace(self._place.options, disabled=tuple(names)))
         return self._compare(self._expected, made)[2]
 
     # ---- providers

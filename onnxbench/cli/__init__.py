@@ -10,18 +10,50 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from onnxbench.cli._boundary import bounded
-from onnxbench.cli._command import BenchCommand
-from onnxbench.cli._edits import EditCommand
+from onnxbench.cli._command import BenchCommand, BenchGroup
 from onnxbench.version import __version__
+
+# Command name -> module of onnxbench.cli that holds a function of the same name (with "_" for "-"), and as
+# ``COMMAND_CLASS`` the command's class, if it is not BenchCommand.
+COMMANDS = (
+    "inspect", "find", "extract", "expose", "split", "partition", "unmark", "merge", "edit", "rewrite", "precision",
+    "build", "show", "check", "explain", "run", "diff", "bisect", "reduce", "export", "map", "build-trt", "plugins",
+    "capability", "migrate", "doctor",
+)  # fmt: skip
+
+
+@cache
+def _command(name: str) -> Any:
+    """Returns a command. To import and build all of them takes longer than most commands run."""
+    function = name.replace("-", "_")
+    module = import_module(f"onnxbench.cli.{function}")
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    alone.command(name, cls=getattr(module, "COMMAND_CLASS", BenchCommand))(getattr(module, function))
+    return typer.main.get_command(alone)
+
+
+class _Commands(BenchGroup):
+    """The commands, each of which is made when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Returns all names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Returns the command of a name, or None."""
+        return _command(cmd_name) if cmd_name in COMMANDS else None
+
 
 app = typer.Typer(
     name="onnxbench",
+    cls=_Commands,
     help="ONNX graph surgery and debugging workbench: look into a model, cut it, join it, build it, check it, run it.",
     epilog="Exit codes: 0 fine, 1 a check found something, 2 usage, 3 and up one per kind of error "
     "(see docs/errors.md), 70 a bug, 130 Ctrl-C.",
@@ -46,21 +78,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-# Command name -> module of onnxbench.cli that holds a function of the same name (with "_" for "-").
-COMMANDS = (
-    "inspect", "find", "extract", "expose", "split", "partition", "unmark", "merge", "edit", "rewrite", "build", "show",
-    "check", "explain", "run", "diff", "bisect", "reduce", "export", "map", "build-trt", "plugins",
-    "capability", "migrate", "doctor",
-)  # fmt: skip
-_CLASSES = {"edit": EditCommand}
-
-for _name in COMMANDS:
-    _function = _name.replace("-", "_")
-    app.command(_name, cls=_CLASSES.get(_name, BenchCommand))(
-        getattr(import_module(f"onnxbench.cli.{_function}"), _function)
-    )
 
 
 def _open_closed_streams() -> None:

@@ -1,5 +1,6 @@
-"""A command whose list options take several values each, as users of argparse-style tools type them.
+"""How words on the command line become a command, its options and their values.
 
+List options take several values each, as users of argparse-style tools type them:
 ``extract in.onnx out.onnx --inputs a b --outputs c`` and ``--inputs a --inputs b`` mean the same. A list option
 takes every word up to the next option. Where positional arguments would then be missing
 (``extract --outputs c in.onnx out.onnx``), the last words of the last list are them.
@@ -13,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from typer import BadParameter
-from typer.core import TyperArgument, TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from onnxbench.errors import UsageError
+from onnxbench.errors import UsageError, did_you_mean
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -107,6 +108,33 @@ def means_nothing_without(**companions: str | tuple[str, ...]) -> Callable[[F], 
 _MISTYPED: Any = BadParameter.__bases__[0]  # click's UsageError, which typer has a copy of or not, by its version
 
 
+def _told(error: Any, hint: str) -> UsageError:
+    """Returns click's words on a mistake as every other mistake is told, with ``--json`` too."""
+    said = error.format_message().rstrip(".")
+    return UsageError(f"{said[:1].lower()}{said[1:]}", hint=hint)
+
+
+class BenchGroup(TyperGroup):
+    """The commands; a name that none of them has is answered with those that are near it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses what stands before the command."""
+        if not args and self.no_args_is_help:
+            return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except _MISTYPED as error:
+            raise _told(error, "'onnxbench --help' shows what there is.") from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Returns the command's name, the command and the words behind it; raises UsageError if there is none."""
+        names = self.list_commands(ctx)
+        if args[0] not in names:
+            hint = did_you_mean(args[0], names) or "'onnxbench --help' shows all commands."
+            raise UsageError(f"no such command: {args[0]}", hint=hint)
+        return super().resolve_command(ctx, args)
+
+
 class BenchCommand(TyperCommand):
     """A typer command with argparse-style list options, and options that need others."""
 
@@ -118,9 +146,8 @@ class BenchCommand(TyperCommand):
         TYPED.set(tuple(words))
         try:
             rest = super().parse_args(ctx, words)
-        except _MISTYPED as error:  # as every other mistake is told, with --json too
-            said = error.format_message().rstrip(".")
-            raise UsageError(f"{said[:1].lower()}{said[1:]}", hint=self.usage_hint(error)) from None
+        except _MISTYPED as error:
+            raise _told(error, self.usage_hint(error)) from None
         self._require_companions(ctx)
         return rest
 

@@ -39,6 +39,7 @@ _MOST_MODULES = 24
     state_dict="torch",
     key="state_dict",
     baseline_factor="baseline",
+    anonymize="repro",
 )
 def bisect(
     model: ModelArgument,
@@ -163,13 +164,27 @@ def bisect(
         list[str] | None,
         typer.Option("--rtol", "--rel", metavar="TOL...", show_default=False, help="Relative tolerance, likewise."),
     ] = None,
+    auto_tolerance: Annotated[
+        bool,
+        typer.Option(
+            "--auto-tolerance",
+            help="Allow each tensor ten times what rounding does to it in the reference (PyTorch: in float64).",
+        ),
+    ] = False,
+    keep_fusions: Annotated[
+        bool,
+        typer.Option(
+            "--keep-fusions",
+            help="Compare only at tensors that ONNX Runtime's optimized graph of MODEL still has (--on ort:all).",
+        ),
+    ] = False,
     memory: Annotated[
         str | None,
         typer.Option(
             "--memory",
             metavar="SIZE",
             show_default=False,
-            help="What captured values may take (a quarter of what is free).",
+            help="What the search may hold; refused if one node takes more (about a quarter of what is free).",
         ),
     ] = None,
     repro: Annotated[
@@ -181,6 +196,13 @@ def bisect(
             help="Write the first culprit there: a small model, inputs, expected outputs, and a script that shows it.",
         ),
     ] = None,
+    anonymize: Annotated[
+        bool,
+        typer.Option(
+            "--anonymize",
+            help="In --repro, replace names, texts, metadata, weights and inputs, where the failure still shows.",
+        ),
+    ] = False,
     over: Annotated[
         str | None,
         typer.Option(
@@ -272,7 +294,8 @@ def bisect(
             feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
             atol=atol or (), rtol=rtol or (), isolate=timeout if isolate else 0.0, allow_outside=allow_outside,
             unused={"--against": against, "--load-outputs": load_outputs, "--repro": repro, "--memory": memory,
-                    "--report": report, "--baseline": baseline, "--save-baseline": save_baseline},
+                    "--report": report, "--baseline": baseline, "--save-baseline": save_baseline,
+                    "--auto-tolerance": auto_tolerance or None, "--keep-fusions": keep_fusions or None},
             as_json=as_json, quiet=quiet,
         )  # fmt: skip
     before = bisection.open_baseline(baseline, save_to=save_baseline, factor=baseline_factor)
@@ -283,7 +306,9 @@ def bisect(
         model, against=reference, recorded=load_outputs or (), on=_place(on, level, "--optimization-level"),
         reference_on=_place(reference_on, reference_level, "--reference-level"),
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
-        atol=atol or (), rtol=rtol or (), memory=None if memory is None else specs.parse_size(memory), repro=repro,
+        atol=atol or (), rtol=rtol or (), auto_tolerance=auto_tolerance, keep_fusions=keep_fusions,
+        memory=None if memory is None else specs.parse_size(memory), repro=repro,
+        anonymize=anonymize,
         report=report, evidence=bool(baseline or save_baseline),
         isolate=isolate, timeout=timeout, allow_outside=allow_outside,
     )  # fmt: skip
@@ -446,9 +471,11 @@ def _culprit_row(culprit: Culprit) -> tuple[str, ...]:
 
 
 def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
-    yield f"{culprit.node} makes {culprit.tensor}" + (
-        f" ({culprit.partner})" if culprit.partner != culprit.tensor else ""
-    )
+    if culprit.narrowed:
+        yield f"{culprit.node}: {culprit.narrowed}"
+    else:
+        partner = f" ({culprit.partner})" if culprit.partner != culprit.tensor else ""
+        yield f"{culprit.node} makes {culprit.tensor}{partner}"
     if len(culprit.region) > 1:
         from onnxbench.cli._records import listed
 

@@ -25,7 +25,8 @@ def _shape_option(name: str, words: str) -> Any:
 @means_nothing_without(
     apply_=("doctor", "engine_file"),
     no_trial="doctor",
-    save_model=("apply_", "fix", "calibration"),
+    save_model=("apply_", "fix", "calibration", "config"),
+    save_recipe=("apply_", "fix"),
     log_file="engine_file",
     verify=("engine_file", "output"),
     calibration="int8",
@@ -201,6 +202,15 @@ def build_trt(
             "--save-model", metavar="FILE", help="Keep the model as --apply or --fix edited it.", show_default=False
         ),
     ] = None,
+    save_recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-recipe",
+            metavar="FILE",
+            help="Write what --fix and --apply did as a recipe of 'onnxbench edit'.",
+            show_default=False,
+        ),
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -231,57 +241,69 @@ def build_trt(
       onnxbench build-trt model.onnx model.engine --config build.yaml
       onnxbench build-trt model.onnx model.engine --from-feeds recorded_inputs --verify
       onnxbench build-trt model.onnx --doctor
-      onnxbench build-trt model.onnx model.engine --apply --save-model edited.onnx
+      onnxbench build-trt model.onnx model.engine --apply --save-recipe edits.yaml
       onnxbench build-trt model.onnx model.engine --int8 --calibration images.npz --save-model int8.onnx
       onnxbench build-trt model.onnx model.engine --plugin plugins/dynamic_resize
     """
     from onnxbench import engine as engines
-    from onnxbench.bundles import find_plugins
-    from onnxbench.cli._render import note
-    from onnxbench.feeding import FeedOptions
-    from onnxbench.model import load
-    from onnxbench.writer import save
 
     target = _target(engine_file, output, is_needed=not doctor)
-    int8 = int8 and not calibration  # quantized by us: a model in int8 needs no flag
-    loaded = load(model, allow_outside=allow_outside)
-    observed = _observed(loaded, from_feeds, config, quiet=quiet)
-    flags = {
-        "engine": engine, "propose": None if propose else False, "embed_plugins": embed_plugins,
-        "compute_capabilities": tuple(sm for word in compute_capability or () for sm in engines.parse_capability(word)),
-        "pools": _pools(pool_limit or [], mem_pool_size or [], workspace), "optimization_level": optimization_level,
-        "timing_cache": timing_cache, "refit": refit, "strip_weights": strip_weights,
-        "precisions": _precisions(fp16=fp16, bf16=bf16, int8=int8, fp8=fp8, int4=int4, best=best),
-        "strongly_typed": False if weakly_typed or fp16 or bf16 or int8 or fp8 or int4 or best else None,
-        "tf32": False if no_tf32 else None, "weight_streaming": weight_streaming, "sparse_weights": sparse_weights,
-        "version_compatible": version_compatible, "exclude_lean_runtime": exclude_lean_runtime,
-        "hardware_compatibility": hardware_compatibility, "runtime_platform": runtime_platform,
-        "strict_nans": strict_nans, "direct_io": direct_io, "dla_core": dla_core, "gpu_fallback": gpu_fallback,
-        "device": device, "profiling_verbosity": profiling_verbosity, "tactic_sources": tuple(tactic_sources or ()),
-        "max_aux_streams": max_aux_streams, "max_tactics": max_tactics, "avg_timing": avg_timing,
-        "tiling_level": tiling_level,
-    }  # fmt: skip
-    _, more_plugins = _spec(None, config, flags)
-    plugins = find_plugins([*more_plugins, *(plugin or [])])
-    edited, words = engines.prepare(
-        loaded, fix=fix or (), engine=engine, plugins=plugins,
-        calibration=FeedOptions(calibration) if calibration else None,
-        spec_for=(lambda now: _spec(now, config, flags, observed)[0]) if apply_ else None,
-    )  # fmt: skip
-    source = model if edited is loaded else edited
-    note(*words, quiet=quiet)
-    if save_model is not None:
-        save(edited, save_model)
-        note(f"wrote {save_model}", quiet=quiet)
-    spec, _ = _spec(edited, config, flags, observed)
-    if doctor:
-        found = engines.diagnose(source, spec, plugins=plugins, trial=not no_trial, allow_outside=allow_outside)
-        _print_diagnosis(found, as_json=as_json, quiet=quiet)
-        raise typer.Exit(1 if found.problems or found.builds is False else 0)
-    assert target is not None
-    built = engines.build_engine(
-        source, target, spec, plugins=plugins, force=force, log=log_file, allow_outside=allow_outside
-    )
+    with engines.standby(engine):
+        from onnxbench.bundles import find_plugins
+        from onnxbench.cli._render import note
+        from onnxbench.feeding import FeedOptions
+        from onnxbench.model import load
+        from onnxbench.writer import save, write_whole
+
+        named = engines.load_config(config, None) if config is not None else {}
+        data = [*(calibration or named.get("calibration", ()))]
+        int8 = int8 and not data  # quantized by us: a model in int8 needs no flag
+        loaded = load(model, allow_outside=allow_outside)
+        observed = _observed(loaded, from_feeds, config, quiet=quiet)
+        flags = {
+            "engine": engine, "propose": None if propose else False, "embed_plugins": embed_plugins,
+            "compute_capabilities": _capabilities(compute_capability or []),
+            "pools": _pools(pool_limit or [], mem_pool_size or [], workspace), "optimization_level": optimization_level,
+            "timing_cache": timing_cache, "refit": refit, "strip_weights": strip_weights,
+            "precisions": _precisions(fp16=fp16, bf16=bf16, int8=int8, fp8=fp8, int4=int4, best=best),
+            "strongly_typed": False if weakly_typed or fp16 or bf16 or int8 or fp8 or int4 or best else None,
+            "tf32": False if no_tf32 else None, "weight_streaming": weight_streaming, "sparse_weights": sparse_weights,
+            "version_compatible": version_compatible, "exclude_lean_runtime": exclude_lean_runtime,
+            "hardware_compatibility": hardware_compatibility, "runtime_platform": runtime_platform,
+            "strict_nans": strict_nans, "direct_io": direct_io, "dla_core": dla_core, "gpu_fallback": gpu_fallback,
+            "device": device, "profiling_verbosity": profiling_verbosity, "tactic_sources": tuple(tactic_sources or ()),
+            "max_aux_streams": max_aux_streams, "max_tactics": max_tactics, "avg_timing": avg_timing,
+            "tiling_level": tiling_level,
+        }  # fmt: skip
+        plugins = find_plugins([*map(str, named.get("plugins", ())), *(plugin or [])])
+        prepared = engines.prepare(
+            loaded, fix=fix or (), engine=engine, plugins=plugins, calibration=FeedOptions(data) if data else None,
+            spec_for=(lambda now: _spec(now, config, flags, observed)) if apply_ else None,
+        )  # fmt: skip
+        edited = prepared.model
+        source = model if edited is loaded else edited
+        note(*prepared.notes, quiet=quiet)
+        if save_model is not None:
+            save(edited, save_model)
+            note(f"wrote {save_model}", quiet=quiet)
+        if save_recipe is not None:
+            from onnxbench.recipe import Recipe
+
+            write_whole(save_recipe, [(prepared.recipe or Recipe(())).to_yaml().encode()])
+            note(f"wrote {save_recipe}", quiet=quiet)
+        spec = _spec(edited, config, flags, observed)
+        if doctor:
+            found = prepared.diagnosis if not no_trial else None
+            found = found or engines.diagnose(
+                source, spec, plugins=plugins, trial=not no_trial, allow_outside=allow_outside
+            )
+            _print_diagnosis(found, as_json=as_json, quiet=quiet)
+            raise typer.Exit(1 if found.problems or found.builds is False else 0)
+        assert target is not None
+        built = engines.build_engine(
+            source, target, spec, plugins=plugins, calibration=prepared.calibration, force=force, log=log_file,
+            allow_outside=allow_outside,
+        )  # fmt: skip
     verified = engines.verify_engine(target, edited, built.record, plugins=plugins) if verify else None
     _print_built(built, verified, as_json=as_json, quiet=quiet)
     raise typer.Exit(1 if verified is not None and verified.holds is False else 0)
@@ -315,26 +337,25 @@ def _observed(model: Model, sources: list[str] | None, config: Path | None, *, q
     return found
 
 
-def _spec(
-    model: Model | None, config: Path | None, flags: dict[str, Any], observed: Observed | None = None
-) -> tuple[BuildSpec, list[str]]:
-    """Returns what the flags and the configuration file say together; without a model any input is taken."""
+def _spec(model: Model, config: Path | None, flags: dict[str, Any], observed: Observed | None = None) -> BuildSpec:
+    """Returns what the flags and the configuration file say together."""
     from onnxbench.captures import input_ports
     from onnxbench.engine import BuildSpec, load_config, parse_profiles, without_missing
 
-    graph = None if model is None else model.proto.graph
-    names = None if graph is None else [port.name for port in input_ports(graph) if port.required]
+    names = [port.name for port in input_ports(model.proto.graph) if port.required]
     fields = load_config(config, names) if config is not None else {}
-    plugins = [str(each) for each in fields.pop("plugins", ())]
-    profiles = [] if graph is None else parse_profiles(shape_words(), names)
+    fields.pop("plugins", None)
+    if fields.pop("calibration", ()):
+        fields["precisions"] = tuple(each for each in fields.get("precisions", ()) if each != "int8")
+    profiles = parse_profiles(shape_words(), names)
     fields |= {name: value for name, value in flags.items() if value not in (None, False, (), {})}
     fields |= {name: False for name in ("propose", "strongly_typed", "tf32") if flags[name] is False}
-    if observed is not None and model is not None:
+    if observed is not None:
         now = without_missing(observed, model).profile
         profiles = [now] if now else []
     if profiles:
         fields["profiles"] = tuple(profiles)
-    return BuildSpec(**fields), plugins
+    return BuildSpec(**fields)
 
 
 def shape_words() -> list[tuple[str, str]]:
@@ -348,6 +369,12 @@ def shape_words() -> list[tuple[str, str]]:
             text = value if sign else words[at + 1] if at + 1 < len(words) else ""
             found.append((_SHAPE_FLAGS[name], text))
     return found
+
+
+def _capabilities(words: list[str]) -> tuple[str, ...]:
+    from onnxbench.engine import parse_capability
+
+    return tuple(sm for word in words for sm in parse_capability(word))
 
 
 def _pools(limits: list[str], megabytes: list[str], workspace: str | None) -> dict[str, int]:

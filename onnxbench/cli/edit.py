@@ -36,6 +36,8 @@ from onnxbench.cli._options import (
     save_options,
 )
 
+COMMAND_CLASS = _edits.EditCommand
+
 
 @means_nothing_without(
     feeds="verify", shape="verify", dim="verify", val_range="verify", seed="verify",

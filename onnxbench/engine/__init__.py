@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxbench.engine._building import Built as Built
     from onnxbench.engine._building import Diagnosis as Diagnosis
-    from onnxbench.engine._building import apply_remedies as apply_remedies
+    from onnxbench.engine._building import Prepared as Prepared
     from onnxbench.engine._building import build_engine as build_engine
     from onnxbench.engine._building import creators as creators
     from onnxbench.engine._building import describe_plugin as describe_plugin
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxbench.engine._building import element_types as element_types
     from onnxbench.engine._building import judge as judge
     from onnxbench.engine._building import prepare as prepare
+    from onnxbench.engine._child import standby as standby
     from onnxbench.engine._diagnosis import Problem as Problem
     from onnxbench.engine._diagnosis import way_out as way_out
     from onnxbench.engine._flavors import ENGINES as ENGINES
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from onnxbench.engine._record import is_engine as is_engine
     from onnxbench.engine._record import read_engine as read_engine
     from onnxbench.engine._record import record_path as record_path
-    from onnxbench.engine._remedies import fix_inputs as fix_inputs
     from onnxbench.engine._running import Engine as Engine
     from onnxbench.engine._running import EngineRun as EngineRun
     from onnxbench.engine._running import open_engine as open_engine
@@ -72,12 +72,12 @@ _HOMES = {
     "EngineRun": "_running",
     "Flavor": "_flavors",
     "Observed": "_observed",
+    "Prepared": "_building",
     "Problem": "_diagnosis",
     "Profile": "_profiles",
     "Range": "_profiles",
     "Trial": "_trial",
     "Verification": "_verification",
-    "apply_remedies": "_building",
     "attempt": "_trial",
     "build_engine": "_building",
     "check_profiles": "_profiles",
@@ -87,7 +87,6 @@ _HOMES = {
     "diagnose": "_building",
     "distinct_kinds": "_profiles",
     "element_types": "_building",
-    "fix_inputs": "_remedies",
     "has_gpu": "_flavors",
     "holds_sizes": "_profiles",
     "inputs_at": "_observed",
@@ -108,6 +107,7 @@ _HOMES = {
     "record_path": "_record",
     "run_engine": "_running",
     "spelled": "_profiles",
+    "standby": "_child",
     "verify_engine": "_verification",
     "way_out": "_diagnosis",
     "without_missing": "_observed",

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,6 @@ from onnxbench.engine._record import (
 from onnxbench.engine._spec import BuildSpec, check_spec
 from onnxbench.errors import BenchError, EngineError, ExecutionError, NotFoundError, UsageError
 from onnxbench.graph import GraphIndex
-from onnxbench.lint.sessions import NodesRefusedError, Refusal
 from onnxbench.model import TEXT_FORMATS, Model, load
 from onnxbench.version import STAMP
 from onnxbench.writer import SaveOptions, held_together, save, write_whole
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from onnxbench.engine._diagnosis import Problem
     from onnxbench.feeding import FeedOptions
     from onnxbench.graph import NodeRef
+    from onnxbench.recipe import Recipe, Step
 
     Obstacle = tuple[Problem, NodeRef | None]
 
@@ -73,6 +73,25 @@ class Built:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A model as it is to be built.
+
+    Attributes:
+        model: The model.
+        notes: What was done to it, and what was tried and did not work.
+        recipe: The edits that made it of the given one, calibration aside; None if there were none.
+        calibration: What it was calibrated with, for the engine's record; None if it was not.
+        diagnosis: What TensorRT says of it, if it was asked for what is to be built.
+    """
+
+    model: Model
+    notes: tuple[str, ...] = ()
+    recipe: Recipe | None = None
+    calibration: Mapping[str, Any] | None = None
+    diagnosis: Diagnosis | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +124,7 @@ def build_engine(
     spec: BuildSpec | None = None,
     *,
     plugins: Sequence[Plugin] = (),
+    calibration: Mapping[str, Any] | None = None,
     force: bool = False,
     log: str | os.PathLike[str] | None = None,
     allow_outside: bool = False,
@@ -119,6 +139,7 @@ def build_engine(
         target: Where the engine goes.
         spec: What to build; by default for the shapes that the model states, or proposed ones.
         plugins: Custom operators (``onnxbench.bundles.find_plugins``); their code runs in the process that builds.
+        calibration: What an int8 model was calibrated with (``Prepared.calibration``), for the record.
         force: Build even if that changes nothing.
         log: A file for all that TensorRT logs.
         allow_outside: Follow external data that leaves the model's folder.
@@ -144,13 +165,13 @@ def build_engine(
         heard: list[tuple[str, str]] = []
         try:
             with held_together(out, record_path(out).name) as staging:
-                job = make_job("build", file.path, settled, flavor, plugins, staging / out.name)
+                job = make_job("build", file, settled, flavor, plugins, staging / out.name)
                 job["timing_cache_target"] = os.fspath(staging / "timing.cache")
                 done = run_job(job, lambda severity, text: heard.append((severity, text)))
                 _refuse_refusals(model, done, flavor)
                 record = _record(
-                    model, out, staging / out.name, settled, flavor, plugins, done, _key(digest.result(), *key_parts),
-                    digest.result(), edited=isinstance(source, Model),
+                    model, out, settled, flavor, plugins, done, _key(digest.result(), *key_parts),
+                    digest.result(), edited=isinstance(source, Model), calibration=calibration,
                 )  # fmt: skip
                 (staging / record_path(out).name).write_text(as_text(record), encoding="utf-8")
                 if settled.timing_cache is not None:
@@ -222,12 +243,13 @@ def attempt_build(
         index: The model's index, if there is one.
     """
     from onnxbench.engine._diagnosis import Explainer
+    from onnxbench.engine._foresight import foresee
 
     known = index if index is not None else GraphIndex(model.proto)
     with ModelFile(source, model) as file, tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
         heard: list[tuple[str, str]] = []
         target = Path(folder, "trial.engine")
-        job = make_job("build" if trial else "parse", file.path, settled, flavor, plugins, target)
+        job = make_job("build" if trial else "parse", file, settled, flavor, plugins, target, index=known)
         try:
             done = run_job(job, lambda severity, text: heard.append((severity, text)))
         except EngineError as error:
@@ -242,22 +264,32 @@ def attempt_build(
                 )
             return False, ((problem, ref),)
     obstacles = explain_all(known, done)
-    if trial and not obstacles and not done["built"]:
+    if not obstacles and not done["built"]:
         explainer = Explainer(known)
+        foreseen = foresee(model, known, element_types(model))
+        obstacles = tuple((explainer.foreseen(ref, words), ref) for ref, words in foreseen)
+    if trial and not obstacles and not done["built"]:
         words = " ".join(text for severity, text in done["messages"] if "error" in severity)
         obstacles = ((explainer.build_problem(done["messages"]), explainer.named_in(words)),)
     return bool(done["built"]) if trial and not done["problems"] else None, obstacles
 
 
-def judge(model: Model, *, trial: bool = True) -> None:
+def judge(model: Model, *, trial: bool = True, plugins: Sequence[Plugin] = ()) -> None:
     """Asks TensorRT whether it takes a model, for ``onnxbench check``.
+
+    Args:
+        model: The model.
+        trial: Build it too.
+        plugins: Plugins that its custom operators need.
 
     Raises:
         NodesRefusedError: It refuses nodes.
         ExecutionError: It cannot take the model as it is stated.
     """
+    from onnxbench.lint.sessions import NodesRefusedError, Refusal
+
     try:
-        found = diagnose(model, trial=trial)
+        found = diagnose(model, trial=trial, plugins=plugins)
     except BenchError as error:
         raise ExecutionError(error.message, hint=error.hint, details=error.details) from None
     if found.problems:
@@ -265,41 +297,6 @@ def judge(model: Model, *, trial: bool = True) -> None:
             f"{found.builder} refuses the model",
             [Refusal(problem.node, problem.message, problem.way_out) for problem in found.problems],
         )
-
-
-def apply_remedies(
-    model: Model,
-    spec_for: Callable[[Model], BuildSpec],
-    *,
-    engine: str | None = None,
-    plugins: Sequence[Plugin] = (),
-) -> tuple[Model, list[str]]:
-    """Returns a model with the known ways out of what TensorRT refuses taken, and what was done.
-
-    It goes on as long as that helps: one problem may hide another.
-
-    Args:
-        model: The model; it is not changed.
-        spec_for: Gives what would be built of a model (its inputs may change on the way).
-        engine: The TensorRT to ask where that does not fit the model yet.
-        plugins: Custom operators.
-    """
-    from onnxbench.engine._remedies import take_ways_out
-
-    words: list[str] = []
-    for _ in range(_ROUNDS):
-        try:
-            spec = spec_for(model)
-            found = diagnose(model, spec, plugins=plugins)
-        except (UsageError, NotFoundError):  # it does not fit the model as it is now; of the result the build says so
-            spec = BuildSpec(engine=engine)
-            found = diagnose(model, spec, plugins=plugins, trial=False)
-        edited, done = take_ways_out(model, found.problems, _fixed(spec))
-        words += done
-        if edited is model:
-            break
-        model = edited
-    return model, words
 
 
 def prepare(
@@ -310,31 +307,74 @@ def prepare(
     engine: str | None = None,
     plugins: Sequence[Plugin] = (),
     calibration: FeedOptions | None = None,
-) -> tuple[Model, list[str]]:
-    """Returns a model as it is to be built, and what was done to it; the model itself if nothing was.
+) -> Prepared:
+    """Returns a model as it is to be built, with the edits that made it so.
 
     Args:
         model: The model; it is not changed.
-        fix: Inputs that get one value for good (see ``fix_inputs``).
-        spec_for: Take the known ways out of what TensorRT refuses, for what this says would be built.
-        engine: As for ``apply_remedies``.
+        fix: Inputs that get one value for good: ``sr=16000``, as for ``onnxbench edit --remove-input``.
+        spec_for: Take the known ways out of what TensorRT refuses, as long as that helps (one problem may hide
+            another). It says what would be built of a model, whose inputs may change on the way.
+        engine: The TensorRT to ask where what would be built does not fit the model yet.
         plugins: Custom operators.
         calibration: Make it an int8 model, with ranges taken from these inputs (see ``onnxbench.quantizing``).
+
+    Raises:
+        BenchError: An input cannot be fixed, or the model cannot be calibrated (see ``onnxbench.quantizing``).
     """
-    from onnxbench.engine._remedies import fix_inputs
-
+    steps: list[Step] = []
     words: list[str] = []
+    now, recipe, found = model, None, None
     if fix:
-        model, words = fix_inputs(model, fix)
-    if spec_for is not None:
-        model, more = apply_remedies(model, spec_for, engine=engine, plugins=plugins)
-        words += more
-    if calibration is not None:
-        from onnxbench.quantizing import quantize
+        from onnxbench.engine._remedies import fix_inputs
+        from onnxbench.surgery import edit
 
-        done = quantize(model, calibration)
-        model, words = done.model, [*words, *done.sentences()]
-    return model, words
+        steps = fix_inputs(fix)
+        done = edit(now, steps, stamp=False)
+        now, words = done.model, [change.sentence() for change in done.changes]
+    if spec_for is not None:
+        now, more, said, found = _apply_remedies(now, spec_for, engine, plugins)
+        steps, words = [*steps, *more], [*words, *said]
+    if steps:  # all of them once more, so that the model is the one that the recipe makes
+        from onnxbench.recipe import Recipe
+        from onnxbench.surgery import edit
+
+        recipe = Recipe(tuple(steps))
+        now = edit(model, recipe).model
+    if calibration is None:
+        return Prepared(now, tuple(words), recipe, diagnosis=found)
+    from onnxbench.quantizing import quantize
+
+    quantized = quantize(now, calibration)
+    record = {"data": [os.fspath(each) for each in calibration.sources], **quantized.to_record()}
+    return Prepared(quantized.model, (*words, *quantized.sentences()), recipe, record)
+
+
+def _apply_remedies(
+    model: Model, spec_for: Callable[[Model], BuildSpec], engine: str | None, plugins: Sequence[Plugin]
+) -> tuple[Model, list[Step], list[str], Diagnosis | None]:
+    """Returns a model with the known ways out taken, the steps, what they did, and what stands in the way after them.
+
+    The last is None where what would be built does not fit the model.
+    """
+    from onnxbench.engine._remedies import take_ways_out
+
+    steps: list[Step] = []
+    words: list[str] = []
+    for _ in range(_ROUNDS):
+        fits = True
+        try:
+            spec = spec_for(model)
+            found = diagnose(model, spec, plugins=plugins)
+        except (UsageError, NotFoundError):  # it does not fit the model as it is now; of the result the build says so
+            fits, spec = False, BuildSpec(engine=engine)
+            found = diagnose(model, spec, plugins=plugins, trial=False)
+        edited, more, said = take_ways_out(model, found.problems, _fixed(spec))
+        words += said
+        if not more:
+            return model, steps, words, found if fits else None
+        model, steps = edited, [*steps, *more]
+    return model, steps, words, None
 
 
 def _fixed(spec: BuildSpec) -> dict[str, tuple[int, ...]]:
@@ -453,11 +493,14 @@ class ModelFile:
 
 
 def make_job(
-    task: str, model: Path, spec: BuildSpec, flavor: Flavor, plugins: Sequence[Plugin], target: Path
-) -> dict[str, Any]:
+    task: str, file: ModelFile, spec: BuildSpec, flavor: Flavor, plugins: Sequence[Plugin], target: Path,
+    *, index: GraphIndex | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Returns a job for TensorRT's process."""
+    known = index if index is not None else GraphIndex(file.model.proto)
     return {
-        "task": task, "flavor": dataclasses.asdict(flavor), "model": os.fspath(model), "target": os.fspath(target),
+        "task": task, "flavor": dataclasses.asdict(flavor), "model": os.fspath(file.path), "target": os.fspath(target),
+        "has_attention": any(ref.node.op_type == "Attention" for ref in known.nodes()),
         "spec": _with_fixed(spec), "plugins": _plugin_jobs(plugins, embed=spec.embed_plugins), "device": spec.device,
     }  # fmt: skip
 
@@ -530,8 +573,8 @@ def _up_to_date(out: Path, digest: Any, parts: tuple[BuildSpec, Flavor, Sequence
 
 
 def _record(
-    model: Model, out: Path, engine: Path, spec: BuildSpec, flavor: Flavor, plugins: Sequence[Plugin],
-    done: dict[str, Any], key: str, digest: str, *, edited: bool,
+    model: Model, out: Path, spec: BuildSpec, flavor: Flavor, plugins: Sequence[Plugin],
+    done: dict[str, Any], key: str, digest: str, *, edited: bool, calibration: Mapping[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip
     origin = model.origin
     try:
@@ -542,7 +585,7 @@ def _record(
     network = done["network"]
     made = {each["path"]: each["creators"] for each in done["plugins"]}
     return {
-        "engine": {"file": out.name, "bytes": done["bytes"], "sha256": file_digest(engine)},
+        "engine": {"file": out.name, "bytes": done["bytes"], "sha256": done["sha256"]},
         "model": {"file": name, "sha256": digest, "recipe": stamp, "edited": edited},
         "builder": {"name": flavor.name, "version": done["version"], "gpu": has_gpu()},
         "compute_capabilities": [f"{word[2:-1]}.{word[-1]}" if word.startswith("SM") else word.lower()
@@ -550,6 +593,7 @@ def _record(
         "profiles": [{name: each.to_json() for name, each in profile.items()} for profile in spec.profiles],
         "options": {k: v for k, v in spec.to_data().items() if k not in ("profiles", "compute_capabilities", "engine")},
         "types": sorted(_type_names(model)),
+        "calibration": calibration,
         "plugins": [
             {"name": plugin.name, "version": plugin.version, "sha256": plugin.digest(),
              "creators": made[plugin.job()["path"]]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -14,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from onnxbench import errors, progress
+from onnxbench.engine._flavors import choose
 from onnxbench.errors import BenchError, EngineError
 
-_PARENTLESS = "no phase"
 Heard = Callable[[str, str], None]
 """Called with the severity and text of every line that TensorRT logs."""
 
 
 def run_job(job: Mapping[str, Any], heard: Heard | None = None) -> dict[str, Any]:
     """Returns what a job yields (see ``onnxbench.engine._worker``).
+
+    Its temporary files lie in a folder that goes when the process ends, however it ends.
 
     Args:
         job: The job, plain values.
@@ -31,34 +34,96 @@ def run_job(job: Mapping[str, Any], heard: Heard | None = None) -> dict[str, Any
     Raises:
         BenchError: What the job raised, or an ``EngineError`` that says how far a process that died had come.
     """
-    read_end, write_end = os.pipe()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as spilt:
-        command = [sys.executable, "-m", "onnxbench.engine._worker", str(write_end)]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=spilt, stderr=spilt, pass_fds=(write_end,),
-            env=_environment(job.get("device")), start_new_session=True, text=True,
+    device = job.get("device")
+    ready = next((each for each in _STANDBY if each.flavor == job["flavor"] and device is None), None)
+    if ready is not None:
+        _STANDBY.remove(ready)
+    with ready or _Process(job["flavor"], device) as process:
+        return process.run(job, heard)
+
+
+@contextlib.contextmanager
+def standby(engine: str | None = None) -> Iterator[None]:
+    """Starts TensorRT's process beforehand: it loads TensorRT while the caller finds out what to do.
+
+    The first job takes it; one that no job took is ended.
+
+    Args:
+        engine: As for ``choose``; nothing is started for one that is not there.
+    """
+    try:
+        ready = _Process(dataclasses.asdict(choose(engine)), None)
+    except BenchError:  # said where the job is made
+        yield
+        return
+    _STANDBY.append(ready)
+    try:
+        yield
+    finally:
+        if ready in _STANDBY:
+            _STANDBY.remove(ready)
+            ready.close()
+
+
+class _Process:
+    """TensorRT's process, for one job.
+
+    Args:
+        flavor: The TensorRT that it loads.
+        device: The GPU that it sees; None: all.
+    """
+
+    def __init__(self, flavor: Mapping[str, Any], device: int | None) -> None:
+        self.flavor = flavor
+        self._resources = contextlib.ExitStack()
+        self._scratch = self._resources.enter_context(
+            tempfile.TemporaryDirectory(prefix="onnxbench-trt-", ignore_cleanup_errors=True)
+        )
+        spilt = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._spilt = self._resources.enter_context(spilt)
+        read_end, write_end = os.pipe()
+        self._events = self._resources.enter_context(os.fdopen(read_end, encoding="utf-8", errors="replace"))
+        told = [str(write_end), self._scratch, json.dumps(flavor)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "onnxbench.engine._worker", *told],
+            stdin=subprocess.PIPE, stdout=self._spilt, stderr=self._spilt, pass_fds=(write_end,),
+            env={**_environment(device), "TMPDIR": self._scratch}, start_new_session=True, text=True,
         )  # fmt: skip
         os.close(write_end)
+
+    def __enter__(self) -> _Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, job: Mapping[str, Any], heard: Heard | None) -> dict[str, Any]:
+        """Returns what a job yields, or raises what ended it."""
         follower = _Follower(heard)
         try:
-            assert process.stdin is not None
+            assert self._process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(job) + "\n")
-                process.stdin.flush()
-            with os.fdopen(read_end, encoding="utf-8", errors="replace") as events:
-                follower.follow(events)
-            process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
+                self._process.stdin.write(json.dumps(job) + "\n")
+                self._process.stdin.flush()
+            follower.follow(self._events)
+            self._process.wait()
         finally:
             follower.close()
-            with contextlib.suppress(OSError, BrokenPipeError):
-                if process.stdin is not None:
-                    process.stdin.close()
-        spilt.seek(0)
-        return follower.outcome(process.returncode, spilt.read())
+        self._spilt.seek(0)
+        return follower.outcome(self._process.returncode, self._spilt.read())
+
+    def close(self) -> None:
+        """Ends the process, if it goes on, and removes its files."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        with contextlib.suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        self._resources.close()
+
+
+_STANDBY: list[_Process] = []
 
 
 def _environment(device: int | None) -> dict[str, str]:
@@ -77,7 +142,7 @@ class _Follower:
     def __init__(self, heard: Heard | None) -> None:
         self._heard = heard
         self._phases: list[str] = []
-        self._last_phase, self._last_node = _PARENTLESS, ""
+        self._last_phase, self._last_node = "", ""
         self._errors: list[str] = []
         self._result: dict[str, Any] | None = None
         self._error: dict[str, Any] | None = None
@@ -134,7 +199,7 @@ class _Follower:
         raise self._death(status, spilt)
 
     def _death(self, status: int, spilt: str) -> EngineError:
-        at = f"in phase {self._last_phase!r}" if self._phases else f"after phase {self._last_phase!r}"
+        at = f"{'in' if self._phases else 'after'} phase {self._last_phase!r}" if self._last_phase else "at its start"
         node = f", at or after node {self._last_node}" if self._last_node else ""
         if status < 0:
             name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"

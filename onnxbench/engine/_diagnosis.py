@@ -160,6 +160,10 @@ class Explainer:
         empty = {"code": "", "op": ref.node.op_type if ref is not None else ""}
         return self._made("build", ref, empty, text, known)
 
+    def foreseen(self, ref: NodeRef, words: str) -> Problem:
+        """Returns why no engine can be built with a node that the parser takes (see ``_foresight``)."""
+        return self._made("build", ref, {}, words, _WAYS_OUT.get(ref.node.op_type))
+
     def named_in(self, text: str) -> NodeRef | None:
         """Returns the node whose name stands in a message, the longest name first."""
         words = set(re.findall(r"[^\s:,\[\](){}'\"]+", text)) | set(re.findall(r"\S+", text))
@@ -268,7 +272,7 @@ _WAYS_OUT: dict[str, tuple[str | None, str | None]] = {
 _CASES: tuple[tuple[str, str, str | None], ...] = (
     (r"shape tensor and must have type Int", "Give Resize sizes (int64) in place of scales.", "resize_sizes"),
     (r"Quantized constant .* is only allowed before DQ", "Fold the integer weights into float ones.", "fold_weights"),
-    (r"no trip limit was set", "Export the loop with a trip count, or unroll it.", None),
+    (r"no trip limit was set", "Give the loop a trip count (where a counter ends it), or unroll it.", "count_loops"),
     (r"kUNDEFINED failed", "An If cannot be resolved: fix what its condition depends on "
         "(--fix INPUT=VALUE, or one shape with --shapes), then --apply takes the branch.", "take_branches"),
     (r"antialias", "Set antialias to 0, if the result may differ a little.", None),
@@ -277,6 +281,8 @@ _CASES: tuple[tuple[str, str, str | None], ...] = (
     (r"has type Int32 but must have type FP8", "Keep the bias in float.", "symmetric_quantization"),
     (r"(?i)zero.?point", "Quantize symmetrically (zero points 0, int8): uint8 with 128 can be renumbered, for others "
         "calibrate the float model again (--int8 --calibration DATA).", "symmetric_quantization"),
+    (r"values for profile \d+ violate shape constraints", "The model does not run at the shapes of the profile: "
+     "give those that it is used at (--shapes; --min-shapes, --opt-shapes and --max-shapes; --from-feeds DATA).", None),
     (r"(?i)empty tensor|cannot be negative|output dimension", "The shapes of the profile are too small for the model: "
      "give larger ones with --min-shapes, --opt-shapes and --max-shapes.", None),
 )  # fmt: skip

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import hashlib
 import os
 import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,6 +66,24 @@ _POOLS = {
 }  # fmt: skip
 
 
+@cache
+def load_module(flavor: Flavor) -> Any:
+    """Returns the Python module of a TensorRT, its libraries put right.
+
+    Raises:
+        MissingDependencyError: It cannot be loaded.
+    """
+    if flavor.name == RTX:
+        _supply_library_names(flavor)
+    try:
+        return import_module(flavor.module)
+    except (ImportError, OSError) as error:
+        raise MissingDependencyError(
+            f"{flavor.name} is installed and cannot be loaded: {error}",
+            hint="Its libraries come in packages of their own; reinstall it with 'pip install --force-reinstall'.",
+        ) from None
+
+
 class TensorRT:
     """One loaded TensorRT, with its one logger.
 
@@ -75,15 +96,7 @@ class TensorRT:
     """
 
     def __init__(self, flavor: Flavor, say: Say) -> None:
-        if flavor.name == RTX:
-            _supply_library_names(flavor)
-        try:
-            self.api = import_module(flavor.module)
-        except (ImportError, OSError) as error:
-            raise MissingDependencyError(
-                f"{flavor.name} is installed and cannot be loaded: {error}",
-                hint="Its libraries come in packages of their own; reinstall it with 'pip install --force-reinstall'.",
-            ) from None
+        self.api = load_module(flavor)
         self.flavor = flavor
         self.version = str(self.api.__version__)
         self.messages: list[tuple[str, str]] = []
@@ -165,18 +178,21 @@ class TensorRT:
     # ------------------------------------------------------------ parse and build
 
     def parse(
-        self, model: Path, *, content: bytes | None = None, strongly_typed: bool = True
+        self, model: Path, *, content: bytes | None = None, strongly_typed: bool = True, has_attention: bool = False
     ) -> tuple[Any, list[dict[str, Any]]]:
         """Returns the network of a model, and what the parser refuses in it (empty: nothing).
 
         Args:
             model: The model's file.
             content: What is parsed in place of what is in the file.
-            strongly_typed: Types are those of the model.
+            strongly_typed: Keep to the types in the graph.
+            has_attention: The model has Attention, which is then computed by other operators where no kernel fits.
         """
         network = self._builder.create_network(self._network_flags(strongly_typed))
         parser = self._parser_of(network)
         path = os.fspath(model)
+        if has_attention:
+            content = _with_decomposable_attention(model, content)
         ok = parser.parse_from_file(path) if content is None else parser.parse(content, path)
         problems = [self._problem(parser.get_error(number)) for number in range(parser.num_errors)]
         if not ok and not problems:
@@ -352,16 +368,17 @@ class TensorRT:
         if not profile or config.add_optimization_profile(profile) < 0:
             raise self.error(f"TensorRT refuses profile {number}", since=since)
 
-    def build(self, network: Any, config: Any, target: Path) -> int | None:
-        """Builds the engine into a file and returns its size in bytes; None if TensorRT built nothing."""
+    def build(self, network: Any, config: Any, target: Path) -> dict[str, Any] | None:
+        """Builds the engine into a file and returns its size and digest; None if TensorRT built nothing."""
         if hasattr(config, "progress_monitor"):
             config.progress_monitor = self._monitor = _make_monitor(self.api, self._say)
         memory = self._builder.build_serialized_network(network, config)
         if memory is None:
             return None
-        with open(target, "wb") as out:
+        with ThreadPoolExecutor(1) as pool, open(target, "wb") as out:
+            digest = pool.submit(hashlib.sha256, memory)
             out.write(memory)
-        return int(memory.nbytes)
+            return {"bytes": int(memory.nbytes), "sha256": digest.result().hexdigest()}
 
     def load_timing_cache(self, config: Any, file: Path) -> Any:
         """Gives the configuration a timing cache, filled from a file if it exists, and returns it."""
@@ -369,6 +386,26 @@ class TensorRT:
         if cache is None or not config.set_timing_cache(cache, False):
             raise self.error(f"the timing cache {file} is not one of this TensorRT", hint="Delete it, or name another.")
         return cache
+
+
+def _with_decomposable_attention(model: Path, content: bytes | None) -> bytes:
+    """Returns a model that tells the parser that Attention may be taken apart.
+
+    Without it TensorRT has a kernel for it or builds nothing. The attribute is the parser's own and not in the
+    standard, so it is in no file.
+    """
+    import onnx
+
+    proto = onnx.ModelProto.FromString(model.read_bytes() if content is None else content)
+    graphs = [proto.graph, *proto.functions]
+    while graphs:
+        for node in graphs.pop().node:
+            if node.op_type == "Attention" and node.domain in ("", "ai.onnx"):
+                node.attribute.add(name="TRT_decomposable", type=onnx.AttributeProto.INT, i=1)
+            for attribute in node.attribute:
+                graphs += [each for each in (attribute.g, *attribute.graphs) if each.node]
+    data: bytes = proto.SerializeToString()
+    return data
 
 
 def describe_network(network: Any) -> dict[str, Any]:

@@ -266,7 +266,9 @@ def _refuse_capability(spec: BuildSpec, element_types: frozenset[int]) -> None:
 
 
 def load_config(file: Path, names: Sequence[str] | None) -> dict[str, Any]:
-    """Returns the fields of a ``BuildSpec`` that a configuration file gives, and ``plugins`` (paths) if it names any.
+    """Returns the fields of a ``BuildSpec`` that a configuration file gives.
+
+    Beside them ``plugins`` (paths) and ``calibration`` (data as for ``FeedOptions``), if it names any.
 
     Args:
         file: YAML or JSON with the fields of ``BuildSpec`` (and ``backend_config`` as MMDeploy has it), or an MMDeploy
@@ -290,7 +292,8 @@ def load_config(file: Path, names: Sequence[str] | None) -> dict[str, Any]:
     )  # fmt: skip
     if root.kind == "null":
         return {}
-    known = [*(each.name for each in dataclasses.fields(BuildSpec)), "plugins", "backend_config", "compute_capability"]
+    known = [*(each.name for each in dataclasses.fields(BuildSpec)), "plugins", "calibration", "backend_config",
+             "compute_capability"]  # fmt: skip
     if file.suffix != ".py":
         root.require_map("a build configuration", known)
     fields: dict[str, Any] = {}
@@ -322,6 +325,8 @@ def _field(key: str, item: Item, names: Sequence[str] | None, folder: Path) -> d
             return {key: folder / item.require_text("a file")}
         if key == "plugins":
             return {key: tuple(folder / each.require_text("a plugin") for each in _listed(item))}
+        if key == "calibration":
+            return {key: tuple(_data_source(each.require_text("calibration data"), folder) for each in _listed(item))}
         kind = str(BuildSpec.__annotations__[key])
         if kind.startswith("tuple"):
             return {key: tuple(each.require_text(key) for each in _listed(item))}
@@ -330,6 +335,14 @@ def _field(key: str, item: Item, names: Sequence[str] | None, folder: Path) -> d
         return {key: item.require_integer(key) if kind.startswith("int") else item.require_text(key)}
     except (UsageError, NotFoundError) as error:
         raise item.error(error.message, hint=error.hint, details=error.details) from None
+
+
+def _data_source(text: str, folder: Path) -> str:
+    """Returns a source of data (``images/``, ``script.py:func``, ``x:x.npy``) with its path from here."""
+    name, sign, path = text.partition(":")
+    if sign and Path(name).suffix != ".py" and not Path(text).is_absolute():
+        return f"{name}:{folder / path}"
+    return str(folder / text)
 
 
 def _listed(item: Item) -> list[Item]:

@@ -77,6 +77,6 @@ def query(model: Model, spec: BuildSpec, *, plugins: Sequence[Plugin] = (), inde
     flavor = choose(spec.engine)
     known = index if index is not None else GraphIndex(model.proto)
     with ModelFile(model, model) as file:
-        done = run_job(make_job("query", file.path, spec, flavor, plugins, Path("none")))
+        done = run_job(make_job("query", file, spec, flavor, plugins, Path("none"), index=known))
     taken = frozenset(position for run in done["runs"] for position in run)
     return Answer(f"{flavor.name} {flavor.version}", taken, explain_all(known, done))

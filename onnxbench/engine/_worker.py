@@ -1,20 +1,25 @@
 """The process in which TensorRT runs: one job in as JSON, events out as JSON lines, then the end.
 
-    python -m onnxbench.engine._worker EVENTS_FD < job.json
+    python -m onnxbench.engine._worker EVENTS_FD SCRATCH FLAVOR < job.json
 
-It ends at once when its standard input is closed, which is when the process that asked for the work is gone.
+TensorRT is loaded while it waits for the job.
+
+It ends at once when its standard input is closed, which is when the process that asked for the work is gone; its
+folder for temporary files, which that process would have removed, goes then too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+import shutil
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from onnxbench.engine import _seam
 from onnxbench.engine._flavors import Flavor
@@ -28,8 +33,12 @@ def main() -> None:
     def say(event: str, **fields: Any) -> None:
         events.write(json.dumps({"event": event, **fields}) + "\n")
 
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(BenchError):  # said once there is a job
+        _seam.load_module(Flavor(**json.loads(sys.argv[3])))
+    job = json.loads(sys.stdin.readline() or "null")
+    if job is None:
+        _end(sys.argv[2])
+    threading.Thread(target=_end_with_parent, args=(sys.argv[2],), daemon=True).start()
     try:
         say("result", **_JOBS[job["task"]](job, say))
     except BenchError as error:
@@ -39,8 +48,13 @@ def main() -> None:
     os._exit(0)  # TensorRT's own clearing up is slow and has been seen to crash
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(scratch: str) -> None:
     sys.stdin.read()
+    _end(scratch)
+
+
+def _end(scratch: str) -> NoReturn:
+    shutil.rmtree(scratch, ignore_errors=True)
     os._exit(1)
 
 
@@ -79,7 +93,10 @@ def _build(job: dict[str, Any], say: _seam.Say) -> dict[str, Any]:
     spec = job["spec"]
     say("phase", name="parsing the model", parent="", steps=0)
     model = Path(job["model"])
-    network, problems = rt.parse(model, content=_fitted(rt, model), strongly_typed=spec.get("strongly_typed", True))
+    network, problems = rt.parse(
+        model, content=_fitted(rt, model), strongly_typed=spec.get("strongly_typed", True),
+        has_attention=job.get("has_attention", False),
+    )  # fmt: skip
     _refuse_raised(rt)
     say("phase_end", name="parsing the model")
     parsed = time.perf_counter()
@@ -97,11 +114,11 @@ def _build(job: dict[str, Any], say: _seam.Say) -> dict[str, Any]:
     serialized = [each["path"] for each in job.get("plugins", ()) if each["kind"] == "library" and each.get("embed")]
     if serialized:
         config.plugins_to_serialize = serialized
-    size = rt.build(network, config, Path(job["target"]))
+    made = rt.build(network, config, Path(job["target"]))
     _refuse_raised(rt)
-    if size is None:
+    if made is None:
         return {**result, "messages": rt.messages}
-    result["bytes"] = size
+    result |= made
     if cache is not None:
         with open(job["timing_cache_target"], "wb") as out:
             out.write(cache.serialize())

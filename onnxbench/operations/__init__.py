@@ -42,6 +42,7 @@ from onnxbench.operations._interface import (
     ReorderInputs,
     ReorderOutputs,
 )
+from onnxbench.operations._loops import CountLoops
 from onnxbench.operations._marks import Unmark
 from onnxbench.operations._model import (
     DeleteMetadata,
@@ -57,8 +58,11 @@ from onnxbench.operations._model import (
     SetProducer,
 )
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
+from onnxbench.operations._precision import SetPrecision
+from onnxbench.operations._quantization import Dequantize, SymmetricQuantization
 from onnxbench.operations._retyping import RetypeInput, RetypeOutput
 from onnxbench.operations._rewrite import Rewrite
+from onnxbench.operations._sizes import ResizeBySizes
 from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualWeights, StripWeights
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
 from onnxbench.operations._transposition import TransposeWeight
@@ -73,10 +77,12 @@ __all__ = [
     "AddWeight",
     "CastWeight",
     "Clean",
+    "CountLoops",
     "DedupeNames",
     "Delete",
     "DeleteAttribute",
     "DeleteMetadata",
+    "Dequantize",
     "Duplicate",
     "Effect",
     "Externalize",
@@ -108,6 +114,7 @@ __all__ = [
     "ReorderInputs",
     "ReorderOutputs",
     "Replace",
+    "ResizeBySizes",
     "RetypeInput",
     "RetypeOutput",
     "Rewire",
@@ -122,6 +129,7 @@ __all__ = [
     "SetModelVersion",
     "SetOp",
     "SetOpset",
+    "SetPrecision",
     "SetProducer",
     "SetShape",
     "SetWeight",
@@ -129,6 +137,7 @@ __all__ = [
     "Simplify",
     "Sort",
     "StripWeights",
+    "SymmetricQuantization",
     "TakeBranches",
     "TensorOperation",
     "ToConstant",
@@ -149,13 +158,14 @@ _CLASSES: tuple[type[Operation], ...] = (
     Rewrite,
     Outline, InlineFunctions, Move,
     Unmark,
-    Clean, Simplify, FoldConstants, TakeBranches, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
+    Clean, Simplify, FoldConstants, TakeBranches, CountLoops, MergeEqual, RemoveDead, Sort, DedupeNames, NameNodes,
     SetOpset, SetIrVersion, ImportOpset, RemoveOpsetImport, SetMetadata, DeleteMetadata, SetDoc, SetProducer,
     SetModelVersion, SetDomain, SetGraphName,
     AddInput, RemoveInput, AddOutput, RemoveOutput, ReorderInputs, ReorderOutputs, RenameInput, RenameOutput,
     RetypeInput, RetypeOutput, SetShape, SetDim, NameDim, MakeDynamic, MakeBatchDynamic,
     AddWeight, SetWeight, CastWeight, TransposeWeight, ToConstant, ToInitializer,
     ShareEqualWeights, StripWeights, Externalize, InlineWeights,
+    Dequantize, SymmetricQuantization, ResizeBySizes, SetPrecision,
 )  # fmt: skip
 
 OPERATIONS: dict[str, type[Operation]] = {operation.word: operation for operation in _CLASSES}

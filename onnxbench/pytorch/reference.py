@@ -13,7 +13,7 @@ import copy
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from onnxbench.tensortype import dtype_bits, dtype_number, elem_type
 
 if TYPE_CHECKING:
     from onnxbench.bisection import Suspect
+    from onnxbench.model import Model
 
 _DRIFT = 0.1
 """How far a value may have drifted and still be matched by its values; the next one must be four times as far."""
@@ -53,6 +54,10 @@ class TorchReference:
         self._source, self._dtype, self._by, self._said = source, dtype, by, inputs
         self._side: TorchValues | None = None
         self._known: dict[object, tuple[TorchValues, TorchValues]] = {}
+        self._matched: TorchValues | None = None
+        self._other: TorchValues | None = None
+        self._shared: set[str] = set()
+        self._model: Model | None = None
         self._examples: Feeds = {}
 
     @property
@@ -78,6 +83,8 @@ class TorchReference:
             for name, value in found.tensors.items()
             if suspect.parts.scope.defines(name) and name not in lone
         }
+        ordered = _outputs_in_order(found, side, suspect)
+        tensors.update(ordered)
         notes = [*side.notes]
         if found.ambiguous:
             notes.append(f"{len(found.ambiguous):,} tensors may be one of several values of PyTorch and were left out")
@@ -87,9 +94,11 @@ class TorchReference:
             if len(left) < len(tensors):
                 notes.append(f"{len(tensors) - len(left):,} values are computed otherwise in {self._dtype}")
             tensors = left
-        self._side = wide
+        if self._side is not wide:
+            self._side, self._matched, self._other = wide, side, None
         self.notes = tuple(notes)
-        return Match(tensors, found.how or "nothing")
+        ways = [found.how] if found.how else []
+        return Match(tensors, ", ".join([*ways, "order of outputs"] if ordered else ways) or "nothing")
 
     def _sides(self, suspect: Suspect) -> tuple[TorchValues, TorchValues]:
         """Returns the values to match with and those to compare with; for models with the same inputs, the same."""
@@ -97,10 +106,14 @@ class TorchReference:
         if key not in self._known:
             side = wide = torch_values(self._source, model=suspect.model, inputs=self._said)
             if self._dtype is not None:
-                source = replace(self._source, module=copy.deepcopy(self._source.module))
-                wide = torch_values(with_dtype(source, self._dtype), model=suspect.model, inputs=side.inputs)
+                wide = self._in_dtype(self._dtype, suspect.model, side.inputs)
             self._known[key] = side, wide
+            self._model = suspect.model
         return self._known[key]
+
+    def _in_dtype(self, dtype: str, model: Model, inputs: Mapping[str, str]) -> TorchValues:
+        source = replace(self._source, module=copy.deepcopy(self._source.module))
+        return torch_values(with_dtype(source, dtype), model=model, inputs=inputs)
 
     def inputs(self, number: int) -> Feeds | None:
         """Returns inputs by the suspect's names: the example inputs, and others like them (see ``similar_inputs``)."""
@@ -112,9 +125,35 @@ class TorchReference:
         """Yields values, batch after batch (see ``Reference``)."""
         yield from self.side.stream(feeds, batches)
 
+    def other_rounding(
+        self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, number: int = 0
+    ) -> Iterator[dict[str, Value]]:
+        """Yields the same values in float64 (in the model's own types, if float64 is what they are compared in).
+
+        A value that is computed otherwise there is left out.
+        """
+        if self._other is None:
+            assert self._matched is not None, "match comes first"
+            assert self._model is not None
+            wide = self._dtype == "float64"
+            self._other = self._matched if wide else self._in_dtype("float64", self._model, self._matched.inputs)
+            self._shared = _same_values(self.side, self._other)
+        known = [[name for name in batch if name in self._shared] for batch in batches]
+        yield from self._other.stream(feeds, known)
+
     def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
         """Returns a value computed from values of others; None where they do not suffice."""
         return self.side.rerun(name, given)
+
+    def between(self, name: str, known: Collection[str]) -> list[str]:
+        """Returns the values that one is computed from, back to those that are known, in the order of the program."""
+        values, found, pending = self.side.values, set(), [name]
+        while pending:
+            for each in values[pending.pop()].inputs:
+                if each in values and each not in known and each not in found:
+                    found.add(each)
+                    pending.append(each)
+        return [each for each in values if each in found]
 
     def origin(self, name: str) -> Provenance:
         """Returns the module and the source lines of a value."""
@@ -193,6 +232,27 @@ def _lone_casts(found: Matching, side: TorchValues, suspect: Suspect) -> set[str
         and _is_narrower(elem_type(kinds[name]), side.values[pair.torch].dtype)
     }
     return odd if len(odd) < len(found.pairs) / 2 else set()
+
+
+def _outputs_in_order(found: Matching, side: TorchValues, suspect: Suspect) -> dict[str, str]:
+    """Returns the outputs that nothing else tells of, with the program's outputs at the same places.
+
+    An output that is wrong is like no value of PyTorch, and the TorchScript exporter calls it by a number. None are
+    returned if the two have other numbers of outputs, or an output that is known is at another place.
+    """
+    ours, theirs = suspect.parts.scope.outputs, side.outputs()
+    if len(ours) != len(theirs):
+        return {}
+    pairs = dict(zip(ours, theirs, strict=True))
+    known = [(found.pairs[name], value) for name, value in pairs.items() if name in found.pairs]
+    if any(value not in (pair.torch, *pair.others) for pair, value in known):
+        return {}
+    producers = suspect.parts.scope.producers
+    return {
+        name: value
+        for name, value in pairs.items()
+        if name not in found.pairs and name in producers and value in side.values
+    }
 
 
 def _is_narrower(number: int, dtype: str) -> bool:

@@ -164,7 +164,8 @@ class TorchValues(ABC):
 
         Args:
             name: The value.
-            given: Values by their names here, inputs by the names of the ONNX model's inputs.
+            given: Values by their names here, inputs by the names of the ONNX model's inputs; weights by theirs, which
+                have the place of the model's own.
         """
         return None
 
@@ -435,6 +436,11 @@ class _Program(TorchValues):
         self.label = f"{source.spelling} in PyTorch"
         self._nodes = {node.name: node for node in program.graph.nodes}
         self._placeholders = self._bind_placeholders()
+        self._weights = {
+            each.target: self._nodes[each.arg.name]
+            for each in program.graph_signature.input_specs
+            if each.target is not None and each.arg.name in self._nodes
+        }
         self.values = self._describe()
 
     def _bind_placeholders(self) -> list[tuple[Any, int | None, Any]]:
@@ -496,6 +502,9 @@ class _Program(TorchValues):
                 leaf = self._leaves[at]
                 runner.env[node] = _as_leaf(leaf.name, leaves[leaf.name], leaf.value)
         for each, value in given.items():
+            weight = self._weights.get(each)
+            if weight is not None:
+                runner.env[weight] = _as_leaf(each, value, runner.env[weight])
             node = self._nodes.get(each)
             if node is not None and each not in self.inputs:
                 runner.env[node] = _as_leaf(each, value, node.meta["val"])

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from onnxbench.shrinking._anonymizing import without_names, without_values
 from onnxbench.shrinking._files import (
     Names,
     Scene,
@@ -23,5 +24,5 @@ from onnxbench.shrinking._specimens import Specimen, Specimens
 __all__ = [
     "Check", "Names", "OutOfRunsError", "Outcome", "Records", "SameFailure", "Scene", "Shrinker", "Specimen",
     "Specimens", "Stream", "attempt", "check_command", "check_drifts", "check_fails", "check_nonfinite", "fewest",
-    "write_files",
+    "without_names", "without_values", "write_files",
 ]  # fmt: skip

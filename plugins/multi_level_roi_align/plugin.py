@@ -217,6 +217,10 @@ def cases():
             for each in colored[:3]:
                 each[1, 1, 2, 2] = value
             yield [np.array(at_powers, np.float32), *colored], how
+    for levels in range(1, LEVELS + 1):
+        strides = tuple(float(2 << level) for level in range(levels))
+        how = {"featmap_strides": strides, "finest_scale": 4, "pool_mode": AVG, "output_height": 2, "output_width": 2}
+        yield [regions(6, 2, 128), *pyramid(2, 1, 128, strides)], how
     maps = pyramid(2, 2, 64, said["featmap_strides"])
     yield [np.zeros((0, 5), np.float32), *maps], said
     yield [np.zeros((3, 5), np.float32), *(each[:, :0] for each in maps)], said

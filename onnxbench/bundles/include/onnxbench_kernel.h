@@ -55,6 +55,16 @@ ONNXBENCH_DEVICE void onnxbench_store(onnxbench_bfloat16* at, float value) {
   at->bits = (unsigned short)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+ONNXBENCH_DEVICE float onnxbench_load(const onnxbench_half* at) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(at->bits));
+  return value;
+}
+ONNXBENCH_DEVICE void onnxbench_store(onnxbench_half* at, float value) {
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(at->bits) : "f"(value));
+}
+#else
 ONNXBENCH_DEVICE float onnxbench_load(const onnxbench_half* at) {
   unsigned bits = at->bits, sign = (bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u, mantissa = bits & 1023u;
   if (exponent == 31u) return __int_as_float((int)(sign | 0x7f800000u | (mantissa << 13)));
@@ -78,5 +88,6 @@ ONNXBENCH_DEVICE void onnxbench_store(onnxbench_half* at, float value) {
   }
   at->bits = (unsigned short)(sign | made);
 }
+#endif
 
 #define ONNXBENCH_THREAD() ((long long)blockIdx.x * blockDim.x + threadIdx.x)

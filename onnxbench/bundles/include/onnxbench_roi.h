@@ -3,7 +3,7 @@
 #include "onnxbench_kernel.h"
 
 // The samples of one bin along one axis: sample i lies at base + (i + 0.5) * step. Those before first and from last on
-// lie outside of the map.
+// lie outside of what can be seen.
 struct roi_samples {
   float base, step, count;
   int first, last;
@@ -11,16 +11,17 @@ struct roi_samples {
 
 ONNXBENCH_DEVICE bool is_finite(float value) { return value - value == 0.0f; }
 
-// from, to: the region along the axis, in pixels; ratio: samples in a bin, 0: one for each pixel that is begun.
-ONNXBENCH_DEVICE roi_samples samples_of(float from, float to, int bins, int bin, int ratio, bool aligned, int size) {
-  float length = fmaxf(to - from, aligned ? 0.0f : 1.0f), width = length / (float)bins;
+// from, length: the region along the axis, in pixels; ratio: samples in a bin, 0: one for each pixel that is begun; low,
+// high: what can be seen.
+ONNXBENCH_DEVICE roi_samples samples_of(float from, float length, int bins, int bin, int ratio, float low, float high) {
+  float width = length / (float)bins;
   roi_samples made;
   made.count = ratio > 0 ? (float)ratio : ceilf(width);
   made.base = from + (float)bin * width;
   made.step = width / made.count;
   // One more on both sides than calculated, for what rounding does to it; each sample is looked at again.
-  float room = made.step > 0.0f ? (-1.0f - made.base) / made.step - 1.5f : 0.0f;
-  float end = made.step > 0.0f ? ((float)size - made.base) / made.step + 1.5f : made.count;
+  float room = made.step > 0.0f ? (low - made.base) / made.step - 1.5f : 0.0f;
+  float end = made.step > 0.0f ? (high - made.base) / made.step + 1.5f : made.count;
   made.first = (int)fminf(fmaxf(floorf(room), 0.0f), made.count < 2.0e9f ? made.count : 2.0e9f);
   made.last = (int)fminf(fmaxf(ceilf(end), 0.0f), made.count < 2.0e9f ? made.count : 2.0e9f);
   return made;
@@ -39,6 +40,14 @@ ONNXBENCH_DEVICE bool pixels_around(float at, int size, int* low, int* high, flo
     *part = at - (float)*low;
   }
   return true;
+}
+
+template <typename T>
+ONNXBENCH_DEVICE float between(const T* upper, const T* lower, int left, int right, float dy, float dx) {
+  float value = (1.0f - dy) * (1.0f - dx) * onnxbench_load(upper + left);
+  value += (1.0f - dy) * dx * onnxbench_load(upper + right);
+  value += dy * (1.0f - dx) * onnxbench_load(lower + left);
+  return value + dy * dx * onnxbench_load(lower + right);
 }
 
 // The average or the largest of the samples of a bin; what is outside counts as 0, and no samples give 0.
@@ -61,12 +70,8 @@ ONNXBENCH_DEVICE float pooled(const T* __restrict__ plane, int height, int width
     for (int j = across.first; j < across.last; ++j) {
       int left, right;
       float dx, value = 0.0f;
-      if (pixels_around(across.base + ((float)j + 0.5f) * across.step, width, &left, &right, &dx)) {
-        value = (1.0f - dy) * (1.0f - dx) * onnxbench_load(upper + left);
-        value += (1.0f - dy) * dx * onnxbench_load(upper + right);
-        value += dy * (1.0f - dx) * onnxbench_load(lower + left);
-        value += dy * dx * onnxbench_load(lower + right);
-      }
+      if (pixels_around(across.base + ((float)j + 0.5f) * across.step, width, &left, &right, &dx))
+        value = between(upper, lower, left, right, dy, dx);
       sum += value;
       if (none || value > best || value != value) best = value;
       none = false;
@@ -79,7 +84,8 @@ ONNXBENCH_DEVICE float pooled(const T* __restrict__ plane, int height, int width
 template <typename T>
 ONNXBENCH_DEVICE float pooled_bin(const T* __restrict__ plane, int height, int width, const float* box, int bins_down,
                                   int bins_across, int row, int column, int ratio, bool aligned, bool largest) {
-  roi_samples down = samples_of(box[1], box[3], bins_down, row, ratio, aligned, height);
-  roi_samples across = samples_of(box[0], box[2], bins_across, column, ratio, aligned, width);
+  float least = aligned ? 0.0f : 1.0f, tall = fmaxf(box[3] - box[1], least), wide = fmaxf(box[2] - box[0], least);
+  roi_samples down = samples_of(box[1], tall, bins_down, row, ratio, -1.0f, (float)height);
+  roi_samples across = samples_of(box[0], wide, bins_across, column, ratio, -1.0f, (float)width);
   return pooled(plane, height, width, down, across, largest);
 }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from onnxbench.captures import Value
 from onnxbench.graph import node_bodies
 from onnxbench.messages import copy_of
-from onnxbench.shrinking import Specimen
+from onnxbench.shrinking._specimens import Specimen
 
 if TYPE_CHECKING:
     from onnx import GraphProto

@@ -1,0 +1,172 @@
+"""Which node of a region goes wrong, where the reference knows values within it but not which tensor is which.
+
+A wrong value is like none of the reference's, so it finds no partner, and neither does what is made of it, down to the
+next value that is known. What is known there is what should come out. So each of the reference's values of the right
+shape is put in the place of each tensor within: if the region's result is right then, that tensor should have been
+that value, and what makes it is to blame. If this is so for a tensor that the region only reads, which is right by
+itself, then the reference computes something in between that the suspect does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from onnxbench.bisection._measures import measure
+from onnxbench.bisection._search import FACTOR
+from onnxbench.bisection._sides import as_dtype, is_floating
+from onnxbench.boundary import reach_back
+from onnxbench.captures import Value, onnx_dtype
+from onnxbench.errors import ExecutionError
+
+if TYPE_CHECKING:
+    from onnxbench.bisection._effects import Telling
+    from onnxbench.bisection._report import Culprit
+    from onnxbench.bisection._search import Finding, Search
+
+_MOST_TRIES = 200
+_LEAST_ELEMENTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A tensor, and the reference's value that it should have been.
+
+    Attributes:
+        tensor: The tensor.
+        value: The reference's value.
+        nodes: Positions of the nodes that may be meant; empty where the suspect lacks what makes the value.
+    """
+
+    tensor: str
+    value: str
+    nodes: tuple[int, ...]
+
+
+def narrowed(
+    search: Search, telling: Telling, culprit: Culprit, finding: Finding, feeds: Mapping[str, Value]
+) -> Culprit:
+    """Returns a culprit whose node and region are told more closely, as far as they can be.
+
+    Args:
+        search: The search, when it is done.
+        telling: What says what nodes are called.
+        culprit: The culprit.
+        finding: What was found of its tensor.
+        feeds: The set of inputs that it was found on.
+    """
+    between = getattr(search.reference, "between", None)
+    if between is None or finding.own is None or finding.own.problem == "kind":
+        return culprit
+    known = [search.match.tensors[name] for name in finding.inputs if name in search.match.tensors]
+    steps: list[str] = between(finding.partner, known)
+    if not steps:
+        return culprit
+    try:
+        place = _Region(search, finding, feeds, steps).place()
+    except ExecutionError:
+        return culprit
+    if place is None:
+        return culprit
+    result = f"{finding.tensor} ({finding.partner})"
+    note = f"with PyTorch's {place.value} in place of {place.tensor}, {result} is right"
+    if not place.nodes:
+        missing = [*between(place.value, known), place.value]
+        return telling.lacking(culprit, finding.maker, missing, f"{note}: {', '.join(missing)} missing here")
+    if place.tensor == finding.tensor:
+        return replace(culprit, region=tuple(map(telling.label, place.nodes)))
+    return telling.moved(culprit, place.nodes, search.parts.scope.producers[place.tensor], place.value, note)
+
+
+class _Region:
+    """A region on the reference's values, with one of its tensors replaced at a time."""
+
+    def __init__(self, search: Search, finding: Finding, feeds: Mapping[str, Value], steps: Sequence[str]) -> None:
+        parts, tensors = search.parts, search.match.tensors
+        self._parts, self._finding = parts, finding
+        inputs = [name for name in finding.inputs if name in tensors]
+        asked = list(dict.fromkeys([*steps, *(tensors[name] for name in inputs), finding.partner]))
+        values = next(iter(search.reference.stream(feeds, [asked], number=finding.number)))
+        self._wanted = values[finding.partner]
+        self._steps = {name: values[name] for name in steps}
+        kinds = parts.kinds(inputs)
+        self._given = {name: feeds[name] for name in finding.inputs if name in feeds}
+        self._given.update(
+            (name, as_dtype(values[tensors[name]], kinds[name].tensor_type.elem_type)) for name in inputs
+        )
+        inner = [name for at in finding.nodes for name in parts.scope.writes[at]]
+        self._inner = parts.run(finding.nodes, self._given, inner)
+
+    def place(self) -> _Place | None:
+        """Returns the first tensor that should have been another; None if nothing is told."""
+        right = {name for name, value in self._inner.items() if self._is_known(value)} - {self._finding.tensor}
+        for name, step in self._pairs():
+            if self._is_right({**self._given, name: step[1]}):
+                return _Place(name, step[0], self._upstream(name, right))
+        if right:
+            return _Place(self._finding.tensor, self._finding.partner, self._upstream(self._finding.tensor, right))
+        return None
+
+    def _pairs(self) -> Iterator[tuple[str, tuple[str, Value]]]:
+        """Yields tensors, from front to back, with values that they could have been meant to be, and are not."""
+        tensors = {
+            **self._given,
+            **{name: value for name, value in self._inner.items() if name != self._finding.tensor},
+        }
+        tries = 0
+        for name, own in tensors.items():
+            for step, value in self._steps.items():
+                if not _is_of_a_kind(own, value) or self._agrees(own, value):
+                    continue
+                tries += 1
+                if tries > _MOST_TRIES:
+                    return
+                yield name, (step, _as_kind_of(own, value))
+
+    def _is_right(self, given: Mapping[str, Value]) -> bool:
+        try:
+            made = self._parts.run(self._finding.nodes, given, [self._finding.tensor])[self._finding.tensor]
+        except ExecutionError:
+            return False
+        return self._agrees(made, self._wanted)
+
+    def _agrees(self, value: Value, wanted: Value) -> bool:
+        apart = measure(wanted, value)
+        return apart.equal or (not apart.problem and apart.rel <= FACTOR * self._finding.precision)
+
+    def _is_known(self, value: Value) -> bool:
+        """Tells whether a tensor is one of the reference's values, and not by chance."""
+        import numpy as np
+
+        return (
+            hasattr(value, "dtype")
+            and value.size >= _LEAST_ELEMENTS
+            and len(np.unique(value)) > 1
+            and any(_is_of_a_kind(value, each) and self._agrees(value, each) for each in self._steps.values())
+        )
+
+    def _upstream(self, tensor: str, right: set[str]) -> tuple[int, ...]:
+        """Returns the nodes that make a tensor of what is known to be right."""
+        scope = self._parts.scope
+        if tensor in self._given:
+            return ()
+        start = scope.producers[tensor]
+        stops = (right - {tensor}) | self._given.keys()
+        nodes = {start, *reach_back(scope, scope.reads[start], stops).nodes}
+        return tuple(sorted(nodes, key=self._parts.rank.__getitem__))
+
+
+def _is_of_a_kind(one: Value, other: Value) -> bool:
+    """Tells whether two arrays have one shape, and hold numbers of one kind: floating, whole, or truth values."""
+    if not hasattr(one, "dtype") or not hasattr(other, "dtype") or one.shape != other.shape:
+        return False
+    return _kind(one) == _kind(other)
+
+
+def _kind(value: Value) -> str:
+    return "f" if is_floating(value) else "i" if value.dtype.kind in "iu" else str(value.dtype.kind)
+
+
+def _as_kind_of(own: Value, value: Value) -> Value:
+    return as_dtype(value, onnx_dtype(own.dtype)) if is_floating(own) else value.astype(own.dtype)

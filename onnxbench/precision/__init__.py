@@ -1,0 +1,267 @@
+"""A model in another floating-point precision: typed by the operators' schemas, with as few Casts as there can be.
+
+    done = convert(model, to="fp16", keep=nodes)
+    done.model, done.kept, done.casts, done.lost
+
+Which inputs and outputs of a node may change their type, and which must change together, is what the operator's schema
+says (``_signatures``). Every tensor that floats gets a place in a plan (``_plan``): the new type, or its old one where
+a schema, a quantized region or the caller wants that. Nodes that only move values take the side on which fewer bytes
+are cast. Then weights are converted block by block (``_values``), types are restated, and the few Casts are put in
+(``_carrying``). The full checker with strict type inference judges the result.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from onnxbench import backends, select
+from onnxbench.errors import ExecutionError, NotFoundError, UsageError
+from onnxbench.feeding import FeedOptions, feed_sets, refuse_to_overwrite
+from onnxbench.graph import GraphIndex, NodeRef
+from onnxbench.inference import TypeSource
+from onnxbench.model import Model, load
+from onnxbench.precision._headroom import Headroom, find_headroom, find_magnitudes, overflowing
+from onnxbench.writer import Saved, SaveOptions, save
+
+if TYPE_CHECKING:
+    from onnxbench.captures import Value
+
+__all__ = [
+    "Converted",
+    "ConvertedFile",
+    "Headroom",
+    "Kept",
+    "Lost",
+    "convert",
+    "convert_file",
+    "find_headroom",
+    "find_magnitudes",
+]
+
+Reason = Literal["asked", "schema", "unknown", "quantized", "overflow", "range", "indices", "value", "between"]
+"""Why a node keeps its types.
+
+``asked``: by the caller. ``schema``: its operator does not take the type in this opset. ``unknown``: nothing tells what
+types its operator takes. ``quantized``: it lies between DequantizeLinear and QuantizeLinear, or is one of them.
+``overflow``: it reads a weight that the type does not reach. ``range``: it makes or reads values that the type does not
+reach. ``indices``: it computes sizes or indices. ``value``: it has to do with what has no Cast, as a sequence that
+stays. ``between``: it only moves or compares values, and stands between nodes that stay.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A node that stays in its types.
+
+    Attributes:
+        node: Its path.
+        op_type: Its operator.
+        reason: Why (see ``Reason``).
+        detail: More words: the type that the schema does not admit, the weight.
+    """
+
+    node: str
+    op_type: str
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A weight with values that the type does not reach.
+
+    Attributes:
+        weight: Its path.
+        elements: How many values it has.
+        overflows: How many lie beyond the largest value of the type.
+        vanished: How many were not zero and are.
+        largest: The largest magnitude among the overflows.
+        action: What was done: ``clamped``, ``kept`` (what reads it stays in its type), or ``rounded`` (some of many
+            small values became 0).
+    """
+
+    weight: str
+    elements: int
+    overflows: int
+    vanished: int
+    largest: float
+    action: Literal["clamped", "kept", "rounded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A model in another precision.
+
+    Attributes:
+        model: The new model.
+        to: Its precision: ``float16``, ``bfloat16``, ``float32``, ``float64``.
+        kept: Nodes that stay in their types, and why, in the order of the graphs.
+        casts: How many Casts were put in.
+        removed: How many Casts of the model are no longer needed and gone.
+        nodes: How many nodes compute in the new precision.
+        weights: How many weights were converted.
+        lost: Weights with values that the type does not reach.
+        opset: The opset before and after.
+        notes: What a user should know beyond that.
+    """
+
+    model: Model
+    to: str
+    kept: tuple[Kept, ...]
+    casts: int
+    removed: int
+    nodes: int
+    weights: int
+    lost: tuple[Lost, ...]
+    opset: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+
+def convert(
+    model: Model,
+    *,
+    to: str,
+    keep: Collection[NodeRef] = (),
+    io: Literal["keep", "convert"] = "keep",
+    weights: Literal["refuse", "clamp", "keep"] = "refuse",
+    opset: Literal["raise", "keep"] = "raise",
+    headroom: Collection[Headroom] = (),
+    sources: Sequence[TypeSource] = (),
+) -> Converted:
+    """Returns a model whose floating-point tensors are of another element type, and what was done.
+
+    Args:
+        model: The model; it is not changed.
+        to: The precision: ``fp16``, ``bf16``, ``fp32``, ``fp64``, or another spelling of these.
+        keep: Nodes of the model (of any ``GraphIndex`` of it) that stay as they are. With a node its bodies stay; a
+            call of a local function gets a copy of the function that stays.
+        io: ``keep``: inputs and outputs stay as they are, with a Cast where that is needed. ``convert``: they have
+            the new type.
+        weights: What to do with weights of which values lie beyond the type, or that vanish in it whole: ``refuse``,
+            ``clamp`` to the nearest value that the type has, or ``keep`` what reads them in its type.
+        opset: ``raise`` it where operators take the type only in a later one, or ``keep`` it (and such nodes).
+        headroom: Nodes that make or read one of these tensors stay, too, if it goes beyond the type.
+        sources: Further places to ask for the types of what operators make that onnx does not know.
+
+    Raises:
+        UsageError: There is no such precision or choice.
+        RefusedResultError: A weight does not fit (with ``refuse``), or the result would not be valid.
+    """
+    from onnxbench.precision._converting import convert_model
+
+    index = GraphIndex(model.proto) if headroom else None
+    kept: dict[NodeRef, tuple[Reason, str]] = {}
+    if index is not None:
+        kept.update((ref, ("range", detail)) for ref, detail in overflowing(index, headroom).items())
+    kept.update((ref, ("asked", "")) for ref in keep)
+    return convert_model(model, to=to, keep=kept, io=io, weights=weights, opset=opset, sources=sources)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedFile:
+    """A model file in another precision.
+
+    Attributes:
+        converted: What was done.
+        saved: What was written; None if nothing was to be written.
+        headroom: Tensors with little headroom in the type, the worst first; empty without feeds.
+        keep: Selectors of the nodes that stayed because they were asked for or because of their range, for a recipe.
+    """
+
+    converted: Converted
+    saved: Saved | None
+    headroom: tuple[Headroom, ...]
+    keep: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as JSON values."""
+        done = self.converted
+        return {
+            "to": done.to, "casts": done.casts, "casts_removed": done.removed, "nodes": done.nodes,
+            "weights": done.weights, "opset": {"before": done.opset[0], "after": done.opset[1]}, "kept": done.kept,
+            "lost": done.lost, "headroom": self.headroom, "keep": self.keep, "notes": done.notes, "saved": self.saved,
+        }  # fmt: skip
+
+
+def convert_file(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    *,
+    to: str,
+    keep: Sequence[str] = (),
+    keep_named: Sequence[str] = (),
+    io: Literal["keep", "convert"] = "keep",
+    weights: Literal["refuse", "clamp", "keep"] = "refuse",
+    opset: Literal["raise", "keep"] = "raise",
+    feeds: FeedOptions | Mapping[str, Value] | None = None,
+    keep_overflowing: bool = False,
+    options: SaveOptions | None = None,
+    allow_outside: bool = False,
+) -> ConvertedFile:
+    """Converts a model file and writes the result (see ``convert``).
+
+    Args:
+        source: The model file.
+        out: The file to write; None writes nothing.
+        to: As for ``convert``.
+        keep: Selectors of nodes that stay (see ``onnxbench.select``).
+        keep_named: Regular expressions; nodes whose name begins with a match stay.
+        io: As for ``convert``.
+        weights: As for ``convert``.
+        opset: As for ``convert``.
+        feeds: Run the model on these inputs and list the tensors that have little headroom in the type.
+        keep_overflowing: Nodes that make or read a tensor that went beyond the type stay.
+        options: How weights are stored.
+        allow_outside: Follow external data that leaves the model's folder.
+
+    Raises:
+        BenchError: As ``convert`` and ``onnxbench.writer.save`` do; nothing was written then.
+    """
+    model = load(source, allow_outside=allow_outside)
+    said = feeds if isinstance(feeds, FeedOptions) else None
+    refuse_to_overwrite(model, said.sources if said is not None else (), out)
+    index = GraphIndex(model.proto)
+    refs = select.nodes(index, keep) if keep else []
+    named = list(dict.fromkeys(ref for pattern in keep_named for ref in _named(index, pattern)))
+    headroom: tuple[Headroom, ...] = ()
+    if feeds is not None:
+        sets = [each.feeds for each in feed_sets(model, said)] if said is not None else [feeds]
+        headroom = find_headroom(model, find_magnitudes(model, sets), to=to)  # type: ignore[arg-type]
+    staying = headroom if keep_overflowing else ()
+    done = convert(
+        model,
+        to=to,
+        keep=[*refs, *named],
+        io=io,
+        weights=weights,
+        opset=opset,
+        headroom=staying,
+        sources=(_runtime_types,),
+    )
+    saved = save(done.model, out, options=options, is_valid=True) if out is not None else None
+    names = [f'node:"{ref.path}"' for ref in (*named, *overflowing(index, staying))]
+    return ConvertedFile(done, saved, headroom, (*keep, *names))
+
+
+def _named(index: GraphIndex, pattern: str) -> list[NodeRef]:
+    """Returns the nodes whose name begins with a match of a regular expression."""
+    try:
+        matcher = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"{pattern!r} is no regular expression: {error}") from None
+    found = [ref for ref in index.nodes() if ref.node.name and matcher.match(ref.node.name)]
+    if not found:
+        raise NotFoundError(f"no node has a name that {pattern!r} matches", hint="Selectors do more: --keep-fp32.")
+    return found
+
+
+def _runtime_types(model: Model, names: Sequence[str]) -> dict[str, Any]:
+    """Asks ONNX Runtime for the types of what operators make that onnx does not know."""
+    try:
+        return backends.session_types(model, names)
+    except ExecutionError:
+        return {}

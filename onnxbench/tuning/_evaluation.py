@@ -1,0 +1,288 @@
+"""Sets of kept nodes, tried: each is a model that is run on all samples, and judged; nothing is run twice.
+
+What limits a search is how often the model runs, so that is what is counted: one run is the model on one sample. A set
+that fails is known to fail after one sample, so the sample that failed last is tried first. What was found is saved
+after every set, if a file is named, and a later search with the same model, inputs and question starts from there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxbench import backends
+from onnxbench.captures import Value
+from onnxbench.errors import ExecutionError, OutputError, UsageError
+from onnxbench.tuning._criteria import Criterion, Score
+
+if TYPE_CHECKING:
+    from onnxbench.model import Model
+
+_VERSION = 1
+
+
+class OutOfBudgetError(Exception):
+    """The runs or the time that a search may take are used up."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """What a search may take.
+
+    Attributes:
+        runs: Runs of the model, all in all; None: any number.
+        seconds: Seconds; None: any number.
+        spent: Runs so far, without those of an earlier search that is resumed.
+        heard: Called with every number of runs that is taken.
+    """
+
+    runs: int | None = None
+    seconds: float | None = None
+    spent: int = 0
+    heard: Callable[[int], None] = field(default=lambda amount: None)
+    _begun: float = field(default_factory=time.monotonic)
+
+    def take(self, runs: int = 1) -> None:
+        """Takes so many runs.
+
+        Raises:
+            OutOfBudgetError: They are not there any more.
+        """
+        if self.runs is not None and self.spent + runs > self.runs:
+            raise OutOfBudgetError
+        if self.seconds is not None and time.monotonic() - self._begun > self.seconds:
+            raise OutOfBudgetError
+        self.spent += runs
+        self.heard(runs)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A set of kept nodes that was tried.
+
+    Attributes:
+        kept: The units that stay in float32.
+        score: The worst score of all samples, or of those up to the first that fails.
+        failing: The sample that failed first; -1 where none did.
+    """
+
+    kept: frozenset[int]
+    score: Score
+    failing: int = -1
+
+    @property
+    def passed(self) -> bool:
+        """Whether all samples are within the bounds."""
+        return self.failing < 0
+
+
+class Evaluator:
+    """Tries sets of kept nodes on samples.
+
+    Args:
+        open_kept: Returns a session in which all but these units are in half precision.
+        fed: Returns a sample as such a session reads it.
+        reference: The model as it is, which says what is expected.
+        samples: Inputs by name.
+        criterion: What outputs must be like.
+        budget: What may be spent.
+        state: What is known from before, and where it is saved.
+
+    Attributes:
+        expected: The reference's outputs, one entry per sample.
+        trials: What was tried, in order.
+    """
+
+    def __init__(
+        self,
+        open_kept: Callable[[frozenset[int]], backends.Session],
+        fed: Callable[[Mapping[str, Value]], Mapping[str, Value]],
+        reference: Model,
+        samples: Sequence[Mapping[str, Value]],
+        criterion: Criterion,
+        budget: Budget,
+        state: State,
+    ) -> None:
+        self._open, self._fed, self._samples, self._criterion = open_kept, fed, samples, criterion
+        self.budget, self.state = budget, state
+        self._order = list(range(len(samples)))
+        self.trials: list[Trial] = []
+        self._known = {trial.kept: trial for trial in state.trials}
+        session = backends.open_session(reference, options=backends.Options(optimization="none"))
+        self.expected = [self._run(session, sample) for sample in samples]
+        session.close()
+
+    def _run(self, session: backends.Session, sample: Mapping[str, Value]) -> dict[str, Value]:
+        self.budget.take()
+        return session.run(sample)
+
+    def __call__(self, kept: Collection[int]) -> Trial:
+        """Returns what comes of a set of kept units.
+
+        Raises:
+            OutOfBudgetError: There is nothing left to try it with.
+        """
+        chosen = frozenset(kept)
+        trial = self._known.get(chosen)
+        if trial is None:
+            trial = self._try(chosen)
+            self._known[chosen] = trial
+            self.state.add(trial)
+        if trial not in self.trials:
+            self.trials.append(trial)
+        if trial.failing >= 0:
+            self._order.remove(trial.failing)
+            self._order.insert(0, trial.failing)
+        return trial
+
+    def _try(self, kept: frozenset[int]) -> Trial:
+        try:
+            session = self._open(kept)
+        except ExecutionError as error:
+            return Trial(kept, Score(math.inf, problem=error.message), self._order[0])
+        try:
+            return self._judged(kept, session)
+        finally:
+            session.close()
+
+    def _judged(self, kept: frozenset[int], session: backends.Session) -> Trial:
+        worst = Score()
+        made: dict[int, dict[str, Value]] = {}
+        for number in self._order:
+            score = self._score(number, session, made)
+            if not score.passed:
+                return Trial(kept, score, number)
+            worst = _worse(worst, score)
+        if self._criterion.function is not None:
+            order = sorted(made)
+            worst = self._criterion.judge_all([self.expected[n] for n in order], [made[n] for n in order])
+        return Trial(kept, worst, -1 if worst.passed else self._order[0])
+
+    def _score(self, number: int, session: backends.Session, made: dict[int, dict[str, Value]]) -> Score:
+        """Returns the score of one sample; its outputs are kept for a function of all samples."""
+        try:
+            outputs = self._run(session, self._fed(self._samples[number]))
+        except ExecutionError as error:
+            return Score(math.inf, sample=number, problem=error.message)
+        if self._criterion.function is not None:
+            made[number] = outputs
+        return self._criterion.judge(self.expected[number], outputs, number)
+
+    def worst(self, kept: Collection[int]) -> Score:
+        """Returns the worst score of all samples, whether they pass or not."""
+        session = self._open(frozenset(kept))
+        made: dict[int, dict[str, Value]] = {}
+        worst = Score()
+        for number in range(len(self._samples)):
+            worst = _worse(worst, self._score(number, session, made))
+        session.close()
+        if self._criterion.function is not None and worst.passed:
+            return self._criterion.judge_all(self.expected, [made[number] for number in sorted(made)])
+        return worst
+
+
+def _worse(one: Score, other: Score) -> Score:
+    is_first = one.value is None and not one.problem
+    return other if is_first or other.ratio > one.ratio else one
+
+
+class State:
+    """What a search knows, and the file in which it is kept for the next one.
+
+    Args:
+        file: The file, or None for none.
+        key: What the knowledge is about: digests of the model, the inputs and the question.
+        units: How many units there are.
+
+    Attributes:
+        trials: What an earlier search tried.
+        ranking: Its scores of the units by sample, as written by ``rank``.
+
+    Raises:
+        UsageError: The file is about something else, or is none of these.
+        OutputError: It cannot be written.
+    """
+
+    def __init__(self, file: Path | None, key: Mapping[str, str], units: int) -> None:
+        self._file, self._key, self._units = file, dict(key), units
+        self.trials: list[Trial] = []
+        self.ranking: dict[str, Any] = {}
+        if file is not None and file.exists():
+            self._load(file)
+        elif file is not None:
+            self._save()
+
+    def _load(self, file: Path) -> None:
+        try:
+            said = json.loads(file.read_text(encoding="utf-8"))
+            version, key = said["onnxbench_search"], said["about"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UsageError(f"{file} is no state of a search", hint="Name a new file, or remove it.") from None
+        if version != _VERSION:
+            raise UsageError(f"{file} was written by another version of onnxbench", hint="Name a new file.")
+        if key != self._key:
+            other = [name for name in self._key if key.get(name) != self._key[name]]
+            raise UsageError(
+                f"{file} is of another search: {' and '.join(other)} {'is' if len(other) == 1 else 'are'} not the same",
+                hint="Name a new file with --resume, or remove this one.",
+            )
+        self.ranking = said["ranking"]
+        self.trials = [
+            Trial(_from_mask(entry["kept"]), Score(**{**entry["score"], "ratio": float(entry["score"]["ratio"])}),
+                  entry["failing"])
+            for entry in said["trials"]
+        ]  # fmt: skip
+
+    def add(self, trial: Trial) -> None:
+        """Remembers a trial."""
+        self.trials.append(trial)
+        self._save()
+
+    def remember_ranking(self, ranking: Mapping[str, Any]) -> None:
+        """Remembers a ranking."""
+        self.ranking = dict(ranking)
+        self._save()
+
+    def _save(self) -> None:
+        if self._file is None:
+            return
+        said = {
+            "onnxbench_search": _VERSION,
+            "about": self._key,
+            "units": self._units,
+            "ranking": self.ranking,
+            "trials": [
+                {"kept": _mask(trial.kept), "failing": trial.failing,
+                 "score": {**asdict(trial.score), "ratio": str(trial.score.ratio)}}
+                for trial in self.trials
+            ],
+        }  # fmt: skip
+        try:
+            handle, name = tempfile.mkstemp(dir=self._file.parent, prefix=f".{self._file.name}.", suffix=".tmp")
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                json.dump(said, out)
+            os.replace(name, self._file)
+        except OSError as error:
+            raise OutputError(f"{self._file} cannot be written: {error.strerror}") from None
+
+
+def _mask(kept: Collection[int]) -> str:
+    """Returns a set of units as a hexadecimal number whose bits they are."""
+    return f"{sum(1 << unit for unit in kept):x}"
+
+
+def _from_mask(text: str) -> frozenset[int]:
+    bits = int(text, 16)
+    found = []
+    while bits:
+        low = bits & -bits
+        found.append(low.bit_length() - 1)
+        bits ^= low
+    return frozenset(found)

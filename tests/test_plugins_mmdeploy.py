@@ -1,0 +1,214 @@
+"""MMDeploy's operators as bundles: each passes its own tests, and its rule to standard operators computes the same."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from cases import ROOT
+
+from onnxbench import backends
+from onnxbench.bundles import export_cpp, kind_of, load_bundle
+from onnxbench.bundles._proof import allowed_in, difference, expected_of
+from onnxbench.cli import app
+from onnxbench.cli._boundary import bounded
+from onnxbench.errors import BenchError, UsageError
+from onnxbench.model import from_proto
+from onnxbench.operations import Rewrite
+from onnxbench.proving import prove_plugin
+from onnxbench.recipe import Step
+from onnxbench.surgery import edit
+
+PLUGINS = ROOT / "plugins"
+BUNDLES = (
+    "roi_align",
+    "multi_level_roi_align",
+    "roi_align_rotated",
+    "modulated_deform_conv2d",
+    "dcn_v3",
+    "instance_norm",
+)
+RULES = {
+    "roi_align": "roialign.yaml",
+    "modulated_deform_conv2d": "deformconv.yaml",
+    "instance_norm": "instancenormalization.yaml",
+}
+MAY_BE_MISSING = {"onnxruntime_extensions": "ONNX Runtime", "tensorrt_rtx": "TensorRT engine", "torch": "PyTorch"}
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", BUNDLES)
+def test_each_bundle_passes_its_own_tests(name):
+    folder = PLUGINS / name
+    outcomes = prove_plugin(folder, engine="tensorrt-rtx" if find_spec("tensorrt_rtx") else None)
+    missing = {MAY_BE_MISSING[module] for module in MAY_BE_MISSING if find_spec(module) is None}
+    assert not [each for each in outcomes if each.passed is False]
+    assert {each.name for each in outcomes if each.passed is None} <= missing
+    cases = list(load_bundle(folder).cases())
+    assert len(cases) >= 200
+    assert any(not all(value.size for value in inputs) for inputs, _ in cases), "something empty"
+    assert any(not np.isfinite(value).all() for inputs, _ in cases for value in inputs), "something not finite"
+    assert len((folder / "kernel.ptx").read_bytes()) < 200_000
+
+
+def run(*arguments: object) -> int:
+    return bounded(app, [str(argument) for argument in arguments])
+
+
+def is_meant(name, inputs, attributes):
+    """Tells whether the standard says what the operator of a case is; else the rule's doc names the case."""
+    if not all(value.size and np.isfinite(value).all() for value in inputs):
+        return False
+    if name != "roi_align":
+        return True
+    image, rois = inputs
+    numbers, start, end = rois[:, 0], rois[:, 1:3], rois[:, 3:]
+    return bool((numbers >= 0).all() and (numbers < len(image)).all() and (start <= end).all())
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("domain", ["mmdeploy", "mmcv"])
+def test_the_rule_computes_the_same(name, domain):
+    bundle = load_bundle(PLUGINS / name)
+    step = Step(Rewrite(rule=str(PLUGINS / name / RULES[name])))
+    meant = [(inputs, attributes) for inputs, attributes in bundle.cases() if is_meant(name, inputs, attributes)]
+    done = 0
+    for inputs, attributes in meant[:: max(1, len(meant) // 24)]:
+        proto = bundle.model(inputs, attributes)
+        proto.graph.node[0].domain = proto.opset_import[1].domain = domain
+        proto.opset_import[0].version, proto.ir_version = 19, 9
+        if attributes.get("mode") == "max":
+            with pytest.raises(BenchError):
+                edit(from_proto(proto), [step])
+            continue
+        made = edit(from_proto(proto), [step]).model.proto
+        assert {node.domain for node in made.graph.node} == {""}
+        onnx.checker.check_model(made, full_check=True)
+        session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+        (actual,) = session.run(None, dict(zip(bundle.inputs, inputs, strict=False)))
+        (expected,) = expected_of(bundle, inputs, attributes)
+        assert difference(actual, expected, allowed_in(bundle, expected)) is None, (attributes, inputs)
+        done += 1
+    assert done >= 12
+
+
+def test_many_levels_are_one_level_after_the_other():
+    single, several = load_bundle(PLUGINS / "roi_align"), load_bundle(PLUGINS / "multi_level_roi_align")
+    random = np.random.default_rng(5)
+    strides, finest = (4.0, 8.0, 16.0), 20
+    maps = [random.standard_normal((2, 3, int(96 / stride), int(80 / stride))).astype(np.float32) for stride in strides]
+    corner, size = (
+        random.uniform(0, 60, (40, 2)),
+        np.exp2(random.uniform(2, 7, (40, 1))) * random.uniform(0.8, 1.2, (40, 2)),
+    )
+    rois = np.concatenate([random.integers(0, 2, (40, 1)), corner, corner + size], axis=1).astype(np.float32)
+    levels = np.clip(np.floor(np.log2(np.sqrt(size.prod(axis=1)) / finest + 1e-6)), 0, 2).astype(int)
+    assert set(levels) == {0, 1, 2}
+    for mode, aligned, ratio in ((0, 0, 2), (1, 1, 0), (1, 0, 3)):
+        said = {"output_height": 3, "output_width": 4, "sampling_ratio": ratio, "aligned": aligned}
+        how = {**said, "featmap_strides": strides, "finest_scale": finest, "pool_mode": mode}
+        (made,) = expected_of(several, [rois, *maps], how)
+        for level, stride in enumerate(strides):
+            here = levels == level
+            how = {**said, "mode": "avg" if mode else "max", "spatial_scale": 1 / stride}
+            (expected,) = expected_of(single, [maps[level], rois[here]], how)
+            assert difference(made[here], expected, (1e-5, 1e-5)) is None
+
+
+def test_without_rotation_a_rotated_region_is_one_that_is_not():
+    plain, rotated = load_bundle(PLUGINS / "roi_align"), load_bundle(PLUGINS / "roi_align_rotated")
+    random = np.random.default_rng(6)
+    image = random.standard_normal((2, 3, 12, 14)).astype(np.float32)
+    x, y, wide, tall = random.uniform(2, 9, (4, 30))
+    numbers = random.integers(0, 2, 30)
+    boxes = np.stack([numbers, x - wide / 2, y - tall / 2, x + wide / 2, y + tall / 2], axis=1).astype(np.float32)
+    for angle, clockwise in ((0.0, 0), (np.pi, 1)):
+        turned = np.stack([numbers, x, y, wide, tall, np.full(30, angle)], axis=1).astype(np.float32)
+        said = {"output_height": 4, "output_width": 3, "sampling_ratio": 2}
+        (expected,) = expected_of(plain, [image, boxes], said)
+        (made,) = expected_of(rotated, [image, turned], {**said, "clockwise": clockwise})
+        assert difference(made[..., ::-1, ::-1] if angle else made, expected, (1e-4, 1e-4)) is None
+    quarter = np.array([[0, 6.2, 5.4, 6, 4, np.pi / 2]], np.float32)
+    (one,) = expected_of(rotated, [image, quarter], {**said, "output_height": 3, "clockwise": 0})
+    (other,) = expected_of(
+        rotated, [image, quarter * [1, 1, 1, 1, 1, -1]], {**said, "output_height": 3, "clockwise": 1}
+    )
+    assert difference(one, other, (1e-4, 1e-4)) is None, "clockwise is the angle the other way"
+
+
+# ---------------------------------------------------------------- what bundles can say
+
+
+def test_attributes_that_are_lists_or_needed():
+    bundle = load_bundle(PLUGINS / "multi_level_roi_align")
+    assert kind_of(bundle.attributes["featmap_strides"]) == (float, True)
+    assert kind_of(load_bundle(PLUGINS / "modulated_deform_conv2d").attributes["stride"]) == (int, True)
+    with pytest.raises(UsageError, match="needs the attribute 'featmap_strides'"):
+        bundle.filled({})
+    rois, maps = np.zeros((2, 5), np.float32), [np.zeros((1, 1, 4, 4), np.float32)] * 2
+    model = bundle.model([rois, *maps], {"featmap_strides": (4.0, 8.0)})
+    onnx.defs.register_schema(bundle.schema())
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        del model.graph.node[0].attribute[:]
+        with pytest.raises(onnx.checker.ValidationError, match="featmap_strides"):
+            onnx.checker.check_model(model)
+    finally:
+        onnx.defs.deregister_schema(bundle.op, 1, bundle.domain)
+
+
+def test_a_node_by_another_name_is_the_same_operator():
+    bundle = load_bundle(PLUGINS / "roi_align_rotated")
+    inputs, attributes = next(iter(bundle.cases()))
+    (expected,) = expected_of(bundle, inputs, attributes)
+    proto = bundle.model(inputs, attributes)
+    proto.graph.node[0].domain = proto.opset_import[1].domain = "mmcv"
+    proto.graph.node[0].op_type = "RoIAlignRotated"
+    operators = tuple(each.operator() for each in bundle.named())
+    assert {(each.domain, each.name) for each in operators} == {
+        (domain, op) for domain in ("mmdeploy", "mmcv") for op in ("MMCVRoIAlignRotated", "RoIAlignRotated")
+    }
+    session = backends.open_session(from_proto(proto), "reference", options=backends.Options(operators=operators))
+    (made,) = session.run(dict(zip(bundle.inputs, inputs, strict=True))).values()
+    assert difference(made, expected, (0, 0)) is None
+
+
+def test_check_knows_the_operators_of_bundles(tmp_path, capsys):
+    bundle, path = load_bundle(PLUGINS / "roi_align"), tmp_path / "m.onnx"
+    proto = bundle.model(*next(iter(bundle.cases())))
+    onnx.save(proto, path)
+    check = ["check", path, "--plugin", PLUGINS / "roi_align", "--ort"]
+    assert run(*check) == 0
+    assert run("check", path, "--ort") == 1
+    assert "mmdeploy" in capsys.readouterr().out, "ONNX Runtime does not know it"
+    kept = proto.graph.node[0].attribute[:]
+    del proto.graph.node[0].attribute[:]
+    onnx.save(proto, path)
+    assert run(*check) == 1
+    shown = capsys.readouterr().out
+    assert "OB404" in shown
+    assert "(MMCVRoiAlign) has no attribute 'output_height', which it needs" in shown
+    proto.graph.node[0].attribute.extend(kept)
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 99
+    onnx.save(proto, path)
+    assert run("check", path) == 0
+    assert run("check", path, "--plugin", PLUGINS / "roi_align") == 1, "the shape that is stated is not the one made"
+    assert not onnx.defs.has(bundle.op, bundle.domain), "onnx forgets it again"
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_each_can_be_written_as_cpp(tmp_path, name):
+    export_cpp(load_bundle(PLUGINS / name), tmp_path / "cpp")
+    text = (tmp_path / "cpp" / "plugin.cpp").read_text(encoding="utf-8")
+    says = {
+        "roi_align": 'n.i[9] = (a.mode == "max" ? 1LL : 0LL);',
+        "multi_level_roi_align": "if (a.featmap_strides.size() == 5 && nbInputs == 6 &&",
+        "modulated_deform_conv2d": "std::vector<int32_t> stride{1, 1};",
+        "instance_norm": "std::min<int64_t>(",
+    }
+    assert says.get(name, "getOutputShapes") in text
