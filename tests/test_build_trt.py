@@ -398,6 +398,27 @@ class TestEngines:
         assert [problem.node for problem in before.problems] == [f"{proto.graph.node[0].op_type}#0"]
         assert after.builds is False
 
+    @pytest.mark.parametrize("told", ["flag", "configuration"])
+    def test_a_precision_is_that_of_the_graph(self, tmp_path, capsys, told):
+        weight = numpy_helper.from_array(np.full((4, 4), 0.5, np.float32), "w")
+        floats = [helper.make_tensor_value_info(name, 1, [2, 4]) for name in "xy"]
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])], "g", floats[:1], floats[1:], [weight]
+        )
+        model = saved(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+        (tmp_path / "c.yaml").write_text("precisions: [fp16]\n")
+        words = ["--fp16"] if told == "flag" else ["--config", tmp_path / "c.yaml"]
+        recipe, half, replayed = tmp_path / "r.yaml", tmp_path / "half.onnx", tmp_path / "replayed.onnx"
+        arguments = [*words, "--save-recipe", recipe, "--save-model", half, "--compute-capability", "8.9"]
+        assert run("build-trt", model, tmp_path / "m.engine", *arguments) == 0
+        assert "converted, as 'onnxbench precision' does: float16" in capsys.readouterr().err
+        assert "float16" in json.loads((tmp_path / "m.engine.json").read_text())["types"]
+        assert [each.data_type for each in onnx.load(half).graph.initializer] == [TensorProto.FLOAT16]
+        assert run("edit", model, replayed, "--recipe", recipe) == 0
+        assert replayed.read_bytes() == half.read_bytes()
+        assert run("build-trt", model, tmp_path / "m.engine", "--fp16", "--bf16") == UsageError.exit_code
+        assert "no precision flags" in capsys.readouterr().err
+
     def test_attention_without_a_kernel_of_its_own_is_taken_apart(self, tmp_path):
         shapes = "float[2,3,4,8] q, float[2,3,6,8] k, float[2,3,6,8] v) => (float[2,3,4,8] y"
         proto = onnx.parser.parse_model(
