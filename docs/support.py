@@ -22,11 +22,11 @@ PLUGINS = DOCS.parent / "plugins"
 OPSET = 21
 HEAD = """# Which operator runs where
 
-Found out by `python docs/support.py`, which runs each of these on up to 8 of the operator's cases and compares with the
-reference; a cell says how many. "-": not at all. Fewer than 8: the others cannot be said in ONNX's operators. An engine was
-built for compute capability 8.9 with tensorrt-rtx, and the operator's kernel found in it; nothing was run on a GPU.
-"kernel" is the device code, compiled for the CPU. "ORT, body" are ONNX Runtime's own kernels by the operator's body at opset
-21, "ORT, Python" the reference called from ONNX Runtime.
+Found out by `python docs/support.py`, which runs each of these on up to 8 of the operator's cases and compares with
+the reference; a cell says how many. "-": not at all. Fewer than 8: the others cannot be said in ONNX's operators. An
+engine was built for compute capability 8.9 with tensorrt-rtx, and the operator's kernel found in it; nothing was run on
+a GPU. "kernel" is the device code, compiled for the CPU. "ORT, body" are ONNX Runtime's own kernels by the operator's
+body at opset 21, "ORT, Python" the reference called from ONNX Runtime.
 
 | operator | version | type | checker | evaluator | ORT, body | ORT, Python | PyTorch | kernel | engine |
 |---|---|---|---|---|---|---|---|---|---|
