@@ -110,4 +110,3 @@ MODELS: tuple[Planted, ...] = (
             "[product] p = Mul(r, o) [spread] z = Mul(p, many)", ("other", "inverse", "product"),
             {"tiny": 1e-6, "many": 2.0}),
 )  # fmt: skip
-

@@ -86,7 +86,11 @@ def others(proto: onnx.ModelProto, sample: dict[str, Any]) -> dict[str, Any]:
         return ort.convert_float_to_float16(model, keep_io_types=True)
 
     found: dict[str, Any] = {}
-    for name, convert in (("onnxconverter-common", common), ("its auto_mixed_precision", auto), ("ONNX Runtime", runtime)):
+    for name, convert in (
+        ("onnxconverter-common", common),
+        ("its auto_mixed_precision", auto),
+        ("ONNX Runtime", runtime),
+    ):
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
         try:
