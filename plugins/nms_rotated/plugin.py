@@ -48,7 +48,7 @@ def overlaps(box, others):
     with np.errstate(all="ignore"):
         moved = others.astype(np.float64) - [*box[:2].astype(np.float64), 0, 0, 0]
         own = np.broadcast_to(np.array([0, 0, *box[2:]], np.float64), moved.shape)
-        shared = swept(corners(moved), own, SLACK) + swept(corners(own), moved, -SLACK)
+        shared = np.maximum(swept(corners(moved), own, SLACK) + swept(corners(own), moved, -SLACK), 0)
         union = moved[:, 2] * moved[:, 3] + own[:, 2] * own[:, 3] - shared
         return np.where(union > 0, shared / union, 0)
 
