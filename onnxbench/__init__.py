@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from onnxbench.running import run as run
     from onnxbench.splitting import split as split
     from onnxbench.surgery import edit as edit
+    from onnxbench.tuning import tune as tune
+    from onnxbench.tuning import tune_file as tune_file
     from onnxbench.validity import validate as validate
     from onnxbench.writer import SaveOptions as SaveOptions
     from onnxbench.writer import save as save
@@ -125,6 +127,8 @@ _HOMES = {
     "split": "splitting",
     "torch_operator": "pytorch.operators",
     "torch_reference": "pytorch.reference",
+    "tune": "tuning",
+    "tune_file": "tuning",
     "unmark": "marks",
     "validate": "validity",
 }

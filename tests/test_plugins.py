@@ -27,6 +27,7 @@ from onnxbench.bundles import (
     load_bundle,
     make_skeleton,
     prove_bundle,
+    read_bundles,
 )
 from onnxbench.bundles._kernels import HostKernel
 from onnxbench.bundles._proof import difference
@@ -195,6 +196,15 @@ def test_the_rule_to_gridsample_computes_the_same(tmp_path, opset):
         assert difference(actual, expected, (1e-4, 2e-5)) is None, (key, [value.shape for value in inputs])
         done.add(key)
     assert len(done) == 16
+
+
+def test_the_support_table_has_every_operator_in_every_type():
+    table = (ROOT / "docs" / "plugin-support.md").read_text(encoding="utf-8")
+    for file in sorted((ROOT / "plugins").glob("*/plugin.py")):
+        for bundle in read_bundles(file):
+            for dtype in bundle.dtypes:
+                name = f"[`{bundle.domain}::{bundle.op}`](../plugins/{file.parent.name}/README.md)"
+                assert f"| {name} | {bundle.version} | {dtype} |" in table, "'python docs/support.py' writes it anew"
 
 
 # ---------------------------------------------------------------- in ONNX Runtime

@@ -580,10 +580,10 @@ def registered(bundles: Iterable[Bundle]) -> Iterator[None]:
 
     done: list[Bundle] = []
     try:
-        for bundle in (each for bundle in bundles for each in bundle.named()):
-            if not defs.has(bundle.op, bundle.domain):
-                defs.register_schema(bundle.schema())
-                done.append(bundle)
+        for each in itertools.chain.from_iterable(bundle.named() for bundle in bundles):
+            if not defs.has(each.op, each.domain):
+                defs.register_schema(each.schema())
+                done.append(each)
         yield
     finally:
         for bundle in done:
