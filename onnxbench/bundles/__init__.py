@@ -353,7 +353,7 @@ class Plugin:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == Bundle.__name__:
                 said = {each.arg: each.value.value for each in node.keywords if isinstance(each.value, ast.Constant)}
                 if "op" in said and "domain" in said:
-                    found.append((f"{said['domain']}::{said['op']}", str(said.get("version", "1"))))
+                    found.append((f"{said['domain']!s}::{said['op']!s}", str(said.get("version", "1"))))
         return found
 
     def job(self) -> dict[str, Any]:
