@@ -13,15 +13,18 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from onnxbench import backends, weights
+from onnxbench.captures import Feeds, Value, check_feeds, input_ports
 from onnxbench.drift import DriftReport, TensorDrift, compare_all
 from onnxbench.errors import (
     FeedsError,
+    MissingDependencyError,
     NotFoundError,
     RefusedResultError,
     UnsupportedError,
@@ -39,6 +42,7 @@ from onnxbench.writer import SaveOptions, save
 
 Target = Literal["tensorrt", "onnxruntime"]
 Method = Literal["minmax", "entropy", "percentile"]
+Quantizer = Literal["onnxruntime", "modelopt"]
 
 QUANTIZED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators whose inputs become int8."""
@@ -149,9 +153,10 @@ def quantize(
 
 def calibrate(
     model: Model,
-    calibration: FeedOptions,
+    calibration: FeedOptions | Sequence[Mapping[str, Value]],
     *,
     target: Target = "tensorrt",
+    quantizer: Quantizer = "onnxruntime",
     method: Method = "minmax",
     percentile: float | None = None,
     per_channel: bool = True,
@@ -164,6 +169,7 @@ def calibrate(
         model: The model; neither it nor its files are changed.
         calibration: Sets of inputs like those that it will get: the ranges of all tensors are taken from them.
         target: What will run it, and so the form that it has.
+        quantizer: What inserts the nodes: ONNX Runtime's quantizer, or NVIDIA's modelopt, which is for TensorRT.
         method: How a range is taken from values: all of them, the one that loses least information, or a percentile.
         percentile: The share of values within the range, in percent, for ``method="percentile"``.
         per_channel: Whether weights have a scale for each channel.
@@ -171,7 +177,8 @@ def calibrate(
         exclude: Names of nodes that stay in float.
 
     Raises:
-        UsageError: There is no such target or method, or the percentile is none.
+        UsageError: There is no such target, quantizer or method, they do not go together, or the percentile is none.
+        MissingDependencyError: modelopt is not installed.
         FeedsError: The data does not fit, or holds no set.
         NotFoundError: The model has none of these operators.
         UnsupportedError: It is quantized already, or its opset cannot be raised to 13.
@@ -180,6 +187,9 @@ def calibrate(
     """
     _require_word(target, get_args(Target), "target")
     _require_word(method, get_args(Method), "method")
+    _require_word(quantizer, get_args(Quantizer), "quantizer")
+    if quantizer == "modelopt":
+        _require_modelopt(target, method, per_channel=per_channel)
     if percentile is not None and (method != "percentile" or not 50 < percentile <= 100):
         raise UsageError(
             f"a percentile of {percentile:g} means nothing here",
@@ -196,10 +206,15 @@ def calibrate(
         size = sum(weights.tensor_bytes(tensor) for tensor in weights.tensors(prepared.proto))
         save(prepared, source, options=SaveOptions(external=size > _LARGE))
         sets = _Counted(model, calibration)
-        backends.quantize(
-            source, file, sets, operators=wanted, exclude=exclude, external=size > _LARGE, form=target, method=method,
-            percentile=percentile, per_channel=per_channel,
-        )  # fmt: skip
+        if quantizer == "modelopt":
+            backends.quantize_by_modelopt(
+                source, file, sets, operators=wanted, exclude=exclude, external=size > _LARGE, method=method
+            )
+        else:
+            backends.quantize(
+                source, file, sets, operators=wanted, exclude=exclude, external=size > _LARGE, form=target,
+                method=method, percentile=percentile, per_channel=per_channel,
+            )  # fmt: skip
         made = _gathered(load(file))
     _restore_heads(made, prepared)
     validate(made.proto)
@@ -213,6 +228,17 @@ def restore_names(model: Model, made: Calibrated) -> None:
     for node in model.proto.graph.node:
         if node.name in made.names:
             node.name = made.names[node.name]
+
+
+def _require_modelopt(target: str, method: str, *, per_channel: bool) -> None:
+    if target != "tensorrt":
+        raise UsageError("modelopt quantizes for TensorRT alone", hint="Leave the quantizer or the target out.")
+    if method == "percentile" or not per_channel:
+        raise UsageError("modelopt takes ranges by minmax or entropy, and has weights per channel always")
+    if find_spec("modelopt") is None:
+        raise MissingDependencyError(
+            "NVIDIA's quantizer is not installed", hint="Install it: pip install 'nvidia-modelopt[onnx]'."
+        )
 
 
 def _require_word(word: str, words: Sequence[str], what: str) -> None:
@@ -266,7 +292,7 @@ def _restore_heads(made: Model, prepared: Model) -> None:
 class _Counted:
     """Sets of inputs that tell how many they were, and the digest of all."""
 
-    def __init__(self, model: Model, calibration: FeedOptions) -> None:
+    def __init__(self, model: Model, calibration: FeedOptions | Sequence[Mapping[str, Value]]) -> None:
         self._model, self._calibration = model, calibration
         self.count, self.digest = 0, ""
 
@@ -274,16 +300,23 @@ class _Counted:
         import numpy as np
 
         self.count, digest = 0, hashlib.sha256()
-        for each in feed_sets(self._model, self._calibration):
+        for feeds in self._sets():
             self.count += 1
-            for name in sorted(each.feeds):
-                value = np.ascontiguousarray(each.feeds[name])
+            for name in sorted(feeds):
+                value = np.ascontiguousarray(feeds[name])
                 digest.update(f"{name} {value.dtype} {value.shape}\0".encode())
                 digest.update(value.tobytes())
-            yield each.feeds
+            yield feeds
         if not self.count:
             raise FeedsError("the calibration data holds no set of inputs")
         self.digest = digest.hexdigest()
+
+    def _sets(self) -> Iterator[Feeds]:
+        if isinstance(self._calibration, FeedOptions):
+            yield from (each.feeds for each in feed_sets(self._model, self._calibration))
+        else:
+            ports = input_ports(self._model.proto.graph)
+            yield from (check_feeds(dict(each), ports) for each in self._calibration)
 
 
 def _gathered(model: Model) -> Model:

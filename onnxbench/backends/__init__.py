@@ -260,6 +260,26 @@ def quantize(
     )  # fmt: skip
 
 
+def quantize_by_modelopt(
+    model: Path,
+    target: Path,
+    sets: Iterable[Feeds],
+    *,
+    operators: Sequence[str],
+    exclude: Sequence[str],
+    external: bool,
+    method: Literal["minmax", "entropy", "percentile"] = "minmax",
+) -> None:
+    """Writes a model whose operators take int8 as TensorRT wants it, by NVIDIA's modelopt (see ``quantize``).
+
+    Raises:
+        ExecutionError: The quantizer fails.
+    """
+    from onnxbench.backends import _modelopt
+
+    _modelopt.quantize(model, target, sets, operators=operators, exclude=exclude, external=external, method=method)
+
+
 def quantizable_operators() -> tuple[str, ...]:
     """Returns the types of operators that ONNX Runtime's quantizer takes, sorted."""
     from onnxbench.backends import _quantizer

@@ -49,7 +49,7 @@ def quantize(
         def get_next(self) -> Any:
             return next(self._sets, None)
 
-    with _silence():
+    with quiet():
         try:
             quantize_static(
                 model, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=per_channel,
@@ -86,8 +86,8 @@ def quantizable_operators() -> tuple[str, ...]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps it from logging to the root logger, which would set that up for the whole process, and from printing."""
+def quiet() -> Iterator[None]:
+    """Keeps a quantizer from printing, and from logging to the root logger, which would set that up for the process."""
     import onnxruntime
 
     root = logging.getLogger()
