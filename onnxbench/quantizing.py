@@ -1,11 +1,12 @@
 """int8 by calibration: QuantizeLinear and DequantizeLinear in the graph, ranges taken from data.
 
 The quantizer is ONNX Runtime's. For TensorRT it is told what that wants: inputs of convolutions and matrix products,
-all zero points 0, weights per channel, bias in float, outputs left alone so that activations are fused. For ONNX Runtime
-it does what it does by itself: activations in uint8 with zero points, outputs quantized too, bias in int32. ``calibrate``
-yields the model beside the float one that it was made of (``onnxbench.int8`` measures the two and looks for what to
-leave in float); ``quantize`` is what an engine is built from. A model that was quantized as ONNX Runtime likes it is mended by the operation
-``symmetric_quantization``, where that changes no number.
+all zero points 0, weights per channel, bias in float, outputs left alone so that activations are fused. For ONNX
+Runtime it does what it does by itself: activations in uint8 with zero points, outputs quantized too, bias in int32.
+
+``calibrate`` yields the model beside the float one that it was made of; ``onnxbench.int8`` measures the two and looks
+for what to leave in float. ``quantize`` is what an engine is built from. A model that was quantized as ONNX Runtime
+likes it is mended by the operation ``symmetric_quantization``, where that changes no number.
 """
 
 from __future__ import annotations

@@ -98,8 +98,8 @@ def quantize(
         model: A float model or a model file; it is not changed.
         feeds: Samples like the inputs that it will get: by name, one mapping each, or what a user says about them. None
             draws one from seed 0, which is good for a trial at most.
-        target: ``tensorrt`` (zero points 0, bias in float, outputs left alone) or ``onnxruntime`` (as its quantizer does
-            by itself: uint8 activations, int8 weights, int32 bias).
+        target: ``tensorrt`` (zero points 0, bias in float, outputs left alone) or ``onnxruntime`` (what its quantizer
+            does by itself: uint8 activations, int8 weights, int32 bias).
         quantizer: ``onnxruntime``, or ``modelopt``: NVIDIA's, if it is installed.
         method: How ranges are taken: ``minmax``, ``entropy`` or ``percentile``.
         percentile: The share of values within the range, in percent.

@@ -1,8 +1,9 @@
 """What quantization does to single tensors: weights as they are stored, activations as the float model makes them.
 
 Of each: signal to noise, the largest difference, and the share of elements that are clipped because they lie beyond
-what the scale reaches. Noise without clipping is a scale that is too coarse, for a few large values perhaps; clipping is
-a range that the calibration data did not show, or that its method cut off.
+what the scale reaches. Noise without clipping is a scale that is too coarse, for a few large values perhaps; clipping
+is a range that the calibration data did not show, or that its method cut off. ONNX Runtime's quantizer gives a tensor
+that a Relu alone reads the range of what that lets pass, so its negative values are taken for the zeros that they become.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class _Quantizer:
     scale: Array
     zero: Array
     axis: int
+    is_rectified: bool
     sums: _Sums = field(default_factory=_Sums)
 
     @property
@@ -112,7 +114,7 @@ class _Quantizer:
         import numpy as np
 
         limits = np.iinfo(self.zero.dtype)
-        for block, scale, zero in self._blocks(value):
+        for block, scale, zero in self._blocks(np.maximum(value, 0) if self.is_rectified else value):
             with np.errstate(all="ignore"):
                 steps = np.rint(block / scale) + zero
                 held = np.clip(steps, limits.min, limits.max)
@@ -180,7 +182,7 @@ def _quantizer(placement: Placement, pair: Pair) -> _Quantizer:
     is_given = len(node.input) > 2 and node.input[2]
     zero = placement.parameter(node.input[2]) if is_given else np.zeros(scale.shape, np.uint8)
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-    return _Quantizer(scale, zero, axis)
+    return _Quantizer(scale, zero, axis, placement.is_rectified(pair))
 
 
 def _sorted(errors: list[TensorError]) -> tuple[TensorError, ...]:

@@ -274,6 +274,12 @@ class Placement:
 
     # ------------------------------------------------------------ values
 
+    def is_rectified(self, pair: Pair) -> bool:
+        """Tells whether only Relu reads what comes out of a pair, so that negative values are as good as 0."""
+        readers = self._scope.consumers.get(pair.output, ())
+        is_read = bool(readers) and pair.output not in self._scope.outputs
+        return is_read and all(self._scope.nodes[at].op_type == "Relu" for at in readers)
+
     def has_weight(self, pair: Pair) -> bool:
         """Tells whether a pair is of a weight that the float model stores as well."""
         return pair.quantize is None and pair.tensor in self._floats and pair.dequantize.input[0] in self._stored

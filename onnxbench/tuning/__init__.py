@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from onnxbench.bisection import Place
 
 __all__ = [
-    "MAX_RUNS", "METRICS", "Budget", "Candidate", "Criterion", "Evaluator", "OutOfBudgetError", "Point", "Rank", "Score",
-    "Search", "State", "Tuning", "Unit", "digest", "frontier", "frontier_chart", "merge", "node_selectors", "rank", "samples_of",
-    "tune", "tune_file", "write_tuning",
+    "MAX_RUNS", "METRICS", "Budget", "Candidate", "Criterion", "Evaluator", "OutOfBudgetError", "Point", "Rank",
+    "Score", "Search", "State", "Tuning", "Unit", "digest", "frontier", "frontier_chart", "node_selectors", "rank",
+    "samples_of", "tune", "tune_file", "write_tuning",
 ]  # fmt: skip
 
 Weights = Literal["refuse", "clamp", "keep"]
@@ -148,6 +148,11 @@ def _place(on: str | None) -> Place | None:
 def samples_of(
     model: Model, feeds: FeedOptions | Sequence[Mapping[str, Value]] | None
 ) -> tuple[list[Mapping[str, Value]], tuple[str, ...]]:
+    """Returns the samples that a search runs on, and what was decided about them without being told.
+
+    Raises:
+        FeedsError: They do not fit the model, or there are none.
+    """
     if feeds is not None and not isinstance(feeds, FeedOptions):
         ports = input_ports(model.proto.graph)
         samples: list[Mapping[str, Value]] = [check_feeds(each, ports) for each in feeds]
@@ -375,6 +380,7 @@ def frontier(trials: Sequence[Trial], search: Search) -> tuple[Point, ...]:
 
 
 def digest(data: Any) -> str:
+    """Returns the sha256 of plain values."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
