@@ -73,10 +73,12 @@ def render(section: Mapping[str, Any]) -> str:
         "### The verdict before a build",
         f"`--doctor --no-trial` against the builder, the onnx package's {len(rows)} node tests, SM89. Bar: 100 % of the"
         f" float cases that the parser takes; met: {'yes' if met else '**no**'}.",
-        report.table(["cases", "", "built", "our verdict is the builder's"], lines),
+        report.table(["cases", "count", "built", "our verdict is the builder's"], lines),
     ]
     if left:
-        parts.append(f"Not asked about ({sum(refused.values())}), because no engine has such inputs: {left}.")
+        parts.append(
+            f"Left out ({sum(refused.values())}), refused before TensorRT is asked: {left}; and others like them."
+        )
     if wrong:
         parts.append("Different: " + "; ".join(
             f"{row['case']} (we: {'taken' if row['ours'] else 'refused'}; {row['why'][:160]})" for row in wrong

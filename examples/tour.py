@@ -57,6 +57,12 @@ STEPS: Steps = [
         0,
     ),
     ("Is anything wrong with it?", "onnxbench check magika.onnx --ort", 0),
+    (
+        "Somebody breaks one of its 95 nodes ...",
+        "onnxbench edit magika.onnx broken.onnx --set-op 'node:*ApplyActivation_0/Tanh=Softsign'",
+        0,
+    ),
+    ("... and one command says which.", "onnxbench bisect broken.onnx --against magika.onnx", 1),
     ("How fast is it?", "onnxbench run magika.onnx --bench 20", 0),
     ("A model from twelve lines of text ...", "onnxbench build linear_func.yaml linear_func.onnx", 0),
     ("... and as text again.", "onnxbench show linear_func.onnx", 0),
@@ -69,13 +75,22 @@ def run_tour() -> str:
     Raises:
         SystemExit: The model cannot be fetched, or a step ended otherwise than it should.
     """
+    fetch_model()
+    shutil.copy(ROOT / "examples" / "build" / "linear_func.yaml", OUTPUT)
+    return run_steps(STEPS)
+
+
+def fetch_model() -> None:
+    """Puts magika's model into ``demo-output/``.
+
+    Raises:
+        SystemExit: It cannot be fetched.
+    """
     OUTPUT.mkdir(exist_ok=True)
     fetch = [sys.executable, ROOT / "tests" / "corpus" / "fetch.py", "magika", "--dir", OUTPUT]
     fetched = subprocess.run(fetch, capture_output=True, text=True)
     if fetched.returncode:
         raise SystemExit(f"magika's model could not be fetched from PyPI:\n{fetched.stdout}{fetched.stderr}")
-    shutil.copy(ROOT / "examples" / "build" / "linear_func.yaml", OUTPUT)
-    return run_steps(STEPS)
 
 
 def run_steps(steps: Steps) -> str:

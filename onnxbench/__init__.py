@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from onnxbench.opsets import convert_opset as convert_opset
     from onnxbench.pieces import expose as expose
     from onnxbench.pieces import extract as extract
+    from onnxbench.precision import convert as convert
+    from onnxbench.precision import convert_file as convert_file
     from onnxbench.proof import prove as prove
     from onnxbench.proving import prove_plugin as prove_plugin
     from onnxbench.pytorch.exporting import ExportOptions as ExportOptions
@@ -67,6 +69,8 @@ if TYPE_CHECKING:
     from onnxbench.running import run as run
     from onnxbench.splitting import split as split
     from onnxbench.surgery import edit as edit
+    from onnxbench.tuning import tune as tune
+    from onnxbench.tuning import tune_file as tune_file
     from onnxbench.validity import validate as validate
     from onnxbench.writer import SaveOptions as SaveOptions
     from onnxbench.writer import save as save
@@ -90,6 +94,8 @@ _HOMES = {
     "build_engine": "engine",
     "check": "lint",
     "edit": "surgery",
+    "convert": "precision",
+    "convert_file": "precision",
     "convert_opset": "opsets",
     "diagnose": "engine",
     "diff": "diffing",
@@ -123,6 +129,8 @@ _HOMES = {
     "split": "splitting",
     "torch_operator": "pytorch.operators",
     "torch_reference": "pytorch.reference",
+    "tune": "tuning",
+    "tune_file": "tuning",
     "unmark": "marks",
     "validate": "validity",
 }

@@ -23,6 +23,7 @@ from onnxbench.errors import FeedsError, NotFoundError, UnsupportedError, UsageE
 from onnxbench.model import from_proto  # noqa: E402
 from onnxbench.pytorch.exporting import ExportOptions, export  # noqa: E402
 from onnxbench.pytorch.reference import TorchReference, torch_reference  # noqa: E402
+from onnxbench.reduction import reduce_failure  # noqa: E402
 
 pytestmark = pytest.mark.torch
 MODELS = Path(__file__).resolve().parent / "drift_models.py"
@@ -163,6 +164,17 @@ def test_an_anonymous_repro_is_computed_anew_in_pytorch(files, tmp_path):
     one_bias(model := onnx.load(files["torch.export"]))  # of a linear layer, whose weight the exporter transposed
     with pytest.raises(UnsupportedError, match="is not in the reference as it is here"):
         bisect(from_proto(model), against=reference("net"), repro=tmp_path / "other", anonymize=True)
+
+
+def test_a_failure_is_reduced_with_pytorch_as_what_is_right(files, tmp_path):
+    model = onnx.load(files["torch.export"])
+    truth = wrong_epsilon(model)
+    found = reduce_failure(from_proto(model), tmp_path / "small.onnx", against=reference("net"))
+    left = onnx.load(tmp_path / "small.onnx").graph.node
+    assert [name for each in left for name in each.output] == [truth]
+    done = subprocess.run([sys.executable, found.files[-1]], check=False, capture_output=True)
+    assert done.returncode == 1
+    assert not reduce_failure(files["torch.export"], against=reference("net")).shows
 
 
 def test_what_pytorch_calls_shows_the_cause(files):

@@ -797,3 +797,26 @@ def test_numbers_in_results_are_finite_or_said_to_be_infinite(broken: Any) -> No
     suspect, reference, feeds, _ = broken
     found = bisect(suspect, against=reference, feeds=FeedOptions([str(feeds)]))
     assert all(not math.isnan(row.excess) and not math.isnan(row.total.rel) for row in found.tensors)
+
+
+def test_a_verdict_without_outputs_says_so() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[4] x) => (float[4] y) { a = Relu (x)  y = Exp (a) }"""
+    x = np.float32([-1, 0, 1, 2])
+    found = bisect(from_proto(onnx.parser.parse_model(text)), recorded={"x": x, "a": np.maximum(x, 0)})
+    assert found.passed
+    assert found.outputs == ()
+    assert found.verdict == "no drift in 1 tensors; the reference has none of the outputs, so these were not compared"
+
+
+def test_a_tie_is_told_and_no_node_accused() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[64] x, float[64] w) => (float[16] y) <int64[1] k = {16}>
+    { v, i = TopK (x, k)  g = Gather (w, i)  y = Neg (g) }"""
+    x, w = np.ones(64, np.float32), np.arange(64, dtype=np.float32)
+    model = from_proto(onnx.parser.parse_model(text))
+    found = bisect(model, recorded={"x": x, "w": w, "y": -w[48:]})
+    assert not found.culprits
+    assert not found.passed
+    assert "rounding decides" in found.verdict
+    assert "(TopK)" in found.verdict

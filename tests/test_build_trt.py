@@ -378,9 +378,56 @@ class TestEngines:
             [helper.make_tensor_value_info("kept", 7, [None, 3])],
         )  # fmt: skip
         model = saved(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-        found = diagnose(model)
-        assert found.builds is False or found.problems
-        assert not found.ok
+        found = diagnose(model, SM89)
+        assert found.builds is False
+        (before,) = diagnose(model, SM89, trial=False).problems
+        assert (before.kind, before.node) == ("build", "nms")
+        assert found.problems == (before,), "what was foreseen is what the builder says"
+
+    @pytest.mark.parametrize(
+        ("text", "types"),
+        [
+            ("y = QuantizeLinear(x, s, z)", "float[4] x, float s, uint8 z) => (uint8[4] y"),
+            ("y = Cast<to = 17>(x)", "float[4] x) => (float8e4m3fn[4] y"),
+        ],
+    )
+    def test_what_the_builder_refuses_is_foreseen(self, tmp_path, text, types):
+        proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> g ({types}) {{ {text} }}')
+        model = saved(tmp_path, proto)
+        before, after = (diagnose(model, SM89, trial=trial) for trial in (False, True))
+        assert [problem.node for problem in before.problems] == [f"{proto.graph.node[0].op_type}#0"]
+        assert after.builds is False
+
+    @pytest.mark.parametrize("told", ["flag", "configuration"])
+    def test_a_precision_is_that_of_the_graph(self, tmp_path, capsys, told):
+        weight = numpy_helper.from_array(np.full((4, 4), 0.5, np.float32), "w")
+        floats = [helper.make_tensor_value_info(name, 1, [2, 4]) for name in "xy"]
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])], "g", floats[:1], floats[1:], [weight]
+        )
+        model = saved(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+        (tmp_path / "c.yaml").write_text("precisions: [fp16]\n")
+        words = ["--fp16"] if told == "flag" else ["--config", tmp_path / "c.yaml"]
+        recipe, half, replayed = tmp_path / "r.yaml", tmp_path / "half.onnx", tmp_path / "replayed.onnx"
+        arguments = [*words, "--save-recipe", recipe, "--save-model", half, "--compute-capability", "8.9"]
+        assert run("build-trt", model, tmp_path / "m.engine", *arguments) == 0
+        assert "converted, as 'onnxbench precision' does: float16" in capsys.readouterr().err
+        assert "float16" in json.loads((tmp_path / "m.engine.json").read_text())["types"]
+        assert [each.data_type for each in onnx.load(half).graph.initializer] == [TensorProto.FLOAT16]
+        assert run("edit", model, replayed, "--recipe", recipe) == 0
+        assert replayed.read_bytes() == half.read_bytes()
+        assert run("build-trt", model, tmp_path / "m.engine", "--fp16", "--bf16") == UsageError.exit_code
+        assert "no precision flags" in capsys.readouterr().err
+
+    def test_attention_without_a_kernel_of_its_own_is_taken_apart(self, tmp_path):
+        shapes = "float[2,3,4,8] q, float[2,3,6,8] k, float[2,3,6,8] v) => (float[2,3,4,8] y"
+        proto = onnx.parser.parse_model(
+            f'<ir_version: 11, opset_import: ["" : 23]> g ({shapes}) {{ y = Attention<is_causal = 1>(q, k, v) }}'
+        )
+        model = saved(tmp_path, proto)
+        before = model.read_bytes()
+        assert build_engine(model, tmp_path / "m.engine", SM89).fresh
+        assert model.read_bytes() == before
 
     def test_a_model_in_text_form_and_one_in_memory(self, tmp_path):
         text = tmp_path / "m.onnxtxt"

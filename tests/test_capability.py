@@ -117,7 +117,7 @@ class TestCapability:
         found = done.capability
         check(found, detector())
         assert [problem.node for problem in found.left] == ["nms"]
-        assert "no runners" in found.left[0].message
+        assert "has nothing that runs it" in found.left[0].message
         assert "Cut the model" in found.left[0].way_out
         assert [(piece.runner, piece.nodes) for piece in found.pieces] == [(TENSORRT, 2), (RUNTIME, 1), (TENSORRT, 4)]
         assert done.proof is not None

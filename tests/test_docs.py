@@ -54,6 +54,17 @@ def test_readme_shows_what_the_way_from_pytorch_prints():
     assert _without_rounding(_shown("pytorch")) == _without_rounding(done.stdout.strip())
 
 
+@pytest.mark.corpus
+@pytest.mark.trt
+def test_readme_shows_what_half_precision_prints(corpus):
+    """Runs that example and compares it with the README, sizes of errors and of the engine aside."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install onnxbench[trt]")
+    corpus("magika")
+    done = subprocess.run([sys.executable, ROOT / "examples" / "half_precision.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert _without_fractions(_shown("precision")) == _without_fractions(done.stdout.strip())
+
+
 def _shown(name: str) -> str:
     found = re.search(
         rf"<!-- {name}: begin -->\n```console\n(.*?)\n```\n<!-- {name}: end -->",
@@ -80,12 +91,19 @@ def _without_times(text: str) -> list[str]:
 
     That is the latency row, the runtime's version, and the last digits of numbers: kernels sum in other orders.
     """
-    lines = [" ".join(line.split()) for line in text.splitlines()]
+    lines = [" ".join(line.split()) for line in re.sub(r"\d{1,3},\d{3} +100%", "# 100%", text).splitlines()]
     return [
         re.sub(r"(?<![\w.])\d+\.\d+(?:e[+-]\d+)?", _rounded, re.sub(r"ort [\d.]+", "ort", line))
         for line in lines
         if not re.match(r"\d+ runs after", line) and "─" not in line
     ]
+
+
+def _without_fractions(text: str) -> list[str]:
+    """Returns the lines of a transcript without numbers that are no counts, and without the engine's figures."""
+    told = re.sub(r"engine: .*", "engine", re.sub(r"wrote (\S+) .*", r"wrote \1", text))
+    told = re.sub(r"\d+\.\d+(e[-+]\d+)?", "#", told)
+    return [" ".join(line.split()) for line in told.splitlines() if "─" not in line]
 
 
 def _rounded(match: re.Match[str]) -> str:

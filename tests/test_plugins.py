@@ -27,6 +27,7 @@ from onnxbench.bundles import (
     load_bundle,
     make_skeleton,
     prove_bundle,
+    read_bundles,
 )
 from onnxbench.bundles._kernels import HostKernel
 from onnxbench.bundles._proof import difference
@@ -197,6 +198,15 @@ def test_the_rule_to_gridsample_computes_the_same(tmp_path, opset):
     assert len(done) == 16
 
 
+def test_the_support_table_has_every_operator_in_every_type():
+    table = (ROOT / "docs" / "plugin-support.md").read_text(encoding="utf-8")
+    for file in sorted((ROOT / "plugins").glob("*/plugin.py")):
+        for bundle in read_bundles(file):
+            for dtype in bundle.dtypes:
+                name = f"[`{bundle.domain}::{bundle.op}`](../plugins/{file.parent.name}/README.md)"
+                assert f"| {name} | {bundle.version} | {dtype} |" in table, "'python docs/support.py' writes it anew"
+
+
 # ---------------------------------------------------------------- in ONNX Runtime
 
 
@@ -315,8 +325,12 @@ def test_cmake_says_what_it_lacks(tmp_path):
 
 @pytest.mark.skipif("TENSORRT_ROOT" not in os.environ, reason="TENSORRT_ROOT names no TensorRT")
 @needs_nvcc
-@pytest.mark.parametrize("bundle", [SAMPLER, RESIZE], ids=["grid_sampler", "dynamic_resize"])
-def test_the_cpp_form_compiles_and_is_taken(tmp_path, bundle):
+@pytest.mark.parametrize(
+    "name",
+    ["grid_sampler", "dynamic_resize", "multi_level_roi_align", "modulated_deform_conv2d", "instance_norm", "dcn_v3"],
+)
+def test_the_cpp_form_compiles_and_is_taken(tmp_path, name):
+    bundle = ROOT / "plugins" / name
     export_cpp(load_bundle(bundle), tmp_path / "cpp")
     for command in (["-S", tmp_path / "cpp", "-B", tmp_path / "build"], ["--build", tmp_path / "build"]):
         done = subprocess.run(["cmake", *command], capture_output=True, text=True, check=False)

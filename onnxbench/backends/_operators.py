@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.errors import MissingDependencyError, UnsupportedError
+from onnxbench.errors import MissingDependencyError, ModelError, UnsupportedError
 from onnxbench.graph import GraphIndex
 from onnxbench.messages import copy_of
 
@@ -45,7 +46,7 @@ class Operator:
         name: Its name.
         inputs: For each of its inputs the element type, or None where it is the one that varies.
         outputs: For each of its outputs the same.
-        attributes: Its attributes with their defaults.
+        attributes: Its attributes with their defaults, or with their types where a node must say them.
         typed_by: Number of the input whose element type the outputs have, as far as they have no other.
         compute: From the values of inputs and attributes to those of the outputs.
         body: From attributes, an opset and the number of inputs to a function of standard operators, or None if there
@@ -84,6 +85,7 @@ class Taught:
 
     Raises:
         MissingDependencyError: One needs onnxruntime-extensions, which is not installed.
+        ModelError: A node lacks an attribute that the operator needs.
         UnsupportedError: A node is not as the operator says.
     """
 
@@ -179,6 +181,11 @@ def _attributes(node: Any, operator: Operator) -> dict[str, Any]:
         if each.name in found:
             value = helper.get_attribute_value(each)
             found[each.name] = value.decode() if isinstance(value, bytes) else value
+    missing = [name for name, value in found.items() if isinstance(value, (type, GenericAlias))]
+    if missing:
+        raise ModelError(
+            f"node {node.name or node.output[0]!r} ({operator.name}) has no attribute {missing[0]!r}, which it needs"
+        )
     return found
 
 

@@ -29,7 +29,7 @@ from onnxbench.bisection._failing import (
     find_failing,
     shrink_failing,
 )
-from onnxbench.bisection._measures import Distance, measure
+from onnxbench.bisection._measures import Distance, epsilon, measure
 from onnxbench.bisection._narrowing import narrowed
 from onnxbench.bisection._page import COMMAND, write_bisection
 from onnxbench.bisection._report import (
@@ -74,9 +74,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "FailingPiece", "Judgement", "Match",
-    "ModelReference", "ModuleError", "Place", "Reference", "Row", "Suspect", "Worse", "as_dtype", "bisect",
-    "failing_search", "free_memory", "measure", "model_digest", "open_baseline", "parse_place", "shrink_failing",
-    "value_digest", "write_bisection",
+    "ModelReference", "ModuleError", "Place", "RecordedReference", "Reference", "Row", "Suspect", "Worse", "as_dtype",
+    "bisect", "epsilon", "failing_search", "free_memory", "measure", "model_digest", "open_baseline", "parse_place",
+    "recorded_reference", "shrink_failing", "value_digest", "write_bisection",
 ]  # fmt: skip
 
 _LARGE = 1e-3
@@ -269,6 +269,15 @@ def _reference(
         return ModelReference(against, place)
     if against is not None:
         return against
+    return recorded_reference(model, recorded)
+
+
+def recorded_reference(model: Model, recorded: Sequence[str] | Mapping[str, Value]) -> RecordedReference:
+    """Returns recorded values of a model's tensors as a reference: files as for feeds, or values by tensor.
+
+    Raises:
+        FeedsError: There are none.
+    """
     if isinstance(recorded, Mapping):
         return RecordedReference([recorded], "recorded values")
     outputs = [Port(info.name, info.type if info.HasField("type") else None) for info in model.proto.graph.output]

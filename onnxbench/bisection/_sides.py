@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
     from onnxbench.graph import Scope
-
     from onnxbench.model import Model
 
 _ACTIVATIONS = ("Relu", "Clip")

@@ -12,6 +12,7 @@ and is run; nothing is loaded unasked.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import itertools
@@ -327,7 +328,7 @@ class Plugin:
         path: The folder of a bundle, a ``.py`` file, or a library.
         kind: ``bundle``, ``script`` or ``library``.
         origin: Where it was found: ``given``, the path variable, or the package with the entry point.
-        version: Its version if that is known without running it.
+        version: The version of its package.
     """
 
     name: str
@@ -335,6 +336,25 @@ class Plugin:
     kind: str
     origin: str = "given"
     version: str = ""
+
+    def operators(self) -> list[tuple[str, str]]:
+        """Returns the operators of a bundle, ``domain::op``, each with its version, as far as its source says them.
+
+        Nothing is run.
+        """
+        import ast
+
+        try:
+            tree = ast.parse((self.path / _PLUGIN_FILE).read_text(encoding="utf-8"))
+        except (OSError, SyntaxError, UnicodeDecodeError):
+            return []
+        found = []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == Bundle.__name__:
+                said = {each.arg: each.value.value for each in node.keywords if isinstance(each.value, ast.Constant)}
+                if "op" in said and "domain" in said:
+                    found.append((f"{said['domain']}::{said['op']}", str(said.get("version", "1"))))
+        return found
 
     def job(self) -> dict[str, Any]:
         """Returns the plain values by which TensorRT's process loads it."""
@@ -549,6 +569,27 @@ def kind_of(value: Any) -> tuple[type, bool]:
     return type(value), False
 
 
+@contextlib.contextmanager
+def registered(bundles: Iterable[Bundle]) -> Iterator[None]:
+    """Lets onnx itself know the operators of bundles within the block: its checker and its inference.
+
+    Args:
+        bundles: The bundles. Operators that onnx knows already are left as they are.
+    """
+    from onnx import defs
+
+    done: list[Bundle] = []
+    try:
+        for each in itertools.chain.from_iterable(bundle.named() for bundle in bundles):
+            if not defs.has(each.op, each.domain):
+                defs.register_schema(each.schema())
+                done.append(each)
+        yield
+    finally:
+        for bundle in done:
+            defs.deregister_schema(bundle.op, 1, bundle.domain)
+
+
 def product(sizes: Iterable[Any]) -> Any:
     """Returns the product of sizes, also of symbols: how many elements a shape has."""
     made: Any = 1
@@ -620,6 +661,7 @@ __all__ = [
     "prove_bundle",
     "read_bundles",
     "register_with_tensorrt",
+    "registered",
     "run_file",
     "smaller",
 ]

@@ -30,7 +30,7 @@ Metric = Annotated[
     str,
     typer.Option(
         "--metric", metavar="NAME",
-        help="max (|difference| <= TOL + TOL * |expected|), abs, rel (of the whole), cosine, sqnr (dB), or FILE.py:FUNC.",
+        help="max (|difference| <= TOL + TOL * |expected|), abs, rel (as a whole), cosine, sqnr, FILE.py:FUNC.",
     ),
 ]  # fmt: skip
 Samples = Annotated[

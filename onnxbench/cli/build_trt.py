@@ -25,8 +25,8 @@ def _shape_option(name: str, words: str) -> Any:
 @means_nothing_without(
     apply_=("doctor", "engine_file"),
     no_trial="doctor",
-    save_model=("apply_", "fix", "calibration", "config"),
-    save_recipe=("apply_", "fix"),
+    save_model=("apply_", "fix", "calibration", "config", "fp16", "bf16"),
+    save_recipe=("apply_", "fix", "config", "fp16", "bf16"),
     log_file="engine_file",
     verify=("engine_file", "output"),
     calibration="int8",
@@ -117,9 +117,13 @@ def build_trt(
         Path | None,
         typer.Option("--timing-cache", metavar="FILE", help="Timings, read and written back.", show_default=False),
     ] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Allow float16 (TensorRT 10, weakly typed).")] = False,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Allow bfloat16 (the same).")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Allow int8 (the same); with --calibration anywhere.")] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Convert to float16; let a weakly typed TensorRT 10 use it.")
+    ] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Convert to bfloat16; the same.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Allow int8 (TensorRT 10); with --calibration anywhere.")
+    ] = False,
     calibration: Annotated[
         list[str] | None,
         typer.Option(
@@ -257,7 +261,11 @@ def build_trt(
 
         named = engines.load_config(config, None) if config is not None else {}
         data = [*(calibration or named.get("calibration", ()))]
-        int8 = int8 and not data  # quantized by us: a model in int8 needs no flag
+        asked = _precisions(fp16=fp16, bf16=bf16, int8=int8, fp8=fp8, int4=int4, best=best)
+        asked = asked or tuple(named.get("precisions", ()))
+        asked = tuple(each for each in asked if each != "int8" or not data)  # quantized by us: it needs no flag
+        precision = engines.graph_precision(asked, engines.choose(engine or named.get("engine"))) if asked else None
+        weak = weakly_typed or bool(asked and precision is None)
         loaded = load(model, allow_outside=allow_outside)
         observed = _observed(loaded, from_feeds, config, quiet=quiet)
         flags = {
@@ -265,8 +273,7 @@ def build_trt(
             "compute_capabilities": _capabilities(compute_capability or []),
             "pools": _pools(pool_limit or [], mem_pool_size or [], workspace), "optimization_level": optimization_level,
             "timing_cache": timing_cache, "refit": refit, "strip_weights": strip_weights,
-            "precisions": _precisions(fp16=fp16, bf16=bf16, int8=int8, fp8=fp8, int4=int4, best=best),
-            "strongly_typed": False if weakly_typed or fp16 or bf16 or int8 or fp8 or int4 or best else None,
+            "precisions": asked if precision is None else (), "strongly_typed": False if weak else None,
             "tf32": False if no_tf32 else None, "weight_streaming": weight_streaming, "sparse_weights": sparse_weights,
             "version_compatible": version_compatible, "exclude_lean_runtime": exclude_lean_runtime,
             "hardware_compatibility": hardware_compatibility, "runtime_platform": runtime_platform,
@@ -277,7 +284,8 @@ def build_trt(
         }  # fmt: skip
         plugins = find_plugins([*map(str, named.get("plugins", ())), *(plugin or [])])
         prepared = engines.prepare(
-            loaded, fix=fix or (), engine=engine, plugins=plugins, calibration=FeedOptions(data) if data else None,
+            loaded, fix=fix or (), engine=engine, plugins=plugins, precision=precision,
+            calibration=FeedOptions(data) if data else None,
             spec_for=(lambda now: _spec(now, config, flags, observed)) if apply_ else None,
         )  # fmt: skip
         edited = prepared.model
@@ -344,9 +352,8 @@ def _spec(model: Model, config: Path | None, flags: dict[str, Any], observed: Ob
 
     names = [port.name for port in input_ports(model.proto.graph) if port.required]
     fields = load_config(config, names) if config is not None else {}
-    fields.pop("plugins", None)
-    if fields.pop("calibration", ()):
-        fields["precisions"] = tuple(each for each in fields.get("precisions", ()) if each != "int8")
+    for settled in ("plugins", "calibration", "precisions"):
+        fields.pop(settled, None)
     profiles = parse_profiles(shape_words(), names)
     fields |= {name: value for name, value in flags.items() if value not in (None, False, (), {})}
     fields |= {name: False for name in ("propose", "strongly_typed", "tf32") if flags[name] is False}

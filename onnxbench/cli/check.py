@@ -19,6 +19,7 @@ from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 from onnxbench.wording import plural
 
 if TYPE_CHECKING:
+    from onnxbench.bundles import Bundle
     from onnxbench.lint import Finding, Findings, Opener, Severity
 
 _PER_RULE = 10
@@ -66,6 +67,15 @@ def check(
             show_default=False,
         ),
     ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="BUNDLE...",
+            help="Bundles of custom operators, to be checked as ONNX's own are (their code is run).",
+            show_default=False,
+        ),
+    ] = None,
     values: Annotated[
         bool, typer.Option("--values", help="Also read the weights: NaN, Inf, what float16 or int32 cannot hold.")
     ] = False,
@@ -94,11 +104,12 @@ def check(
       onnxbench check model.onnx
       onnxbench check model.onnx --ort --values
       onnxbench check model.onnx --target tensorrt --fail-on warning
+      onnxbench check model.onnx --plugin plugins/roi_align --ort
       onnxbench check model.onnx --select OB1 OB3 --ignore unnamed-nodes
       onnxbench check model.onnx --format sarif -o model.sarif
       onnxbench check model.onnx --json
     """
-    from onnxbench import lint
+    from onnxbench import bundles, lint
     from onnxbench.feeding import refuse_to_overwrite
     from onnxbench.model import load
 
@@ -106,11 +117,12 @@ def check(
     least, worst = lint.to_severity(severity), None if fail_on == "never" else lint.to_severity(fail_on)
     loaded = load(model, allow_outside=allow_outside, require_weights=False)
     refuse_to_overwrite(loaded, (), output)
-    found = lint.check(
-        loaded,
-        select=select or (), ignore=ignore or (), target=target, values=values,
-        openers=_openers(target, custom_ops or [], ort=ort, trt=trt),
-    )  # fmt: skip
+    known = bundles.load_bundles(plugin or [])
+    openers = _openers(target, custom_ops or [], plugin or [], known, ort=ort, trt=trt)
+    with bundles.registered(known):
+        found = lint.check(
+            loaded, select=select or (), ignore=ignore or (), target=target, values=values, openers=openers
+        )
     _deliver(found.at_least(least), form, output, limit=limit, quiet=quiet)
     raise typer.Exit(1 if found.fails(worst) else 0)
 
@@ -126,23 +138,27 @@ def _known_format(form: str, *, as_json: bool) -> str:
     return "json" if as_json else form
 
 
-def _openers(target: str | None, libraries: list[Path], *, ort: bool, trt: bool | None) -> dict[str, Opener] | None:
+def _openers(
+    target: str | None, libraries: list[Path], plugins: list[str], known: list[Bundle], *, ort: bool, trt: bool | None
+) -> dict[str, Opener] | None:
     """Returns the runtimes that are asked themselves."""
-    openers: dict[str, Opener] = {"ONNX Runtime": _opener(libraries)} if ort else {}
+    openers: dict[str, Opener] = {"ONNX Runtime": _opener(libraries, known)} if ort else {}
     if trt or (trt is None and target == "tensorrt"):
+        from onnxbench.bundles import find_plugins
         from onnxbench.engine import choose, installed, judge
 
         if trt:
             choose()
         if trt or installed():
-            openers["TensorRT"] = lambda model: judge(model, trial=bool(trt))
+            openers["TensorRT"] = lambda model: judge(model, trial=bool(trt), plugins=find_plugins(plugins))
     return openers or None
 
 
-def _opener(libraries: list[Path]) -> Opener:
+def _opener(libraries: list[Path], known: list[Bundle]) -> Opener:
     from onnxbench.backends import Options, open_session
 
-    return lambda model: open_session(model, options=Options(libraries=tuple(libraries)))
+    operators = tuple(each.operator() for bundle in known for each in bundle.named())
+    return lambda model: open_session(model, options=Options(libraries=tuple(libraries), operators=operators))
 
 
 def _deliver(found: Findings, form: str, output: Path | None, *, limit: int, quiet: bool) -> None:

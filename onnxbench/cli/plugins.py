@@ -125,7 +125,8 @@ def _list(found: list[Plugin], engine: str | None, *, tensorrt: bool, as_json: b
         print_json("plugins", {"plugins": found, "tensorrt": built_in})
         return
     for plugin in found:
-        print(f"{plugin.name}  {plugin.kind}  {plugin.path}  ({plugin.origin})")
+        said = "".join(f"  {name} version {version}" for name, version in plugin.operators())
+        print(f"{plugin.name}  {plugin.kind}{said}  {plugin.path}  ({plugin.origin})")
     for namespace, name, version in built_in:
         print(f"{namespace + '::' if namespace else ''}{name}  version {version}  (TensorRT)")
     if not found and not built_in:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130
 
 
-@means_nothing_without(fill="feeds", cast="feeds", check_exit="check")
+@means_nothing_without(fill="feeds", cast="feeds", check_exit="check", reference_dtype="torch")
 def reduce(
     model: ModelArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.", show_default=False)],
@@ -40,6 +40,31 @@ def reduce(
             metavar="REF.onnx",
             show_default=False,
             help="The failure is drift from this model.",
+        ),
+    ] = None,
+    torch: Annotated[
+        str | None,
+        typer.Option(
+            "--torch",
+            metavar="FILE.py:FACTORY",
+            show_default=False,
+            help="The failure is drift from this PyTorch model, as for bisect.",
+        ),
+    ] = None,
+    reference_dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--reference-dtype", metavar="TYPE", show_default=False, help="What PyTorch computes in, say float64."
+        ),
+    ] = None,
+    load_outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--load-outputs",
+            "--expect",
+            metavar="DATA...",
+            show_default=False,
+            help="The failure is drift from these recorded values of any tensors; parts are cut at these.",
         ),
     ] = None,
     on: Annotated[
@@ -148,24 +173,35 @@ def reduce(
 ) -> None:
     """Reduce a model to the smallest part that still shows a failure: drift, NaN, a crash, or what a command says.
 
-    Without --against, --reference-on, --nonfinite and --check, the failure is that the model does not run or, if it
-    runs, that it makes NaN. Real values flow into the part: they are recorded from the whole. Beside OUT.onnx lie its
-    inputs (OUT.feeds.npz), what should come out where that is known (OUT.expected.npz), and OUT.reproduce.py.
-    Ctrl-C ends the search and writes the smallest part so far. Exit code 1: the whole model shows no failure.
+    Without a reference (--against, --torch, --load-outputs, --reference-on), --nonfinite and --check, the failure is
+    that the model does not run or, if it runs, that it makes NaN. Real values flow into the part: they are recorded
+    from the whole. Beside OUT.onnx lie its inputs (OUT.feeds.npz), what should come out where that is known
+    (OUT.expected.npz), and OUT.reproduce.py. Ctrl-C ends the search and writes the smallest part so far. Exit code 1:
+    the whole model shows no failure.
 
     \b
     Examples:
       onnxbench reduce crashing.onnx small.onnx --feeds x.npz --timeout 20
       onnxbench reduce exported.onnx small.onnx --against original.onnx --samples 4
+      onnxbench reduce exported.onnx small.onnx --torch model.py:make
+      onnxbench reduce model.onnx small.onnx --feeds x.npz --load-outputs golden.npz
       onnxbench reduce model.onnx small.onnx --on ort:all --reference-on ort:none --atol 1e-3
       onnxbench reduce model.onnx small.onnx --nonfinite --feeds x.npz
       onnxbench reduce model.onnx small.onnx --check 'trtexec --onnx={}' --check-exit 1
     """
     from onnxbench import feeding, reduction, specs
 
+    reference: Any = against
+    if torch is not None:
+        from onnxbench.errors import UsageError
+        from onnxbench.pytorch.reference import torch_reference
+
+        if against is not None:
+            raise UsageError("--torch and --against both name a reference")
+        reference = torch_reference(torch, dtype=reference_dtype)
     found = reduction.reduce_failure(
-        model, out, against=against, on=on, reference_on=reference_on, nonfinite=nonfinite, check=check,
-        check_exit=check_exit,
+        model, out, against=reference, recorded=load_outputs or (), on=on, reference_on=reference_on,
+        nonfinite=nonfinite, check=check, check_exit=check_exit,
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
         atol=atol, rtol=rtol, memory=None if memory is None else specs.parse_size(memory), max_runs=max_runs,
         timeout=timeout, libraries=custom_ops or (), anonymize=anonymize, allow_outside=allow_outside,

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from onnxbench.engine._running import open_engine as open_engine
     from onnxbench.engine._running import run_engine as run_engine
     from onnxbench.engine._spec import BuildSpec as BuildSpec
+    from onnxbench.engine._spec import graph_precision as graph_precision
     from onnxbench.engine._spec import load_config as load_config
     from onnxbench.engine._spec import parse_capability as parse_capability
     from onnxbench.engine._spec import parse_pool as parse_pool
@@ -87,6 +88,7 @@ _HOMES = {
     "diagnose": "_building",
     "distinct_kinds": "_profiles",
     "element_types": "_building",
+    "graph_precision": "_spec",
     "has_gpu": "_flavors",
     "holds_sizes": "_profiles",
     "inputs_at": "_observed",

@@ -274,8 +274,13 @@ def attempt_build(
     return bool(done["built"]) if trial and not done["problems"] else None, obstacles
 
 
-def judge(model: Model, *, trial: bool = True) -> None:
+def judge(model: Model, *, trial: bool = True, plugins: Sequence[Plugin] = ()) -> None:
     """Asks TensorRT whether it takes a model, for ``onnxbench check``.
+
+    Args:
+        model: The model.
+        trial: Build it too.
+        plugins: Plugins that its custom operators need.
 
     Raises:
         NodesRefusedError: It refuses nodes.
@@ -284,7 +289,7 @@ def judge(model: Model, *, trial: bool = True) -> None:
     from onnxbench.lint.sessions import NodesRefusedError, Refusal
 
     try:
-        found = diagnose(model, trial=trial)
+        found = diagnose(model, trial=trial, plugins=plugins)
     except BenchError as error:
         raise ExecutionError(error.message, hint=error.hint, details=error.details) from None
     if found.problems:
@@ -301,6 +306,7 @@ def prepare(
     spec_for: Callable[[Model], BuildSpec] | None = None,
     engine: str | None = None,
     plugins: Sequence[Plugin] = (),
+    precision: str | None = None,
     calibration: FeedOptions | None = None,
 ) -> Prepared:
     """Returns a model as it is to be built, with the edits that made it so.
@@ -312,11 +318,20 @@ def prepare(
             another). It says what would be built of a model, whose inputs may change on the way.
         engine: The TensorRT to ask where what would be built does not fit the model yet.
         plugins: Custom operators.
+        precision: Convert it to ``fp16`` or ``bf16`` (the operation ``set_precision``), after all that.
         calibration: Make it an int8 model, with ranges taken from these inputs (see ``onnxbench.quantizing``).
 
     Raises:
-        BenchError: An input cannot be fixed, or the model cannot be calibrated (see ``onnxbench.quantizing``).
+        UsageError: Both a precision and calibration are asked for.
+        BenchError: An input cannot be fixed, or the model cannot be converted or calibrated.
     """
+    if precision is not None and calibration is not None:
+        raise UsageError(
+            f"int8 by calibration and {precision} are asked for together, and calibration takes a float32 model",
+            hint="Leave one of the two out.",
+        )
+    from onnxbench.recipe import Step
+
     steps: list[Step] = []
     words: list[str] = []
     now, recipe, found = model, None, None
@@ -330,12 +345,20 @@ def prepare(
     if spec_for is not None:
         now, more, said, found = _apply_remedies(now, spec_for, engine, plugins)
         steps, words = [*steps, *more], [*words, *said]
+    if precision is not None:
+        from onnxbench.operations import SetPrecision
+
+        steps, found = [*steps, Step(SetPrecision(precision))], None
     if steps:  # all of them once more, so that the model is the one that the recipe makes
         from onnxbench.recipe import Recipe
         from onnxbench.surgery import edit
 
         recipe = Recipe(tuple(steps))
-        now = edit(model, recipe).model
+        whole = edit(model, recipe)
+        now = whole.model
+        if precision is not None:
+            last = whole.steps[-1]
+            words += [f"converted, as 'onnxbench precision' does: {last.changes[0].after}", *last.notes]
     if calibration is None:
         return Prepared(now, tuple(words), recipe, diagnosis=found)
     from onnxbench.quantizing import quantize

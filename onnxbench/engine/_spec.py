@@ -163,6 +163,14 @@ def parse_pool(text: str) -> dict[str, int]:
     return pools
 
 
+def graph_precision(precisions: Sequence[str], flavor: Flavor) -> str | None:
+    """Returns the precision that a graph is converted to: the one asked for, if TensorRT takes types from the graph.
+
+    None where TensorRT chooses types itself, or where that is no single ``fp16`` or ``bf16``.
+    """
+    return precisions[0] if flavor.is_strongly_typed and tuple(precisions) in (("fp16",), ("bf16",)) else None
+
+
 def check_spec(spec: BuildSpec, flavor: Flavor, *, element_types: frozenset[int], gpu: bool) -> list[str]:
     """Checks what can be known to fail or to mean nothing before anything is built; returns notes.
 
@@ -197,8 +205,8 @@ def check_spec(spec: BuildSpec, flavor: Flavor, *, element_types: frozenset[int]
 
 
 _PRECISION_HELP = {
-    "fp16": "cast its weights and tensors to float16 (onnxconverter-common, or ModelOpt's AutoCast).",
-    "bf16": "cast its weights and tensors to bfloat16 (ModelOpt's AutoCast).",
+    "fp16": "'onnxbench precision --to fp16' (build-trt --fp16 alone does it).",
+    "bf16": "'onnxbench precision --to bf16' (build-trt --bf16 alone does it).",
     "int8": "give inputs to calibrate with (--calibration DATA), or give it QuantizeLinear/DequantizeLinear nodes "
     "(onnxruntime.quantization.quantize_static with QuantFormat.QDQ, symmetric int8, "
     "extra_options={'QuantizeBias': False}).",

@@ -3,7 +3,7 @@
 Of each: signal to noise, the largest difference, and the share of elements that are clipped because they lie beyond
 what the scale reaches. Noise without clipping is a scale that is too coarse, for a few large values perhaps; clipping
 is a range that the calibration data did not show, or that its method cut off. ONNX Runtime's quantizer gives a tensor
-that a Relu alone reads the range of what that lets pass, so its negative values are taken for the zeros that they become.
+that a Relu alone reads the range of what that lets pass, so its negative values count as the zeros that they become.
 """
 
 from __future__ import annotations

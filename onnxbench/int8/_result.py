@@ -137,8 +137,8 @@ class Quantization:
         lowest = self.worst.sqnr_db
         if lowest is not None and lowest < _USELESS:
             said.append(
-                f"output {self.worst.output!r} has a signal to noise below {_USELESS:.0f} dB, so this is not the same model "
-                "any more: calibrate with inputs like those that it will get, or leave nodes in float (--search)"
+                f"output {self.worst.output!r} has a signal to noise below {_USELESS:.0f} dB, so this is not the same "
+                "model any more: calibrate with inputs like those that it will get, or leave nodes in float (--search)"
             )
         return said
 

@@ -183,7 +183,7 @@ class _Job:
             f"{len(bad):,} weights have values that {name} does not hold" if len(bad) > 1
             else f"weight {_path(bad[0][0])!r} has values that {name} does not hold ({_words(bad[0][1])})",
             hint=f"{why}--weights clamp makes them the nearest values that {name} has other than 0 (right for masks "
-            "such as -1e9, and for an epsilon that guards against 0); --weights keep leaves what reads them in its type.",
+            "such as -1e9, and an epsilon that guards against 0); --weights keep leaves what reads them in its type.",
             details=details if len(bad) > 1 else (),
         )  # fmt: skip
 

@@ -136,13 +136,13 @@ class Converter:
         """Returns values in the new type, and what became of them."""
         import numpy as np
 
-        nonzero = int(np.count_nonzero(block))
+        nonzero = _nonzero(block)
         if block.dtype.itemsize <= 4 and block.size:  # float32 holds it, and from there it is rounded once
             wide: Any = block.astype(np.float32, copy=False)
             top = _largest(self._dtype)
             if float(wide.max()) <= top and float(wide.min()) >= -top:  # so no NaN either
                 made = wide.astype(self._dtype)
-                return made, Account(block.size, nonzero, 0, nonzero - int(np.count_nonzero(made)))
+                return made, Account(block.size, nonzero, 0, nonzero - _nonzero(made))
         loss = Loss()
         made = convert(block, self._to, loss, clamp=self._clamp)
         return made, Account(block.size, nonzero, loss.overflows, loss.underflows, loss.largest)
@@ -156,6 +156,15 @@ class Converter:
             wide = block.astype(np.float64)
             made = np.where(wide == 0, wide, np.copysign(smallest, wide)).astype(self._dtype)
             yield packed(made)
+
+
+def _nonzero(values: np.ndarray) -> int:
+    """Returns how many values are not 0; NumPy's own count takes a slow path for floats of 16 bits."""
+    import numpy as np
+
+    if values.dtype.itemsize == 2:  # all but the sign
+        return int(np.count_nonzero(values.view(np.uint16) & 0x7FFF))
+    return int(np.count_nonzero(values != 0))
 
 
 def put(target: TensorProto, new: TensorProto) -> None:

@@ -20,10 +20,13 @@ from onnxbench.bisection import (
     Bisection,
     ModelReference,
     Place,
+    RecordedReference,
+    Reference,
     Suspect,
     bisect,
     free_memory,
     parse_place,
+    recorded_reference,
 )
 from onnxbench.captures import Value, check_feeds, input_ports
 from onnxbench.drift import Tolerance, statistics
@@ -39,7 +42,9 @@ from onnxbench.reduction._failures import (
     ModelFailure,
     NonFiniteFailure,
     PlacesFailure,
+    RecordedFailure,
     RunFailure,
+    TorchFailure,
     make_limit,
 )
 from onnxbench.reduction._inputs import fix_inputs, only_set, shrink_sizes
@@ -123,7 +128,8 @@ def reduce_failure(
     source: Model | str | os.PathLike[str],
     target: str | os.PathLike[str] | None = None,
     *,
-    against: Model | str | os.PathLike[str] | None = None,
+    against: Model | Reference | str | os.PathLike[str] | None = None,
+    recorded: Sequence[str] | Mapping[str, Value] = (),
     on: Place | str | None = None,
     reference_on: Place | str | None = None,
     nonfinite: bool = False,
@@ -141,15 +147,16 @@ def reduce_failure(
 ) -> Reduction:
     """Returns the smallest part of a model that still shows a failure, and writes it.
 
-    What the failure is: drift with ``against`` or ``reference_on``, NaN and infinities with ``nonfinite``, what a
-    command says with ``check``. With none of these, a model that does not run (refused, failed, crashed, hung) is
-    reduced for that, and one that runs for the NaN that it makes.
+    What the failure is: drift with ``against``, ``recorded`` or ``reference_on``, NaN and infinities with
+    ``nonfinite``, what a command says with ``check``. With none of these, a model that does not run (refused, failed,
+    crashed, hung) is reduced for that, and one that runs for the NaN that it makes.
 
     Args:
         source: A model or a model file.
         target: Where what is left goes, with ``.feeds.npz``, ``.expected.npz`` and ``.reproduce.py`` beside it; None
             writes nothing.
-        against: Another model, which is right.
+        against: Another model, which is right, or a reference that computes values anew (``torch_reference``).
+        recorded: Values that are right, of any tensors: files, or values by tensor. Parts are cut at recorded tensors.
         on: What runs the model: ``ort:all`` (the default; ``ort:none`` with ``against``), ``ort:none,threads=1``,
             ``reference``.
         reference_on: What runs the reference, which is the same model without ``against``.
@@ -173,7 +180,7 @@ def reduce_failure(
         RefusedResultError: What is left is no valid model: the whole was none.
         OutputError: A file cannot be written.
     """
-    told = [word for word, given in (("drift", against is not None or reference_on is not None),
+    told = [word for word, given in (("drift", against is not None or reference_on is not None or len(recorded) > 0),
                                      ("nonfinite", nonfinite), ("command", check is not None)) if given]  # fmt: skip
     if len(told) > 1:
         raise UsageError(f"one failure is reduced at a time, and {' and '.join(told)} were asked for")
@@ -181,7 +188,9 @@ def reduce_failure(
         raise UsageError("atol and rtol are for drift: name a reference with --against or --reference-on")
     if max_runs < 1:
         raise UsageError("max_runs must be at least 1")
-    if anonymize and against is not None:
+    if against is not None and len(recorded):
+        raise UsageError("the reference is either a model (against) or recorded values, not both")
+    if anonymize and (against is not None or len(recorded)):
         raise UsageError("a part cannot be anonymized with --against: the other model's values tell what is right")
     if timeout <= 0:
         raise UsageError("timeout must be more than 0 seconds")
@@ -193,14 +202,16 @@ def reduce_failure(
         words = [] if not isinstance(feeds, FeedOptions) else list(feeds.sources)
         beside = (Path(target).parent / name for name in (names.feeds, names.expected, names.script))
         refuse_to_overwrite(model, words, target, *beside)
-    place = _place(on, "none" if against is not None else "all", "--on", libraries)
-    sets, choices = _sets(model, feeds)
+    place = _place(on, "none" if against is not None or len(recorded) else "all", "--on", libraries)
     inlined = inline_functions(model)[0]
+    other = load(against, allow_outside=allow_outside) if isinstance(against, (str, os.PathLike)) else against
+    if len(recorded):
+        other = recorded_reference(model, recorded)
+    sets, choices = _sets(model, inlined, other, feeds)
     job = _Job(model, inlined, sets, place, timeout, max_runs, anonymize=anonymize)
     kind = told[0] if told else ""
     if kind == "drift":
         right = _place(reference_on, "none", "--reference-on", libraries)
-        other = load(against, allow_outside=allow_outside) if isinstance(against, (str, os.PathLike)) else against
         tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
         failure, close = job.drift(other, right, tolerance, memory or free_memory())
     elif kind == "command":
@@ -228,13 +239,28 @@ def _place(given: Place | str | None, level: str, what: str, libraries: Sequence
 
 
 def _sets(
-    model: Model, feeds: Mapping[str, Value] | FeedOptions | None
+    model: Model, inlined: Model, other: Model | Reference | None, feeds: Mapping[str, Value] | FeedOptions | None
 ) -> tuple[list[Mapping[str, Value]], tuple[str, ...]]:
+    ports = input_ports(model.proto.graph)
     if isinstance(feeds, Mapping):
-        return [check_feeds(feeds, input_ports(model.proto.graph))], ()
+        return [check_feeds(feeds, ports)], ()
+    if isinstance(other, RecordedReference) and (feeds is None or not feeds.sources):
+        own = list(other.feeds(ports))
+        if own:
+            return list(own), ()
+    inputs = getattr(other, "inputs", None)
+    if inputs is not None and other is not None and (feeds is None or feeds.says_nothing):
+        assert not isinstance(other, Model)
+        other.match(Suspect(inlined, Place()))
+        many = 1 if feeds is None or feeds.iterations is None else feeds.iterations
+        return [check_feeds(inputs(number), ports) for number in range(many)], ()
     found = list(feed_sets(model, feeds))
     if not found:
         raise FeedsError("the data holds no set of inputs")
+    if isinstance(other, RecordedReference) and len(found) != len(other.recorded):
+        raise FeedsError(
+            f"{len(other.recorded)} sets of values are recorded, and {len(found)} sets of inputs are given"
+        )
     return [each.feeds for each in found], tuple(dict.fromkeys(word for each in found for word in each.choices))
 
 
@@ -288,14 +314,17 @@ class _Job:
         return any(statistics("", value).nans for value in session.run(feeds).values())
 
     def drift(
-        self, other: Model | None, right: Place, tolerance: Tolerance | None, memory: int
+        self, other: Model | Reference | None, right: Place, tolerance: Tolerance | None, memory: int
     ) -> tuple[Failure | None, Callable[[], None]]:
         """Returns the drift from another model, or from another place."""
         found: Bisection | None = None
-        for feeds in self._sets:
+        for number, feeds in enumerate(self._sets):
             told = () if tolerance is None else tolerance
+            alone = other
+            if isinstance(other, RecordedReference):
+                alone = RecordedReference([other.recorded[number]], other.label)
             tried = bisect(
-                self._model, against=other, on=self._place, reference_on=right, feeds=feeds, memory=memory,
+                self._model, against=alone, on=self._place, reference_on=right, feeds=feeds, memory=memory,
                 atol=told.atol if told else (), rtol=told.rtol if told else (), timeout=self._seconds,
             )  # fmt: skip
             if tried.failure is not None:
@@ -312,7 +341,11 @@ class _Job:
         if other is None:
             return PlacesFailure(self._inlined, found, self._place, right, limit), _nothing
         plain = replace(self._place, options=replace(self._place.options, optimization="none"))
-        suspect, reference = Suspect(self._inlined, plain), ModelReference(other, right)
+        suspect = Suspect(self._inlined, plain)
+        if not isinstance(other, Model):
+            of = RecordedFailure if isinstance(other, RecordedReference) else TorchFailure
+            return of(suspect, other, found, limit, self._place), suspect.close
+        reference = ModelReference(other, right)
 
         def close() -> None:
             suspect.close()
@@ -406,15 +439,17 @@ class _Job:
 
     @staticmethod
     def _recordable(failure: Failure, names: Sequence[str]) -> list[str]:
-        known = failure.recordable if isinstance(failure, ModelFailure) else None
+        known = getattr(failure, "recordable", None)
         return [name for name in names if known is None or name in known]
 
     def _smaller_inputs(self, specimen: Specimen, shrinker: Shrinker, failure: Failure) -> Iterator[Specimen]:
         last = specimen
+        if not getattr(failure, "takes_other_inputs", True):
+            return
         for smaller in shrink_sizes(last, shrinker.try_specimen):
             last = smaller
             yield last
-        if not isinstance(failure, ModelFailure):
+        if not hasattr(failure, "recordable"):
             yield from fix_inputs(last, shrinker.try_specimen)
 
     # ---- what is told

@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from onnxbench import backends, captures
-from onnxbench.bisection import Bisection, ModelReference, Place, Suspect, as_dtype, measure
+from onnxbench.bisection import (
+    Bisection,
+    ModelReference,
+    Place,
+    RecordedReference,
+    Reference,
+    Suspect,
+    as_dtype,
+    epsilon,
+    measure,
+)
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value
 from onnxbench.drift import Tolerance, compare_values, statistics
@@ -281,20 +291,21 @@ class PlacesFailure:
         return _drift_check(names, self.limit, level)
 
 
-class ModelFailure:
-    """A model that gives something else than another one: nodes are compared on the reference's values."""
+class _ReferenceFailure:
+    """A model that gives something else than a reference: nodes are compared on the reference's values.
+
+    Attributes:
+        takes_other_inputs: Whether the reference can tell what should come out for any inputs.
+    """
 
     kind = "drift"
+    takes_other_inputs = True
 
-    def __init__(
-        self, suspect: Suspect, reference: ModelReference, found: Bisection, limit: Limit, place: Place
-    ) -> None:
-        self.place, self._reference, self._found, self.limit = place, reference, found, limit
+    def __init__(self, suspect: Suspect, reference: Reference, found: Bisection, limit: Limit, place: Place) -> None:
+        self.place, self._values, self._found, self.limit = place, reference, found, limit
         self.number = found.culprits[0].number if found.culprits else 0
         self.text = drift_text(found)
         self._matched = reference.match(suspect).tensors
-        self._parts = reference.side.parts
-        self._reference_dtypes = {port.name: port.dtype for port in reference.side.ports}
         inner = [name for name in self._matched if name in suspect.parts.scope.producers]
         self._dtypes = {
             name: kind.tensor_type.elem_type for name, kind in backends.tensor_types(suspect.plain, inner).items()
@@ -306,7 +317,8 @@ class ModelFailure:
         def run(number: int, batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Value]]:
             partners = [[self._matched[name] for name in batch] for batch in batches]
             feeds = model_sets[number]
-            for batch, made in zip(batches, self._reference.stream(feeds, partners), strict=True):
+            stream = self._values.stream(feeds, partners, number=number)
+            for batch, made in zip(batches, stream, strict=True):
                 yield {name: as_dtype(made[self._matched[name]], self._dtypes.get(name, 0)) for name in batch}
 
         return run
@@ -331,26 +343,12 @@ class ModelFailure:
         return False
 
     def _right(self, specimen: Specimen, names: Sequence[str], number: int) -> dict[str, Value]:
-        feeds = specimen.sets[number]
-        scope = self._parts.scope
-        given = {self._matched.get(name, name): feeds[name] for name in feeds}
-        partners = {name: self._matched[name] for name in names}
-        through = {name: given[partner] for name, partner in partners.items() if partner in given}
-        left = [partner for partner in partners.values() if partner not in given]
-        reach = reach_back(scope, left, set(given))
-        if reach.inputs or reach.undefined:
-            raise UnsupportedError("the reference's nodes between these tensors read others too")
-        made = self._parts.run(reach.nodes, self._as_the_reference(given), left) if left else {}
-        return {name: through[name] if name in through else made[partner] for name, partner in partners.items()}
+        """Returns what the reference makes of what flows into a part.
 
-    def _as_the_reference(self, given: Mapping[str, Value]) -> dict[str, Value]:
-        """Returns values in the element types of the reference's tensors."""
-        known = self._reference_dtypes
-        lacking = [name for name in given if name not in known and name in self._parts.scope.producers]
-        if lacking:
-            kinds = self._parts.kinds(lacking)
-            known.update((name, kinds[name].tensor_type.elem_type if name in kinds else 0) for name in lacking)
-        return {name: as_dtype(value, known.get(name, 0)) for name, value in given.items()}
+        Raises:
+            UnsupportedError: It cannot be told.
+        """
+        raise NotImplementedError
 
     def guesses(self, specimens: Specimens) -> Iterator[set[int]]:
         """Yields the culprit with the unmatched nodes before it, and its neighbourhood."""
@@ -375,6 +373,71 @@ class ModelFailure:
     def check(self, names: Names) -> str:
         """Returns the source text of the question."""
         return _drift_check(names, self.limit, None)
+
+
+class ModelFailure(_ReferenceFailure):
+    """A model that gives something else than another one, whose nodes are run between the same tensors."""
+
+    def __init__(
+        self, suspect: Suspect, reference: ModelReference, found: Bisection, limit: Limit, place: Place
+    ) -> None:
+        super().__init__(suspect, reference, found, limit, place)
+        self._parts = reference.side.parts
+        self._reference_dtypes = {port.name: port.dtype for port in reference.side.ports}
+
+    def _right(self, specimen: Specimen, names: Sequence[str], number: int) -> dict[str, Value]:
+        feeds = specimen.sets[number]
+        scope = self._parts.scope
+        given = {self._matched.get(name, name): feeds[name] for name in feeds}
+        partners = {name: self._matched[name] for name in names}
+        through = {name: given[partner] for name, partner in partners.items() if partner in given}
+        left = [partner for partner in partners.values() if partner not in given]
+        reach = reach_back(scope, left, set(given))
+        if reach.inputs or reach.undefined:
+            raise UnsupportedError("the reference's nodes between these tensors read others too")
+        made = self._parts.run(reach.nodes, self._as_the_reference(given), left) if left else {}
+        return {name: through[name] if name in through else made[partner] for name, partner in partners.items()}
+
+    def _as_the_reference(self, given: Mapping[str, Value]) -> dict[str, Value]:
+        """Returns values in the element types of the reference's tensors."""
+        known = self._reference_dtypes
+        lacking = [name for name in given if name not in known and name in self._parts.scope.producers]
+        if lacking:
+            kinds = self._parts.kinds(lacking)
+            known.update((name, kinds[name].tensor_type.elem_type if name in kinds else 0) for name in lacking)
+        return {name: as_dtype(value, known.get(name, 0)) for name, value in given.items()}
+
+
+class TorchFailure(_ReferenceFailure):
+    """A model that gives something else than PyTorch, which computes values anew from those that flow into a part."""
+
+    def _right(self, specimen: Specimen, names: Sequence[str], number: int) -> dict[str, Value]:
+        given = {self._matched.get(name, name): value for name, value in specimen.sets[number].items()}
+        rerun = getattr(self._values, "rerun")  # noqa: B009 - a reference may have it
+        made = {name: rerun(self._matched[name], given) for name in names}
+        if any(value is None for value in made.values()):
+            raise UnsupportedError("the reference cannot compute these values from those that flow into the part")
+        return made
+
+
+class RecordedFailure(_ReferenceFailure):
+    """A model that gives something else than what was recorded, for the very values that were recorded."""
+
+    takes_other_inputs = False
+
+    def _right(self, specimen: Specimen, names: Sequence[str], number: int) -> dict[str, Value]:
+        assert isinstance(self._values, RecordedReference)
+        feeds = specimen.sets[number]
+        for recorded in self._values.recorded:
+            known = [name for name in feeds if self._matched.get(name, name) in recorded]
+            if all(self._is_recorded(feeds[name], recorded[self._matched.get(name, name)]) for name in known):
+                return {name: recorded[self._matched[name]] for name in names}
+        raise UnsupportedError("what flows into the part was not recorded")
+
+    @staticmethod
+    def _is_recorded(value: Value, recorded: Value) -> bool:
+        distance = measure(recorded, value)
+        return not distance.problem and distance.rel <= epsilon(distance.dtypes[1])
 
 
 def _drift_check(names: Names, limit: Limit, level: str | None) -> str:

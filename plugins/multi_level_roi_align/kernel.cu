@@ -1,4 +1,4 @@
-#include "roi_core.h"
+#include "onnxbench_roi.h"
 
 #define LEVELS 7
 

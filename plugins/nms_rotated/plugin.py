@@ -48,7 +48,7 @@ def overlaps(box, others):
     with np.errstate(all="ignore"):
         moved = others.astype(np.float64) - [*box[:2].astype(np.float64), 0, 0, 0]
         own = np.broadcast_to(np.array([0, 0, *box[2:]], np.float64), moved.shape)
-        shared = swept(corners(moved), own, SLACK) + swept(corners(own), moved, -SLACK)
+        shared = np.maximum(swept(corners(moved), own, SLACK) + swept(corners(own), moved, -SLACK), 0)
         union = moved[:, 2] * moved[:, 3] + own[:, 2] * own[:, 3] - shared
         return np.where(union > 0, shared / union, 0)
 
@@ -196,7 +196,7 @@ BUNDLES = (
         name="nms_rotated",
         op="NMSRotated",
         domain="mmdeploy",
-        description="Non-maximum suppression of rotated boxes (N, B, 5) with scores (N, C, B), to rows (image, class, box).",
+        description="Non-maximum suppression of rotated boxes (N, B, 5) with scores (N, C, B), as rows of numbers.",
         inputs=("boxes", "scores"),
         outputs=("index",),
         types={"index": ("int64",)},
@@ -221,7 +221,7 @@ BUNDLES = (
         name="batched_rotated_nms",
         op="TRTBatchedRotatedNMS",
         domain="mmdeploy",
-        description="Non-maximum suppression of rotated boxes (N, B, 1 or C, 5) with scores (N, B, C), to a fixed number.",
+        description="Non-maximum suppression of rotated boxes (N, B, 1 or C, 5), scores (N, B, C), to a fixed number.",
         inputs=("boxes", "scores"),
         outputs=("dets", "labels"),
         types={"labels": ("int64",)},

@@ -1,4 +1,4 @@
-#include "roi_core.h"
+#include "onnxbench_roi.h"
 
 // i: elements of the output, images, channels, height and width of the input, height and width of the output,
 // sampling_ratio, aligned, 1 for the largest sample; f: spatial_scale
