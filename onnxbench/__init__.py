@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from onnxbench.feeding import FeedOptions as FeedOptions
     from onnxbench.graph import GraphIndex as GraphIndex
     from onnxbench.inspection import inspect as inspect
+    from onnxbench.int8 import quantize as quantize
     from onnxbench.lint import check as check
     from onnxbench.marks import unmark as unmark
     from onnxbench.merging import MergeOptions as MergeOptions
@@ -118,6 +119,7 @@ _HOMES = {
     "merge": "merging",
     "prove": "proof",
     "prove_plugin": "proving",
+    "quantize": "int8",
     "read_engine": "engine",
     "reduce_failure": "reduction",
     "rewrites": "pytorch.rewriters",
