@@ -352,10 +352,14 @@ def test_the_cpp_form_compiles_and_is_taken(tmp_path, name):
 
 
 def test_bundles_are_found_by_name(monkeypatch, tmp_path):
-    monkeypatch.setenv("ONNXBENCH_PLUGIN_PATH", str(ROOT / "plugins"))
-    assert "dynamic_resize" in [plugin.name for plugin in discover()]
+    monkeypatch.delenv("ONNXBENCH_PLUGIN_PATH", raising=False)
+    assert [plugin.name for plugin in discover() if plugin.origin == "onnxbench"] == sorted(
+        file.parent.name for file in (ROOT / "plugins").glob("*/plugin.py")
+    )
+    own = shutil.copytree(RESIZE, tmp_path / "own" / "dynamic_resize")
+    monkeypatch.setenv("ONNXBENCH_PLUGIN_PATH", str(own.parent))
     (found,) = find_plugins(["dynamic_resize"])
-    assert found.path == RESIZE
+    assert found.path == own
     with pytest.raises(NotFoundError, match="no plugin 'dynamic_resise'") as caught:
         find_plugins(["dynamic_resise"])
     assert "dynamic_resize" in (caught.value.hint or "")

@@ -353,7 +353,7 @@ class Plugin:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == Bundle.__name__:
                 said = {each.arg: each.value.value for each in node.keywords if isinstance(each.value, ast.Constant)}
                 if "op" in said and "domain" in said:
-                    found.append((f"{said['domain']}::{said['op']}", str(said.get("version", "1"))))
+                    found.append((f"{said['domain']!s}::{said['op']!s}", str(said.get("version", "1"))))
         return found
 
     def job(self) -> dict[str, Any]:
@@ -404,8 +404,16 @@ def _find(word: str) -> Plugin:
 
 
 def discover() -> list[Plugin]:
-    """Returns the bundles that can be had by name: from the path variable, then from installed packages."""
-    return list({plugin.name: plugin for plugin in reversed([*_on_path(), *_of_packages()])}.values())[::-1]
+    """Returns the bundles that can be had by name: from the path variable, from installed packages, those that ship."""
+    every = [*_on_path(), *_of_packages(), *_shipped()]
+    return list({plugin.name: plugin for plugin in reversed(every)}.values())[::-1]
+
+
+def _shipped() -> Iterator[Plugin]:
+    package = Path(__file__).resolve().parents[1]
+    folder = package / "_plugins"  # as the wheel has them; a checkout has them beside the package
+    for each in sorted((folder if folder.is_dir() else package.parent / "plugins").glob(f"*/{_PLUGIN_FILE}")):
+        yield Plugin(each.parent.name, each.parent, "bundle", "onnxbench")
 
 
 def _on_path() -> Iterator[Plugin]:

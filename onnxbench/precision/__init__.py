@@ -224,9 +224,9 @@ def convert_file(
     model = load(source, allow_outside=allow_outside)
     said = feeds if isinstance(feeds, FeedOptions) else None
     refuse_to_overwrite(model, said.sources if said is not None else (), out)
-    index = GraphIndex(model.proto)
-    refs = select.nodes(index, keep) if keep else []
-    named = list(dict.fromkeys(ref for pattern in keep_named for ref in _named(index, pattern)))
+    index = GraphIndex(model.proto) if keep or keep_named or keep_overflowing else None
+    refs = select.nodes(index, keep) if index is not None and keep else []
+    named = [] if index is None else list(dict.fromkeys(ref for each in keep_named for ref in _named(index, each)))
     headroom: tuple[Headroom, ...] = ()
     if feeds is not None:
         sets = [each.feeds for each in feed_sets(model, said)] if said is not None else [feeds]
@@ -243,7 +243,7 @@ def convert_file(
         sources=(_runtime_types,),
     )
     saved = save(done.model, out, options=options, is_valid=True) if out is not None else None
-    names = [f'node:"{ref.path}"' for ref in (*named, *overflowing(index, staying))]
+    names = [f'node:"{ref.path}"' for ref in (*named, *(overflowing(index, staying) if index is not None else ()))]
     return ConvertedFile(done, saved, headroom, (*keep, *names))
 
 

@@ -83,7 +83,7 @@ class Writer:
                 self._demands[scope, name] = self._demand(tensor)
         self._set_attributes()
         self._take_out_casts()
-        changed = [each for each in self._demands.values() if each.uses.keys() - {each.made}]
+        changed = [each for each in self._demands.values() if each.uses and [*each.uses] != [each.made]]
         stored = [weights.tensor(each.tensor) for each in changed if each.tensor.is_weight]
         self._converter.prepare(stored)
         self._restate()
@@ -111,7 +111,7 @@ class Writer:
         """Sets the attributes that say what element type a node makes."""
         for place in self._plan.open:
             scope, node = place.scope, place.scope.nodes[place.position]
-            sig = self._typing.signature(scope, node)
+            sig = self._typing.signatures(scope)[place.position]
             if sig is None:
                 continue
             bound = set(sig.inputs)
@@ -141,8 +141,10 @@ class Writer:
         """Makes what graphs state of the types of tensors true again."""
         for scope, tensors in self._plan.tensors.items():
             graph: Any = scope.graph
-            changed = {name: self._demands[scope, name].made for name, each in tensors.items()
-                       if not each.is_weight and self._demands[scope, name].made != each.word}  # fmt: skip
+            if not (graph.value_info or (not scope.is_function and graph.input)):
+                continue
+            changed = {name: made for name, each in tensors.items()
+                       if not each.is_weight and (made := self._demands[scope, name].made) != each.word}  # fmt: skip
             for info in graph.value_info:
                 if info.name in changed:
                     set_element(info.type, element(changed[info.name]))

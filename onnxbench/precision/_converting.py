@@ -59,16 +59,17 @@ def convert_model(
             hint = did_you_mean(str(value), choices) or f"There are {', '.join(choices)}."
             raise UsageError(f"{word}: {value!r} is not understood", hint=hint)
     draft = Draft.of(model, sources=sources)
-    _tag(draft.index, keep)
+    if keep:
+        _tag(draft.index, keep)
     before = standard_opset(model.proto) or 0
     notes: list[str] = []
-    job = _Job(draft, number, io == "convert", notes)
+    job = _Job(draft, number, io == "convert", notes, has_tags=bool(keep))
     plan = job.plan()
     if opset == "raise" and (version := _version_wanted(plan, before)) > before:
         raised = _raised(draft.model, version, notes)
         if raised is not None:
             draft = Draft.of(raised, sources=sources)
-            job = _Job(draft, number, io == "convert", notes)
+            job = _Job(draft, number, io == "convert", notes, has_tags=bool(keep))
             plan = job.plan()
     converter = Converter(draft.model, number, clamp=weights == "clamp")
     plan, lost = job.judge(plan, converter, weights)
@@ -92,8 +93,9 @@ def convert_model(
 class _Job:
     """Plans of one model, made over where more nodes turn out to stay."""
 
-    def __init__(self, draft: Draft, to: int, converts_io: bool, notes: list[str]) -> None:
+    def __init__(self, draft: Draft, to: int, converts_io: bool, notes: list[str], *, has_tags: bool) -> None:
         self._draft = draft
+        self._has_tags = has_tags
         self._to = to
         self._converts_io = converts_io
         self._finder: TypeFinder | None = None
@@ -109,7 +111,7 @@ class _Job:
 
     def _typed(self) -> Typing:
         index = self._draft.index
-        typing = Typing(index, self._fallback, Prober(), _asked(index))
+        typing = Typing(index, self._fallback, Prober(), _asked(index) if self._has_tags else {})
         typing.follow()
         return typing
 
