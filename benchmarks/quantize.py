@@ -48,11 +48,9 @@ def images(shape: tuple[int, ...], name: str) -> list[dict[str, Any]]:
 
 def sources(name: str) -> list[dict[str, Any]]:
     """Beginnings and ends of files, as magika reads them."""
-    made = []
     texts = (file.read_bytes().strip() for file in sorted((ROOT / "onnxbench").glob("*.py")))
-    for data in [text for text in texts if len(text) > 2048][: CALIBRATION + HELD_OUT]:
-        made.append({name: np.array([[*data[:1024], *data[-1024:]]], np.int32)})
-    return made
+    long = [text for text in texts if len(text) > 2048][: CALIBRATION + HELD_OUT]
+    return [{name: np.array([[*data[:1024], *data[-1024:]]], np.int32)} for data in long]
 
 
 def subject(name: str, folder: Path) -> tuple[Model, list[dict[str, Any]]]:
