@@ -31,7 +31,7 @@ LINEAR = ("QuantizeLinear", "DequantizeLinear")
 
 
 def planted(*, outlier: float = 300.0) -> onnx.ModelProto:
-    """Four products in a row; the second one reads a tensor with one large column, which costs the others their bits."""
+    """Four products in a row; the second one reads a tensor with a large column, which costs the others their bits."""
     random = np.random.default_rng(7)
     weights = {f"w{at}": random.standard_normal((8, 8)).astype(np.float32) / 3 for at in range(4)}
     scale = np.ones(8, np.float32)
@@ -107,6 +107,15 @@ def test_what_lies_beyond_the_range_is_counted():
     made = quantize(model, feeds=wild, method="percentile", percentile=90)
     assert 0.05 < next(each for each in made.activations if each.tensor == "x").clipped < 0.2
     assert quantize(model, feeds=wild, method="minmax").activations[0].clipped == 0
+
+
+@pytest.mark.parametrize("count", [8, 9])
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_every_sample_counts_for_the_ranges(count, method):
+    samples = [{"x": np.full((4, 8), 100 if at == 0 else 1, np.float32)} for at in range(count)]
+    made = quantize(from_proto(planted(outlier=1.0)), feeds=samples, method=method)
+    x = next(each for each in made.activations if each.tensor == "x")
+    assert (x.largest, x.clipped) == (100, 0)
 
 
 def test_the_form_is_that_of_the_target_and_all_else_is_as_it_was(tmp_path):

@@ -47,7 +47,7 @@ def quantize(
 
             modelopt_quantize(
                 str(model), quantize_mode="int8", calibration_data_reader=Reader(),
-                calibration_method=_METHODS[method], calibration_eps=["cpu"], high_precision_dtype="fp32",
+                calibration_method=_METHODS[method], calibration_eps=["cpu"], high_precision_dtype="fp32", dq_only=True,
                 op_types_to_quantize=list(operators), nodes_to_exclude=[re.escape(name) for name in exclude],
                 use_external_data_format=external, output_path=str(target), log_level="ERROR",
             )  # fmt: skip

@@ -16,8 +16,6 @@ from onnxbench.errors import BenchError, ExecutionError
 _FATAL, _WARNING = 4, 2
 """Severities of the runtime's own log; the second is what it has by itself."""
 _METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-_AT_ONCE = 8
-"""So many sets of intermediate ranges are held before they are merged."""
 
 
 def quantize(
@@ -49,17 +47,34 @@ def quantize(
         def get_next(self) -> Any:
             return next(self._sets, None)
 
+    class OneByOne(CalibrationDataReader):  # type: ignore[misc]
+        """For histograms: the quantizer holds all tensors of what it is given at once, so that is one set."""
+
+        def __init__(self) -> None:
+            self._kept = list(sets)
+            self._next: Iterator[Feeds] = iter(())
+
+        def __len__(self) -> int:
+            return len(self._kept)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self._next = iter(self._kept[start_index:end_index])
+
+        def get_next(self) -> Any:
+            return next(self._next, None)
+
     with quiet():
         try:
             quantize_static(
-                model, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=per_channel,
+                model, target, Reader() if method == "minmax" else OneByOne(), quant_format=QuantFormat.QDQ,
+                per_channel=per_channel,
                 calibrate_method=CalibrationMethod[_METHODS[method]],
                 activation_type=QuantType.QInt8 if form == "tensorrt" else QuantType.QUInt8,
                 weight_type=QuantType.QInt8, op_types_to_quantize=list(operators),
                 nodes_to_exclude=list(exclude), use_external_data_format=external,
                 extra_options={
-                    "MatMulConstBOnly": True, "CalibMaxIntermediateOutputs": _AT_ONCE,
-                    "QDQKeepRemovableActivations": True,
+                    "MatMulConstBOnly": True, "QDQKeepRemovableActivations": True,
+                    **({} if method == "minmax" else {"CalibStridedMinMax": 1}),
                     **(_symmetric(operators) if form == "tensorrt" else {}),
                     **({} if percentile is None else {"CalibPercentile": percentile}),
                 },

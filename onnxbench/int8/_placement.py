@@ -227,9 +227,8 @@ class Placement:
         nodes = [copy_of(node) for at, node in enumerate(graph.node) if at not in dead]
         del graph.node[:]
         graph.node.extend(nodes)
-        floats = {tensor.name for tensor in self.model.proto.graph.initializer}
         tensors = [copy_of(each) for each in graph.initializer
-                   if each.name in floats or readers.get(each.name, 1) or each.name in ends]  # fmt: skip
+                   if self._is_float(each) or readers.get(each.name, 1) or each.name in ends]  # fmt: skip
         del graph.initializer[:]
         graph.initializer.extend(tensors)
         there = scope.producers.keys() - gone | {each.name for each in (*tensors, *graph.input)}
@@ -243,7 +242,7 @@ class Placement:
         scope = GraphIndex(made.proto).main
         final: dict[str, str] = {}
         for name, stand_in in wanted.items():
-            is_stored = any(tensor.name == name for tensor in graph.initializer)
+            is_stored = any(tensor.name == name and self._is_float(tensor) for tensor in graph.initializer)
             maker = scope.producers.get(name)
             if is_stored or (maker is not None and scope.nodes[maker].op_type not in LINEAR):
                 final[stand_in] = name
@@ -251,7 +250,7 @@ class Placement:
             if name not in self._floats:
                 raise UnsupportedError(f"{name!r} is no weight of the float model, so no node can be left in float")
             tensor = copy_of(self._floats[name])
-            tensor.name = name if maker is None else _unused(scope, f"{name}_float")
+            tensor.name = name if maker is None and name not in scope.constants else _unused(scope, f"{name}_float")
             where = self._made.prepared.byte_range(tensor)
             graph.initializer.append(tensor)
             if where is not None:
@@ -260,6 +259,11 @@ class Placement:
         for node in graph.node:
             for slot, name in enumerate(node.input):
                 node.input[slot] = final.get(name, name)
+
+    def _is_float(self, tensor: TensorProto) -> bool:
+        """Tells whether a weight is one of the float model; a quantizer may store integers under the same name."""
+        known = self._floats.get(tensor.name)
+        return known is not None and known.data_type == tensor.data_type
 
     @cached_property
     def _floats(self) -> dict[str, TensorProto]:
@@ -313,7 +317,7 @@ class Placement:
 
     def new_name(self) -> str:
         """Returns a name that no tensor has."""
-        return f"{self._mark}{next(self._counter)}"
+        return f"{self._mark}#{next(self._counter)}"
 
     def twin(self, position: int, halves: dict[str, str], used: dict[str, None]) -> tuple[list[NodeProto], list[str]]:
         """Returns a node of the float model with its inputs quantized and dequantized, under new names."""
@@ -339,21 +343,30 @@ class Placement:
         name = self.new_name()
         dequantize.output[0] = name
         if pair.quantize is None:
-            used[dequantize.input[0]] = None
+            self._rename_stored(dequantize, 0, used)
         else:
             quantize = copy_of(pair.quantize)
             quantize.input[0], quantize.output[0] = pair.tensor, self.new_name()
             dequantize.input[0] = quantize.output[0]
-            used.update(dict.fromkeys(quantize.input[1:]))
+            self._rename_stored(quantize, 1, used)
             made.append(quantize)
-        used.update(dict.fromkeys(dequantize.input[1:]))
+        self._rename_stored(dequantize, 1, used)
         made.append(dequantize)
         return name
 
     def add_weights(self, graph: GraphProto, names: Iterable[str]) -> None:
-        """Adds weights and parameters of the quantized model to a graph of the float one."""
-        there = {tensor.name for tensor in graph.initializer}
-        graph.initializer.extend(self._stored[name] for name in names if name and name not in there)
+        """Adds weights and parameters of the quantized model to a graph of the float one, under the twins' names."""
+        for name in names:
+            tensor = copy_of(self._stored[name])
+            tensor.name = f"{self._mark}{name}"
+            graph.initializer.append(tensor)
+
+    def _rename_stored(self, node: NodeProto, start: int, used: dict[str, None]) -> None:
+        """Gives the weights and parameters that a node reads the names of their copies in a float model."""
+        for slot in range(start, len(node.input)):
+            if node.input[slot] and not node.input[slot].startswith(self._mark):
+                used[node.input[slot]] = None
+                node.input[slot] = f"{self._mark}{node.input[slot]}"
 
 
 def _maker(scope: Scope, name: str, op_type: str) -> NodeProto | None:
