@@ -272,6 +272,17 @@ def test_the_opset_is_raised_where_that_admits_the_type_and_only_then() -> None:
     assert (stays.opset, stays.casts, weights_of(stays)) == ((17, 17), 0, {"w": FP32})
 
 
+def test_weights_that_an_old_file_lists_as_inputs_are_weights_where_the_opset_is_raised_too() -> None:
+    source = parsed("""
+    <ir_version: 3, opset_import: ["" : 9]>
+    g (float[4] x, float[4] w) => (float[4] y) <float[4] w = {1, 2, 3, 4}>
+    { y = Add (x, w) }
+    """)
+    done = convert(source, to="bf16")
+    assert done.opset[1] > done.opset[0]
+    assert (done.casts, weights_of(done)) == (2, {"w": BF16})
+
+
 def test_only_moved_values_take_the_side_with_less_to_cast() -> None:
     source = parsed("""
     <ir_version: 8, opset_import: ["" : 17]>

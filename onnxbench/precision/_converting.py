@@ -21,7 +21,7 @@ from onnxbench.precision._signatures import FLOATS, Prober, retyped, type_word
 from onnxbench.precision._specializing import has_several, specialize
 from onnxbench.precision._typing import Typing
 from onnxbench.precision._values import Account, Converter
-from onnxbench.schemas import find_schema, plain_domain
+from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, find_schema, plain_domain
 from onnxbench.tensortype import dtype_name, dtype_number, tensor_shape
 from onnxbench.validity import make_valid
 
@@ -65,13 +65,14 @@ def convert_model(
         _tag(draft.index, keep)
     before = standard_opset(model.proto) or 0
     notes: list[str] = []
-    job = _Job(draft, number, io == "convert", notes, has_tags=bool(keep))
+    is_old = model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
+    job = _Job(draft, number, io == "convert", notes, has_tags=bool(keep), lists_weights=is_old)
     plan = job.plan()
     if opset == "raise" and (version := _version_wanted(plan, before)) > before:
         raised = _raised(draft.model, version, notes)
         if raised is not None:
             draft = Draft.of(raised, sources=sources)
-            job = _Job(draft, number, io == "convert", notes, has_tags=bool(keep))
+            job = _Job(draft, number, io == "convert", notes, has_tags=bool(keep), lists_weights=is_old)
             plan = job.plan()
     converter = Converter(draft.model, number, clamp=weights == "clamp")
     plan, lost = job.judge(plan, converter, weights)
@@ -95,8 +96,11 @@ def convert_model(
 class _Job:
     """Plans of one model, made over where more nodes turn out to stay."""
 
-    def __init__(self, draft: Draft, to: int, converts_io: bool, notes: list[str], *, has_tags: bool) -> None:
+    def __init__(
+        self, draft: Draft, to: int, converts_io: bool, notes: list[str], *, has_tags: bool, lists_weights: bool
+    ) -> None:
         self._draft = draft
+        self._lists_weights = lists_weights
         self._has_tags = has_tags
         self._to = to
         self._converts_io = converts_io
@@ -125,7 +129,7 @@ class _Job:
 
     def plan(self) -> Plan:
         """Returns a plan for what is known by now."""
-        plan = Plan(self._typing, self._to, self._converts_io, self._reasons, self._size_of)
+        plan = Plan(self._typing, self._to, self._converts_io, self._reasons, self._size_of, self._lists_weights)
         plan.build()
         return plan
 

@@ -16,7 +16,7 @@ from onnxbench.graph import Scope
 from onnxbench.precision._sides import CHANGES, STAYS, Link, choose_sides
 from onnxbench.precision._signatures import Signature, element, is_plain, retyped, said_of
 from onnxbench.precision._typing import Typing, ports
-from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, plain_domain
+from onnxbench.schemas import plain_domain
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -101,6 +101,8 @@ class Plan:
         typing: The types as they are.
         to: The new element type.
         converts_io: Whether inputs and outputs get it, too.
+        lists_weights: Whether inputs that have an initializer are weights: the model came in an IR version that
+            wants all of them listed.
         reasons: Nodes that stay, by graph and position, with the reason and its details.
         tensors: All tensors of floats, by graph and name.
         places: All nodes that have floats.
@@ -115,6 +117,7 @@ class Plan:
     converts_io: bool
     reasons: Mapping[Scope, Mapping[int, tuple[str, str]]]
     size_of: Callable[[Tensor], int]
+    lists_weights: bool = False
     tensors: dict[Scope, dict[str, Tensor]] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
     changes: list[bool] = field(default_factory=list)
@@ -208,11 +211,10 @@ class Plan:
     def _ends(self, scope: Scope) -> None:
         """Takes in the weights, inputs and outputs of a graph."""
         is_main = scope is self.typing.index.main
-        is_old = self.typing.index.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
         inputs = set(scope.inputs)
         for name in scope.constants:
             tensor = self.tensor(scope, name)
-            if tensor is not None and (name not in inputs or (is_main and is_old)):
+            if tensor is not None and (name not in inputs or (is_main and self.lists_weights)):
                 tensor.maker = -1
         for slot, name in enumerate(scope.inputs):
             tensor = self.tensor(scope, name)
