@@ -6,7 +6,7 @@ Without models: .corpus/*.onnx. ``--node`` takes the float models of onnx's back
 means the full onnx checker with strict type inference. Values are compared on one drawn set of inputs: wrong is a
 difference of more than 5 % of the largest value, or another pattern of Inf and NaN. Where the float32 model is wrong in
 the same sense once weights and the output of every node are rounded to fp16 (``onnxbench.tuning``), the type itself is
-at fault, and that is counted apart as ``range``. bfloat16 is not run: ONNX Runtime has next to no kernels for it on a CPU.
+at fault, and that is counted apart as ``range``. bfloat16 is not run: ONNX Runtime has hardly any kernels for it.
 
 Each tool works in a process of its own, so one that crashes or hangs is one verdict. Its result has the types that it
 gave the inputs and outputs; feeds are cast to these.
@@ -127,15 +127,15 @@ class Worker:
         self._context = multiprocessing.get_context("spawn")
         self._pool: ProcessPoolExecutor | None = None
 
-    def attempt(self, tool: str, case: Case) -> tuple[str, str, int]:
-        """Returns the verdict, more words, and how many Casts were added."""
+    def ask(self, function: Callable[..., Any], *given: object) -> Any:
+        """Returns what a function returns there; None if it took the process with it, or too long."""
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, mp_context=self._context)
         try:
-            return self._pool.submit(attempt, tool, case).result(timeout=_SECONDS)
-        except (BrokenProcessPool, TimeoutError) as error:
+            return self._pool.submit(function, *given).result(timeout=_SECONDS)
+        except (BrokenProcessPool, TimeoutError):
             self.close()
-            return "crashed", type(error).__name__, 0
+            return None
 
     def close(self) -> None:
         """Ends the process."""
@@ -240,7 +240,8 @@ def agrees(before: dict[str, Any], after: dict[str, Any]) -> bool:
 
 def is_beyond(case: Case) -> bool:
     """Tells whether a model is wrong, too, when it is computed in float32 and each node's output is rounded."""
-    assert case.feeds is not None and case.expected is not None
+    if case.feeds is None or case.expected is None:
+        return False
     source = model.from_proto(onnx.ModelProto.FromString(case.data))
     try:
         rounded = Emulation(source, FLOAT16, clamp=True).emulated(())
@@ -255,18 +256,26 @@ def casts(proto: onnx.ModelProto) -> int:
     return sum(ref.node.op_type == "Cast" for ref in GraphIndex(proto).nodes())
 
 
-def case_of(source: Model, to: str) -> Case:
+def run(data: bytes, feeds: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns what a model makes of inputs; None if ONNX Runtime does not run it."""
+    try:
+        return dict(backends.open_session(model.from_proto(onnx.ModelProto.FromString(data)), options=_RUN).run(feeds))
+    except BenchError:
+        return None
+
+
+def case_of(source: Model, to: str, worker: Worker) -> Case:
     """Returns a case of a model, with what it makes of drawn inputs if it is to be run."""
     proto = whole(source)
+    data = proto.SerializeToString()
     feeds = expected = None
     if to == "fp16":
         try:
             feeds = dict(first_set(source).feeds)
-            isolated = backends.Options(optimization="none", isolate=60)
-            expected = backends.open_session(source, options=isolated).run(feeds)
         except BenchError:
-            feeds = expected = None
-    return Case(proto.SerializeToString(), to, feeds, expected, casts(proto))
+            feeds = None
+        expected = worker.ask(run, data, feeds) if feeds is not None else None
+    return Case(data, to, feeds, expected, casts(proto))
 
 
 def is_installed(module: str) -> bool:
@@ -293,21 +302,21 @@ def main() -> None:
         print(f"{name}: not installed")
         tools.remove(name)
     tallies = {name: Tally() for name in tools}
-    workers = {name: Worker() for name in tools}
+    runner, workers = Worker(), {name: Worker() for name in tools}
     source_of = node_tests() if said.node else corpus(said.models or sorted(Path(".corpus").glob("*.onnx")))
     for name, source in source_of:
         if said.match not in name or find_complaints(source.with_small_weights(source.proto)):
             continue
-        case = case_of(source, said.to)
+        case = case_of(source, said.to, runner)
         verdicts = {}
         for tool in tools:
-            verdict, more, added = workers[tool].attempt(tool, case)
+            verdict, more, added = workers[tool].ask(attempt, tool, case) or ("crashed", "", 0)
             tallies[tool].verdicts[verdict] += 1
             tallies[tool].casts += added
             verdicts[tool] = verdict, f"{verdict} {more or f'{added:+d} Casts'}"
         if not said.node or len({verdict for verdict, _ in verdicts.values()}) > 1:
             print(f"{name:32} {'; '.join(f'{tool}: {words}' for tool, (_, words) in verdicts.items())}", flush=True)
-    for worker in workers.values():
+    for worker in (runner, *workers.values()):
         worker.close()
     print(f"\n| {said.to} | {' | '.join(VERDICTS)} | Casts |\n|{'---|' * (len(VERDICTS) + 2)}")
     for tool, tally in tallies.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -24,17 +25,27 @@ if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
     tempfile.tempdir = "/dev/shm"
 
+# Hundreds of tests start the command line: each start would compile the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 warnings.filterwarnings("ignore", message="The onnxtxt format is experimental")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the tests that need torch first, and then those that share the onnx package's own test cases.
+    """Puts the tests that load torch first, and then those that share the onnx package's own test cases.
 
     With ``-n 2 --dist worksteal`` each worker starts with half of the list, in its order, so one of them imports torch,
     the onnx package makes its cases (5 s) in one of them, and what the tests of a file share is made once.
     """
+    load_torch = ("test_plugins.py", "test_plugins_mmdeploy.py")  # where it is installed; their marks do not ask for it
     share_cases = ("test_backend_nodes.py", "test_opsets.py")
-    items.sort(key=lambda item: (item.get_closest_marker("torch") is None, item.path.name not in share_cases))
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        with_torch = item.get_closest_marker("torch") is not None or item.path.name in load_torch
+        return not with_torch, item.path.name not in share_cases
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

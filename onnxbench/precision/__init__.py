@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from onnxbench import backends, select
 from onnxbench.errors import ExecutionError, NotFoundError, UsageError
 from onnxbench.feeding import FeedOptions, feed_sets, refuse_to_overwrite
-from onnxbench.graph import GraphIndex, NodeRef
+from onnxbench.graph import GraphIndex, NodeRef, cycles_left
 from onnxbench.inference import TypeSource
 from onnxbench.model import Model, load
 from onnxbench.precision._headroom import Headroom, find_headroom, find_magnitudes, overflowing
@@ -158,7 +158,8 @@ def convert(
     if index is not None:
         kept.update((ref, ("range", detail)) for ref, detail in overflowing(index, headroom).items())
     kept.update((ref, ("asked", "")) for ref in keep)
-    return convert_model(model, to=to, keep=kept, io=io, weights=weights, opset=opset, sources=sources)
+    with cycles_left():
+        return convert_model(model, to=to, keep=kept, io=io, weights=weights, opset=opset, sources=sources)
 
 
 @dataclass(frozen=True, slots=True)

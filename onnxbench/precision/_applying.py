@@ -266,11 +266,32 @@ class Writer:
         for word, uses in demand.uses.items():
             if word == demand.made:
                 continue
+            cast = self._cast_before(demand, word)
+            if cast is not None:
+                for use in uses:
+                    self._point(use, cast.tensor.name)
+                cast.uses.setdefault(word, []).extend(uses)
+                continue
             is_end = any(use.position < 0 and use.scope is self._index.main for use in uses)
             name = outer if is_end else self._draft.fresh(scope, f"{inner}_{dtype_name(element(word))}")
             self._insert(scope, position, source, name, element(word))
             for use in uses:
                 self._point(use, name)
+
+    def _cast_before(self, demand: Demand, word: str) -> Demand | None:
+        """Returns what a Cast of the model makes of a tensor, in a type, before all who want that; None without one."""
+        scope, uses = demand.tensor.scope, demand.uses[word]
+        if any(use.position < 0 for use in uses):
+            return None
+        first = min(_position_within(scope, use) for use in uses)
+        for use in demand.uses.get(demand.made, ()):
+            if use.scope is not scope or not 0 <= use.position < first or use.position in self._removed[scope]:
+                continue
+            node = scope.nodes[use.position]
+            made = self._demands.get((scope, node.output[0])) if is_cast(self._index, node) else None
+            if made is not None and made.made == word:
+                return made
+        return None
 
     def _insert(self, scope: Scope, position: int, source: str, name: str, number: int) -> None:
         from onnx import helper
@@ -283,6 +304,14 @@ class Writer:
         node.name = self._draft.fresh_node(scope, f"{name}_Cast")
         self._inserted[scope][position].append(node)
         self._done.casts += 1
+
+
+def _position_within(scope: Scope, use: Use) -> int:
+    """Returns the position of the node of a graph that reads something, itself or in its bodies."""
+    inner, position = use.scope, use.position
+    while inner is not scope and inner.parent is not None:
+        inner, position = inner.parent, inner.owner
+    return position
 
 
 class Weights:

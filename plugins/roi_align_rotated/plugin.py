@@ -95,8 +95,8 @@ def cases():
         how = {**said, "clockwise": clockwise, "aligned": aligned}
         half, quarter = np.pi, np.pi / 2
         turned = [[0, 3.3, 3.2, 4, 3, angle] for angle in (0, quarter, half, -quarter, 2 * half, 100.25)]
-        wide = [[1, 3, 3, 0, 0, 1], [0, 3, 3, -2, 4, 1], [0, 3, 3, 900, 700, 0.5], [1, 500, 500, 10, 10, 2],
-                [1, 500, 500, 1100, 1200, 2]]  # fmt: skip
+        wide = [[1, 3, 3, 0, 0, 1], [0, 3, 3, -2, 4, 1], [0, 3, 3, 225, 175, 0.5], [1, 125, 125, 10, 10, 2],
+                [1, 125, 125, 275, 300, 2]]  # fmt: skip
         nowhere = [[-1, 3, 3, 4, 4, 0], [2, 3, 3, 4, 4, 0], [np.nan, 3, 3, 4, 4, 0], [0, 3, 3, 4, 4, np.nan],
                    [0, 3, np.inf, 4, 4, 0], [0, 3, 3, np.inf, 4, 0], [1, 3.2, 3.1, 4, 4, 0]]  # fmt: skip
         for rois in (turned, wide, nowhere):
