@@ -161,7 +161,7 @@ def study(name: str, folder: Path) -> None:
     measured("onnxbench, onnxruntime", judge, lambda: by_us(model, seen, target="onnxruntime"))
     for target in ("tensorrt", "onnxruntime"):
         plain = quantize(model, feeds=seen, target=target).worst.sqnr_db or 0.0
-        how = {"target": target, "metric": "sqnr", "tolerance": [f"{plain + MORE:.2f}"], "max_runs": 300}
+        how = {"target": target, "metric": "sqnr", "tolerance": [f"{plain + MORE:.2f}"], "max_runs": 200}
         measured(f"onnxbench, {target}, search", judge, lambda how=how: by_us(model, seen, **how))
 
 

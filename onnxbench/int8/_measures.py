@@ -9,18 +9,19 @@ that a Relu alone reads the range of what that lets pass, so its negative values
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends
-from onnxbench.captures import Value
+from onnxbench.captures import Value, input_ports
 from onnxbench.drift import BLOCK
 
 if TYPE_CHECKING:
     import numpy as np
 
     from onnxbench.int8._placement import Pair, Placement
+    from onnxbench.model import Model
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -73,9 +74,10 @@ class _Sums:
 
         finite = np.isfinite(value)
         self.elements += value.size
-        self.nonfinite += value.size - int(finite.sum())
-        self.clipped += int(np.count_nonzero(clipped & finite))
-        value, dequantized = value[finite], dequantized[finite]
+        self.nonfinite += value.size - int(np.count_nonzero(finite))
+        if not finite.all():
+            value, dequantized, clipped = value[finite], dequantized[finite], clipped[finite]
+        self.clipped += int(np.count_nonzero(clipped))
         if value.size:
             apart = dequantized - value
             self.smallest = min(self.smallest, float(value.min()))
@@ -157,21 +159,36 @@ def weight_errors(placement: Placement) -> tuple[TensorError, ...]:
     return _sorted(found)
 
 
-def activation_errors(placement: Placement, samples: Iterable[Mapping[str, Value]]) -> tuple[TensorError, ...]:
+def activation_errors(placement: Placement, samples: Sequence[Mapping[str, Value]]) -> tuple[TensorError, ...]:
     """Returns what quantization does to each activation of the float model on all samples, the worst first."""
     quantizers = {
         pair.tensor: _quantizer(placement, pair) for pair in placement.pairs.values() if pair.quantize is not None
     }
-    names = list(quantizers)
+    inputs = {port.name for port in input_ports(placement.model.proto.graph)}
     for sample in samples:
-        inner = [name for name in names if name not in sample]
-        for name in names:
-            if name in sample:
-                quantizers[name].look(sample[name])
-        options = backends.Options(optimization="none")
-        for name, value in backends.stream_outputs(placement.model, sample, inner, options=options):
-            quantizers[name].look(value)
+        for name in quantizers.keys() & inputs & sample.keys():
+            quantizers[name].look(sample[name])
+    for name, value in _values(placement.model, samples, [name for name in quantizers if name not in inputs]):
+        quantizers[name].look(value)
     return _sorted([each.sums.result(name, each.zero.dtype.name, each.channels) for name, each in quantizers.items()])
+
+
+def _values(
+    model: Model, samples: Sequence[Mapping[str, Value]], names: Sequence[str]
+) -> Iterator[tuple[str, Any]]:  # fmt: skip
+    """Yields tensors of a model on all samples: from one session, if what they take on the first one fits."""
+    if not names:
+        return
+    options = backends.Options(optimization="none", frugal=True)
+    sizes = backends.observed_sizes(model, samples[0], names, options=options)
+    if sum(sizes.get(name, 0) for name in names) > backends.MAX_BYTES:
+        for sample in samples:
+            yield from backends.stream_outputs(model, sample, names, options=options)
+        return
+    session = backends.open_session(model, outputs=list(names), options=options)
+    for sample in samples:
+        yield from session.run(sample).items()
+    session.close()
 
 
 def _quantizer(placement: Placement, pair: Pair) -> _Quantizer:
