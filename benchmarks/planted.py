@@ -78,8 +78,8 @@ MODELS: tuple[Planted, ...] = (
     Planted("LayerNorm variance", _NORM, ("square", "variance", "guard", "root"),
             {"size": 1500.0, "two": 2.0, "eps": 1e-5}),
     Planted("attention mask -1e9",
-            "[inverse] i = Sub(one, flags) [mask1] m1 = Mul(i, minus) [mask2] m2 = Mul(m1, far) [masked] s = Add(h, m2) "
-            "[soft] q = Softmax<axis = -1>(s) [spread] z = Mul(q, many)",
+            "[inverse] i = Sub(one, flags) [mask1] m1 = Mul(i, minus) [mask2] m2 = Mul(m1, far) "
+            "[masked] s = Add(h, m2) [soft] q = Softmax<axis = -1>(s) [spread] z = Mul(q, many)",
             ("mask2", "masked", "soft"), {"one": 1.0, "minus": -31623.0, "far": 31623.0, "many": 8.0}),
     Planted("Softmax logits", "[logits] l = Mul(h, four) [shift] s = Add(l, far) [soft] q = Softmax<axis = -1>(s) "
             "[spread] z = Mul(q, many)", ("shift", "soft"), {"four": 4.0, "far": 3000.0, "many": 8.0}),
@@ -110,4 +110,3 @@ MODELS: tuple[Planted, ...] = (
             "[product] p = Mul(r, o) [spread] z = Mul(p, many)", ("other", "inverse", "product"),
             {"tiny": 1e-6, "many": 2.0}),
 )  # fmt: skip
-

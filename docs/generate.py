@@ -32,7 +32,7 @@ do next. With `--json` the same stands on stdout as an object: `schema_version`,
 | 1 | | | a check found something: findings, a difference, a proof that failed |
 {rows}
 | 70 | | | a bug in onnxbench; a report with versions and the traceback is saved, and its path is shown |
-| 130 | | | interrupted (Ctrl-C); nothing was written |
+| 130 | | | interrupted (Ctrl-C); nothing was written but the best result so far, by `reduce` and `precision --search` |
 """
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from onnxbench.feeding import FeedOptions as FeedOptions
     from onnxbench.graph import GraphIndex as GraphIndex
     from onnxbench.inspection import inspect as inspect
+    from onnxbench.int8 import quantize as quantize
     from onnxbench.lint import check as check
     from onnxbench.marks import unmark as unmark
     from onnxbench.merging import MergeOptions as MergeOptions
@@ -68,6 +69,8 @@ if TYPE_CHECKING:
     from onnxbench.running import run as run
     from onnxbench.splitting import split as split
     from onnxbench.surgery import edit as edit
+    from onnxbench.tuning import tune as tune
+    from onnxbench.tuning import tune_file as tune_file
     from onnxbench.validity import validate as validate
     from onnxbench.writer import SaveOptions as SaveOptions
     from onnxbench.writer import save as save
@@ -116,6 +119,7 @@ _HOMES = {
     "merge": "merging",
     "prove": "proof",
     "prove_plugin": "proving",
+    "quantize": "int8",
     "read_engine": "engine",
     "reduce_failure": "reduction",
     "rewrites": "pytorch.rewriters",
@@ -125,6 +129,8 @@ _HOMES = {
     "split": "splitting",
     "torch_operator": "pytorch.operators",
     "torch_reference": "pytorch.reference",
+    "tune": "tuning",
+    "tune_file": "tuning",
     "unmark": "marks",
     "validate": "validity",
 }

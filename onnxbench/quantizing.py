@@ -1,9 +1,12 @@
-"""int8 in the form that TensorRT takes: QuantizeLinear and DequantizeLinear in the graph, all zero points 0.
+"""int8 by calibration: QuantizeLinear and DequantizeLinear in the graph, ranges taken from data.
 
-``quantize`` calibrates a float model with data. The quantizer is ONNX Runtime's; what it is told to do is what TensorRT
-wants: inputs of convolutions and matrix products, weights per channel, bias in float, outputs left alone so that
-activations are fused. A model that was quantized as ONNX Runtime likes it is mended by the operation
-``symmetric_quantization``, where that changes no number.
+The quantizer is ONNX Runtime's. For TensorRT it is told what that wants: inputs of convolutions and matrix products,
+all zero points 0, weights per channel, bias in float, outputs left alone so that activations are fused. For ONNX
+Runtime it does what it does by itself: activations in uint8 with zero points, outputs quantized too, bias in int32.
+
+``calibrate`` yields the model beside the float one that it was made of; ``onnxbench.int8`` measures the two and looks
+for what to leave in float. ``quantize`` is what an engine is built from. A model that was quantized as ONNX Runtime
+likes it is mended by the operation ``symmetric_quantization``, where that changes no number.
 """
 
 from __future__ import annotations
@@ -11,14 +14,24 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from onnxbench import backends, weights
+from onnxbench.captures import Feeds, Value, check_feeds, input_ports
 from onnxbench.drift import DriftReport, TensorDrift, compare_all
-from onnxbench.errors import FeedsError, NotFoundError, RefusedResultError, UnsupportedError
+from onnxbench.errors import (
+    FeedsError,
+    MissingDependencyError,
+    NotFoundError,
+    RefusedResultError,
+    UnsupportedError,
+    UsageError,
+    did_you_mean,
+)
 from onnxbench.feeding import FeedOptions, feed_sets
 from onnxbench.graph import GraphIndex
 from onnxbench.messages import copy_of
@@ -27,6 +40,10 @@ from onnxbench.opsets import convert_opset
 from onnxbench.validity import validate
 from onnxbench.wording import plural
 from onnxbench.writer import SaveOptions, save
+
+Target = Literal["tensorrt", "onnxruntime"]
+Method = Literal["minmax", "entropy", "percentile"]
+Quantizer = Literal["onnxruntime", "modelopt"]
 
 QUANTIZED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators whose inputs become int8."""
@@ -89,10 +106,31 @@ class Quantized:
         return said
 
 
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """A model that was quantized, beside the one in float that it was made of.
+
+    Attributes:
+        model: The quantized model. Nodes have names of their own.
+        prepared: The float one: opset 13 at least, no weights among the inputs, nodes with the same names.
+        names: What nodes were called that were given a name, by the name that they were given.
+        operators: The types of nodes that were quantized.
+        sets: With how many sets of inputs it was calibrated.
+        digest: The sha256 of these inputs.
+    """
+
+    model: Model
+    prepared: Model
+    names: dict[str, str]
+    operators: tuple[str, ...]
+    sets: int
+    digest: str
+
+
 def quantize(
     model: Model, calibration: FeedOptions, *, operators: Sequence[str] = QUANTIZED, exclude: Sequence[str] = ()
 ) -> Quantized:
-    """Returns a float model with int8 inputs for its convolutions and matrix products.
+    """Returns a float model with int8 inputs for its convolutions and matrix products, as TensorRT takes it.
 
     Args:
         model: The model; neither it nor its files are changed.
@@ -101,30 +139,113 @@ def quantize(
         exclude: Names of nodes that stay in float.
 
     Raises:
+        BenchError: As for ``calibrate``.
+    """
+    known = {node.name for node in model.proto.graph.node}
+    for name in exclude:
+        if name not in known:
+            raise NotFoundError(f"the model has no node {name!r}")
+    made = calibrate(model, calibration, operators=operators, exclude=exclude)
+    done, count = _count(made.model, operators), _of_type(made.prepared, operators)
+    restore_names(made.model, made)
+    drift = _compare(made.prepared, made.model, calibration)
+    return Quantized(made.model, done, count - done, made.sets, made.digest, drift)
+
+
+def calibrate(
+    model: Model,
+    calibration: FeedOptions | Sequence[Mapping[str, Value]],
+    *,
+    target: Target = "tensorrt",
+    quantizer: Quantizer = "onnxruntime",
+    method: Method = "minmax",
+    percentile: float | None = None,
+    per_channel: bool = True,
+    operators: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> Calibrated:
+    """Returns a float model with QuantizeLinear and DequantizeLinear around its operators.
+
+    Args:
+        model: The model; neither it nor its files are changed.
+        calibration: Sets of inputs like those that it will get: the ranges of all tensors are taken from them.
+        target: What will run it, and so the form that it has.
+        quantizer: What inserts the nodes: ONNX Runtime's quantizer, or NVIDIA's modelopt, which is for TensorRT.
+        method: How a range is taken from values: all of them, the one that loses least information, or a percentile.
+        percentile: The share of values within the range, in percent, for ``method="percentile"``.
+        per_channel: Whether weights have a scale for each channel.
+        operators: The types of nodes that are quantized; None: ``QUANTIZED``, or all that ONNX Runtime takes.
+        exclude: Names of nodes that stay in float.
+
+    Raises:
+        UsageError: There is no such target, quantizer or method, they do not go together, or the percentile is none.
+        MissingDependencyError: modelopt is not installed.
         FeedsError: The data does not fit, or holds no set.
-        NotFoundError: The model has no such node, or none of these operators.
+        NotFoundError: The model has none of these operators.
         UnsupportedError: It is quantized already, or its opset cannot be raised to 13.
         ExecutionError: The quantizer or ONNX Runtime fails.
         RefusedResultError: What comes out is no valid model, or has other inputs or outputs.
     """
+    _require_word(target, get_args(Target), "target")
+    _require_word(method, get_args(Method), "method")
+    _require_word(quantizer, get_args(Quantizer), "quantizer")
+    if quantizer == "modelopt":
+        _require_modelopt(target, method, per_channel=per_channel)
+    if percentile is not None and (method != "percentile" or not 50 < percentile <= 100):
+        raise UsageError(
+            f"a percentile of {percentile:g} means nothing here",
+            hint="It is for the method percentile, above 50 and up to 100: 99.99.",
+        )
     _refuse_quantized(model)
-    prepared = _prepared(model, exclude)
-    count = sum(1 for node in prepared.proto.graph.node if node.op_type in operators)
-    if not count:
-        raise NotFoundError(f"the model has no {', '.join(operators)} to quantize")
+    prepared, names = _prepared(model)
+    wanted = tuple(operators or (QUANTIZED if target == "tensorrt" else backends.quantizable_operators()))
+    if not _of_type(prepared, wanted):
+        raise NotFoundError(f"the model has no {', '.join(wanted)} to quantize")
     with tempfile.TemporaryDirectory(prefix="onnxbench-") as name:
         folder = Path(name)
-        source, target = folder / "float.onnx", folder / "int8.onnx"
+        source, file = folder / "float.onnx", folder / "int8.onnx"
         size = sum(weights.tensor_bytes(tensor) for tensor in weights.tensors(prepared.proto))
         save(prepared, source, options=SaveOptions(external=size > _LARGE))
         sets = _Counted(model, calibration)
-        backends.quantize(source, target, sets, operators=operators, exclude=exclude, external=size > _LARGE)
-        made = _gathered(load(target))
+        if quantizer == "modelopt":
+            backends.quantize_by_modelopt(
+                source, file, sets, operators=wanted, exclude=exclude, external=size > _LARGE, method=method
+            )
+        else:
+            backends.quantize(
+                source, file, sets, operators=wanted, exclude=exclude, external=size > _LARGE, form=target,
+                method=method, percentile=percentile, per_channel=per_channel,
+            )  # fmt: skip
+        made = _gathered(load(file))
+    _restore_heads(made, prepared)
     validate(made.proto)
     if _ports(made) != _ports(prepared):
         raise RefusedResultError("the quantizer changed the inputs or outputs of the model")
-    done = _count(made, operators)
-    return Quantized(made, done, count - done, sets.count, sets.digest, _compare(prepared, made, calibration))
+    return Calibrated(made, prepared, names, wanted, sets.count, sets.digest)
+
+
+def restore_names(model: Model, made: Calibrated) -> None:
+    """Gives the nodes of a model that was made of a calibrated one the names that they had, in place."""
+    for node in model.proto.graph.node:
+        if node.name in made.names:
+            node.name = made.names[node.name]
+
+
+def _require_modelopt(target: str, method: str, *, per_channel: bool) -> None:
+    if target != "tensorrt":
+        raise UsageError("modelopt quantizes for TensorRT alone", hint="Leave the quantizer or the target out.")
+    if method == "percentile" or not per_channel:
+        raise UsageError("modelopt takes ranges by minmax or entropy, and has weights per channel always")
+    if find_spec("modelopt") is None:
+        raise MissingDependencyError(
+            "NVIDIA's quantizer is not installed", hint="Install it: pip install 'nvidia-modelopt[onnx]'."
+        )
+
+
+def _require_word(word: str, words: Sequence[str], what: str) -> None:
+    if word not in words:
+        hint = did_you_mean(word, words) or f"There are: {', '.join(words)}."
+        raise UsageError(f"{word!r} is no {what} of quantization", hint=hint)
 
 
 def _refuse_quantized(model: Model) -> None:
@@ -136,33 +257,43 @@ def _refuse_quantized(model: Model) -> None:
             )
 
 
-def _prepared(model: Model, exclude: Sequence[str]) -> Model:
-    """Returns a model as the quantizer wants it: opset 13, weights that are no inputs, node names of their own."""
-    known = {node.name for node in model.proto.graph.node}
-    for name in exclude:
-        if name not in known:
-            raise NotFoundError(f"the model has no node {name!r}")
+def _prepared(model: Model) -> tuple[Model, dict[str, str]]:
+    """Returns a model as the quantizer wants it (opset 13, weights that are no inputs), and names that are new."""
     opset = next((each.version for each in model.proto.opset_import if each.domain in ("", "ai.onnx")), 0)
     if opset < _LEAST_OPSET:
         model, _ = convert_opset(model, _LEAST_OPSET)
     proto = copy_of(model.proto)
-    seen: set[str] = set()
+    taken, seen = {node.name for node in proto.graph.node}, set[str]()
+    names: dict[str, str] = {}
     for at, node in enumerate(proto.graph.node):
         if not node.name or node.name in seen:
-            node.name = f"{node.op_type}_{at}_onnxbench"
+            name = f"{node.op_type}_{at}_onnxbench"
+            while name in taken:
+                name += "_"
+            names[name] = node.name
+            node.name = name
+            taken.add(name)
         seen.add(node.name)
     stored = {tensor.name for tensor in proto.graph.initializer}
     inputs = [copy_of(info) for info in proto.graph.input if info.name not in stored]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     proto.ir_version = max(proto.ir_version, _LEAST_IR)
-    return model.derive(proto)
+    return model.derive(proto), names
+
+
+def _restore_heads(made: Model, prepared: Model) -> None:
+    """Gives a model what the quantizer writes over that has nothing to do with it."""
+    for name in ("producer_name", "producer_version", "model_version", "domain", "doc_string"):
+        setattr(made.proto, name, getattr(prepared.proto, name))
+    del made.proto.metadata_props[:]
+    made.proto.metadata_props.extend(prepared.proto.metadata_props)
 
 
 class _Counted:
     """Sets of inputs that tell how many they were, and the digest of all."""
 
-    def __init__(self, model: Model, calibration: FeedOptions) -> None:
+    def __init__(self, model: Model, calibration: FeedOptions | Sequence[Mapping[str, Value]]) -> None:
         self._model, self._calibration = model, calibration
         self.count, self.digest = 0, ""
 
@@ -170,16 +301,23 @@ class _Counted:
         import numpy as np
 
         self.count, digest = 0, hashlib.sha256()
-        for each in feed_sets(self._model, self._calibration):
+        for feeds in self._sets():
             self.count += 1
-            for name in sorted(each.feeds):
-                value = np.ascontiguousarray(each.feeds[name])
+            for name in sorted(feeds):
+                value = np.ascontiguousarray(feeds[name])
                 digest.update(f"{name} {value.dtype} {value.shape}\0".encode())
                 digest.update(value.tobytes())
-            yield each.feeds
+            yield feeds
         if not self.count:
             raise FeedsError("the calibration data holds no set of inputs")
         self.digest = digest.hexdigest()
+
+    def _sets(self) -> Iterator[Feeds]:
+        if isinstance(self._calibration, FeedOptions):
+            yield from (each.feeds for each in feed_sets(self._model, self._calibration))
+        else:
+            ports = input_ports(self._model.proto.graph)
+            yield from (check_feeds(dict(each), ports) for each in self._calibration)
 
 
 def _gathered(model: Model) -> Model:
@@ -195,6 +333,10 @@ def _gathered(model: Model) -> Model:
 
 def _ports(model: Model) -> list[str]:
     return [info.name for info in (*model.proto.graph.input, *model.proto.graph.output)]
+
+
+def _of_type(model: Model, operators: Sequence[str]) -> int:
+    return sum(node.op_type in operators for node in model.proto.graph.node)
 
 
 def _count(model: Model, operators: Sequence[str]) -> int:

@@ -130,4 +130,78 @@ class DeformableBackbone(nn.Module):
         return self.last(x.mean(dim=(1, 2)))
 
 
-NETWORKS = (TwoStageDetector, RotatedDetector, DeformableBackbone)
+class SingleStageHead(nn.Module):
+    """Anchors on two levels, of which the best candidates are taken before they are decoded and suppressed."""
+
+    bundles = ("grid_priors", "gather_topk", "batched_nms")
+    image = (2, 3, 32, 40)
+    strides = (4, 8)
+    anchors, classes = 2, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.scoring, self.boxes = nn.Conv2d(8, self.anchors * self.classes, 1), nn.Conv2d(8, self.anchors * 4, 1)
+        for level, stride in enumerate(self.strides):
+            half = torch.tensor([[2.0, 2.0], [1.5, 3.0]]) * stride
+            self.register_buffer(f"base{level}", torch.cat([-half, half], dim=-1))
+        self.call = operators(*self.bundles)
+
+    def forward(self, x):
+        low = self.stem(x).relu()
+        maps = [low, self.down(low).relu()]
+        boxes, scores = [], []
+        for level, (each, stride) in enumerate(zip(maps, self.strides, strict=True)):
+            height, width = each.shape[2:]
+            priors = self.call["GridPriorsTRT"](
+                getattr(self, f"base{level}"), torch.zeros(height), torch.zeros(width), stride_h=stride, stride_w=stride
+            )
+            shares = self.scoring(each).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.classes).sigmoid()
+            moves = self.boxes(each).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4)
+            best = shares.max(dim=-1).values.topk(24).indices
+            rows = priors.unsqueeze(0).expand(x.shape[0], -1, -1)
+            boxes.append(self.call["GatherTopk"](rows, best) + self.call["GatherTopk"](moves, best) * stride)
+            scores.append(self.call["GatherTopk"](shares, best))
+        dets, labels, _ = self.call["TRTBatchedNMS"](
+            torch.cat(boxes, 1).unsqueeze(2), torch.cat(scores, 1), num_classes=self.classes, topk=32, keep_topk=10,
+            iou_threshold=0.5,
+        )  # fmt: skip
+        return dets, labels
+
+
+class Transformer(nn.Module):
+    """An encoder's layer and a decoder's, with attention to itself, masked, and to the encoder."""
+
+    bundles = ("scaled_dot_product_attention",)
+    image = (2, 3, 16, 24)
+    size, heads, queries = 16, 4, 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, self.size, 4, stride=4)
+        self.wanted = nn.Parameter(torch.randn(self.queries, self.size))
+        self.projections = nn.ModuleList(nn.Linear(self.size, self.size) for _ in range(12))
+        self.last = nn.Linear(self.size, 5)
+        self.register_buffer("mask", torch.full((self.queries, self.queries), -1e4).triu(1))
+        self.call = operators(*self.bundles)["ScaledDotProductAttentionTRT"]
+
+    def attend(self, number, to, of, *mask):
+        def split(value):
+            made = value.unflatten(-1, (self.heads, self.size // self.heads)).transpose(1, 2)
+            return made.flatten(0, 1)
+
+        into_q, into_k, into_v, out = self.projections[number * 4 : number * 4 + 4]
+        mixed, weights = self.call(split(into_q(to)), split(into_k(of)), split(into_v(of)), *mask)
+        joined = mixed.unflatten(0, (to.shape[0], self.heads)).transpose(1, 2).flatten(2)
+        return to + out(joined), weights
+
+    def forward(self, x):
+        memory = self.patches(x).flatten(2).transpose(1, 2)
+        memory, _ = self.attend(0, memory, memory)
+        found = self.wanted.unsqueeze(0).expand(x.shape[0], -1, -1)
+        found, _ = self.attend(1, found, found, self.mask)
+        found, weights = self.attend(2, found, memory)
+        return self.last(found), weights
+
+
+NETWORKS = (TwoStageDetector, RotatedDetector, DeformableBackbone, SingleStageHead, Transformer)

@@ -419,6 +419,20 @@ class TestEngines:
         assert run("build-trt", model, tmp_path / "m.engine", "--fp16", "--bf16") == UsageError.exit_code
         assert "no precision flags" in capsys.readouterr().err
 
+    def test_with_a_tolerance_few_nodes_stay_in_float32(self, tmp_path, capsys):
+        proto = onnx.parser.parse_model(
+            """<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,4] y)
+            <float big = {6e4}> {
+                [first] a = Mul (x, big) [wide] b = Add (a, a) [narrow] c = Div (b, big) [last] y = Tanh (c) }"""
+        )
+        model, recipe = saved(tmp_path, proto), tmp_path / "r.yaml"
+        asked = ["build-trt", model, "--doctor", "--no-trial", "--save-recipe", recipe]
+        assert run(*asked, "--fp16", "--tolerance", "1e-2") == 0
+        assert "nodes kept in float32" in capsys.readouterr().err
+        assert """keep: ['node:"wide"', 'node:"narrow"']""" in recipe.read_text()
+        assert run(*asked, "--apply", "--tolerance", "1e-2") == UsageError.exit_code
+        assert "--tolerance means nothing without" in capsys.readouterr().err
+
     def test_attention_without_a_kernel_of_its_own_is_taken_apart(self, tmp_path):
         shapes = "float[2,3,4,8] q, float[2,3,6,8] k, float[2,3,6,8] v) => (float[2,3,4,8] y"
         proto = onnx.parser.parse_model(

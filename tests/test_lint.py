@@ -115,6 +115,27 @@ CONSTANT_IF = """g (float[2] x) => (float[2] y) <bool c = {1}> {
 }"""
 
 
+def linear(
+    body: str = "q = QuantizeLinear (x, s, z)  h = DequantizeLinear (q, s, z)  y = Relu (h)",
+    constants: str = "float s = {0.5}, int8 z = {0}",
+) -> onnx.ModelProto:
+    """A graph that quantizes; by default soundly, and as every target takes it."""
+    return text(f"g (float[1,2,4,4] x) => (float[?,?,?,?] y) <{constants}> {{ {body} }}")
+
+
+CONV = """q = QuantizeLinear (x, s, z)  h = DequantizeLinear (q, s, z)  k = DequantizeLinear <axis = AXIS> (w, t, u)
+  c = Conv (h, k)  END"""
+
+
+def convolution(axis: int = 0, end: str = "y = Relu (c)", scales: int = 3) -> onnx.ModelProto:
+    """A quantized Conv with weights per channel."""
+    return linear(
+        CONV.replace("AXIS", str(axis)).replace("END", end),
+        f"float s = {{0.5}}, int8 z = {{0}}, int8[3,2,1,1] w = {{1,2,3,4,5,6}}, "
+        f"float[{scales}] t = {{{','.join(['0.1'] * scales)}}}, int8[{scales}] u = {{{','.join('0' * scales)}}}",
+    )
+
+
 def enhance() -> onnx.ModelProto:
     return text("g (float[2] x) => (float[2] y) { y = com.example.Enhance (x) }", opsets='"" : 18, "com.example" : 1')
 
@@ -399,6 +420,45 @@ CASES: dict[str, tuple[Case, Case]] = {
         lambda _: text("g (float[?,3] x) => (float[?,3] y) { y = Relu (x) }"),
         lambda _: text("g (float[n,3] x) => (float[n,3] y) { y = Relu (x) }"),
     ),
+    "OB751": (
+        lambda _: linear("q = QuantizeLinear (x, s, z)  y = Cast <to = 1> (q)"),
+        lambda _: linear("q = QuantizeLinear (x, s, z)  r = Identity (q)  y = DequantizeLinear (r, s, z)"),
+    ),
+    "OB752": (
+        lambda _: linear("q = Cast <to = 3> (x)  y = DequantizeLinear (q, s, z)"),
+        lambda _: linear("q = QuantizeLinear (x, s, z)  r = Identity (q)  y = DequantizeLinear (r, s, z)"),
+    ),
+    "OB753": (
+        lambda _: linear("q = QuantizeLinear (x, s, z)  h = DequantizeLinear (q, s, z)  y = MatMul (h, x)"),
+        lambda _: linear("q = QuantizeLinear (x, s, z)  h = DequantizeLinear (q, s, z)  y = MatMul (h, h)"),
+    ),
+    "OB754": (
+        lambda _: convolution(),
+        lambda _: convolution(end="r = Relu (c)  p = QuantizeLinear (r, s, z)  y = DequantizeLinear (p, s, z)"),
+    ),
+    "OB755": (
+        lambda _: linear(
+            "q = QuantizeLinear (x, s, z)  y = DequantizeLinear (q, t, z)",
+            "float s = {0.5}, float t = {0.25}, int8 z = {0}",
+        ),
+        lambda _: linear(
+            "q = QuantizeLinear (x, s, z)  y = DequantizeLinear (q, t, z)",
+            "float s = {0.5}, float t = {0.5}, int8 z = {0}",
+        ),
+    ),
+    "OB756": (
+        lambda _: linear("b = DequantizeLinear (w, s)  y = Add (x, b)", "float s = {0.5}, int32 w = {3}"),
+        lambda _: linear("b = DequantizeLinear (w, s)  y = Add (x, b)", "float s = {0.5}, int8 w = {3}"),
+    ),
+    "OB757": (
+        lambda _: linear(constants="float s = {0.5}, int8 z = {-3}"),
+        lambda _: linear(),
+    ),
+    "OB758": (
+        lambda _: linear(constants="float s = {0.0}, int8 z = {0}"),
+        lambda _: linear(constants="float s = {1e-37}, int8 z = {0}"),
+    ),
+    "OB759": (lambda _: convolution(axis=1, scales=3), lambda _: convolution()),
     "OB801": (
         lambda _: enhance(),
         lambda _: plain(),
@@ -493,6 +553,27 @@ def test_a_rule_leaves_its_near_miss_alone(code, tmp_path):
     target = rule.only_for[0] if rule.only_for else None
     found = checked(CASES[code][1](tmp_path), target=target)
     assert code not in codes(found), [f.message for f in found.findings if f.code == code]
+
+
+def test_what_is_wrong_with_a_quantization_is_said_with_its_numbers():
+    def of(proto: onnx.ModelProto, code: str, target: str | None = None) -> list[tuple[Severity, str]]:
+        return [(f.severity, f.message) for f in checked(proto, target=target).findings if f.code == code]
+
+    uint8 = linear(constants="float s = {0.5}, uint8 z = {128}")
+    assert of(uint8, "OB757", "tensorrt") == [(ERROR, "the zero point 'z' is uint8")] * 2
+    assert of(linear("q = QuantizeLinear (x, s)  y = DequantizeLinear (q, s)"), "OB757", "tensorrt") == [
+        (ERROR, "without a zero point, it quantizes to uint8")
+    ]
+    for said, severity in (("-0.5", ERROR), ("inf", ERROR), ("nan", ERROR), ("1e-40", Severity.WARNING)):
+        found = of(linear(constants=f"float s = {{{said}}}, int8 z = {{0}}"), "OB758")
+        assert [each[0] for each in found] == [severity], said
+    assert of(convolution(axis=7), "OB759") == [(ERROR, "axis 7 is none of 'w', which has rank 4")]
+    assert of(convolution(axis=1, scales=2), "OB759") == [
+        (Severity.WARNING, "the axis 1 of 'w' has a scale each, and Conv sums over it")
+    ]
+    weight = linear("k = DequantizeLinear (w, s, z)  y = MatMul (x, k)",
+                    "float s = {0.5}, int8 z = {0}, int8[4,1] w = {1,2,3,4}")  # fmt: skip
+    assert [each[0] for each in of(weight, "OB753")] == [Severity.INFO]
 
 
 def test_rules_are_documented_and_their_codes_well_formed():

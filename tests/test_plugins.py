@@ -28,6 +28,7 @@ from onnxbench.bundles import (
     load_bundle,
     make_skeleton,
     prove_bundle,
+    read_bundles,
 )
 from onnxbench.bundles._kernels import HostKernel
 from onnxbench.bundles._proof import difference
@@ -198,6 +199,15 @@ def test_the_rule_to_gridsample_computes_the_same(tmp_path, opset):
     assert len(done) == 16
 
 
+def test_the_support_table_has_every_operator_in_every_type():
+    table = (ROOT / "docs" / "plugin-support.md").read_text(encoding="utf-8")
+    for file in sorted((ROOT / "plugins").glob("*/plugin.py")):
+        for bundle in read_bundles(file):
+            for dtype in bundle.dtypes:
+                name = f"[`{bundle.domain}::{bundle.op}`](../plugins/{file.parent.name}/README.md)"
+                assert f"| {name} | {bundle.version} | {dtype} |" in table, "'python docs/support.py' writes it anew"
+
+
 # ---------------------------------------------------------------- in ONNX Runtime
 
 
@@ -343,10 +353,14 @@ def test_the_cpp_form_compiles_and_is_taken(tmp_path, name):
 
 
 def test_bundles_are_found_by_name(monkeypatch, tmp_path):
-    monkeypatch.setenv("ONNXBENCH_PLUGIN_PATH", str(ROOT / "plugins"))
-    assert "dynamic_resize" in [plugin.name for plugin in discover()]
+    monkeypatch.delenv("ONNXBENCH_PLUGIN_PATH", raising=False)
+    assert [plugin.name for plugin in discover() if plugin.origin == "onnxbench"] == sorted(
+        file.parent.name for file in (ROOT / "plugins").glob("*/plugin.py")
+    )
+    own = shutil.copytree(RESIZE, tmp_path / "own" / "dynamic_resize")
+    monkeypatch.setenv("ONNXBENCH_PLUGIN_PATH", str(own.parent))
     (found,) = find_plugins(["dynamic_resize"])
-    assert found.path == RESIZE
+    assert found.path == own
     with pytest.raises(NotFoundError, match="no plugin 'dynamic_resise'") as caught:
         find_plugins(["dynamic_resise"])
     assert "dynamic_resize" in (caught.value.hint or "")

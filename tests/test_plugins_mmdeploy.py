@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib.util import find_spec
 
@@ -12,11 +13,12 @@ import pytest
 from cases import ROOT
 
 from onnxbench import backends
-from onnxbench.bundles import export_cpp, kind_of, load_bundle
+from onnxbench.bundles import export_cpp, find_plugins, kind_of, load_bundle, read_bundles, run_file
 from onnxbench.bundles._proof import allowed_in, difference, expected_of
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
-from onnxbench.errors import BenchError, UsageError
+from onnxbench.engine import BuildSpec, build_engine
+from onnxbench.errors import BenchError, SpecError, UsageError
 from onnxbench.model import from_proto
 from onnxbench.operations import Rewrite
 from onnxbench.proving import prove_plugin
@@ -31,11 +33,24 @@ BUNDLES = (
     "modulated_deform_conv2d",
     "dcn_v3",
     "instance_norm",
+    "batched_nms",
+    "nms_rotated",
+    "scatter_nd",
+    "gather_topk",
+    "grid_priors",
+    "scaled_dot_product_attention",
 )
 RULES = {
     "roi_align": "roialign.yaml",
     "modulated_deform_conv2d": "deformconv.yaml",
     "instance_norm": "instancenormalization.yaml",
+}
+RULES_OF_ALL_OUTPUTS = {
+    "batched_nms": "nms.yaml",
+    "scatter_nd": "scatternd.yaml",
+    "gather_topk": "gathernd.yaml",
+    "grid_priors": "priors.yaml",
+    "scaled_dot_product_attention": "attention.yaml",
 }
 MAY_BE_MISSING = {"onnxruntime_extensions": "ONNX Runtime", "tensorrt_rtx": "TensorRT engine", "torch": "PyTorch"}
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
@@ -48,9 +63,10 @@ def test_each_bundle_passes_its_own_tests(name):
     outcomes = prove_plugin(folder, engine="tensorrt-rtx" if find_spec("tensorrt_rtx") else None)
     missing = {MAY_BE_MISSING[module] for module in MAY_BE_MISSING if find_spec(module) is None}
     assert not [each for each in outcomes if each.passed is False]
-    assert {each.name for each in outcomes if each.passed is None} <= missing
-    cases = list(load_bundle(folder).cases())
-    assert len(cases) >= 200
+    assert {each.name.rpartition(": ")[2] for each in outcomes if each.passed is None} <= missing
+    bundles = read_bundles(folder)
+    assert all(sum(1 for _ in bundle.cases()) * len(bundle.dtypes) >= 200 for bundle in bundles)
+    cases = [case for bundle in bundles for case in bundle.cases()]
     assert any(not all(value.size for value in inputs) for inputs, _ in cases), "something empty"
     assert any(not np.isfinite(value).all() for inputs, _ in cases for value in inputs), "something not finite"
     assert len((folder / "kernel.ptx").read_bytes()) < 200_000
@@ -95,6 +111,98 @@ def test_the_rule_computes_the_same(name, domain):
         assert difference(actual, expected, allowed_in(bundle, expected)) is None, (attributes, inputs)
         done += 1
     assert done >= 12
+
+
+def is_in_range(name, inputs, attributes):
+    """Tells whether the standard says what the operator of a case is: places out of range are errors there."""
+    if not all(value.size for value in inputs) or (attributes.get("clip_boxes") and attributes.get("is_normalized")):
+        return False
+    sizes = {"gather_topk": lambda data, at: data.shape[at.ndim - 1],
+             "scatter_nd": lambda data, at, _: data.shape[: at.shape[-1]]}  # fmt: skip
+    if name not in sizes:
+        return True
+    most = np.array(sizes[name](*inputs))
+    return bool(((inputs[1] < most) & (inputs[1] >= -most)).all())
+
+
+@pytest.mark.parametrize("name", RULES_OF_ALL_OUTPUTS)
+def test_the_rule_computes_all_outputs(name):
+    bundle = load_bundle(PLUGINS / name)
+    step = Step(Rewrite(rule=str(PLUGINS / name / RULES_OF_ALL_OUTPUTS[name])))
+    meant = [case for case in bundle.cases() if is_in_range(name, *case)]
+    few = meant[:: max(1, len(meant) // 20)]
+    assert len(few) >= 20
+    for inputs, attributes in few:
+        made = edit(from_proto(bundle.model(inputs, attributes)), [step]).model.proto
+        assert {node.domain for node in made.graph.node} == {""}
+        onnx.checker.check_model(made, full_check=True)
+        session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+        found = session.run(None, dict(zip(bundle.inputs, inputs, strict=False)))
+        for actual, expected in zip(found, expected_of(bundle, inputs, attributes), strict=True):
+            assert actual.dtype == expected.dtype
+            assert difference(actual, expected, allowed_in(bundle, expected)) is None, (attributes, inputs)
+
+
+def without_index() -> tuple[onnx.ModelProto, dict, list]:
+    """Returns a model of a TRTBatchedNMS as MMDeploy writes it, with two outputs, its inputs, and what it gives."""
+    bundle = load_bundle(PLUGINS / "batched_nms")
+    inputs, attributes = [case for case in bundle.cases() if case[1].get("num_classes") == 3][1]
+    proto = bundle.model(inputs, attributes)
+    del proto.graph.node[0].output[2], proto.graph.output[2]
+    return proto, dict(zip(bundle.inputs, inputs, strict=True)), list(expected_of(bundle, inputs, attributes))[:2]
+
+
+def test_a_node_may_leave_out_an_output():
+    proto, feeds, expected = without_index()
+    step = Step(Rewrite(rule=str(PLUGINS / "batched_nms" / "nms.yaml")))
+    standard = edit(from_proto(proto), [step]).model
+    assert {node.domain for node in standard.proto.graph.node} == {""}
+    options = backends.Options(operators=(load_bundle(PLUGINS / "batched_nms").operator(),))
+    assert (expected[1] >= 0).any()
+    for model, backend in ((from_proto(proto), "ort"), (from_proto(proto), "reference"), (standard, "ort")):
+        session = backends.open_session(model, backend, options=options)
+        for made, wanted in zip(session.run(feeds).values(), expected, strict=True):
+            assert made.dtype == wanted.dtype
+            assert np.array_equal(made, wanted)
+        session.close()
+
+
+@pytest.mark.trt
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+def test_tensorrt_builds_with_an_output_left_out(tmp_path):
+    proto, _, _ = without_index()
+    onnx.save(proto, tmp_path / "m.onnx")
+    built = build_engine(
+        tmp_path / "m.onnx", tmp_path / "m.engine", BuildSpec(compute_capabilities=("SM89",)),
+        plugins=find_plugins([str(PLUGINS / "batched_nms")]),
+    )  # fmt: skip
+    assert built.record.data["kinds"].get("PLUGIN_V3") == 1
+
+
+def test_the_list_shows_operators_and_versions(monkeypatch, capsys):
+    monkeypatch.setenv("ONNXBENCH_PLUGIN_PATH", str(PLUGINS))
+    assert run("plugins", "list") == 0
+    shown = capsys.readouterr().out
+    for name in BUNDLES:
+        for bundle in read_bundles(PLUGINS / name):
+            assert f"  {bundle.domain}::{bundle.op} version {bundle.version}" in shown
+    with pytest.raises(SpecError, match="has several operators: NMSRotated, TRTBatchedRotatedNMS"):
+        load_bundle(PLUGINS / "nms_rotated")
+
+
+def test_overlaps_of_rotated_boxes_are_those_of_a_geometry_library():
+    shapely = pytest.importorskip("shapely", reason="shapely is not installed (pip install shapely)")
+    module = run_file(PLUGINS / "nms_rotated" / "plugin.py")
+    random = np.random.default_rng(3)
+    special = next(iter(module.special_boxes(random)))[0]
+    boxes = np.concatenate([module.some_boxes(random, 60), special[np.isfinite(special).all(axis=1)]])
+    shapes = [shapely.Polygon(corners) for corners in module.corners(boxes.astype(np.float64))]
+    for box, shape in zip(boxes, shapes, strict=True):
+        found = module.overlaps(box, boxes)
+        for each, overlap in zip(shapes, found, strict=True):
+            union = shape.union(each).area
+            expected = shape.intersection(each).area / union if union > 0 else 0
+            assert abs(overlap - expected) < 1e-6
 
 
 def test_many_levels_are_one_level_after_the_other():
@@ -203,12 +311,18 @@ def test_check_knows_the_operators_of_bundles(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_each_can_be_written_as_cpp(tmp_path, name):
-    export_cpp(load_bundle(PLUGINS / name), tmp_path / "cpp")
-    text = (tmp_path / "cpp" / "plugin.cpp").read_text(encoding="utf-8")
+    for bundle in read_bundles(PLUGINS / name):
+        export_cpp(bundle, tmp_path / bundle.name)
+        assert not (set(re.findall(r'#include "(.*)"', (bundle.folder / "kernel.cu").read_text(encoding="utf-8")))
+                    - {file.name for file in (tmp_path / bundle.name).iterdir()})  # fmt: skip
+    text = (tmp_path / name / "plugin.cpp").read_text(encoding="utf-8")
     says = {
         "roi_align": 'n.i[9] = (a.mode == "max" ? 1LL : 0LL);',
         "multi_level_roi_align": "if (a.featmap_strides.size() == 5 && nbInputs == 6 &&",
         "modulated_deform_conv2d": "std::vector<int32_t> stride{1, 1};",
         "instance_norm": "std::min<int64_t>(",
+        "batched_nms": "return (((in[1].max.d[0] * in[1].max.d[2]) * ((in[1].max.d[1] + std::min<int64_t>(",
+        "nms_rotated": "out[0].d[0] = b.declareSizeTensor(1, ",
+        "scaled_dot_product_attention": "nbInputs == 4 && in[0].nbDims == 3",
     }
     assert says.get(name, "getOutputShapes") in text

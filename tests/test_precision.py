@@ -324,6 +324,22 @@ def test_casts_of_the_model_go_where_both_sides_are_one_type() -> None:
     assert (kept.casts, kept.removed, ops(kept)["Cast"]) == (0, 0, 2)
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_a_cast_of_the_model_serves_those_behind_it(early: bool) -> None:
+    cast, other = "[c] h = Cast <to = 10> (x)", "[b] b = Sin (x)"
+    source = parsed(f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[4] x) => (float16[4] y, float[4] z)
+    {{ {cast if early else other} {other if early else cast} [a] y = Exp (h) [z] z = Cos (b) }}
+    """)
+    done = convert(source, to="fp16", keep=[node(source, "c")])
+    assert done.casts == (1 if early else 2)  # z, and x where its Cast comes too late
+    assert ops(done)["Cast"] == done.casts + 1
+    sin = next(each for each in done.model.proto.graph.node if each.op_type == "Sin")
+    assert (sin.input[0] == "h") is early
+    assert_close(source, done, {"x": X4})
+
+
 def test_what_a_cast_makes_is_cast_from_what_it_reads() -> None:
     source = parsed("""
     <ir_version: 8, opset_import: ["" : 17]>
@@ -530,6 +546,37 @@ def test_what_reads_a_weight_beyond_the_type_is_kept() -> None:
     done = convert(source, to="fp16", weights="keep")
     assert ("w", "overflow", "low") in [(each.node, each.reason, each.detail) for each in done.kept]
     assert_close(source, done, MASK_FEEDS)
+
+
+def test_what_is_made_of_a_weight_beyond_the_type_is_kept_until_it_is_small_again() -> None:
+    source = parsed("""
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[2,4] x, float[2,4] m) => (float[2,4] y) <float one = {1}, float low = {-1e9}>
+    {
+       [inverse] i = Sub (one, m)
+       [big] b = Mul (i, low)
+       [again] a = Identity (b)
+       [add] s = Add (x, a)
+       [soft] p = Softmax (s)
+       [last] y = Exp (p)
+    }
+    """)
+    done = convert(source, to="fp16", weights="keep")
+    assert [each.node for each in done.kept if each.reason == "overflow"] == ["big", "again", "add", "soft"]
+    assert not {"inverse", "last"} & {each.node for each in done.kept}
+    feeds = {"x": np.stack([X4, X4]), "m": np.zeros((2, 4), np.float32)}  # all are masked: fp16 would make NaN of it
+    assert_close(source, done, feeds)
+    assert np.isfinite(run(done.model, feeds)[0]).all()
+
+
+def test_a_weight_that_vanishes_keeps_its_reader_alone() -> None:
+    source = parsed("""
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[4] x) => (float[4] y) <float eps = {1e-12}>
+    { [add] s = Add (x, eps) [neg] n = Neg (s) [exp] y = Exp (n) }
+    """)
+    done = convert(source, to="fp16", weights="keep")
+    assert [(each.node, each.reason) for each in done.kept] == [("add", "overflow")]
 
 
 def test_an_epsilon_that_vanishes_is_found_and_kept_from_zero() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from onnxbench.backends._operators import Operator as Operator
 from onnxbench.backends._operators import has_python_operators as has_python_operators
@@ -229,8 +229,12 @@ def quantize(
     operators: Sequence[str],
     exclude: Sequence[str],
     external: bool,
+    form: Literal["tensorrt", "onnxruntime"] = "tensorrt",
+    method: Literal["minmax", "entropy", "percentile"] = "minmax",
+    percentile: float | None = None,
+    per_channel: bool = True,
 ) -> None:
-    """Writes a model whose operators take int8: symmetric, weights per channel, bias in float, by ONNX Runtime.
+    """Writes a model whose operators take int8, with QuantizeLinear and DequantizeLinear, by ONNX Runtime's quantizer.
 
     Args:
         model: The model's file, opset 13 or later, nodes with names of their own. The quantizer writes beside it.
@@ -239,13 +243,48 @@ def quantize(
         operators: Types of the operators whose inputs are quantized.
         exclude: Names of nodes that stay in float.
         external: Write weights to a file of their own.
+        form: ``tensorrt``: int8 with zero points 0, outputs left alone, bias in float. ``onnxruntime``: activations in
+            uint8 with zero points, outputs quantized too, bias in int32.
+        method: How ranges are taken from the values that a tensor had.
+        percentile: With ``percentile``: the share of values within the range, in percent; None: the quantizer's own.
+        per_channel: Whether weights have a scale for each channel.
 
     Raises:
         ExecutionError: The quantizer fails.
     """
     from onnxbench.backends import _quantizer
 
-    _quantizer.quantize(model, target, sets, operators=operators, exclude=exclude, external=external)
+    _quantizer.quantize(
+        model, target, sets, operators=operators, exclude=exclude, external=external, form=form, method=method,
+        percentile=percentile, per_channel=per_channel,
+    )  # fmt: skip
+
+
+def quantize_by_modelopt(
+    model: Path,
+    target: Path,
+    sets: Iterable[Feeds],
+    *,
+    operators: Sequence[str],
+    exclude: Sequence[str],
+    external: bool,
+    method: Literal["minmax", "entropy", "percentile"] = "minmax",
+) -> None:
+    """Writes a model whose operators take int8 as TensorRT wants it, by NVIDIA's modelopt (see ``quantize``).
+
+    Raises:
+        ExecutionError: The quantizer fails.
+    """
+    from onnxbench.backends import _modelopt
+
+    _modelopt.quantize(model, target, sets, operators=operators, exclude=exclude, external=external, method=method)
+
+
+def quantizable_operators() -> tuple[str, ...]:
+    """Returns the types of operators that ONNX Runtime's quantizer takes, sorted."""
+    from onnxbench.backends import _quantizer
+
+    return _quantizer.quantizable_operators()
 
 
 def symbolic_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:

@@ -104,6 +104,7 @@ class Taught:
             opset = 17
             self.proto.opset_import.add(domain="", version=opset)
         made: dict[str, str] = {}
+        unused = 0
         for ref in GraphIndex(self.proto).nodes():
             operator = known.get((ref.node.domain, ref.node.op_type))
             if operator is None:
@@ -123,6 +124,9 @@ class Taught:
                 function = operator.body(attributes, opset, given) or self._call(operator, attributes, opset, given)
                 made[key] = function.name = f"{operator.name}_onnxbench_{len(made)}"
                 self.proto.functions.append(function)
+            for _ in operator.outputs[len(ref.node.output) :]:
+                unused += 1
+                ref.node.output.append(f"onnxbench_unused_{unused}")  # ONNX Runtime wants all outputs of a function
             ref.node.op_type = made[key]
             del ref.node.attribute[:]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from onnxbench.errors import BenchError, ExecutionError
 
 _FATAL, _WARNING = 4, 2
 """Severities of the runtime's own log; the second is what it has by itself."""
-_AT_ONCE = 8
-"""So many sets of intermediate ranges are held before they are merged."""
+_METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 
 
 def quantize(
@@ -26,9 +26,19 @@ def quantize(
     operators: Sequence[str],
     exclude: Sequence[str],
     external: bool,
+    form: str,
+    method: str,
+    percentile: float | None,
+    per_channel: bool,
 ) -> None:
     """Writes a model with QuantizeLinear and DequantizeLinear around operators (see ``onnxbench.backends``)."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is not typed
         def __init__(self) -> None:
@@ -37,16 +47,36 @@ def quantize(
         def get_next(self) -> Any:
             return next(self._sets, None)
 
-    with _silence():
+    class OneByOne(CalibrationDataReader):  # type: ignore[misc]
+        """For histograms: the quantizer holds all tensors of what it is given at once, so that is one set."""
+
+        def __init__(self) -> None:
+            self._kept = list(sets)
+            self._next: Iterator[Feeds] = iter(())
+
+        def __len__(self) -> int:
+            return len(self._kept)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self._next = iter(self._kept[start_index:end_index])
+
+        def get_next(self) -> Any:
+            return next(self._next, None)
+
+    with quiet():
         try:
             quantize_static(
-                model, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, op_types_to_quantize=list(operators),
+                model, target, Reader() if method == "minmax" else OneByOne(), quant_format=QuantFormat.QDQ,
+                per_channel=per_channel,
+                calibrate_method=CalibrationMethod[_METHODS[method]],
+                activation_type=QuantType.QInt8 if form == "tensorrt" else QuantType.QUInt8,
+                weight_type=QuantType.QInt8, op_types_to_quantize=list(operators),
                 nodes_to_exclude=list(exclude), use_external_data_format=external,
                 extra_options={
-                    "ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
-                    "MatMulConstBOnly": True, "CalibMaxIntermediateOutputs": _AT_ONCE,
-                    "OpTypesToExcludeOutputQuantization": list(operators), "QDQKeepRemovableActivations": True,
+                    "MatMulConstBOnly": True, "QDQKeepRemovableActivations": True,
+                    **({} if method == "minmax" else {"CalibStridedMinMax": 1}),
+                    **(_symmetric(operators) if form == "tensorrt" else {}),
+                    **({} if percentile is None else {"CalibPercentile": percentile}),
                 },
             )  # fmt: skip
         except BenchError:
@@ -56,9 +86,23 @@ def quantize(
             raise ExecutionError(f"ONNX Runtime's quantizer fails: {reason[:400]}") from None
 
 
+def _symmetric(operators: Sequence[str]) -> dict[str, Any]:
+    return {
+        "ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
+        "OpTypesToExcludeOutputQuantization": list(operators),
+    }  # fmt: skip
+
+
+def quantizable_operators() -> tuple[str, ...]:
+    """Returns the types of operators that the quantizer takes, sorted."""
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    return tuple(sorted({*QDQRegistry, *QLinearOpsRegistry}))
+
+
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps it from logging to the root logger, which would set that up for the whole process, and to stderr."""
+def quiet() -> Iterator[None]:
+    """Keeps a quantizer from printing, and from logging to the root logger, which would set that up for the process."""
     import onnxruntime
 
     root = logging.getLogger()
@@ -66,7 +110,7 @@ def _silence() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     onnxruntime.set_default_logger_severity(_FATAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

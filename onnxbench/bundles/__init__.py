@@ -328,7 +328,7 @@ class Plugin:
         path: The folder of a bundle, a ``.py`` file, or a library.
         kind: ``bundle``, ``script`` or ``library``.
         origin: Where it was found: ``given``, the path variable, or the package with the entry point.
-        version: Its version if that is known without running it.
+        version: The version of its package.
     """
 
     name: str
@@ -336,6 +336,25 @@ class Plugin:
     kind: str
     origin: str = "given"
     version: str = ""
+
+    def operators(self) -> list[tuple[str, str]]:
+        """Returns the operators of a bundle, ``domain::op``, each with its version, as far as its source says them.
+
+        Nothing is run.
+        """
+        import ast
+
+        try:
+            tree = ast.parse((self.path / _PLUGIN_FILE).read_text(encoding="utf-8"))
+        except (OSError, SyntaxError, UnicodeDecodeError):
+            return []
+        found = []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == Bundle.__name__:
+                said = {each.arg: each.value.value for each in node.keywords if isinstance(each.value, ast.Constant)}
+                if "op" in said and "domain" in said:
+                    found.append((f"{said['domain']!s}::{said['op']!s}", str(said.get("version", "1"))))
+        return found
 
     def job(self) -> dict[str, Any]:
         """Returns the plain values by which TensorRT's process loads it."""
@@ -385,8 +404,16 @@ def _find(word: str) -> Plugin:
 
 
 def discover() -> list[Plugin]:
-    """Returns the bundles that can be had by name: from the path variable, then from installed packages."""
-    return list({plugin.name: plugin for plugin in reversed([*_on_path(), *_of_packages()])}.values())[::-1]
+    """Returns the bundles that can be had by name: from the path variable, from installed packages, those that ship."""
+    every = [*_on_path(), *_of_packages(), *_shipped()]
+    return list({plugin.name: plugin for plugin in reversed(every)}.values())[::-1]
+
+
+def _shipped() -> Iterator[Plugin]:
+    package = Path(__file__).resolve().parents[1]
+    folder = package / "_plugins"  # as the wheel has them; a checkout has them beside the package
+    for each in sorted((folder if folder.is_dir() else package.parent / "plugins").glob(f"*/{_PLUGIN_FILE}")):
+        yield Plugin(each.parent.name, each.parent, "bundle", "onnxbench")
 
 
 def _on_path() -> Iterator[Plugin]:
@@ -561,10 +588,10 @@ def registered(bundles: Iterable[Bundle]) -> Iterator[None]:
 
     done: list[Bundle] = []
     try:
-        for bundle in (each for bundle in bundles for each in bundle.named()):
-            if not defs.has(bundle.op, bundle.domain):
-                defs.register_schema(bundle.schema())
-                done.append(bundle)
+        for each in itertools.chain.from_iterable(bundle.named() for bundle in bundles):
+            if not defs.has(each.op, each.domain):
+                defs.register_schema(each.schema())
+                done.append(each)
         yield
     finally:
         for bundle in done:

@@ -30,7 +30,7 @@ Metric = Annotated[
     str,
     typer.Option(
         "--metric", metavar="NAME",
-        help="max (|difference| <= TOL + TOL * |expected|), abs, rel (of the whole), cosine, sqnr (dB), or FILE.py:FUNC.",
+        help="max (|difference| <= TOL + TOL * |expected|), abs, rel (as a whole), cosine, sqnr, FILE.py:FUNC.",
     ),
 ]  # fmt: skip
 Samples = Annotated[
@@ -112,7 +112,24 @@ def search(
 def _print(found: Tuning) -> None:
     from onnxbench.cli._render import print_written
     from onnxbench.cli._tables import Column, print_table
-    from onnxbench.wording import plural
+
+    print_frontier(found)
+    if found.found and found.kept:
+        rows = [(each.node, each.op_type, _error(each.own), _error(each.effect)) for each in found.kept]
+        columns = [Column("kept in float32"), Column("operator", "whole"), Column("own error", "number"),
+                   Column("effect", "number")]  # fmt: skip
+        print_table(columns, rows[:_SHOWN])
+        if len(rows) > _SHOWN:
+            print(f"and {len(rows) - _SHOWN:,} more (--save-set writes all)")
+    print_end(found)
+    if found.saved is not None:
+        print_written(found.saved)
+    print(found.verdict)
+
+
+def print_frontier(found: Tuning) -> None:
+    """Prints the sets than which no cheaper one had a smaller error."""
+    from onnxbench.cli._tables import Column, print_table
 
     print(f"run by {found.place}")
     points = [
@@ -123,21 +140,17 @@ def _print(found: Tuning) -> None:
         [Column("kept", "number"), Column("cost", "number"), Column("error", "whole"), Column("passes", "whole")],
         points,
     )
-    if found.found and found.kept:
-        rows = [(each.node, each.op_type, _error(each.own), _error(each.effect)) for each in found.kept]
-        columns = [Column("kept in float32"), Column("operator", "whole"), Column("own error", "number"),
-                   Column("effect", "number")]  # fmt: skip
-        print_table(columns, rows[:_SHOWN])
-        if len(rows) > _SHOWN:
-            print(f"and {len(rows) - _SHOWN:,} more (--save-set writes all)")
+
+
+def print_end(found: Tuning) -> None:
+    """Prints how a search ended."""
+    from onnxbench.wording import plural
+
     print(f"{plural(found.sets, 'set')} tried in {plural(found.runs, 'run')}; {found.ended}")
     if found.found and found.untried and found.kept:
         print(f"{found.untried:,} of the kept nodes were not left out by themselves: a longer search may need fewer")
     if found.interrupted:
         print("interrupted: this is the best set so far" if found.found else "interrupted: no set passed so far")
-    if found.saved is not None:
-        print_written(found.saved)
-    print(found.verdict)
 
 
 def _error(value: float | None) -> str:

@@ -11,6 +11,8 @@ from onnxbench.cli._command import TYPED, means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onnxbench.engine import BuildSpec, Built, Diagnosis, Observed, Verification
     from onnxbench.model import Model
 
@@ -30,6 +32,7 @@ def _shape_option(name: str, words: str) -> Any:
     log_file="engine_file",
     verify=("engine_file", "output"),
     calibration="int8",
+    tolerance=("fp16", "bf16", "config"),
 )
 def build_trt(
     model: ModelArgument,
@@ -120,6 +123,16 @@ def build_trt(
     fp16: Annotated[
         bool, typer.Option("--fp16", help="Convert to float16; let a weakly typed TensorRT 10 use it.")
     ] = False,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tolerance",
+            metavar="TOL...",
+            show_default=False,
+            help="With --fp16 or --bf16: keep the fewest nodes in float32 for which outputs are within 1e-2, out:1e-3, "
+            "on --from-feeds or one set of drawn inputs (see 'onnxbench precision --search').",
+        ),
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Convert to bfloat16; the same.")] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="Allow int8 (TensorRT 10); with --calibration anywhere.")
@@ -246,6 +259,7 @@ def build_trt(
       onnxbench build-trt model.onnx model.engine --from-feeds recorded_inputs --verify
       onnxbench build-trt model.onnx --doctor
       onnxbench build-trt model.onnx model.engine --apply --save-recipe edits.yaml
+      onnxbench build-trt model.onnx model.engine --fp16 --tolerance 1e-2 --from-feeds recorded_inputs
       onnxbench build-trt model.onnx model.engine --int8 --calibration images.npz --save-model int8.onnx
       onnxbench build-trt model.onnx model.engine --plugin plugins/dynamic_resize
     """
@@ -285,6 +299,7 @@ def build_trt(
         plugins = find_plugins([*map(str, named.get("plugins", ())), *(plugin or [])])
         prepared = engines.prepare(
             loaded, fix=fix or (), engine=engine, plugins=plugins, precision=precision,
+            keep=_search(precision, tolerance, from_feeds, quiet=quiet),
             calibration=FeedOptions(data) if data else None,
             spec_for=(lambda now: _spec(now, config, flags, observed)) if apply_ else None,
         )  # fmt: skip
@@ -315,6 +330,36 @@ def build_trt(
     verified = engines.verify_engine(target, edited, built.record, plugins=plugins) if verify else None
     _print_built(built, verified, as_json=as_json, quiet=quiet)
     raise typer.Exit(1 if verified is not None and verified.holds is False else 0)
+
+
+def _search(
+    precision: str | None, tolerance: list[str] | None, feeds: list[str] | None, *, quiet: bool
+) -> Callable[[Model], list[str]] | None:
+    """Returns what finds the nodes that stay in float32, if a tolerance was given."""
+    if tolerance is None:
+        return None
+    from onnxbench.errors import RefusedResultError, UsageError
+
+    if precision is None:
+        raise UsageError("--tolerance is for a model that is converted, and none is",
+                         hint="Say --fp16 or --bf16; a weakly typed TensorRT chooses types by itself.")  # fmt: skip
+
+    def keep(model: Model) -> list[str]:
+        from onnxbench.cli._render import chosen, note
+        from onnxbench.feeding import FeedOptions
+        from onnxbench.graph import GraphIndex
+        from onnxbench.tuning import node_selectors, tune
+
+        found = tune(model, to=precision, tolerance=tolerance, feeds=FeedOptions(feeds) if feeds else None)
+        note(*found.notes, *chosen(found.choices), found.verdict, quiet=quiet)
+        if not found.passed:
+            raise RefusedResultError(
+                f"no {precision} model within the tolerance was found", details=[found.verdict],
+                hint="'onnxbench precision --search' shows what was tried, and takes more runs.",
+            )  # fmt: skip
+        return node_selectors(GraphIndex(model.proto), found.refs)
+
+    return keep
 
 
 def _target(engine_file: Path | None, output: Path | None, *, is_needed: bool) -> Path | None:

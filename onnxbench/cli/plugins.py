@@ -43,8 +43,8 @@ def plugins(
     A bundle is a folder with plugin.py (names, shape function, NumPy reference, test cases) and kernel.cu. 'test' holds
     its parts against each other, the device code run on the CPU among them, and builds engines if TensorRT is
     installed; exit code 1 if a test fails. 'export BUNDLE FOLDER' writes it as C++: a plugin library for TensorRT
-    around the same kernel, with CMake. Bundles are known by name if ONNXBENCH_PLUGIN_PATH names a folder of them, or an
-    installed package offers them. Showing, testing and building run a plugin's code.
+    around the same kernel, with CMake. Bundles are known by name if they come along, if ONNXBENCH_PLUGIN_PATH names a
+    folder of them, or if an installed package offers them. Showing, testing and building run a plugin's code.
 
     \b
     Examples:
@@ -125,7 +125,8 @@ def _list(found: list[Plugin], engine: str | None, *, tensorrt: bool, as_json: b
         print_json("plugins", {"plugins": found, "tensorrt": built_in})
         return
     for plugin in found:
-        print(f"{plugin.name}  {plugin.kind}  {plugin.path}  ({plugin.origin})")
+        said = "".join(f"  {name} version {version}" for name, version in plugin.operators())
+        print(f"{plugin.name}  {plugin.kind}{said}  {plugin.path}  ({plugin.origin})")
     for namespace, name, version in built_in:
         print(f"{namespace + '::' if namespace else ''}{name}  version {version}  (TensorRT)")
     if not found and not built_in:

@@ -10,16 +10,15 @@ another way: none of this hides what is the same (``_matching`` says how), and a
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from onnxbench.diffing._comparison import Comparison
 from onnxbench.diffing._report import KINDS, Change, DiffReport, to_kinds
 from onnxbench.drift import BITWISE, Tolerance
 from onnxbench.errors import UsageError
+from onnxbench.graph import cycles_left
 
 if TYPE_CHECKING:
     from onnxbench.model import Model
@@ -67,7 +66,7 @@ def diff(
     )
     names = [str(model.origin.name) if model.origin is not None else "" for model in (first, second)]
     told = [name or which for name, which in zip(names, ("the first model", "the second model"), strict=True)]
-    with _cycles_left():
+    with cycles_left():
         comparison = Comparison(first, second, ignored=ignored, allowed=allowed, names=told)
         found = comparison.run()
     return DiffReport(tuple(found), names[0], names[1], ignored, tuple(comparison.notes))
@@ -81,24 +80,9 @@ def match_tensors(a: Model, b: Model) -> dict[str, str]:
     Raises:
         ModelError: The nodes of a model form a cycle, or make a tensor twice.
     """
-    with _cycles_left():
+    with cycles_left():
         names = ("the first model", "the second model")
         return dict(Comparison(a, b, ignored=(), allowed=BITWISE, names=names).match_main().tensors)
-
-
-@contextmanager
-def _cycles_left() -> Iterator[None]:
-    """Does not look for reference cycles inside: millions of keys are made and kept, and none of them is one.
-
-    Looking through them again and again takes a third of the time for graphs of 100,000 nodes.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _tolerance(atol: float, rtol: float) -> Tolerance:

@@ -307,6 +307,7 @@ def prepare(
     engine: str | None = None,
     plugins: Sequence[Plugin] = (),
     precision: str | None = None,
+    keep: Callable[[Model], Sequence[str]] | None = None,
     calibration: FeedOptions | None = None,
 ) -> Prepared:
     """Returns a model as it is to be built, with the edits that made it so.
@@ -319,6 +320,7 @@ def prepare(
         engine: The TensorRT to ask where what would be built does not fit the model yet.
         plugins: Custom operators.
         precision: Convert it to ``fp16`` or ``bf16`` (the operation ``set_precision``), after all that.
+        keep: From the model that is to be converted to selectors of the nodes that stay in their types.
         calibration: Make it an int8 model, with ranges taken from these inputs (see ``onnxbench.quantizing``).
 
     Raises:
@@ -348,7 +350,8 @@ def prepare(
     if precision is not None:
         from onnxbench.operations import SetPrecision
 
-        steps, found = [*steps, Step(SetPrecision(precision))], None
+        staying = [*keep(now)] if keep is not None else []
+        steps, found = [*steps, Step(SetPrecision(precision, keep=staying or None))], None
     if steps:  # all of them once more, so that the model is the one that the recipe makes
         from onnxbench.recipe import Recipe
         from onnxbench.surgery import edit

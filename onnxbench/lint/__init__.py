@@ -14,7 +14,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from onnxbench.errors import NotFoundError, UsageError, did_you_mean
-from onnxbench.lint import deployment, naming, operators, sessions, storage, structure, types, unused, values
+from onnxbench.lint import (
+    deployment,
+    naming,
+    operators,
+    quantization,
+    sessions,
+    storage,
+    structure,
+    types,
+    unused,
+    values,
+)
 from onnxbench.lint.facts import Facts, Opener
 from onnxbench.lint.findings import Finding, Findings, NotRun, Place, Severity
 from onnxbench.lint.rules import TARGETS, Checks, Rule
@@ -30,6 +41,7 @@ THEMES: tuple[Checks, ...] = (
     unused.checks,
     naming.checks,
     deployment.checks,
+    quantization.checks,
     sessions.checks,
     values.checks,
 )

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from onnxbench import backends, select
 from onnxbench.errors import ExecutionError, NotFoundError, UsageError
 from onnxbench.feeding import FeedOptions, feed_sets, refuse_to_overwrite
-from onnxbench.graph import GraphIndex, NodeRef
+from onnxbench.graph import GraphIndex, NodeRef, cycles_left
 from onnxbench.inference import TypeSource
 from onnxbench.model import Model, load
 from onnxbench.precision._headroom import Headroom, find_headroom, find_magnitudes, overflowing
@@ -158,7 +158,8 @@ def convert(
     if index is not None:
         kept.update((ref, ("range", detail)) for ref, detail in overflowing(index, headroom).items())
     kept.update((ref, ("asked", "")) for ref in keep)
-    return convert_model(model, to=to, keep=kept, io=io, weights=weights, opset=opset, sources=sources)
+    with cycles_left():
+        return convert_model(model, to=to, keep=kept, io=io, weights=weights, opset=opset, sources=sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +225,9 @@ def convert_file(
     model = load(source, allow_outside=allow_outside)
     said = feeds if isinstance(feeds, FeedOptions) else None
     refuse_to_overwrite(model, said.sources if said is not None else (), out)
-    index = GraphIndex(model.proto)
-    refs = select.nodes(index, keep) if keep else []
-    named = list(dict.fromkeys(ref for pattern in keep_named for ref in _named(index, pattern)))
+    index = GraphIndex(model.proto) if keep or keep_named or keep_overflowing else None
+    refs = select.nodes(index, keep) if index is not None and keep else []
+    named = [] if index is None else list(dict.fromkeys(ref for each in keep_named for ref in _named(index, each)))
     headroom: tuple[Headroom, ...] = ()
     if feeds is not None:
         sets = [each.feeds for each in feed_sets(model, said)] if said is not None else [feeds]
@@ -243,7 +244,7 @@ def convert_file(
         sources=(_runtime_types,),
     )
     saved = save(done.model, out, options=options, is_valid=True) if out is not None else None
-    names = [f'node:"{ref.path}"' for ref in (*named, *overflowing(index, staying))]
+    names = [f'node:"{ref.path}"' for ref in (*named, *(overflowing(index, staying) if index is not None else ()))]
     return ConvertedFile(done, saved, headroom, (*keep, *names))
 
 

@@ -83,7 +83,7 @@ class Writer:
                 self._demands[scope, name] = self._demand(tensor)
         self._set_attributes()
         self._take_out_casts()
-        changed = [each for each in self._demands.values() if each.uses.keys() - {each.made}]
+        changed = [each for each in self._demands.values() if each.uses and [*each.uses] != [each.made]]
         stored = [weights.tensor(each.tensor) for each in changed if each.tensor.is_weight]
         self._converter.prepare(stored)
         self._restate()
@@ -111,7 +111,7 @@ class Writer:
         """Sets the attributes that say what element type a node makes."""
         for place in self._plan.open:
             scope, node = place.scope, place.scope.nodes[place.position]
-            sig = self._typing.signature(scope, node)
+            sig = self._typing.signatures(scope)[place.position]
             if sig is None:
                 continue
             bound = set(sig.inputs)
@@ -141,8 +141,10 @@ class Writer:
         """Makes what graphs state of the types of tensors true again."""
         for scope, tensors in self._plan.tensors.items():
             graph: Any = scope.graph
-            changed = {name: self._demands[scope, name].made for name, each in tensors.items()
-                       if not each.is_weight and self._demands[scope, name].made != each.word}  # fmt: skip
+            if not (graph.value_info or (not scope.is_function and graph.input)):
+                continue
+            changed = {name: made for name, each in tensors.items()
+                       if not each.is_weight and (made := self._demands[scope, name].made) != each.word}  # fmt: skip
             for info in graph.value_info:
                 if info.name in changed:
                     set_element(info.type, element(changed[info.name]))
@@ -264,11 +266,32 @@ class Writer:
         for word, uses in demand.uses.items():
             if word == demand.made:
                 continue
+            cast = self._cast_before(demand, word)
+            if cast is not None:
+                for use in uses:
+                    self._point(use, cast.tensor.name)
+                cast.uses.setdefault(word, []).extend(uses)
+                continue
             is_end = any(use.position < 0 and use.scope is self._index.main for use in uses)
             name = outer if is_end else self._draft.fresh(scope, f"{inner}_{dtype_name(element(word))}")
             self._insert(scope, position, source, name, element(word))
             for use in uses:
                 self._point(use, name)
+
+    def _cast_before(self, demand: Demand, word: str) -> Demand | None:
+        """Returns what a Cast of the model makes of a tensor, in a type, before all who want that; None without one."""
+        scope, uses = demand.tensor.scope, demand.uses[word]
+        if any(use.position < 0 for use in uses):
+            return None
+        first = min(_position_within(scope, use) for use in uses)
+        for use in demand.uses.get(demand.made, ()):
+            if use.scope is not scope or not 0 <= use.position < first or use.position in self._removed[scope]:
+                continue
+            node = scope.nodes[use.position]
+            made = self._demands.get((scope, node.output[0])) if is_cast(self._index, node) else None
+            if made is not None and made.made == word:
+                return made
+        return None
 
     def _insert(self, scope: Scope, position: int, source: str, name: str, number: int) -> None:
         from onnx import helper
@@ -281,6 +304,14 @@ class Writer:
         node.name = self._draft.fresh_node(scope, f"{name}_Cast")
         self._inserted[scope][position].append(node)
         self._done.casts += 1
+
+
+def _position_within(scope: Scope, use: Use) -> int:
+    """Returns the position of the node of a graph that reads something, itself or in its bodies."""
+    inner, position = use.scope, use.position
+    while inner is not scope and inner.parent is not None:
+        inner, position = inner.parent, inner.owner
+    return position
 
 
 class Weights:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 from onnxbench.draft import Draft
@@ -15,13 +15,13 @@ from onnxbench.model import Model
 from onnxbench.opsets import convert_opset, standard_opset
 from onnxbench.precision import Converted, Kept, Lost, Reason
 from onnxbench.precision._applying import Weights, Writer
-from onnxbench.precision._plan import Plan, Tensor
+from onnxbench.precision._plan import Plan, Tensor, Use
 from onnxbench.precision._regions import Reasons, find_reasons
 from onnxbench.precision._signatures import FLOATS, Prober, retyped, type_word
 from onnxbench.precision._specializing import has_several, specialize
 from onnxbench.precision._typing import Typing
 from onnxbench.precision._values import Account, Converter
-from onnxbench.schemas import find_schema
+from onnxbench.schemas import find_schema, plain_domain
 from onnxbench.tensortype import dtype_name, dtype_number, tensor_shape
 from onnxbench.validity import make_valid
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _TAG = "onnxbench.keeps_precision"
 _MOST_NAMED = 8
+_CARRYING = frozenset({"Add", "Sub", "Mul", "Neg", "Abs", "Sum", "Cast"})
+"""Operators that make large values of large ones, beside those that only move them."""
 _UNKNOWN_SIZE = 16
 """What a dimension of no fixed size counts, where it is asked on which side of a node fewer bytes are cast."""
 _HIGHEST_RAISE = 22
@@ -59,16 +61,17 @@ def convert_model(
             hint = did_you_mean(str(value), choices) or f"There are {', '.join(choices)}."
             raise UsageError(f"{word}: {value!r} is not understood", hint=hint)
     draft = Draft.of(model, sources=sources)
-    _tag(draft.index, keep)
+    if keep:
+        _tag(draft.index, keep)
     before = standard_opset(model.proto) or 0
     notes: list[str] = []
-    job = _Job(draft, number, io == "convert", notes)
+    job = _Job(draft, number, io == "convert", notes, has_tags=bool(keep))
     plan = job.plan()
     if opset == "raise" and (version := _version_wanted(plan, before)) > before:
         raised = _raised(draft.model, version, notes)
         if raised is not None:
             draft = Draft.of(raised, sources=sources)
-            job = _Job(draft, number, io == "convert", notes)
+            job = _Job(draft, number, io == "convert", notes, has_tags=bool(keep))
             plan = job.plan()
     converter = Converter(draft.model, number, clamp=weights == "clamp")
     plan, lost = job.judge(plan, converter, weights)
@@ -92,8 +95,9 @@ def convert_model(
 class _Job:
     """Plans of one model, made over where more nodes turn out to stay."""
 
-    def __init__(self, draft: Draft, to: int, converts_io: bool, notes: list[str]) -> None:
+    def __init__(self, draft: Draft, to: int, converts_io: bool, notes: list[str], *, has_tags: bool) -> None:
         self._draft = draft
+        self._has_tags = has_tags
         self._to = to
         self._converts_io = converts_io
         self._finder: TypeFinder | None = None
@@ -109,7 +113,7 @@ class _Job:
 
     def _typed(self) -> Typing:
         index = self._draft.index
-        typing = Typing(index, self._fallback, Prober(), _asked(index))
+        typing = Typing(index, self._fallback, Prober(), _asked(index) if self._has_tags else {})
         typing.follow()
         return typing
 
@@ -168,11 +172,32 @@ class _Job:
 
     def _keep_readers(self, plan: Plan, tensor: Tensor, account: Account) -> None:
         path = _path(tensor)
-        for use in tensor.uses:
-            node = use.scope.nodes[use.position] if use.position >= 0 else None
-            if node is None or use.position in use.scope.bodies or self._draft.index.function_of(node) is not None:
-                raise self._refusal([(tensor, account)], "It is handed on as it is, so no node can be kept for it. ")
-            self._reasons[use.scope][use.position] = "overflow", path
+        pending, seen = [tensor], {id(tensor)}
+        while pending:
+            large = pending.pop()
+            for use in large.uses:
+                node = use.scope.nodes[use.position] if use.position >= 0 else None
+                if node is None or use.position in use.scope.bodies or self._draft.index.function_of(node) is not None:
+                    if large is not tensor:
+                        continue
+                    raise self._refusal(
+                        [(tensor, account)], "It is handed on as it is, so no node can be kept for it. "
+                    )
+                self._reasons[use.scope].setdefault(use.position, ("overflow", path))
+                for made in self._carried(plan, use) if account.overflows else ():
+                    if id(made) not in seen:
+                        seen.add(id(made))
+                        pending.append(made)
+
+    def _carried(self, plan: Plan, use: Use) -> Iterator[Tensor]:
+        """Yields what a node makes that is as large as what it reads at a place."""
+        node = use.scope.nodes[use.position]
+        sig = self._typing.signatures(use.scope)[use.position]
+        for slot, name in enumerate(node.output):
+            made = plan.tensor(use.scope, name) if name else None
+            moves = sig is not None and sig.outputs[slot] == sig.inputs[use.slot] and sig.moves[sig.outputs[slot]]
+            if made is not None and (moves or (node.op_type in _CARRYING and not plain_domain(node.domain))):
+                yield made
 
     def _refusal(self, bad: list[tuple[Tensor, Account]], why: str = "") -> RefusedResultError:
         name = dtype_name(self._to)

@@ -8,13 +8,13 @@ no group: they are stored in whatever type is wanted, in two if both are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from onnxbench.graph import Scope
 from onnxbench.precision._sides import CHANGES, STAYS, Link, choose_sides
-from onnxbench.precision._signatures import Signature, element, is_plain, retyped
+from onnxbench.precision._signatures import Signature, element, is_plain, retyped, said_of
 from onnxbench.precision._typing import Typing, ports
 from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, plain_domain
 
@@ -26,8 +26,7 @@ _ONE_CAST = 1 << 40
 """A Cast more costs more than any number of bytes less: most Casts are dear for being there, not for their size."""
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """A place where a tensor is read: an input of a node, or an output of a graph (``position`` -1)."""
 
     group: int
@@ -62,8 +61,7 @@ class Tensor:
         return self.maker < 0
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A node that has floats, with the groups of its inputs and outputs."""
 
     scope: Scope
@@ -71,6 +69,28 @@ class Place:
     groups: tuple[int, ...]
     reason: str = ""
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """What nodes of one operator, with inputs and outputs of the same types, make of their type variables.
+
+    Attributes:
+        states: Each variable that has floats, with whether what has it is only moved; None if it stays.
+        united: Pairs of variables that are one group.
+        detail: What the schema does not admit.
+        lacking: See ``Plan.lacking``.
+    """
+
+    states: tuple[tuple[int, bool | None], ...]
+    united: tuple[tuple[int, int], ...] = ()
+    detail: str = ""
+    lacking: tuple[tuple[str, int, str, int, str], ...] = ()
+
+    @property
+    def stays(self) -> bool:
+        """Whether all of it stays."""
+        return all(moves is None for _, moves in self.states)
 
 
 @dataclass(slots=True)
@@ -103,6 +123,7 @@ class Plan:
     _parent: list[int] = field(default_factory=lambda: [STAYS, CHANGES])
     _moves: list[bool] = field(default_factory=lambda: [False, False])
     _ports: dict[tuple[Scope, str, int], int] = field(default_factory=dict)
+    _patterns: dict[tuple[object, ...], Pattern] = field(default_factory=dict)
 
     # -- groups -------------------------------------------------------------------------------------------------
 
@@ -238,13 +259,14 @@ class Plan:
                 is_given = any(each.ref_attr_name for each in node.attribute)
                 tensor.maker, tensor.position = STAYS if is_given else -1, position
             return
-        inputs = [(slot, name, tensor) for slot, name in enumerate(node.input)
-                  if name and (tensor := self.tensor(scope, name)) is not None]  # fmt: skip
-        outputs = [(slot, name, tensor) for slot, name in enumerate(node.output)
-                   if name and (tensor := self.tensor(scope, name)) is not None]  # fmt: skip
+        names, typing = list(node.input), self.typing
+        outs = list(node.output)
+        given, made = typing.types(scope, names), typing.types(scope, outs)
+        inputs = [slot for slot, word in enumerate(given) if word is not None and element(word)]
+        outputs = [slot for slot, word in enumerate(made) if word is not None and element(word)]
         if not inputs and not outputs:
             return
-        sig = self.typing.signature(scope, node)
+        sig = typing.signatures(scope)[position]
         reason, detail = self._reason(scope, position) or ("", "")
         if not reason and sig is None:
             reason = "unknown"
@@ -252,98 +274,116 @@ class Plan:
             reason = "quantized"
         groups: dict[int, int] = {}
         if not reason and sig is not None:
-            groups, detail = self._variables(scope, node, sig, inputs, outputs)
-            if all(group == STAYS for group in groups.values()):
+            pattern = self._pattern(scope, node, sig, given, made)
+            groups = {variable: STAYS if moves is None else self._group(moves=moves)
+                      for variable, moves in pattern.states}  # fmt: skip
+            for one, other in pattern.united:
+                self._unite(groups[one], groups[other])
+            detail = pattern.detail
+            if pattern.stays:
                 reason = "schema"
-        for slot, _, tensor in inputs:
-            group = groups[sig.inputs[slot]] if groups and sig is not None else STAYS
-            tensor.uses.append(Use(group, scope, position, slot))
-        for slot, _, tensor in outputs:
-            tensor.maker = groups[sig.outputs[slot]] if groups and sig is not None else STAYS
-            tensor.position = position
+        own = self.tensors[scope]
+        for slot in inputs:
+            tensor = own.get(names[slot]) or self.tensor(scope, names[slot])
+            if tensor is not None:
+                group = groups[sig.inputs[slot]] if groups and sig is not None else STAYS
+                tensor.uses.append(Use(group, scope, position, slot))
+        for slot in outputs:
+            self._make(scope, position, outs[slot], groups[sig.outputs[slot]] if groups and sig is not None else STAYS)
         place = Place(scope, position, tuple(groups.values()) or (STAYS,), reason, detail)
         self.places.append(place)
-        if sig is not None and any(sig.outputs[slot] not in sig.inputs for slot, _, _ in outputs):
+        if sig is not None and any(sig.outputs[slot] not in sig.inputs for slot in outputs):
             self.open.append(place)
 
-    def _variables(
+    def _pattern(
         self,
         scope: Scope,
         node: NodeProto,
         sig: Signature,
-        inputs: list[tuple[int, str, Tensor]],
-        outputs: list[tuple[int, str, Tensor]],
-    ) -> tuple[dict[int, int], str]:
-        """Returns the group of each type variable of a node that has floats, and what the schema does not admit."""
-        words: dict[int, str] = {}
+        given: tuple[str | None, ...],
+        made: tuple[str | None, ...],
+    ) -> Pattern:
+        """Returns the pattern of a node, which is found once for all like it."""
+        resolved = self.typing.resolved(scope, node) if node.attribute else node
+        key = sig, given, made, said_of(resolved) if node.attribute else ()
+        pattern = self._patterns.get(key)
+        if pattern is None:
+            pattern = self._patterns[key] = self._find_pattern(
+                resolved, sig, self.typing.version(scope, node.domain), given, made
+            )
+        for each in pattern.lacking:
+            self.lacking[each] = None
+        return pattern
+
+    def _find_pattern(
+        self,
+        node: NodeProto,
+        sig: Signature,
+        version: int,
+        given: tuple[str | None, ...],
+        made: tuple[str | None, ...],
+    ) -> Pattern:
+        """Returns the pattern of a node without references to attributes of a function."""
+        is_standard = not plain_domain(node.domain)
+        changes: dict[int, bool] = {}
+        lacking: list[tuple[str, int, str, int, str]] = []
         detail = ""
-        groups: dict[int, int] = {}
-        for kind, slots, of in (("input", inputs, sig.inputs), ("output", outputs, sig.outputs)):
-            for slot, _, tensor in slots:
-                variable = of[slot]
-                words[variable] = tensor.word
-                if variable not in groups:
-                    groups[variable] = CHANGES
-                new = retyped(tensor.word, self.to)
+        for kind, words, of in (("input", given, sig.inputs), ("output", made, sig.outputs)):
+            for slot, word in enumerate(words):
+                if word is None or not element(word):
+                    continue
+                variable, new = of[slot], retyped(word, self.to)
+                changes.setdefault(variable, True)
                 if new not in sig.allowed[variable]:
-                    groups[variable] = STAYS
-                    detail = f"{node.op_type} does not take {new} in opset {self.typing.version(scope, node.domain)}"
-                    if not plain_domain(node.domain) and tensor.word in sig.allowed[variable]:
-                        version = self.typing.version(scope, node.domain)
-                        self.lacking[node.op_type, version, kind, slot, new] = None
-        main = sig.outputs[outputs[0][0]] if outputs else None
-        bound = set(sig.inputs)
-        for number, (slot, _, _) in enumerate(outputs):
+                    changes[variable] = False
+                    detail = f"{node.op_type} does not take {new} in opset {version}"
+                    if is_standard and word in sig.allowed[variable]:
+                        lacking.append((node.op_type, version, kind, slot, new))
+        outputs = [slot for slot, word in enumerate(made) if word is not None and element(word)]
+        main = sig.outputs[outputs[0]] if outputs else None
+        bound, prober = set(sig.inputs), self.typing.prober
+        told = prober.outputs(node, sig, given) if any(sig.outputs[slot] not in bound for slot in outputs) else None
+        for number, slot in enumerate(outputs):
             variable = sig.outputs[slot]
             if variable in bound or len(sig.allowed[variable]) == 1:
                 continue
             if number and variable != main:
-                groups[variable] = STAYS  # a by-product of a precision of its own, as LayerNormalization's mean
-            elif not self._is_told(scope, node, sig, slot):
-                return dict.fromkeys(groups, STAYS), "nothing tells what types it makes"
-        if not self._takes_its_tensors(scope, node, sig, groups):
-            return dict.fromkeys(groups, STAYS), "its attributes have the type"
-        for variable, state in groups.items():
-            if state == CHANGES:
-                groups[variable] = self._group(moves=sig.moves[variable] or main is None)
-        for variable, group in list(groups.items()):
-            if main is not None and not sig.is_made[variable] and not sig.moves[variable] and group != STAYS:
-                if groups[main] == STAYS:
-                    groups[variable] = STAYS
+                changes[variable] = False  # a by-product of a precision of its own, as LayerNormalization's mean
+            elif told is None or told[slot] is None:
+                return _all_stay(changes, "nothing tells what types it makes", lacking)
+        if not self._takes_its_tensors(node, sig, given, changes):
+            return _all_stay(changes, "its attributes have the type", lacking)
+        united: list[tuple[int, int]] = []
+        states = {variable: sig.moves[variable] or main is None if each else None for variable, each in changes.items()}
+        for variable, moves in states.items():
+            if main is not None and moves is not None and not sig.is_made[variable] and not sig.moves[variable]:
+                if states[main] is None:
+                    states[variable] = None
                 else:
-                    self._unite(group, groups[main])
-        if len(groups) > 1:
-            node_now = self.typing.resolved(scope, node)
-            given = self.typing.types(scope, list(node.input))
-            made = self.typing.types(scope, list(node.output))
-            for one, other in self.typing.prober.coupled(node_now, sig, given, made, self.to):
-                if one in groups and other in groups:
-                    self._unite(groups[one], groups[other])
-        return groups, detail
+                    united.append((variable, main))
+        if len(states) > 1:
+            pairs = prober.coupled(node, sig, given, made, self.to)
+            united += [(one, other) for one, other in pairs if one in states and other in states]
+        return Pattern(tuple(states.items()), tuple(united), detail, tuple(lacking))
 
-    def _takes_its_tensors(self, scope: Scope, node: NodeProto, sig: Signature, groups: Mapping[int, int]) -> bool:
+    def _takes_its_tensors(
+        self, node: NodeProto, sig: Signature, given: tuple[str | None, ...], changes: Mapping[int, bool]
+    ) -> bool:
         """Tells whether a node goes with other types, whose attributes hold tensors that may have to have the same."""
         if not any(each.type == _TENSOR for each in node.attribute):
             return True
-        given = self.typing.types(scope, list(node.input))
         new = tuple(
-            retyped(word, self.to) if word and element(word) and groups.get(sig.inputs[slot]) == CHANGES else word
+            retyped(word, self.to) if word and element(word) and changes.get(sig.inputs[slot]) else word
             for slot, word in enumerate(given)
         )
-        resolved, prober = self.typing.resolved(scope, node), self.typing.prober
-        return prober.outputs(resolved, sig, new) is not None or prober.outputs(resolved, sig, given) is None
-
-    def _is_told(self, scope: Scope, node: NodeProto, sig: Signature, slot: int) -> bool:
-        """Tells whether inference knows the type of an output that is not that of an input."""
-        given = self.typing.types(scope, list(node.input))
-        made = self.typing.prober.outputs(self.typing.resolved(scope, node), sig, given)
-        return made is not None and made[slot] is not None
+        prober = self.typing.prober
+        return prober.outputs(node, sig, new) is not None or prober.outputs(node, sig, given) is None
 
     def _owner(self, scope: Scope, position: int, node: NodeProto) -> None:
         """Takes in a node with bodies: what goes in and out of these has one type at all places."""
         bodies = scope.bodies[position]
         known = ports(node, bodies, self.typing.version(scope, node.domain))
-        sig = self.typing.signature(scope, node)
+        sig = self.typing.signatures(scope)[position]
         reason = self._reason(scope, position)
         used: set[int] = set()
         tied: set[tuple[str, int]] = set()
@@ -435,3 +475,7 @@ class Plan:
 
     def _cost_of(self, tensor: Tensor) -> Callable[[], int]:
         return lambda: _ONE_CAST + min(self.size_of(tensor), _ONE_CAST >> 10)
+
+
+def _all_stay(variables: Iterable[int], why: str, lacking: Sequence[tuple[str, int, str, int, str]]) -> Pattern:
+    return Pattern(tuple((variable, None) for variable in variables), (), why, tuple(lacking))

@@ -24,7 +24,7 @@ Reasons = dict[Scope, dict[int, tuple[str, str]]]
 def find_reasons(typing: Typing) -> Reasons:
     """Returns the nodes that stay, by graph and position, with the reason and details."""
     reasons: Reasons = defaultdict(dict)
-    quantizing = {scope: {at for at, node in enumerate(scope.nodes) if _quantizes(typing, scope, node)}
+    quantizing = {scope: {at for at, sig in enumerate(typing.signatures(scope)) if sig is not None and sig.quantizes}
                   for scope in typing.known}  # fmt: skip
     for scope, nodes in quantizing.items():
         if nodes:
@@ -36,13 +36,6 @@ def find_reasons(typing: Typing) -> Reasons:
             if scope in typing.known and maker is not None and element(typing.known[scope].get(name, "")):
                 reasons[scope].setdefault(maker, ("indices", ""))
     return reasons
-
-
-def _quantizes(typing: Typing, scope: Scope, node: NodeProto) -> bool:
-    if typing.index.functions and typing.index.function_of(node) is not None:
-        return False
-    sig = typing.signature(scope, node)
-    return sig is not None and sig.quantizes
 
 
 def _is_float(typing: Typing, scope: Scope, name: str) -> bool:
@@ -107,7 +100,7 @@ def _scaling(typing: Typing, scope: Scope, quantizing: set[int]) -> set[int]:
     scales: set[str] = set()
     sums: set[str] = set()
     for at in quantizing:
-        sig = typing.signature(scope, scope.nodes[at])
+        sig = typing.signatures(scope)[at]
         for slot, name in enumerate(scope.nodes[at].output):
             is_float = _is_float(typing, scope, name)
             if is_float and sig is not None and sig.schema.outputs[slot].name.endswith("scale"):

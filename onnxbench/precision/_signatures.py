@@ -28,9 +28,9 @@ _INT, _TENSOR, _TYPE = 2, 4, 13  # AttributeProto types
 _WRAPPERS = ("seq", "optional", "sparse_tensor", "tensor")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Signature:
-    """The types of an operator, for a number of inputs and outputs.
+    """The types of an operator, for a number of inputs and outputs; there is one object for each.
 
     Attributes:
         schema: The schema.
@@ -282,9 +282,12 @@ class Prober:
 
 
 def _key(node: NodeProto, sig: Signature, given: tuple[str | None, ...]) -> _Key:
-    said = tuple((each.name, _type_said(each)) for each in node.attribute)
-    schema = sig.schema
-    return schema.domain, schema.name, schema.since_version, given, len(node.output), said
+    return sig, given, said_of(node)
+
+
+def said_of(node: NodeProto) -> _Key:
+    """Returns what the attributes of a node say that types may depend on."""
+    return tuple([(each.name, _type_said(each)) for each in node.attribute])
 
 
 def _type_said(attribute: AttributeProto) -> object:

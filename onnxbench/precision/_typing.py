@@ -104,6 +104,8 @@ class Typing:
     versions: dict[Scope, dict[str, int]] = field(default_factory=dict)
     staying: set[Scope] = field(default_factory=set)
     given: dict[Scope, dict[str, int]] = field(default_factory=dict)
+    _signatures: dict[Scope, list[Signature | None]] = field(default_factory=dict)
+    _made: dict[tuple[Signature, tuple[str | None, ...]], tuple[str | None, ...]] = field(default_factory=dict)
 
     def version(self, scope: Scope, domain: str) -> int:
         """Returns the opset version of a domain within a graph; 0 if it is not imported."""
@@ -114,10 +116,20 @@ class Typing:
             found = self.versions[scope] = {plain_domain(each.domain): each.version for each in holder.opset_import}
         return found.get(plain_domain(domain), 0)
 
-    def signature(self, scope: Scope, node: NodeProto) -> Signature | None:
-        """Returns the signature of a node, or None if nothing tells it."""
-        version = self.version(scope, node.domain)
-        return signature(node.domain, node.op_type, version, len(node.input), len(node.output))
+    def signatures(self, scope: Scope) -> list[Signature | None]:
+        """Returns the signature of each node of a graph; None for calls of functions and where nothing tells it."""
+        found = self._signatures.get(scope)
+        if found is None:
+            index = self.index
+            known: dict[tuple[str, str, int, int], Signature | None] = {}
+            found = self._signatures[scope] = []
+            for node in scope.nodes:
+                key = node.domain, node.op_type, len(node.input), len(node.output)
+                if key not in known:
+                    known[key] = signature(key[0], key[1], self.version(scope, key[0]), key[2], key[3])
+                is_call = index.functions and index.function_of(node) is not None
+                found.append(None if is_call else known[key])
+        return found
 
     def type_of(self, scope: Scope, name: str) -> str | None:
         """Returns the type of a tensor that a graph sees."""
@@ -164,6 +176,7 @@ class Typing:
                 if info.name not in own and (word := type_word(info.type)):
                     own[info.name] = word
         order = topological_order(scope)
+        signatures = self.signatures(scope)
         for position in range(len(scope.nodes)) if order is None else order:
             node = scope.nodes[position]
             if position in scope.bodies:
@@ -171,42 +184,49 @@ class Typing:
             elif self.index.functions and (function := self.index.function_of(node)) is not None:
                 yield from self._call(scope, position, function, record)
             else:
-                self._node(scope, node)
+                self._node(scope, node, signatures[position])
 
-    def _node(self, scope: Scope, node: NodeProto) -> None:
+    def _node(self, scope: Scope, node: NodeProto, sig: Signature | None) -> None:
         own = self.known[scope]
         if node.op_type == "Constant" and not plain_domain(node.domain):
             word = self._constant(scope, node)
             if word is not None and node.output:
                 own[node.output[0]] = word
             return
-        names = list(node.input)
-        sig = self.signature(scope, node)
-        found: dict[int, str] = {}
+        made: tuple[str | None, ...] = (None,) * len(node.output)
         if sig is not None:
+            names = list(node.input)
             given = self.types(scope, names)
-            variables = sig.inputs
-            for slot, word in enumerate(given):
-                if word is not None:
-                    found.setdefault(variables[slot], word)
-            for slot, word in enumerate(given):
-                if word is None and names[slot] and variables[slot] in found:
-                    self._learn(scope, names[slot], found[variables[slot]])
+            made = self._made_by(sig, given)
+            if None in given:
+                pairs = reversed([*zip(sig.inputs, given, strict=True)])
+                found = {variable: word for variable, word in pairs if word is not None}  # the first one counts
+                for slot, name in enumerate(names):
+                    word = found.get(sig.inputs[slot])
+                    if name and given[slot] is None and word is not None:
+                        self._learn(scope, name, word)
         unknown = False
-        for slot, name in enumerate(node.output):
-            if not name:
-                continue
-            if sig is not None:
-                variable = sig.outputs[slot]
-                word = found.get(variable)
-                if word is None and len(sig.allowed[variable]) == 1:
-                    (word,) = sig.allowed[variable]
-                if word is not None:
-                    own[name] = word
-                    continue
-            unknown = True
+        for name, word in zip(node.output, made, strict=True):
+            if word is not None and name:
+                own[name] = word
+            elif name:
+                unknown = True
         if unknown:
             self._ask(scope, node, sig)
+
+    def _made_by(self, sig: Signature, given: tuple[str | None, ...]) -> tuple[str | None, ...]:
+        """Returns the types of outputs that a schema tells, given those of the inputs; None for the others."""
+        made = self._made.get((sig, given))
+        if made is None:
+            found: dict[int, str] = {}
+            for variable, word in zip(sig.inputs, given, strict=True):
+                if word is not None:
+                    found.setdefault(variable, word)
+            for variable in sig.outputs:
+                if variable not in found and len(sig.allowed[variable]) == 1:
+                    (found[variable],) = sig.allowed[variable]
+            made = self._made[sig, given] = tuple([found.get(variable) for variable in sig.outputs])
+        return made
 
     def _learn(self, scope: Scope, name: str, word: str) -> None:
         """Takes what reads a tensor as telling its type, where nothing else did."""

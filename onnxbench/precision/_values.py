@@ -5,24 +5,29 @@ Large weights go from file to file block by block; thousands of small ones are c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench.conversion import Loss, convert, packed
 from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.tensortype import raw_size
-from onnxbench.weighing import blocks
+from onnxbench.weighing import BLOCK, blocks
 from onnxbench.weights import ByteRange, clear_data, is_outside
 
 if TYPE_CHECKING:
     import numpy as np
     from onnx import TensorProto
 
+_T = TypeVar("_T")
+_Block = TypeVar("_Block")
 _FLOAT32 = 1
 _SMALL = 4096
 """Weights of at most this many bytes in the structure are converted together."""
+_THREADS = 2
+"""What converts the blocks of a large weight: NumPy lets go of the interpreter's lock, and writing has to wait."""
 
 
 @dataclass(slots=True)
@@ -123,8 +128,9 @@ class Converter:
         return new, account
 
     def _blocks(self, tensor: TensorProto, account: Account) -> Iterator[bytes]:
-        for block in blocks(self._model, tensor):
-            made, told = self._rounded(block)
+        parts = blocks(self._model, tensor)
+        is_large = raw_size(tensor.dims, _FLOAT32) > 4 * BLOCK
+        for made, told in _ahead(self._rounded, parts) if is_large else map(self._rounded, parts):
             account.elements += told.elements
             account.nonzero += told.nonzero
             account.overflows += told.overflows
@@ -156,6 +162,20 @@ class Converter:
             wide = block.astype(np.float64)
             made = np.where(wide == 0, wide, np.copysign(smallest, wide)).astype(self._dtype)
             yield packed(made)
+
+
+def _ahead(function: Callable[[_Block], _T], blocks: Iterable[_Block]) -> Iterator[_T]:
+    """Yields what a function makes of blocks, in order, worked out by threads while what came before is used."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        pending: deque[Future[_T]] = deque()
+        for block in blocks:
+            pending.append(pool.submit(function, block))
+            if len(pending) > _THREADS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _nonzero(values: np.ndarray) -> int:

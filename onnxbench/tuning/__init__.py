@@ -32,9 +32,9 @@ from onnxbench.reporting import require_report
 from onnxbench.tensortype import dtype_name, dtype_number
 from onnxbench.tuning._costs import costs_of
 from onnxbench.tuning._criteria import METRICS, Criterion, Score
-from onnxbench.tuning._emulation import BFLOAT16, FLOAT16, Emulation, round_feeds
+from onnxbench.tuning._emulation import BFLOAT16, FLOAT16, Emulation, Unit, round_feeds
 from onnxbench.tuning._evaluation import Budget, Evaluator, OutOfBudgetError, State, Trial
-from onnxbench.tuning._page import COMMAND, write_tuning
+from onnxbench.tuning._page import COMMAND, frontier_chart, write_tuning
 from onnxbench.tuning._ranking import Rank, merge, rank
 from onnxbench.tuning._result import Candidate, Point, Tuning
 from onnxbench.tuning._search import Search
@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from onnxbench.bisection import Place
 
 __all__ = [
-    "METRICS", "Candidate", "Point", "Score", "Tuning", "node_selectors", "tune", "tune_file", "write_tuning",
+    "MAX_RUNS", "METRICS", "Budget", "Candidate", "Criterion", "Evaluator", "OutOfBudgetError", "Point", "Rank",
+    "Score", "Search", "State", "Tuning", "Unit", "digest", "frontier", "frontier_chart", "node_selectors", "rank",
+    "samples_of", "tune", "tune_file", "write_tuning",
 ]  # fmt: skip
 
 Weights = Literal["refuse", "clamp", "keep"]
@@ -119,7 +121,7 @@ def tune(
         whole, number, keep, io, weights, opset, _place(on),
         Criterion(metric, [f"{tolerance!r}"] if isinstance(tolerance, (int, float)) else tolerance, _outputs(whole)),
     )  # fmt: skip
-    samples, choices = _samples(whole, feeds)
+    samples, choices = samples_of(whole, feeds)
     if not 0 <= holdout < len(samples):
         raise FeedsError(
             f"{holdout} samples are to be held out, and there are {len(samples)}",
@@ -143,9 +145,14 @@ def _place(on: str | None) -> Place | None:
     return None if on in (None, "emulated") else parse_place(_NATIVE.get(str(on), str(on)), level="all")
 
 
-def _samples(
+def samples_of(
     model: Model, feeds: FeedOptions | Sequence[Mapping[str, Value]] | None
 ) -> tuple[list[Mapping[str, Value]], tuple[str, ...]]:
+    """Returns the samples that a search runs on, and what was decided about them without being told.
+
+    Raises:
+        FeedsError: They do not fit the model, or there are none.
+    """
     if feeds is not None and not isinstance(feeds, FeedOptions):
         ports = input_ports(model.proto.graph)
         samples: list[Mapping[str, Value]] = [check_feeds(each, ports) for each in feeds]
@@ -281,8 +288,8 @@ class _Job:
         inputs = [{name: value_digest(sample[name]) for name in sorted(sample)} for sample in samples]
         return {
             "the model": model_digest(self._model),
-            "the inputs": _digest(inputs),
-            "the options": _digest(question),
+            "the inputs": digest(inputs),
+            "the options": digest(question),
         }
 
     def _result(
@@ -312,7 +319,7 @@ class _Job:
             score=best.score if best is not None else plain,
             plain=plain,
             cost=search.cost(kept),
-            frontier=_frontier(evaluator.trials, search),
+            frontier=frontier(evaluator.trials, search),
             ended=ended,
             interrupted=ended == _STOPPED,
             untried=search.untried,
@@ -363,7 +370,7 @@ class _Fitted:
         self._session.close()
 
 
-def _frontier(trials: Sequence[Trial], search: Search) -> tuple[Point, ...]:
+def frontier(trials: Sequence[Trial], search: Search) -> tuple[Point, ...]:
     """Returns the sets than which no cheaper one had a smaller error."""
     points: list[Point] = []
     for trial in sorted(trials, key=lambda each: (search.cost(each.kept), each.score.ratio)):
@@ -372,7 +379,8 @@ def _frontier(trials: Sequence[Trial], search: Search) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def _digest(data: Any) -> str:
+def digest(data: Any) -> str:
+    """Returns the sha256 of plain values."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 

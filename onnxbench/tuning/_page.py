@@ -94,7 +94,7 @@ def _sections(found: Tuning, rows: Mapping[str, int]) -> Iterator[Section]:
     kept = found.kept if found.found else ()
     yield Section("kept", "Kept in float32", [_kept(kept, rows)] if kept else [])
     yield Section(
-        "frontier", "Nodes kept against error", [_frontier(found)] if found.frontier else [],
+        "frontier", "Nodes kept against error", [frontier_chart(found)] if found.frontier else [],
         "Every set that was tried and than which no cheaper one had a smaller error. Below the line is within the "
         "tolerance; a set that fails was judged by the first sample that did.",
     )  # fmt: skip
@@ -201,7 +201,7 @@ def _drawing(
     return Drawing(focus, boxes, edges, is_open)
 
 
-def _frontier(found: Tuning) -> Chart:
+def frontier_chart(found: Tuning) -> Chart:
     """Returns error over cost, as a share of what is allowed, on a logarithmic axis; infinity has a place above."""
     ratios = [point.score.ratio for point in found.frontier]
     finite = [ratio for ratio in ratios if 0 < ratio < math.inf]

@@ -23,22 +23,61 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from onnxbench import backends
 from onnxbench.captures import Value
 from onnxbench.errors import ExecutionError
 from onnxbench.graph import topological_order
 from onnxbench.messages import copy_of
-from onnxbench.tuning._emulation import FLOAT32, Emulation, make_node
+from onnxbench.tuning._emulation import FLOAT32, make_node
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
+
+    from onnxbench.graph import GraphIndex
+    from onnxbench.model import Model
+    from onnxbench.tuning._emulation import Unit
 
 _LARGEST_GAIN = 1e4
 _NOISE = 2.0**-9
 _TINY = 1e-37
 _STRING = 8
+
+
+class Lowering(Protocol):
+    """A float32 model whose nodes can be computed with less: half precision (``Emulation``), or int8.
+
+    Attributes:
+        model: The model, sorted.
+        index: Its index.
+        kinds: Of each graph, the element types of its tensors, as far as they are known.
+        units: The nodes that can be computed with less.
+    """
+
+    @property
+    def model(self) -> Model: ...
+    @property
+    def index(self) -> GraphIndex: ...
+    @property
+    def kinds(self) -> Sequence[Mapping[str, int]]: ...
+    @property
+    def units(self) -> Sequence[Unit]: ...
+
+    def units_of(self, position: int) -> list[int]:
+        """Returns the units that a node of the main graph is, or holds in its bodies."""
+
+    def is_moving(self, node: NodeProto) -> bool:
+        """Tells whether the outputs of a node hold elements of its inputs."""
+
+    def new_name(self) -> str:
+        """Returns a name that no tensor has."""
+
+    def twin(self, position: int, halves: dict[str, str], used: dict[str, None]) -> tuple[list[NodeProto], list[str]]:
+        """Returns a node computed with less, on the values of the float32 model, and what its outputs are called."""
+
+    def add_weights(self, graph: GraphProto, names: Iterable[str]) -> None:
+        """Adds the weights that twins said to use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +110,7 @@ class _Twins:
     inputs: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def rank(emulation: Emulation, feeds: Mapping[str, Value]) -> tuple[tuple[Rank, ...], float]:
+def rank(emulation: Lowering, feeds: Mapping[str, Value]) -> tuple[tuple[Rank, ...], float]:
     """Returns what is measured of each unit on one sample, and how many runs of the model that took.
 
     Args:
@@ -107,7 +146,7 @@ class _Errors:
     gains: dict[tuple[int, int], dict[str, float]] = field(default_factory=dict)
 
 
-def _is_measured(emulation: Emulation, position: int) -> bool:
+def _is_measured(emulation: Lowering, position: int) -> bool:
     """Tells whether a node of the main graph has twins: it is a unit or holds some, or an error passes through it."""
     main, kinds = emulation.index.main, emulation.kinds[0]
     if emulation.units_of(position):
@@ -117,7 +156,7 @@ def _is_measured(emulation: Emulation, position: int) -> bool:
     return reads_floats and not emulation.is_moving(node) and node.op_type not in ("Shape", "Size", "Constant")
 
 
-def _measure(emulation: Emulation, nodes: Sequence[int], feeds: Mapping[str, Value], errors: _Errors) -> float:
+def _measure(emulation: Lowering, nodes: Sequence[int], feeds: Mapping[str, Value], errors: _Errors) -> float:
     """Runs the model with twins of these nodes; returns how many runs of the model that is as long as."""
     builder = _Builder(emulation, nodes)
     session = backends.open_session(
@@ -172,7 +211,7 @@ class _Builder:
         copies: How many twins there are.
     """
 
-    def __init__(self, emulation: Emulation, nodes: Collection[int]) -> None:
+    def __init__(self, emulation: Lowering, nodes: Collection[int]) -> None:
         self._emulation, self._main, self._kinds = emulation, emulation.index.main, emulation.kinds[0]
         self.twins, self.copies = _Twins(), 0
         self._outputs: list[str] = []
@@ -296,7 +335,7 @@ class _Builder:
         return total, sizes.count
 
 
-def _varying(emulation: Emulation) -> set[str]:
+def _varying(emulation: Lowering) -> set[str]:
     """Returns the tensors of the main graph that depend on an input of the model."""
     from onnxbench.boundary import depends_on
 
@@ -304,7 +343,7 @@ def _varying(emulation: Emulation) -> set[str]:
     return set(depends_on(main, main.true_inputs()))
 
 
-def _ranks(emulation: Emulation, errors: _Errors) -> tuple[Rank, ...]:
+def _ranks(emulation: Lowering, errors: _Errors) -> tuple[Rank, ...]:
     """Returns own errors, gains to the outputs, and effects, from what was measured of single nodes."""
     main = emulation.index.main
     squares: dict[str, float] = dict.fromkeys(main.outputs, 1.0)

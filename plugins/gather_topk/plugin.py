@@ -91,6 +91,7 @@ def cases():
     outside = np.array([[6, -7, 0, 100000], [-(2**31), 2**31 - 1, 5, -6]])
     yield [data, outside.astype(np.int32)], {}
     yield [data, outside.astype(np.int64)], {}
+    yield [np.where(data > 0, data, np.float32(np.nan)), outside.astype(np.int64)], {}
     for shape, places in (((0, 6, 3), (0, 2)), ((2, 6, 0), (2, 2)), ((2, 6, 3), (2, 0))):
         yield [np.zeros(shape, np.float32), np.zeros(places, np.int64)], {}
 

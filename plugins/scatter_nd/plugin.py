@@ -86,7 +86,9 @@ def cases():
     ways = [((7,), 1, (3,)), ((5, 4), 1, (2,)), ((5, 4), 2, (6,)), ((3, 4, 5), 2, (2, 3)), ((3, 4, 5), 1, (1,)),
             ((2, 3, 4, 5), 3, (4,)), ((2, 3, 4, 5), 4, (10,)), ((300, 3), 1, (40,)), ((600,), 1, (500,)),
             ((1, 1, 1, 1), 4, (1,))]  # fmt: skip
-    for (shape, depth, count), integer, negative in itertools.product(ways, (np.int32, np.int64), (False, True)):
+    for (shape, depth, count), integer, negative, _ in itertools.product(
+        ways, (np.int32, np.int64), (False, True), range(2)
+    ):
         data = random.integers(-120, 120, shape).astype(np.float32)
         # No slice is replaced twice: which of two writes is the last is not said.
         flat = random.choice(int(np.prod(shape[:depth])), int(np.prod(count)), replace=False)
@@ -98,6 +100,7 @@ def cases():
     data, updates = (random.integers(-120, 120, shape).astype(np.float32) for shape in ((4, 3, 2), (5, 2)))
     outside = np.array([[4, 0], [0, 3], [-5, 0], [2**31 - 1, 2**31 - 1], [1, 2]])
     yield [data, outside.astype(np.int32), updates], {}
+    yield [data * np.float32(np.nan), outside.astype(np.int32), updates * np.float32(np.inf)], {}
     yield [np.zeros((0, 3), np.float32), np.zeros((0, 1), np.int32), np.zeros((0, 3), np.float32)], {}
     yield [np.ones((4, 3), np.float32), np.zeros((0, 1), np.int32), np.zeros((0, 3), np.float32)], {}
     yield [np.ones((4, 0), np.float32), np.zeros((2, 1), np.int32), np.zeros((2, 0), np.float32)], {}
