@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -389,7 +390,8 @@ def test_a_bundle_that_cannot_be_loaded(tmp_path, text, says):
 
 @needs_nvcc
 @needs_compiler
-def test_a_new_bundle_works_and_has_its_own_test(tmp_path, capsys):
+def test_a_new_bundle_works_and_has_its_own_test(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))  # torch sets it where it is not set
     assert run("plugins", "new", tmp_path / "my_op", "--op", "my.domain::MyOp") == 0
     before = dict(os.environ)
     assert run("plugins", "test", tmp_path / "my_op") == 0
@@ -404,9 +406,15 @@ def test_a_new_bundle_works_and_has_its_own_test(tmp_path, capsys):
     for op in ("my op", "1x", "a::b::c d"):
         with pytest.raises(UsageError, match="cannot name an operator"):
             make_skeleton(tmp_path / "other", op)
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path / "my_op"],
-                          capture_output=True, text=True, cwd=tmp_path, check=False)  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", tmp_path / "my_op"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_my_op.py::test_bundle" in done.stdout
+    test_bundle = runpy.run_path(os.fspath(tmp_path / "my_op" / "test_my_op.py"))["test_bundle"]
+    kernel = tmp_path / "my_op" / "kernel.cu"
+    kernel.write_text("#error on purpose\n" + kernel.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(AssertionError, match="does not compile"):
+        test_bundle()
 
 
 @needs_nvcc
