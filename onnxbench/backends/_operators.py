@@ -9,10 +9,12 @@ outputs, and an attribute of the call says whose values it computes.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,8 @@ _INTEGERS = {"int32": 6, "int64": 7}
 _CALLS: dict[str, Callable[[Sequence[Any]], Sequence[Any]]] = {}
 _FAILURES: list[str] = []
 _KNOWN: set[str] = set()
+_MOST_INPUTS, _MOST_OUTPUTS = 8, 3
+"""Up to here rows of floats are usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,39 +203,54 @@ def has_python_operators() -> bool:
 
 
 def _python_operators(row: str) -> Path:
-    """Returns the library that computes in Python, with an operator of these inputs and outputs in it: ``ffl_f``."""
+    """Returns the library that computes in Python, with an operator of these inputs and outputs in it: ``ffl_f``.
+
+    The library keeps its operators in one array, and sessions point into it: when it grows, a session that was made
+    before ends the process as soon as it is freed. So the usual rows are there before any session is, and sessions that
+    nobody has any more are freed before another row comes.
+    """
     if not has_python_operators():
         raise MissingDependencyError(
             "a custom operator that has no body of ONNX operators needs onnxruntime-extensions in ONNX Runtime",
             hint="pip install onnxruntime-extensions, or --backend reference.",
         )
     before = os.environ.get(_PROTOBUF)
-    from onnxruntime_extensions import PyCustomOpDef, get_library_path, onnx_op
+    from onnxruntime_extensions import get_library_path
 
     os.environ.pop(_PROTOBUF, None)
     if before is not None:
         os.environ[_PROTOBUF] = before
+    if not _KNOWN:
+        for inputs, outputs in product(range(1, _MOST_INPUTS + 1), range(1, _MOST_OUTPUTS + 1)):
+            _register("f" * inputs + "_" + "f" * outputs)
     if row not in _KNOWN:
-        _KNOWN.add(row)
-        inputs, _, outputs = row.partition("_")
-
-        def compute(*values: Any, call: str) -> Any:
-            import numpy as np
-
-            kinds = [np.int64 if letter == "l" else np.float32 for letter in outputs]
-            try:
-                results = _CALLS[call](values)
-                if len(results) != len(kinds):
-                    raise ValueError(f"it gives {len(results)} values, and the operator has {len(kinds)} outputs")
-                made = tuple(np.asarray(value, kind) for value, kind in zip(results, kinds, strict=True))
-            except Exception as error:  # the user's own code; an exception that gets to C++ ends the process
-                _FAILURES.append(f"{type(error).__name__}: {error}")
-                made = tuple(np.zeros(0, kind) for kind in kinds)
-            return made[0] if len(kinds) == 1 else made
-
-        types = {"f": PyCustomOpDef.dt_float, "l": PyCustomOpDef.dt_int64}
-        onnx_op(
-            op_type=f"{_DOMAIN}::Call_{row}", inputs=[types[letter] for letter in inputs],
-            outputs=[types[letter] for letter in outputs], attrs={"call": PyCustomOpDef.dt_string},
-        )(compute)  # fmt: skip
+        gc.collect()
+        _register(row)
     return Path(get_library_path())
+
+
+def _register(row: str) -> None:
+    from onnxruntime_extensions import PyCustomOpDef, onnx_op
+
+    _KNOWN.add(row)
+    inputs, _, outputs = row.partition("_")
+
+    def compute(*values: Any, call: str) -> Any:
+        import numpy as np
+
+        kinds = [np.int64 if letter == "l" else np.float32 for letter in outputs]
+        try:
+            results = _CALLS[call](values)
+            if len(results) != len(kinds):
+                raise ValueError(f"it gives {len(results)} values, and the operator has {len(kinds)} outputs")
+            made = tuple(np.asarray(value, kind) for value, kind in zip(results, kinds, strict=True))
+        except Exception as error:  # the user's own code; an exception that gets to C++ ends the process
+            _FAILURES.append(f"{type(error).__name__}: {error}")
+            made = tuple(np.zeros(0, kind) for kind in kinds)
+        return made[0] if len(kinds) == 1 else made
+
+    types = {"f": PyCustomOpDef.dt_float, "l": PyCustomOpDef.dt_int64}
+    onnx_op(
+        op_type=f"{_DOMAIN}::Call_{row}", inputs=[types[letter] for letter in inputs],
+        outputs=[types[letter] for letter in outputs], attrs={"call": PyCustomOpDef.dt_string},
+    )(compute)  # fmt: skip

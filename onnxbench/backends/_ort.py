@@ -173,11 +173,12 @@ class OrtSession:
         """Ends the session and writes the profile, where one was asked for."""
         if self._taught is not None:
             self._taught.close()
+        session, self._session = self._session, None
         if self._traces is None or self._profile is None:
             return
         traces, self._traces = self._traces, None
         try:
-            shutil.move(self._session.end_profiling(), self._profile)
+            shutil.move(session.end_profiling(), self._profile)
         except OSError as error:
             raise OutputError(f"the profile {self._profile} cannot be written: {error.strerror}") from None
         finally:
