@@ -15,6 +15,7 @@ import pytest
 from cases import ROOT
 
 from onnxbench import backends
+from onnxbench.bisection import bisect
 from onnxbench.bundles import export_cpp, find_plugins, kind_of, load_bundle, read_bundles, run_file
 from onnxbench.bundles._proof import allowed_in, difference, expected_of
 from onnxbench.cli import app
@@ -328,6 +329,25 @@ def test_each_can_be_written_as_cpp(tmp_path, name):
         "scaled_dot_product_attention": "nbInputs == 4 && in[0].nbDims == 3",
     }
     assert says.get(name, "getOutputShapes") in text
+
+
+def test_bisect_tells_a_custom_operator_from_its_neighbours(tmp_path):
+    node = "mmdeploy.MMCVRoiAlign <output_height=4, output_width=4, spatial_scale=1.0, sampling_ratio=%d, aligned=1>"
+    text = """<ir_version: 8, opset_import: ["" : 17, "mmdeploy" : 1]>
+    g (float[1,3,16,16] x, float[2,5] rois) => (float[2,3,4,4] y) {
+        [first] a = Relu (x) [roi] b = %s (a, rois) [last] y = Tanh (b) }"""
+    right, wrong = (from_proto(onnx.parser.parse_model(text % (node % ratio))) for ratio in (2, 1))
+    feeds = {
+        "x": np.random.default_rng(0).standard_normal((1, 3, 16, 16), np.float32),
+        "rois": np.array([[0, 1, 1, 10, 10], [0, 0, 2, 7, 15]], np.float32),
+    }
+    operators = [load_bundle(PLUGINS / "roi_align").operator()]
+    found = bisect(wrong, against=right, feeds=feeds, operators=operators)
+    assert [culprit.node for culprit in found.culprits] == ["roi"]
+    assert bisect(right, against=right, on="ort:all", feeds=feeds, operators=operators).passed
+    with pytest.raises(UsageError, match="runs with onnxruntime alone"):
+        bisect(wrong, against=right, feeds=feeds, operators=operators, repro=tmp_path / "repro")
+    assert not (tmp_path / "repro").exists()
 
 
 _MANY_SESSIONS = """

@@ -18,6 +18,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxbench.backends import Options
 from onnxbench.bisection._baseline import Baseline, Judgement, Worse, open_baseline
 from onnxbench.bisection._bodies import body_run
 from onnxbench.bisection._effects import Telling, ranked
@@ -70,6 +71,7 @@ from onnxbench.reporting import require_report
 from onnxbench.specs import parse_tolerances
 
 if TYPE_CHECKING:
+    from onnxbench.backends import Operator
     from onnxbench.bisection._search import Finding
 
 __all__ = [
@@ -103,6 +105,7 @@ def bisect(
     timeout: float = SECONDS,
     report: str | os.PathLike[str] | None = None,
     evidence: bool = False,
+    operators: Sequence[Operator] = (),
     allow_outside: bool = False,
 ) -> Bisection:
     """Returns where a model drifts from a reference: the nodes whose own computation goes wrong, and their effect.
@@ -132,11 +135,13 @@ def bisect(
         timeout: Seconds that opening the suspect, or a run of it, may take in a process of its own.
         report: Write ``report.json`` and ``report.html`` here: all that was measured, and a page to look at.
         evidence: Return digests of all that was compared and histograms of values, too (with ``report`` always).
+        operators: Custom operators that both sides are taught. With them a suspect that does not run is not searched
+            for the part that fails: that is done in processes of their own, which do not know them.
         allow_outside: For model files: follow external data that leaves their folder.
 
     Raises:
-        UsageError: The sides contradict each other, tolerances cannot be calibrated, there are no fusions to keep, or
-            ``memory`` is too little for one node.
+        UsageError: The sides contradict each other, tolerances cannot be calibrated, there are no fusions to keep,
+            ``memory`` is too little for one node, or ``isolate`` or ``repro`` are asked for with ``operators``.
         UnsupportedError: No tensor of the suspect is known to the reference.
         FeedsError: The inputs do not fit, or there are none for recorded values.
         ExecutionError: A side failed.
@@ -156,10 +161,18 @@ def bisect(
         require_report(report, COMMAND)
     model = suspect if isinstance(suspect, Model) else load_model(suspect, allow_outside=allow_outside)
     same = against is None and not len(recorded)
-    place = _place(on, "all" if same or keep_fusions else "none", "--on")
+    if operators and repro is not None:
+        raise UsageError("the script of a repro runs with onnxruntime alone, which does not know operators of plugins",
+                         hint="Leave --repro out, or replace the operators first (onnxbench rewrite).")  # fmt: skip
+    if operators and isolate:
+        raise UsageError("custom operators of plugins are not known in a process of its own, and one is needed here",
+                         hint="Leave --isolate out. A suspect that crashes with them is not searched.")  # fmt: skip
+    place = _place(on, "all" if same or keep_fusions else "none", "--on", operators)
     if keep_fusions and not place.optimizes:
         raise UsageError(f"{place.text} fuses nothing, so there are no fusions to keep", hint="--on ort:all does.")
-    reference = _reference(model, against, recorded, _place(reference_on, "none", "--reference-on"), allow_outside)
+    reference = _reference(
+        model, against, recorded, _place(reference_on, "none", "--reference-on", operators), allow_outside
+    )
     told: Bisection | None = None
     if isolate and (told := _failing(model, place, reference, feeds, timeout, repro, anonymize)) is not None:
         return told
@@ -219,7 +232,9 @@ def _failing(
     repro: str | os.PathLike[str] | None,
     anonymize: bool,
 ) -> Bisection | None:
-    """Returns which part of a suspect makes it fail to run; None if it runs."""
+    """Returns which part of a suspect makes it fail to run; None if it runs, or if nobody else knows its operators."""
+    if place.options.operators:
+        return None
     own = getattr(reference, "inputs", None)
     if isinstance(feeds, Mapping):
         sets: list[Mapping[str, Value]] = [check_feeds(feeds, input_ports(model.proto.graph))]
@@ -248,10 +263,10 @@ def free_memory() -> int:
         return _DEFAULT_MEMORY // 4
 
 
-def _place(given: Place | str | None, level: str, what: str) -> Place:
-    if isinstance(given, Place):
-        return given
-    return parse_place(given or "ort", level=level, what=what)
+def _place(given: Place | str | None, level: str, what: str, operators: Sequence[Operator]) -> Place:
+    if not isinstance(given, Place):
+        return parse_place(given or "ort", level=level, options=Options(operators=tuple(operators)), what=what)
+    return replace(given, options=replace(given.options, operators=tuple(operators))) if operators else given
 
 
 def _reference(

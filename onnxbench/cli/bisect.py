@@ -26,6 +26,7 @@ from onnxbench.cli._options import (
 )
 
 if TYPE_CHECKING:
+    from onnxbench.backends import Operator
     from onnxbench.bisection import Bisection, Culprit, FailingPiece, Judgement, ModuleError, Reference
 
 _MOST_MODULES = 24
@@ -249,6 +250,15 @@ def bisect(
         float,
         typer.Option("--baseline-factor", metavar="X", help="Worse is more than X times the baseline's error."),
     ] = 2.0,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="PATH...",
+            show_default=False,
+            help="Custom operators: bundles by name or folder (they are code and are run).",
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option("--limit", min=0, metavar="N", help="In text: culprits and amplifiers listed (0: all).")
     ] = 10,
@@ -275,6 +285,7 @@ def bisect(
       onnxbench bisect a.onnx --against b.onnx --samples 8 --memory 2GiB --json
       onnxbench bisect model.onnx --over optimizers --atol 1e-4
       onnxbench bisect model.onnx --over recipe.yaml
+      onnxbench bisect detector.onnx --torch detector.py:make --plugin multi_level_roi_align batched_nms
       onnxbench bisect crashing.onnx --feeds x.npz --timeout 20 --repro culprit/
       onnxbench bisect fp16.onnx --against fp32.onnx --report report/
       onnxbench bisect fp16.onnx --against fp32.onnx --save-baseline drift.json
@@ -295,7 +306,8 @@ def bisect(
             atol=atol or (), rtol=rtol or (), isolate=timeout if isolate else 0.0, allow_outside=allow_outside,
             unused={"--against": against, "--load-outputs": load_outputs, "--repro": repro, "--memory": memory,
                     "--report": report, "--baseline": baseline, "--save-baseline": save_baseline,
-                    "--auto-tolerance": auto_tolerance or None, "--keep-fusions": keep_fusions or None},
+                    "--auto-tolerance": auto_tolerance or None, "--keep-fusions": keep_fusions or None,
+                    "--plugin": plugin},
             as_json=as_json, quiet=quiet,
         )  # fmt: skip
     before = bisection.open_baseline(baseline, save_to=save_baseline, factor=baseline_factor)
@@ -310,7 +322,7 @@ def bisect(
         memory=None if memory is None else specs.parse_size(memory), repro=repro,
         anonymize=anonymize,
         report=report, evidence=bool(baseline or save_baseline),
-        isolate=isolate, timeout=timeout, allow_outside=allow_outside,
+        isolate=isolate, timeout=timeout, operators=_operators(plugin), allow_outside=allow_outside,
     )  # fmt: skip
     if found.failure is not None:  # nothing was compared: there is nothing to report, or to hold against a baseline
         before = report = save_baseline = None
@@ -337,6 +349,14 @@ def _torch(
         source, dtype=dtype, by=by, inputs=pairs, shapes=shapes or (),
         state_dict=state_dict, keys=keys or (),
     )  # fmt: skip
+
+
+def _operators(plugins: list[str] | None) -> list[Operator]:
+    if not plugins:
+        return []
+    from onnxbench.bundles import load_bundles
+
+    return [each.operator() for bundle in load_bundles(plugins) for each in bundle.named()]
 
 
 def _place(place: str | None, level: str | None, option: str) -> str | None:
