@@ -47,10 +47,11 @@ FIELDS = {
     "set_domain": {"domain"},
     "set_doc": {"graph.doc_string", "doc_string"},
     "set_graph_name": {"graph.name"},
+    "set_precision": {"ir_version", "graph.name"},  # a graph without a name gets one, and a note says so
 }
 WHOLE = {
     "simplify", "set_opset", "strip_weights", "make_batch_dynamic", "name_nodes", "rename_nodes", "rename_tensors",
-    "take_branches", "inline_functions", "clean",
+    "take_branches", "inline_functions", "clean", "set_precision", "dequantize", "symmetric_quantization",
 }  # fmt: skip
 """Operations that may change any item of their lists."""
 FOLLOWS = {

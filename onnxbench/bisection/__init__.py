@@ -168,6 +168,11 @@ def bisect(
         raise UsageError("custom operators of plugins are not known in a process of its own, and one is needed here",
                          hint="Leave --isolate out. A suspect that crashes with them is not searched.")  # fmt: skip
     place = _place(on, "all" if same or keep_fusions else "none", "--on", operators)
+    if operators and place.optimizes:
+        raise UsageError(
+            f"what ONNX Runtime makes of a model with operators of plugins cannot be searched ({place.text})",
+            hint="Search the model as it stands: --on ort:none, and a reference with --against.",
+        )
     if keep_fusions and not place.optimizes:
         raise UsageError(f"{place.text} fuses nothing, so there are no fusions to keep", hint="--on ort:all does.")
     reference = _reference(

@@ -53,6 +53,7 @@ class ResizeBySizes(Operation):
             node.input[2] = ""
             node.input.append(new)
             draft.record("input", old, "replaced", before="float32 scales", after=f"{new}, int64 sizes")
+            draft.record("node", ref.path, "resizes by", before="scales", after="sizes")
             draft.notes.append(f"input {old!r} (number {position}) is now {new!r}: the size of the result, int64")
             draft.retype(main, node.output)
         draft.touch()
