@@ -117,8 +117,6 @@ NEEDS = [
          fails="only 4D query"),
     Need("grouped", "attention", Attending(enable_gqa=True), (Q, K[:, :2], V[:, :2]),
          ("query:0=b", "key:0=b", "value:0=b"), fails="enable_gqa"),
-    Need("attention-23", "attention", Attending(is_causal=True), (Q, K, V), ("query:2=s",), DEFAULT, opset=23,
-         refused="not supported by a dedicated kernel"),
     Need("windows", "adaptive_pool", torch.nn.AdaptiveAvgPool2d((4, 3)), (IMAGE,), ("input:2=h", "input:3=w"), DEFAULT,
          wrong=True),
     Need("windows-script", "adaptive_pool", torch.nn.AdaptiveAvgPool1d(5), (drawn(2, 3, 8),),

@@ -7,7 +7,8 @@
   supported").
 - ``enable_gqa``: the TorchScript exporter fails ("not implemented if enable_gqa is True").
 - From opset 23 on, attention is one operator, and TensorRT builds it of float16 and not of float32 ("Attention
-  operation was not supported by a dedicated kernel").
+  operation was not supported by a dedicated kernel"). ``build-trt`` tells TensorRT to take it apart; trtexec and
+  others that read the file do not.
 
 In these cases alone, the rewrite computes it step by step. ``is_causal`` and ``scale`` need none elsewhere. Dropout is
 on whenever ``dropout_p`` says so, in PyTorch as in the file.
