@@ -58,7 +58,6 @@ class Need:
     fails: str = ""
     wrong: bool = False
     refused: str = ""
-    opset: int | None = None
     finding: str = ""
 
     @property
@@ -67,7 +66,7 @@ class Need:
 
     def export(self, out: Path | None, *given: str) -> Any:
         options = ExportOptions(
-            exporter=self.exporter, dynamic=self.dynamic, rewrites=given, backend=self.backend, opset=self.opset
+            exporter=self.exporter, dynamic=self.dynamic, rewrites=given, backend=self.backend
         )
         return export((self.module, self.args), out, options=options)
 
