@@ -65,9 +65,7 @@ class Need:
         return "tensorrt" if self.refused else "onnxruntime"
 
     def export(self, out: Path | None, *given: str) -> Any:
-        options = ExportOptions(
-            exporter=self.exporter, dynamic=self.dynamic, rewrites=given, backend=self.backend
-        )
+        options = ExportOptions(exporter=self.exporter, dynamic=self.dynamic, rewrites=given, backend=self.backend)
         return export((self.module, self.args), out, options=options)
 
 
