@@ -430,6 +430,12 @@ class TestEngines:
         assert run(*asked, "--fp16", "--tolerance", "1e-2") == 0
         assert "nodes kept in float32" in capsys.readouterr().err
         assert """keep: ['node:"wide"', 'node:"narrow"']""" in recipe.read_text()
+        before = model.read_bytes()
+        assert (
+            run("build-trt", model, "--doctor", "--no-trial", "--apply", "--save-recipe", model) == UsageError.exit_code
+        )
+        assert "is an input" in capsys.readouterr().err
+        assert model.read_bytes() == before
         assert run(*asked, "--apply", "--tolerance", "1e-2") == UsageError.exit_code
         assert "--tolerance means nothing without" in capsys.readouterr().err
 

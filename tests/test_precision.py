@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxbench import backends, model, precision, validity
 from onnxbench.cli import app
-from onnxbench.errors import BenchError, NotFoundError, RefusedResultError, UsageError
+from onnxbench.errors import BenchError, NotFoundError, OutputError, RefusedResultError, UsageError
 from onnxbench.graph import GraphIndex, NodeRef
 from onnxbench.model import Model
 from onnxbench.precision import Converted, convert
@@ -694,6 +694,31 @@ def test_a_file_is_converted_and_the_recipe_does_the_same(tmp_path: Path) -> Non
     assert half.read_bytes() == again.read_bytes()
     with pytest.raises(NotFoundError, match="no node has a name"):
         precision.convert_file(source, None, to="fp16", keep_named=["nothing"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more", "code"),
+    [
+        ("m.onnx", (), UsageError.exit_code),  # the model itself
+        ("h.onnx", (), UsageError.exit_code),  # what is written
+        ("x.npz", ("--feeds", "x.npz"), UsageError.exit_code),
+        ("missing/r.yaml", (), OutputError.exit_code),
+        ("r.yaml", ("--dry-run",), UsageError.exit_code),
+        ("missing/r.yaml", ("--search", "--tolerance", "10"), OutputError.exit_code),
+        ("r.yaml", ("--search", "--tolerance", "10", "--save-set", "missing/s.txt"), OutputError.exit_code),
+    ],
+)
+def test_a_recipe_takes_no_place_that_is_taken(
+    recipe: str, more: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is written or nothing, and no file that is read is touched."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(parsed(MLP).proto, "m.onnx")
+    np.savez("x.npz", x=X4)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    target = [] if "--dry-run" in more else ["h.onnx"]
+    assert invoke(["precision", "m.onnx", *target, "--to", "fp16", "--save-recipe", recipe, *more]) == code
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def invoke(words: list[str]) -> int:

@@ -269,7 +269,7 @@ def build_trt(
     with engines.standby(engine):
         from onnxbench.bundles import find_plugins
         from onnxbench.cli._render import note
-        from onnxbench.feeding import FeedOptions
+        from onnxbench.feeding import FeedOptions, refuse_to_overwrite
         from onnxbench.model import load
         from onnxbench.writer import save, write_whole
 
@@ -281,6 +281,7 @@ def build_trt(
         precision = engines.graph_precision(asked, engines.choose(engine or named.get("engine"))) if asked else None
         weak = weakly_typed or bool(asked and precision is None)
         loaded = load(model, allow_outside=allow_outside)
+        refuse_to_overwrite(loaded, [*map(str, data), *(from_feeds or ())], target, save_model, save_recipe, log_file)
         observed = _observed(loaded, from_feeds, config, quiet=quiet)
         flags = {
             "engine": engine, "propose": None if propose else False, "embed_plugins": embed_plugins,

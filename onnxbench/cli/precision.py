@@ -162,6 +162,9 @@ def precision(
     from onnxbench import precision as library
     from onnxbench.cli._render import print_json
     from onnxbench.errors import UsageError
+    from onnxbench.operations import SetPrecision
+    from onnxbench.recipe import Recipe, Step
+    from onnxbench.writer import held_back, write_whole
 
     if keep_io and io != "keep":
         raise UsageError(f"--keep-io-types and --io {io} say two things")
@@ -169,11 +172,11 @@ def precision(
     wanted = feed_options(feeds, shape, dim, val_range, seed)
     is_run = any((feeds, shape, dim, val_range)) or keep_overflowing
     choices: dict[str, Any] = {"to": to, "io": io, "weights": weights, "opset": opset}
+    if dry_run and (save_set or save_recipe):
+        raise UsageError("--dry-run writes nothing: --save-set and --save-recipe mean nothing with it")
     if search or tolerance:
         if named or keep_overflowing:
             raise UsageError("a search takes --keep-fp32 and --op-types-to-exclude alone for what stays in any case")
-        if dry_run and (save_set or save_recipe):
-            raise UsageError("--dry-run writes nothing: --save-set and --save-recipe mean nothing with it")
         _searching.search(
             model, target, replace(wanted, iterations=samples),
             save_options(external_data, per_tensor, external_threshold, share_weights),
@@ -182,17 +185,16 @@ def precision(
             save_set=save_set, save_recipe=save_recipe, report=report, allow_outside=allow_outside,
             as_json=as_json, quiet=quiet,
         )  # fmt: skip
-    done = library.convert_file(
-        model, target, **choices, keep=[*(keep or ()), *(f"op:{name}" for name in operators or ())],
-        keep_named=named or (), feeds=wanted if is_run else None, keep_overflowing=keep_overflowing,
-        options=save_options(external_data, per_tensor, external_threshold, share_weights), allow_outside=allow_outside,
-    )  # fmt: skip
-    if save_recipe is not None:
-        from onnxbench.operations import SetPrecision
-        from onnxbench.recipe import Recipe, Step
-
-        step = SetPrecision(**choices, keep=list(done.keep) or None)
-        save_recipe.write_text(Recipe((Step(step),)).to_yaml(), encoding="utf-8")
+    with held_back(save_recipe) as recipe_file:
+        done = library.convert_file(
+            model, target, **choices, keep=[*(keep or ()), *(f"op:{name}" for name in operators or ())],
+            keep_named=named or (), feeds=wanted if is_run else None, keep_overflowing=keep_overflowing,
+            options=save_options(external_data, per_tensor, external_threshold, share_weights), beside=[save_recipe],
+            allow_outside=allow_outside,
+        )  # fmt: skip
+        if recipe_file is not None:
+            step = Step(SetPrecision(**choices, keep=list(done.keep) or None))
+            write_whole(recipe_file, [Recipe((step,)).to_yaml().encode()])
     if as_json:
         print_json("precision", done)
     else:

@@ -54,7 +54,7 @@ from onnxbench.tuning import (
     samples_of,
 )
 from onnxbench.version import __version__
-from onnxbench.writer import SaveOptions, save, write_whole
+from onnxbench.writer import SaveOptions, held_back, save, write_whole
 
 if TYPE_CHECKING:
     from onnxbench.captures import Value
@@ -373,12 +373,13 @@ def quantize_file(
     index = GraphIndex(whole.proto)
     found = quantize(whole, keep=nodes(index, keep, what="--keep") if keep else (), **how)
     if found.model is not None:
-        if target_file is not None:
-            found = replace(found, saved=save(found.model, target_file, options=options or SaveOptions()))
-        if save_set is not None:
-            head = f"# {found.source}: left in float\n# {found.verdict}\n"
-            text = "".join(f"{selector}\n" for selector in node_selectors(index, found.refs))
-            write_whole(Path(save_set), [(head + text).encode("utf-8", "surrogateescape")])
+        with held_back(save_set) as set_file:
+            if set_file is not None:
+                head = f"# {found.source}: left in float\n# {found.verdict}\n"
+                text = "".join(f"{selector}\n" for selector in node_selectors(index, found.refs))
+                write_whole(set_file, [(head + text).encode("utf-8", "surrogateescape")])
+            if target_file is not None:
+                found = replace(found, saved=save(found.model, target_file, options=options or SaveOptions()))
     if report is not None:
         write_quantization(report, found)
     return found

@@ -201,6 +201,7 @@ def convert_file(
     feeds: FeedOptions | Mapping[str, Value] | None = None,
     keep_overflowing: bool = False,
     options: SaveOptions | None = None,
+    beside: Sequence[str | os.PathLike[str] | None] = (),
     allow_outside: bool = False,
 ) -> ConvertedFile:
     """Converts a model file and writes the result (see ``convert``).
@@ -217,21 +218,22 @@ def convert_file(
         feeds: Run the model on these inputs and list the tensors that have little headroom in the type.
         keep_overflowing: Nodes that make or read a tensor that went beyond the type stay.
         options: How weights are stored.
+        beside: Further files that the caller is going to write: none of them may be one that is read.
         allow_outside: Follow external data that leaves the model's folder.
 
     Raises:
         BenchError: As ``convert`` and ``onnxbench.writer.save`` do; nothing was written then.
     """
     model = load(source, allow_outside=allow_outside)
-    said = feeds if isinstance(feeds, FeedOptions) else None
-    refuse_to_overwrite(model, said.sources if said is not None else (), out)
+    refuse_to_overwrite(model, feeds.sources if isinstance(feeds, FeedOptions) else (), out, *beside)
     index = GraphIndex(model.proto) if keep or keep_named or keep_overflowing else None
     refs = select.nodes(index, keep) if index is not None and keep else []
     named = [] if index is None else list(dict.fromkeys(ref for each in keep_named for ref in _named(index, each)))
     headroom: tuple[Headroom, ...] = ()
     if feeds is not None:
-        sets = [each.feeds for each in feed_sets(model, said)] if said is not None else [feeds]
-        headroom = find_headroom(model, find_magnitudes(model, sets), to=to)  # type: ignore[arg-type]
+        sets: list[Mapping[str, Value]]
+        sets = [feeds] if isinstance(feeds, Mapping) else [each.feeds for each in feed_sets(model, feeds)]
+        headroom = find_headroom(model, find_magnitudes(model, sets), to=to)
     staying = headroom if keep_overflowing else ()
     done = convert(
         model,

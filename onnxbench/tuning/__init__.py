@@ -40,7 +40,7 @@ from onnxbench.tuning._result import Candidate, Point, Tuning
 from onnxbench.tuning._search import Search
 from onnxbench.tuning._selectors import node_selectors, selector_file
 from onnxbench.version import __version__
-from onnxbench.writer import SaveOptions, save
+from onnxbench.writer import SaveOptions, held_back, save, write_whole
 
 if TYPE_CHECKING:
     from onnxbench.bisection import Place
@@ -425,26 +425,24 @@ def tune_file(
     index = GraphIndex(whole.proto)
     found = tune(whole, keep=nodes(index, keep, what="--keep-fp32") if keep else (), **how)
     if found.converted is not None:
-        if target is not None:
-            found = replace(found, saved=save(found.converted.model, target, options=options or SaveOptions()))
         selectors = node_selectors(index, found.refs)
-        if save_set is not None:
-            selector_file(save_set, selectors, found)
-        if save_recipe is not None:
-            _write_recipe(save_recipe, selectors, found, how)
+        with held_back(save_set) as set_file, held_back(save_recipe) as recipe_file:
+            if set_file is not None:
+                selector_file(set_file, selectors, found)
+            if recipe_file is not None:
+                _write_recipe(recipe_file, selectors, found, how)
+            if target is not None:
+                found = replace(found, saved=save(found.converted.model, target, options=options or SaveOptions()))
     if report is not None:
         write_tuning(report, found)
     return found
 
 
-def _write_recipe(
-    path: str | os.PathLike[str], selectors: Sequence[str], found: Tuning, how: Mapping[str, Any]
-) -> None:
+def _write_recipe(path: Path, selectors: Sequence[str], found: Tuning, how: Mapping[str, Any]) -> None:
     from onnxbench.operations import SetPrecision
     from onnxbench.recipe import Recipe, Step
-    from onnxbench.writer import write_whole
 
     given = {name: how[name] for name in ("io", "weights", "opset") if name in how}
     step = SetPrecision(to=str(how["to"]), keep=list(selectors) or None, **given)
     text = Recipe((Step(step),), f"{found.model} in {found.to}: {found.criterion}").to_yaml()
-    write_whole(Path(path), [text.encode("utf-8")])
+    write_whole(path, [text.encode("utf-8")])

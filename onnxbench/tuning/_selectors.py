@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxbench.errors import NotFoundError, UnsupportedError, UsageError
@@ -12,6 +10,8 @@ from onnxbench.select import nodes
 from onnxbench.writer import write_whole
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from onnxbench.graph import GraphIndex, NodeRef
     from onnxbench.tuning._result import Tuning
 
@@ -49,7 +49,7 @@ def _spellings(ref: NodeRef) -> list[str]:
     return [*own, *words] if ref.label == ref.node.name else [*words, *own]
 
 
-def selector_file(path: str | os.PathLike[str], selectors: Sequence[str], found: Tuning) -> None:
+def selector_file(path: Path, selectors: Sequence[str], found: Tuning) -> None:
     """Writes selectors to a file, one a line, under what they are for.
 
     Raises:
@@ -57,4 +57,4 @@ def selector_file(path: str | os.PathLike[str], selectors: Sequence[str], found:
     """
     head = [f"# {found.model}, {found.to}: stay in float32 for {found.criterion}", f"# {found.verdict}"]
     text = "\n".join([*(line.replace("\n", " ") for line in head), *selectors])
-    write_whole(Path(path), [f"{text}\n".encode("utf-8", "surrogateescape")])
+    write_whole(path, [f"{text}\n".encode("utf-8", "surrogateescape")])
