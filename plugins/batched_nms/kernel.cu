@@ -19,31 +19,6 @@ ONNXBENCH_DEVICE void suppress(const T* __restrict__ boxes, const T* __restrict_
   if (threadIdx.x == 0) space.counts[block] = made;
 }
 
-// A block for each image.
-template <typename T>
-ONNXBENCH_DEVICE void gather(const T* __restrict__ boxes, T* __restrict__ dets, long long* labels, long long* index,
-                             void* memory, const onnxbench_params& p) {
-  onnxbench_candidates space(memory, p.i[0] * p.i[2], p.i[1], p.i[5]);
-  long long image = blockIdx.x, count = p.i[1], classes = p.i[2], keep = p.i[5];
-  unsigned long long* keys = space.keys + image * classes * count;
-  long long made = onnxbench_merge(space.kept + image * classes * space.room, space.counts + image * classes, classes,
-                                   space.room, count, keep, keys);
-  for (long long row = threadIdx.x; row < keep; row += blockDim.x) {
-    long long to = image * keep + row;
-    bool is_there = row < made;
-    long long place = is_there ? onnxbench_place(keys[row]) : -1, label = is_there ? place / count : -1;
-    long long box = is_there ? place % count : -1;
-    const T* from = boxes + ((image * count + box) * p.i[3] + (p.i[3] > 1 ? label : 0)) * 4;
-    for (int side = 0; side < 4; ++side) {
-      float value = is_there ? onnxbench_load(from + side) : 0.0f;
-      onnxbench_store(dets + to * 5 + side, p.i[7] ? fmaxf(fminf(value, 1.0f), 0.0f) : value);
-    }
-    onnxbench_store(dets + to * 5 + 4, is_there ? onnxbench_score(keys[row]) : 0.0f);
-    labels[to] = label;
-    index[to] = p.i[3] > 1 ? place : box;
-  }
-}
-
 #define NMS(name, T)                                                                                            \
   ONNXBENCH_KERNEL batched_nms_class_##name(const T* boxes, const T* scores, T*, long long*, long long*,        \
                                             void* space, onnxbench_params p) {                                  \
@@ -51,7 +26,7 @@ ONNXBENCH_DEVICE void gather(const T* __restrict__ boxes, T* __restrict__ dets, 
   }                                                                                                             \
   ONNXBENCH_KERNEL batched_nms_image_##name(const T* boxes, const T*, T* dets, long long* labels,               \
                                             long long* index, void* space, onnxbench_params p) {                \
-    gather(boxes, dets, labels, index, space, p);                                                               \
+    onnxbench_gather<4>(boxes, dets, labels, index, space, p);                                                  \
   }
 NMS(float32, float)
 NMS(float16, onnxbench_half)

@@ -37,30 +37,6 @@ ONNXBENCH_DEVICE void list(long long* index, long long* total, void* memory, con
   }
 }
 
-// A block for each image.
-template <typename T>
-ONNXBENCH_DEVICE void gather(const T* __restrict__ boxes, T* __restrict__ dets, long long* labels, void* memory,
-                             const onnxbench_params& p) {
-  onnxbench_candidates space(memory, p.i[0] * p.i[2], p.i[1], p.i[5]);
-  long long image = blockIdx.x, count = p.i[1], classes = p.i[2], keep = p.i[5];
-  unsigned long long* keys = space.keys + image * classes * count;
-  long long made = onnxbench_merge(space.kept + image * classes * space.room, space.counts + image * classes, classes,
-                                   space.room, count, keep, keys);
-  for (long long row = threadIdx.x; row < keep; row += blockDim.x) {
-    long long to = image * keep + row;
-    bool is_there = row < made;
-    long long place = is_there ? onnxbench_place(keys[row]) : -1, label = is_there ? place / count : -1;
-    long long box = is_there ? place % count : -1;
-    const T* from = boxes + ((image * count + box) * p.i[3] + (p.i[3] > 1 ? label : 0)) * 5;
-    for (int part = 0; part < 5; ++part) {
-      float value = is_there ? onnxbench_load(from + part) : 0.0f;
-      onnxbench_store(dets + to * 6 + part, p.i[7] ? fmaxf(fminf(value, 1.0f), 0.0f) : value);
-    }
-    onnxbench_store(dets + to * 6 + 5, is_there ? onnxbench_score(keys[row]) : 0.0f);
-    labels[to] = label;
-  }
-}
-
 #define NMS(name, T)                                                                                                   \
   ONNXBENCH_KERNEL nms_rotated_class_##name(const T* boxes, const T* scores, void*, void*, void* space,                \
                                             onnxbench_params p) {                                                      \
@@ -72,7 +48,7 @@ ONNXBENCH_DEVICE void gather(const T* __restrict__ boxes, T* __restrict__ dets, 
   }                                                                                                                    \
   ONNXBENCH_KERNEL batched_rotated_nms_image_##name(const T* boxes, const T*, T* dets, long long* labels, void* space, \
                                                     onnxbench_params p) {                                              \
-    gather(boxes, dets, labels, space, p);                                                                             \
+    onnxbench_gather<5>(boxes, dets, labels, nullptr, space, p);                                                       \
   }
 NMS(float32, float)
 NMS(float16, onnxbench_half)

@@ -118,3 +118,31 @@ ONNXBENCH_DEVICE long long onnxbench_merge(const unsigned long long* kept, const
   onnxbench_sort(keys, all);
   return all < most ? all : most;
 }
+
+// Writes the boxes of an image that are kept, Width numbers each and the score, zeros where there are fewer, with their
+// labels (-1 where there is none) and, if index is not null, their places. A block of threads works on each image.
+// p.i: images, boxes, classes, classes of the boxes (1: all have the same), any, boxes of an image that are kept, any,
+// whether to clip to 0 .. 1.
+template <int Width, typename T>
+ONNXBENCH_DEVICE void onnxbench_gather(const T* __restrict__ boxes, T* __restrict__ dets, long long* labels,
+                                       long long* index, void* memory, const onnxbench_params& p) {
+  onnxbench_candidates space(memory, p.i[0] * p.i[2], p.i[1], p.i[5]);
+  long long image = blockIdx.x, count = p.i[1], classes = p.i[2], keep = p.i[5];
+  unsigned long long* keys = space.keys + image * classes * count;
+  long long made = onnxbench_merge(space.kept + image * classes * space.room, space.counts + image * classes, classes,
+                                   space.room, count, keep, keys);
+  for (long long row = threadIdx.x; row < keep; row += blockDim.x) {
+    long long to = image * keep + row;
+    bool is_there = row < made;
+    long long place = is_there ? onnxbench_place(keys[row]) : -1, label = is_there ? place / count : -1;
+    long long box = is_there ? place % count : -1;
+    const T* from = boxes + ((image * count + box) * p.i[3] + (p.i[3] > 1 ? label : 0)) * Width;
+    for (int part = 0; part < Width; ++part) {
+      float value = is_there ? onnxbench_load(from + part) : 0.0f;
+      onnxbench_store(dets + to * (Width + 1) + part, p.i[7] ? fmaxf(fminf(value, 1.0f), 0.0f) : value);
+    }
+    onnxbench_store(dets + to * (Width + 1) + Width, is_there ? onnxbench_score(keys[row]) : 0.0f);
+    labels[to] = label;
+    if (index) index[to] = p.i[3] > 1 ? place : box;
+  }
+}
