@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from onnxbench.backends._quantizer import quiet
+from onnxbench.backends._quantizer import first_line, kept_reader, quiet
 from onnxbench.captures import Feeds
 from onnxbench.errors import BenchError, ExecutionError
 
@@ -25,28 +24,12 @@ def quantize(
     method: str,
 ) -> None:
     """Writes a model with QuantizeLinear and DequantizeLinear around operators (see ``onnxbench.backends``)."""
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is not typed
-        def __init__(self) -> None:
-            self._kept = list(sets)
-            self.rewind()
-
-        def get_next(self) -> Any:
-            return next(self._sets, None)
-
-        def get_first(self) -> Any:
-            return self._kept[0]
-
-        def rewind(self) -> None:
-            self._sets = iter(self._kept)
-
     with quiet():
         try:
             from modelopt.onnx.quantization import quantize as modelopt_quantize
 
             modelopt_quantize(
-                str(model), quantize_mode="int8", calibration_data_reader=Reader(),
+                str(model), quantize_mode="int8", calibration_data_reader=kept_reader(sets),
                 calibration_method=_METHODS[method], calibration_eps=["cpu"], high_precision_dtype="fp32", dq_only=True,
                 op_types_to_quantize=list(operators), nodes_to_exclude=[re.escape(name) for name in exclude],
                 use_external_data_format=external, output_path=str(target), log_level="ERROR",
@@ -54,5 +37,4 @@ def quantize(
         except BenchError:
             raise
         except Exception as error:  # the seam: a tool in Python that raises anything
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ExecutionError(f"modelopt fails: {reason[:400]}") from None
+            raise ExecutionError(f"modelopt fails: {first_line(error)}") from None

@@ -47,26 +47,10 @@ def quantize(
         def get_next(self) -> Any:
             return next(self._sets, None)
 
-    class OneByOne(CalibrationDataReader):  # type: ignore[misc]
-        """For histograms: the quantizer holds all tensors of what it is given at once, so that is one set."""
-
-        def __init__(self) -> None:
-            self._kept = list(sets)
-            self._next: Iterator[Feeds] = iter(())
-
-        def __len__(self) -> int:
-            return len(self._kept)
-
-        def set_range(self, start_index: int, end_index: int) -> None:
-            self._next = iter(self._kept[start_index:end_index])
-
-        def get_next(self) -> Any:
-            return next(self._next, None)
-
     with quiet():
         try:
             quantize_static(
-                model, target, Reader() if method == "minmax" else OneByOne(), quant_format=QuantFormat.QDQ,
+                model, target, Reader() if method == "minmax" else kept_reader(sets), quant_format=QuantFormat.QDQ,
                 per_channel=per_channel,
                 calibrate_method=CalibrationMethod[_METHODS[method]],
                 activation_type=QuantType.QInt8 if form == "tensorrt" else QuantType.QUInt8,
@@ -82,8 +66,42 @@ def quantize(
         except BenchError:
             raise
         except Exception as error:  # the seam: a tool in Python that raises anything
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ExecutionError(f"ONNX Runtime's quantizer fails: {reason[:400]}") from None
+            raise ExecutionError(f"ONNX Runtime's quantizer fails: {first_line(error)}") from None
+
+
+def kept_reader(sets: Iterable[Feeds]) -> Any:
+    """Returns sets of inputs as quantizers read them more than once, or one at a time.
+
+    Histograms want the latter: the quantizer holds all tensors of what it is given at once.
+    """
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Kept(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is not typed
+        def __init__(self) -> None:
+            self._kept = list(sets)
+            self.rewind()
+
+        def __len__(self) -> int:
+            return len(self._kept)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self._next = iter(self._kept[start_index:end_index])
+
+        def get_next(self) -> Any:
+            return next(self._next, None)
+
+        def get_first(self) -> Any:
+            return self._kept[0]
+
+        def rewind(self) -> None:
+            self._next = iter(self._kept)
+
+    return Kept()
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first thing that an error says, or what it is called."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:400]
 
 
 def _symmetric(operators: Sequence[str]) -> dict[str, Any]:
