@@ -151,7 +151,8 @@ def _weights(search: Search, finding: Finding) -> Iterator[tuple[str, tuple[Valu
 
 
 def _recomputed(search: Search, partner: str, given: Mapping[str, Value]) -> Value | None:
-    rerun: Callable[[str, Mapping[str, Value]], Value | None] = search.reference.rerun  # type: ignore[attr-defined]  # _weights asked
+    rerun: Callable[[str, Mapping[str, Value]], Value | None] | None = getattr(search.reference, "rerun", None)
+    assert rerun is not None  # _weights asked
     return rerun(partner, given)
 
 

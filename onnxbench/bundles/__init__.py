@@ -557,6 +557,11 @@ def load_bundles(words: Sequence[str]) -> list[Bundle]:
     return [bundle for plugin in found for bundle in read_bundles(plugin.path)]
 
 
+def operators_of(bundles: Iterable[Bundle]) -> tuple[Operator, ...]:
+    """Returns what runtimes are taught of bundles: their operators, by each name that models have them under."""
+    return tuple(each.operator() for bundle in bundles for each in bundle.named())
+
+
 def is_required(value: Any) -> bool:
     """Tells whether what a bundle says of an attribute is its type: then there is no default."""
     return isinstance(value, (type, GenericAlias))
@@ -665,6 +670,7 @@ __all__ = [
     "load_bundle",
     "load_bundles",
     "make_skeleton",
+    "operators_of",
     "product",
     "prove_bundle",
     "read_bundles",

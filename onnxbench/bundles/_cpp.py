@@ -25,26 +25,29 @@ _TYPES = {"float32": "kFLOAT", "float16": "kHALF", "bfloat16": "kBF16", "int32":
 _DIMENSIONS = {"+": "kSUM", "-": "kSUB", "*": "kPROD", "//": "kFLOOR_DIV", "min": "kMIN", "max": "kMAX"}
 
 
+def _recording(operation: str, *, turned: bool = False) -> Callable[[Any, Any], _Recorded]:
+    """Returns a method that records what is done with a number."""
+
+    def apply(self: _Recorded, other: Any) -> _Recorded:
+        if not isinstance(other, (_Recorded, int, float)):
+            raise SpecError(f"{type(other).__name__} in the arithmetic of sizes")
+        return _Recorded(operation, other, self) if turned else _Recorded(operation, self, other)
+
+    return apply
+
+
 class _Recorded:
     """A number of which only what is done with it is known."""
 
     def __init__(self, operation: str, *parts: Any) -> None:
         self.operation, self.parts = operation, parts
 
-    def _with(operation: str, *, turned: bool = False) -> Callable[[Any, Any], _Recorded]:  # type: ignore[misc]  # noqa: N805 - called while the class is made
-        def apply(self: _Recorded, other: Any) -> _Recorded:
-            if not isinstance(other, (_Recorded, int, float)):
-                raise SpecError(f"{type(other).__name__} in the arithmetic of sizes")
-            return _Recorded(operation, other, self) if turned else _Recorded(operation, self, other)
-
-        return apply
-
-    __add__, __radd__ = _with("+"), _with("+", turned=True)
-    __sub__, __rsub__ = _with("-"), _with("-", turned=True)
-    __mul__, __rmul__ = _with("*"), _with("*", turned=True)
-    __floordiv__, __rfloordiv__ = _with("//"), _with("//", turned=True)
-    __truediv__, __rtruediv__ = _with("/"), _with("/", turned=True)
-    smaller, larger = _with("min"), _with("max")
+    __add__, __radd__ = _recording("+"), _recording("+", turned=True)
+    __sub__, __rsub__ = _recording("-"), _recording("-", turned=True)
+    __mul__, __rmul__ = _recording("*"), _recording("*", turned=True)
+    __floordiv__, __rfloordiv__ = _recording("//"), _recording("//", turned=True)
+    __truediv__, __rtruediv__ = _recording("/"), _recording("/", turned=True)
+    smaller, larger = _recording("min"), _recording("max")
 
     def equal(self, other: Any) -> _Recorded:
         return _Recorded("==", self, other)

@@ -222,6 +222,16 @@ def _shapes(rt: Any, bundle: Bundle, attributes: dict[str, Any], inputs: Any, bu
     return [*made, *(rt.api.DimsExprs(0) for _ in bundle.counted)]
 
 
+def _takes(bundle: Bundle, position: int, dtype: str, typed: str) -> bool:
+    """Tells whether an input may have an element type, where that which varies is of another."""
+    name = bundle.inputs[position]
+    if name in bundle.any_dtype:
+        return True
+    if dtype not in bundle.types.get(name, bundle.dtypes):
+        return False
+    return name in bundle.types or position <= bundle.leading() or dtype == typed
+
+
 def _plugin_class(rt: Any, bundle: Bundle) -> Any:
     """Returns the class of a plugin's instances."""
     api = rt.api
@@ -270,17 +280,12 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
 
         @_guarded(rt, bundle.op, False)
         def supports_format_combination(self, position: int, in_out: Any, num_inputs: int) -> bool:
-            desc = in_out[position].desc
+            desc, typed = in_out[position].desc, in_out[leading].desc.type
             if desc.format != api.TensorFormat.LINEAR:
                 return False
             if position >= num_inputs:
-                return bool(desc.type == output_type(outputs[position - num_inputs], in_out[leading].desc.type))
-            name = bundle.inputs[position]
-            if name in bundle.any_dtype:
-                return True
-            if desc.type not in [types[each] for each in bundle.types.get(name, bundle.dtypes)]:
-                return False
-            return bool(name in bundle.types or position <= leading or desc.type == in_out[leading].desc.type)
+                return bool(desc.type == output_type(outputs[position - num_inputs], typed))
+            return _takes(bundle, position, names.get(desc.type, ""), names.get(typed, ""))
 
         def configure_plugin(self, inputs: Any, outputs: Any) -> int:
             return 0
@@ -317,19 +322,12 @@ def _plugin_class(rt: Any, bundle: Bundle) -> Any:
         ) -> int:
             if self.launcher is None:
                 self.launcher = _Launcher(self.ptx)
-            kernel = bundle.kernel
-            given = bundle.padded([tuple(desc.dims) for desc in input_desc])
+            given = [tuple(desc.dims) for desc in input_desc]
             made = [tuple(desc.dims) for desc in output_desc[: len(bundle.outputs)]]
-            suffix = bundle.suffix([names[desc.type] for desc in input_desc])
-            integers, floats = kernel.scalars(given, made, self.attributes)
-            space = [] if kernel.workspace is None else [workspace]
+            space = [] if bundle.kernel.workspace is None else [workspace]
             pointers = [*(each or 0 for each in bundle.padded(inputs)), *outputs, *space]
-            for each in kernel.all_launches():
-                count = int(each.count(given, made, self.attributes))
-                blocks = count if each.together else (count + each.threads - 1) // each.threads
-                self.launcher.launch(
-                    f"{each.entry}_{suffix}", pointers, integers, floats, blocks, each.threads, stream
-                )  # fmt: skip
+            suffix = bundle.suffix([names[desc.type] for desc in input_desc])
+            self.launcher.launch_all(bundle, suffix, given, made, self.attributes, pointers, stream)
             return 0
 
     return Made
@@ -367,6 +365,18 @@ class _Launcher:
             name = ctypes.c_char_p()
             self._cuda.cuGetErrorName(status, ctypes.byref(name))
             raise RuntimeError(f"CUDA could not {what}: {(name.value or b'').decode() or status}")
+
+    def launch_all(
+        self, bundle: Bundle, suffix: str, inputs: list[Any], outputs: list[Any], attributes: dict[str, Any],
+        pointers: list[int], stream: int,
+    ) -> None:  # fmt: skip
+        """Launches what a bundle's kernel consists of, one after the other, for these shapes."""
+        kernel, given = bundle.kernel, bundle.padded(inputs)
+        integers, floats = kernel.scalars(given, outputs, attributes)
+        for each in kernel.all_launches():
+            count = int(each.count(given, outputs, attributes))
+            blocks = count if each.together else (count + each.threads - 1) // each.threads
+            self.launch(f"{each.entry}_{suffix}", pointers, integers, floats, blocks, each.threads, stream)
 
     def launch(
         self, entry: str, pointers: Any, integers: Any, floats: Any, blocks: int, threads: int, stream: int

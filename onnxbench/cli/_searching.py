@@ -35,9 +35,7 @@ Metric = Annotated[
 ]  # fmt: skip
 Samples = Annotated[
     int | None,
-    typer.Option(
-        "--samples", "--iterations", min=1, show_default=False, help="Sets of inputs to search on (all, or 1)."
-    ),
+    typer.Option("--samples", "--iterations", min=1, show_default=False, help="Sets of inputs to take (all, or 1)."),
 ]
 Holdout = Annotated[
     int,
@@ -111,16 +109,14 @@ def search(
 
 def _print(found: Tuning) -> None:
     from onnxbench.cli._render import print_written
-    from onnxbench.cli._tables import Column, print_table
+    from onnxbench.cli._tables import Column, print_top
 
     print_frontier(found)
     if found.found and found.kept:
         rows = [(each.node, each.op_type, _error(each.own), _error(each.effect)) for each in found.kept]
         columns = [Column("kept in float32"), Column("operator", "whole"), Column("own error", "number"),
                    Column("effect", "number")]  # fmt: skip
-        print_table(columns, rows[:_SHOWN])
-        if len(rows) > _SHOWN:
-            print(f"and {len(rows) - _SHOWN:,} more (--save-set writes all)")
+        print_top(columns, rows, _SHOWN, "nodes", "--save-set writes all")
     print_end(found)
     if found.saved is not None:
         print_written(found.saved)

@@ -47,6 +47,26 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
 
 
+def print_top(columns: Sequence[Column], rows: Sequence[Sequence[str]], most: int, what: str, where: str) -> None:
+    """Prints a table of the first rows, and how many more there are.
+
+    Args:
+        columns: The columns.
+        rows: At least one row.
+        most: How many are shown.
+        what: What rows are: ``nodes``.
+        where: What shows all of them.
+    """
+    print_table(columns, rows[:most])
+    print_more(len(rows), most, what, where)
+
+
+def print_more(count: int, shown: int, what: str, where: str) -> None:
+    """Prints how many of something were not shown, and what shows all."""
+    if count > shown:
+        print(f"and {count - shown:,} more {what} ({where})")
+
+
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table; a column with nothing in it is left out.
 

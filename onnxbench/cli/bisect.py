@@ -26,7 +26,6 @@ from onnxbench.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from onnxbench.backends import Operator
     from onnxbench.bisection import Bisection, Culprit, FailingPiece, Judgement, ModuleError, Reference
 
 _MOST_MODULES = 24
@@ -295,6 +294,7 @@ def bisect(
 
     isolate = after_a_crash(timeout) or isolate
     from onnxbench import bisection, feeding, specs
+    from onnxbench.bundles import load_bundles, operators_of
 
     if over is not None:
         from onnxbench.cli._over import search_over
@@ -322,7 +322,8 @@ def bisect(
         memory=None if memory is None else specs.parse_size(memory), repro=repro,
         anonymize=anonymize,
         report=report, evidence=bool(baseline or save_baseline),
-        isolate=isolate, timeout=timeout, operators=_operators(plugin), allow_outside=allow_outside,
+        isolate=isolate, timeout=timeout, operators=operators_of(load_bundles(plugin or ())),
+        allow_outside=allow_outside,
     )  # fmt: skip
     if found.failure is not None:  # nothing was compared: there is nothing to report, or to hold against a baseline
         before = report = save_baseline = None
@@ -349,14 +350,6 @@ def _torch(
         source, dtype=dtype, by=by, inputs=pairs, shapes=shapes or (),
         state_dict=state_dict, keys=keys or (),
     )  # fmt: skip
-
-
-def _operators(plugins: list[str] | None) -> list[Operator]:
-    if not plugins:
-        return []
-    from onnxbench.bundles import load_bundles
-
-    return [each.operator() for bundle in load_bundles(plugins) for each in bundle.named()]
 
 
 def _place(place: str | None, level: str | None, option: str) -> str | None:

@@ -156,8 +156,9 @@ def _openers(
 
 def _opener(libraries: list[Path], known: list[Bundle]) -> Opener:
     from onnxbench.backends import Options, open_session
+    from onnxbench.bundles import operators_of
 
-    operators = tuple(each.operator() for bundle in known for each in bundle.named())
+    operators = operators_of(known)
     return lambda model: open_session(model, options=Options(libraries=tuple(libraries), operators=operators))
 
 

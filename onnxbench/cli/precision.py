@@ -32,7 +32,9 @@ from onnxbench.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from onnxbench.precision import ConvertedFile
+    from collections.abc import Sequence
+
+    from onnxbench.precision import ConvertedFile, Headroom
 
 _SHOWN = 12
 
@@ -205,25 +207,12 @@ def _print(done: ConvertedFile, *, quiet: bool) -> None:
     from collections import Counter
 
     from onnxbench.cli._render import note, print_written
-    from onnxbench.cli._tables import Column, print_table
     from onnxbench.wording import plural
 
     made = done.converted
     note(*made.notes, quiet=quiet)
     if done.headroom:
-        rows = [
-            (each.node, each.op_type, each.tensor, f"{each.largest:.4g}", f"{each.share:.0%}") for each in done.headroom
-        ]
-        columns = [
-            Column("node"),
-            Column("operator", "whole"),
-            Column("tensor"),
-            Column("largest", "number"),
-            Column("share", "number"),
-        ]
-        print_table(columns, rows[:_SHOWN])
-        if len(rows) > _SHOWN:
-            print(f"and {len(rows) - _SHOWN:,} more tensors with little headroom (--json lists all)")
+        _print_headroom(done.headroom)
     counts = Counter((each.reason, each.op_type) for each in made.kept)
     for (reason, op_type), count in sorted(counts.items()):
         print(f"stays: {count} {op_type} ({_REASONS[reason]})")
@@ -238,6 +227,15 @@ def _print(done: ConvertedFile, *, quiet: bool) -> None:
     print(f"{changed}, {plural(len(made.kept), 'node')} stay; {casts}")
     if done.saved is not None:
         print_written(done.saved)
+
+
+def _print_headroom(found: Sequence[Headroom]) -> None:
+    from onnxbench.cli._tables import Column, print_top
+
+    columns = [Column("node"), Column("operator", "whole"), Column("tensor"), Column("largest", "number"),
+               Column("share", "number")]  # fmt: skip
+    rows = [(each.node, each.op_type, each.tensor, f"{each.largest:.4g}", f"{each.share:.0%}") for each in found]
+    print_top(columns, rows, _SHOWN, "tensors with little headroom", "--json lists all")
 
 
 _REASONS = {

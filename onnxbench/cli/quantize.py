@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from onnxbench.int8 import Quantization, TensorError
 
 _SHOWN = 8
+_ALL = "--json and --report have all"
 
 
 @means_nothing_without(
@@ -100,12 +101,7 @@ def quantize(
     dim: DimOption = None,
     val_range: RangeOption = None,
     seed: Seed = 0,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            "--samples", "--iterations", min=1, show_default=False, help="Sets of inputs to take (all, or 1)."
-        ),
-    ] = None,
+    samples: _searching.Samples = None,
     search: Annotated[
         bool,
         typer.Option("--search", help="Find the smallest set of nodes to leave in float, so that --tolerance holds."),
@@ -184,7 +180,7 @@ def quantize(
 
 def _print(found: Quantization) -> None:
     from onnxbench.cli._render import print_written
-    from onnxbench.cli._tables import Column, print_table
+    from onnxbench.cli._tables import Column, print_more, print_table, print_top
 
     _print_tensors("weight", found.weights)
     _print_tensors("activation", found.activations)
@@ -195,8 +191,7 @@ def _print(found: Quantization) -> None:
         (each.node, each.op_type, _small(each.own), _small(each.effect), "float" if each.kept else "")
         for each in nodes
     ]  # fmt: skip
-    print_table(columns, rows[:_SHOWN])
-    _print_more(len(rows), "nodes")
+    print_top(columns, rows, _SHOWN, "nodes", _ALL)
     outputs = [
         (each.output, _decibels(each.sqnr_db), _small(each.max_abs),
          "-" if each.cosine is None else f"{each.cosine:.6f}", each.reason)
@@ -212,14 +207,14 @@ def _print(found: Quantization) -> None:
         _searching.print_end(found.search)
     if found.kept:
         print("left in float: " + ", ".join(each.node for each in found.kept[:_SHOWN]))
-        _print_more(len(found.kept), "nodes left in float", "--save-set writes all")
+        print_more(len(found.kept), _SHOWN, "nodes left in float", "--save-set writes all")
     if found.saved is not None:
         print_written(found.saved)
     print(found.verdict)
 
 
 def _print_tensors(what: str, errors: Sequence[TensorError]) -> None:
-    from onnxbench.cli._tables import Column, print_table
+    from onnxbench.cli._tables import Column, print_top
 
     if not errors:
         return
@@ -230,13 +225,7 @@ def _print_tensors(what: str, errors: Sequence[TensorError]) -> None:
          _small(each.max_abs), f"{each.clipped:.2%}")
         for each in errors
     ]  # fmt: skip
-    print_table(columns, rows[:_SHOWN])
-    _print_more(len(rows), f"{what}s")
-
-
-def _print_more(count: int, what: str, where: str = "--json and --report have all") -> None:
-    if count > _SHOWN:
-        print(f"and {count - _SHOWN:,} more {what} ({where})")
+    print_top(columns, rows, _SHOWN, f"{what}s", _ALL)
 
 
 def _small(value: float | None) -> str:

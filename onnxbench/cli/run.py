@@ -216,9 +216,7 @@ def run(
         outputs=outputs or (), backend=backend, expect=expect or (), atol=atol or (), rtol=rtol or (), bitwise=bitwise,
         options=backends.Options(
             optimization_level, tuple(provider or ("cpu",)), threads, tuple(custom_ops or ()), profile, verbose,
-            operators=tuple(
-                each.operator() for bundle in bundles.load_bundles(plugin or []) for each in bundle.named()
-            ),
+            operators=bundles.operators_of(bundles.load_bundles(plugin or [])),
         ),
         find_nan=find_nan, validate=validate, bench=bench, warmup=warmup, save=save, save_inputs=save_inputs,
         max_bytes=specs.parse_size(max_memory), keep_values=False, allow_outside=allow_outside,

@@ -79,7 +79,7 @@ class _Process:
         self._scratch = self._resources.enter_context(
             tempfile.TemporaryDirectory(prefix="onnxbench-trt-", ignore_cleanup_errors=True)
         )
-        spilt = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        spilt = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - the stack closes it
         self._spilt = self._resources.enter_context(spilt)
         read_end, write_end = os.pipe()
         self._events = self._resources.enter_context(os.fdopen(read_end, encoding="utf-8", errors="replace"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from onnxbench.graph import GraphIndex, NodeRef, Scope, root_of, topological_order
 from onnxbench.precision._signatures import Prober, Signature, signature, tensor_word, type_word
@@ -19,6 +19,8 @@ from onnxbench.schemas import plain_domain
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto
+
+    _Walk: TypeAlias = Iterator["_Walk"]
 
 _FIRST_SCAN_WITHOUT_LENGTHS = 9
 _CONSTANTS = {
@@ -154,16 +156,16 @@ class Typing:
             if function not in self.known:
                 self._run(self._graph(function, {}, record=False))
 
-    def _run(self, first: Iterator[Iterator[object]]) -> None:
-        stack: list[Iterator[object]] = [first]
+    def _run(self, first: _Walk) -> None:
+        stack = [first]
         while stack:
             deeper = next(stack[-1], None)
             if deeper is None:
                 stack.pop()
             else:
-                stack.append(deeper)  # type: ignore[arg-type]
+                stack.append(deeper)
 
-    def _graph(self, scope: Scope, given: Mapping[str, str], *, record: bool) -> Iterator[Iterator[object]]:
+    def _graph(self, scope: Scope, given: Mapping[str, str], *, record: bool) -> _Walk:
         """Finds the types of a graph's tensors; yields what is to be gone through before it goes on."""
         own = self.known[scope] = dict(given)
         if not scope.is_function:
@@ -271,7 +273,7 @@ class Typing:
                 return tensor_word(_CONSTANTS[each.name])
         return self.fallback(scope, node.output[0]) if node.output else None
 
-    def _bodies(self, scope: Scope, position: int, record: bool) -> Iterator[Iterator[object]]:
+    def _bodies(self, scope: Scope, position: int, record: bool) -> _Walk:
         node, bodies = scope.nodes[position], scope.bodies[position]
         if position in self.asked.get(scope, ()) or scope in self.staying:
             self.staying.update(bodies)
@@ -302,7 +304,7 @@ class Typing:
         if known_ports is None:
             self._ask(scope, node, None)
 
-    def _call(self, scope: Scope, position: int, function: Scope, record: bool) -> Iterator[Iterator[object]]:
+    def _call(self, scope: Scope, position: int, function: Scope, record: bool) -> _Walk:
         node = scope.nodes[position]
         words = self.types(scope, list(node.input))
         words += (None,) * (len(function.inputs) - len(words))
