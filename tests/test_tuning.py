@@ -279,9 +279,12 @@ def test_a_search_is_resumed_where_it_ended(norm: Path, found: Tuning, tmp_path:
         tune(norm, to="fp16", tolerance=["1e-3"], feeds=feeds, holdout=1, resume=state)
     with pytest.raises(UsageError, match="the inputs"):
         tune(norm, to="fp16", tolerance=["1e-2"], feeds=feeds[::-1], holdout=1, resume=state)
-    state.write_text("{}", encoding="utf-8")
-    with pytest.raises(UsageError, match="no state of a search"):
-        tune(norm, to="fp16", tolerance=["1e-2"], feeds=feeds, holdout=1, resume=state)
+    whole = json.loads(state.read_text(encoding="utf-8"))
+    lacking = [{name: value for name, value in whole.items() if name != without} for without in ("trials", "ranking")]
+    for broken in ({}, *lacking, {**whole, "trials": [{}]}, {**whole, "about": 3}):
+        state.write_text(json.dumps(broken), encoding="utf-8")
+        with pytest.raises(UsageError, match="no state of a search"):
+            tune(norm, to="fp16", tolerance=["1e-2"], feeds=feeds, holdout=1, resume=state)
 
 
 def test_what_is_named_stays_and_is_no_candidate(norm: Path, tmp_path: Path):
@@ -304,6 +307,9 @@ def test_too_few_runs_find_nothing_and_say_so(norm: Path):
     assert not result.found
     assert not result.passed
     assert result.result is None
+    late = tune(norm, to="fp16", tolerance=["1e-2"], feeds=_normal(3, 64), budget=1e-9)  # over before anything is tried
+    assert not late.found
+    assert late.ended == "the runs or the time were used up"
     with pytest.raises(UsageError, match="too few"):
         tune(norm, to="fp16", tolerance=["1e-2"], feeds=_normal(3, 64), max_runs=3)
     with pytest.raises(FeedsError, match="held out"):

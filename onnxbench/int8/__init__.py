@@ -40,8 +40,8 @@ from onnxbench.tuning import (
     Budget,
     Candidate,
     Criterion,
+    Ended,
     Evaluator,
-    OutOfBudgetError,
     Rank,
     Score,
     Search,
@@ -65,10 +65,10 @@ __all__ = [
 
 PLACE = "ONNX Runtime on the CPU, as QuantizeLinear and DequantizeLinear are defined"
 _FLOAT = backends.Options(optimization="none")
-_SMALLEST = "no single node can be quantized as well"
-_ENOUGH = "all nodes can be in int8"
-_RUNS = "the runs or the time were used up"
-_STOPPED = "it was interrupted"
+_ENDED: Mapping[Ended, str] = {
+    "enough": "all nodes can be in int8", "smallest": "no single node can be quantized as well",
+    "spent": "the runs or the time were used up", "stopped": "it was interrupted",
+}  # fmt: skip
 _RANKING = 4
 """Runs that a ranking takes, as a rule."""
 
@@ -222,30 +222,23 @@ class _Job:
     def search(self, criterion: Criterion, budget: Budget, resume: Path | None, question: Sequence[Any]) -> Tuning:
         """Returns what the search finds; what is to be kept is in ``kept`` then."""
         units = [self._placement.units[number] for number in self._free]
-        state = State(resume, self._key(criterion, question), len(units))
+        state = State(resume, self._key(criterion, question))
         search = Search(
             lambda kept: evaluator(kept), [1.0] * len(units), [unit.op_type for unit in units],
             power=1.0 if criterion.metric == "cosine" else 2.0,
         )  # fmt: skip
-        ended = _RUNS
+
+        def ranked() -> Sequence[Rank]:
+            budget.take(_RANKING)
+            budget.count(max(0, self.rank() - _RANKING))
+            return [self.ranks[number] for number in self._free]
+
         with track("looking for what to leave in float", budget.runs or MAX_RUNS, "runs") as advance:
             budget.heard = advance
             evaluator = Evaluator(
                 self._open, lambda sample: sample, self._placement.model, self._samples, criterion, budget, state
             )
-            try:
-                if search.try_out(()).passed:
-                    ended = _ENOUGH
-                else:
-                    budget.take(_RANKING)
-                    budget.spent += max(0, self.rank() - _RANKING)
-                    search.grow([self.ranks[number] for number in self._free])
-                    search.shrink()
-                    ended = _SMALLEST
-            except OutOfBudgetError:
-                pass
-            except KeyboardInterrupt:
-                ended = _STOPPED
+            ended = search.run(ranked)
         best = search.best
         self.kept = self._units(best.kept if best is not None else ())
         nothing = Score(math.inf, problem="not tried")
@@ -261,8 +254,8 @@ class _Job:
             plain=plain,
             cost=search.cost(best.kept) if best is not None else math.inf,
             frontier=frontier(evaluator.trials, search),
-            ended=ended,
-            interrupted=ended == _STOPPED,
+            ended=_ENDED[ended],
+            interrupted=ended == "stopped",
             untried=search.untried,
             runs=budget.spent,
             sets=len(evaluator.trials),
@@ -276,7 +269,7 @@ class _Job:
         """Returns the worst score on samples that the search did not see."""
         judge = Evaluator(
             self._open, lambda sample: sample, self._placement.model, self._held, criterion, Budget(),
-            State(None, {}, 0),
+            State(None, {}),
         )  # fmt: skip
         return judge.worst(kept)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from onnxbench.errors import UsageError
 from onnxbench.graph import NodeRef
 from onnxbench.operations._base import Effect, Operation
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.draft import Draft
@@ -50,11 +51,12 @@ class SetPrecision(Operation):
         )  # fmt: skip
         draft.model = done.model
         draft.touch()
-        words = [f"{done.nodes:,} nodes and {done.weights:,} weights", f"{done.casts:,} Casts put in"]
+        words = [f"{plural(done.nodes, 'node')} and {plural(done.weights, 'weight')}",
+                 f"{plural(done.casts, 'Cast')} put in"]  # fmt: skip
         if done.removed:
             words.append(f"{done.removed:,} taken out")
         if done.kept:
-            words.append(f"{len(done.kept):,} nodes stay")
+            words.append(f"{plural(len(done.kept), 'node')} stay")
         draft.record("model", "", "precision", after=f"{done.to}: {', '.join(words)}")
         for kept in done.kept:
             draft.record("node", kept.node, "stays", after=f"{kept.op_type}, {kept.reason}")

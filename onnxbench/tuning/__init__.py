@@ -33,11 +33,11 @@ from onnxbench.tensortype import dtype_name, dtype_number
 from onnxbench.tuning._costs import costs_of
 from onnxbench.tuning._criteria import METRICS, Criterion, Score
 from onnxbench.tuning._emulation import BFLOAT16, FLOAT16, Emulation, Unit, round_feeds
-from onnxbench.tuning._evaluation import Budget, Evaluator, OutOfBudgetError, State, Trial
+from onnxbench.tuning._evaluation import Budget, Evaluator, State, Trial
 from onnxbench.tuning._page import COMMAND, frontier_chart, write_tuning
 from onnxbench.tuning._ranking import Rank, merge, rank
 from onnxbench.tuning._result import Candidate, Point, Tuning
-from onnxbench.tuning._search import Search
+from onnxbench.tuning._search import Ended, Search
 from onnxbench.tuning._selectors import node_selectors, selector_file
 from onnxbench.version import __version__
 from onnxbench.writer import SaveOptions, held_back, save, write_whole
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from onnxbench.bisection import Place
 
 __all__ = [
-    "MAX_RUNS", "METRICS", "Budget", "Candidate", "Criterion", "Evaluator", "OutOfBudgetError", "Point", "Rank",
+    "MAX_RUNS", "METRICS", "Budget", "Candidate", "Criterion", "Ended", "Evaluator", "Point", "Rank",
     "Score", "Search", "State", "Tuning", "Unit", "digest", "frontier", "frontier_chart", "node_selectors", "rank",
     "samples_of", "tune", "tune_file", "write_tuning",
 ]  # fmt: skip
@@ -59,10 +59,10 @@ _RANKING = 4
 """Runs that a ranking takes, as a rule; counted before it begins, and mended after."""
 _NATIVE = {"ort-cuda": "ort:all,provider=cuda", "ort-trt": "ort:all,provider=tensorrt+cuda",
            "trt": "ort:all,provider=tensorrt+cuda"}  # fmt: skip
-_SMALLEST = "no single node can be left out"
-_ENOUGH = "nothing has to be kept"
-_RUNS = "the runs or the time were used up"
-_STOPPED = "it was interrupted"
+_ENDED: Mapping[Ended, str] = {
+    "enough": "nothing has to be kept", "smallest": "no single node can be left out",
+    "spent": "the runs or the time were used up", "stopped": "it was interrupted",
+}  # fmt: skip
 
 
 def tune(
@@ -219,30 +219,23 @@ class _Job:
         resume: Path | None,
     ) -> Tuning:
         """Returns what the search finds."""
-        state = State(resume, self._key(samples, cost), len(self._emulation.units))
+        state = State(resume, self._key(samples, cost))
         costs, runs = costs_of(self._emulation, cost, samples[0])
-        budget.spent += runs
+        budget.count(runs)
         search = Search(
             lambda kept: evaluator(kept), costs, [unit.op_type for unit in self._emulation.units],
             power=1.0 if self._criterion.metric == "cosine" else 2.0,
         )  # fmt: skip
-        ranks: tuple[Rank, ...] = ()
-        ended = _RUNS
+        ranks: list[Rank] = []
+
+        def ranked() -> Sequence[Rank]:
+            ranks.extend(self._ranked(search, evaluator, samples, state))
+            return ranks
+
         with track("looking for what to keep", budget.runs or MAX_RUNS, "runs") as advance:
             budget.heard = advance
             evaluator = Evaluator(self._open, self._fed, self._model, samples, self._criterion, budget, state)
-            try:
-                if search.try_out(()).passed:
-                    ended = _ENOUGH
-                else:
-                    ranks = self._ranked(search, evaluator, samples, state)
-                    search.grow(ranks)
-                    search.shrink()
-                    ended = _SMALLEST
-            except OutOfBudgetError:
-                pass
-            except KeyboardInterrupt:
-                ended = _STOPPED
+            ended = search.run(ranked)
         return self._result(search, evaluator, ranks, ended, samples, held, choices)
 
     def _ranked(
@@ -272,7 +265,7 @@ class _Job:
             )
         budget.take(_RANKING)
         ranks, runs = rank(self._emulation, self._fed(sample))
-        budget.spent += max(0, math.ceil(runs) - _RANKING)
+        budget.count(max(0, math.ceil(runs) - _RANKING))
         plain = [[None if value is None else str(value) for value in asdict(each).values()] for each in ranks]
         state.remember_ranking({**state.ranking, str(number): plain})
         return ranks
@@ -297,7 +290,7 @@ class _Job:
         search: Search,
         evaluator: Evaluator,
         ranks: Sequence[Rank],
-        ended: str,
+        ended: Ended,
         samples: Sequence[Mapping[str, Value]],
         held: Sequence[Mapping[str, Value]],
         choices: tuple[str, ...],
@@ -320,8 +313,8 @@ class _Job:
             plain=plain,
             cost=search.cost(kept),
             frontier=frontier(evaluator.trials, search),
-            ended=ended,
-            interrupted=ended == _STOPPED,
+            ended=_ENDED[ended],
+            interrupted=ended == "stopped",
             untried=search.untried,
             runs=evaluator.budget.spent,
             sets=len(evaluator.trials),
@@ -337,7 +330,7 @@ class _Job:
 
     def _held_out(self, kept: Collection[int], held: Sequence[Mapping[str, Value]]) -> Score:
         """Returns the worst score on samples that the search did not see."""
-        judge = Evaluator(self._open, self._fed, self._model, held, self._criterion, Budget(), State(None, {}, 0))
+        judge = Evaluator(self._open, self._fed, self._model, held, self._criterion, Budget(), State(None, {}))
         return judge.worst(kept)
 
     def _candidates(self, kept: Collection[int], costs: Sequence[float], ranks: Sequence[Rank]) -> Iterator[Candidate]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends
 from onnxbench.captures import Value
-from onnxbench.errors import ExecutionError, OutputError, UsageError
+from onnxbench.errors import ExecutionError, UsageError
 from onnxbench.tuning._criteria import Criterion, Score
+from onnxbench.writer import write_whole
 
 if TYPE_CHECKING:
     from onnxbench.model import Model
@@ -59,6 +58,10 @@ class Budget:
             raise OutOfBudgetError
         if self.seconds is not None and time.monotonic() - self._begun > self.seconds:
             raise OutOfBudgetError
+        self.count(runs)
+
+    def count(self, runs: int) -> None:
+        """Counts runs that are made whatever is left."""
         self.spent += runs
         self.heard(runs)
 
@@ -116,12 +119,11 @@ class Evaluator:
         self.trials: list[Trial] = []
         self._known = {trial.kept: trial for trial in state.trials}
         session = backends.open_session(reference, options=backends.Options(optimization="none"))
-        self.expected = [self._run(session, sample) for sample in samples]
+        self.expected = []
+        for sample in samples:
+            budget.count(1)
+            self.expected.append(session.run(sample))
         session.close()
-
-    def _run(self, session: backends.Session, sample: Mapping[str, Value]) -> dict[str, Value]:
-        self.budget.take()
-        return session.run(sample)
 
     def __call__(self, kept: Collection[int]) -> Trial:
         """Returns what comes of a set of kept units.
@@ -168,7 +170,8 @@ class Evaluator:
     def _score(self, number: int, session: backends.Session, made: dict[int, dict[str, Value]]) -> Score:
         """Returns the score of one sample; its outputs are kept for a function of all samples."""
         try:
-            outputs = self._run(session, self._fed(self._samples[number]))
+            self.budget.take()
+            outputs = session.run(self._fed(self._samples[number]))
         except ExecutionError as error:
             return Score(math.inf, sample=number, problem=error.message)
         if self._criterion.function is not None:
@@ -199,7 +202,6 @@ class State:
     Args:
         file: The file, or None for none.
         key: What the knowledge is about: digests of the model, the inputs and the question.
-        units: How many units there are.
 
     Attributes:
         trials: What an earlier search tried.
@@ -210,8 +212,8 @@ class State:
         OutputError: It cannot be written.
     """
 
-    def __init__(self, file: Path | None, key: Mapping[str, str], units: int) -> None:
-        self._file, self._key, self._units = file, dict(key), units
+    def __init__(self, file: Path | None, key: Mapping[str, str]) -> None:
+        self._file, self._key = file, dict(key)
         self.trials: list[Trial] = []
         self.ranking: dict[str, Any] = {}
         if file is not None and file.exists():
@@ -220,11 +222,12 @@ class State:
             self._save()
 
     def _load(self, file: Path) -> None:
+        strange = UsageError(f"{file} is no state of a search", hint="Name a new file, or remove it.")
         try:
             said = json.loads(file.read_text(encoding="utf-8"))
-            version, key = said["onnxbench_search"], said["about"]
+            version, key = said["onnxbench_search"], dict(said["about"])
         except (OSError, ValueError, KeyError, TypeError):
-            raise UsageError(f"{file} is no state of a search", hint="Name a new file, or remove it.") from None
+            raise strange from None
         if version != _VERSION:
             raise UsageError(f"{file} was written by another version of onnxbench", hint="Name a new file.")
         if key != self._key:
@@ -233,12 +236,15 @@ class State:
                 f"{file} is of another search: {' and '.join(other)} {'is' if len(other) == 1 else 'are'} not the same",
                 hint="Name a new file with --resume, or remove this one.",
             )
-        self.ranking = said["ranking"]
-        self.trials = [
-            Trial(_from_mask(entry["kept"]), Score(**{**entry["score"], "ratio": float(entry["score"]["ratio"])}),
-                  entry["failing"])
-            for entry in said["trials"]
-        ]  # fmt: skip
+        try:
+            self.ranking = dict(said["ranking"])
+            self.trials = [
+                Trial(_from_mask(entry["kept"]), Score(**{**entry["score"], "ratio": float(entry["score"]["ratio"])}),
+                      int(entry["failing"]))
+                for entry in said["trials"]
+            ]  # fmt: skip
+        except (ValueError, KeyError, TypeError):
+            raise strange from None
 
     def add(self, trial: Trial) -> None:
         """Remembers a trial."""
@@ -256,7 +262,6 @@ class State:
         said = {
             "onnxbench_search": _VERSION,
             "about": self._key,
-            "units": self._units,
             "ranking": self.ranking,
             "trials": [
                 {"kept": _mask(trial.kept), "failing": trial.failing,
@@ -264,13 +269,7 @@ class State:
                 for trial in self.trials
             ],
         }  # fmt: skip
-        try:
-            handle, name = tempfile.mkstemp(dir=self._file.parent, prefix=f".{self._file.name}.", suffix=".tmp")
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                json.dump(said, out)
-            os.replace(name, self._file)
-        except OSError as error:
-            raise OutputError(f"{self._file} cannot be written: {error.strerror}") from None
+        write_whole(self._file, [json.dumps(said).encode()])
 
 
 def _mask(kept: Collection[int]) -> str:

@@ -23,11 +23,14 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Literal
 
-from onnxbench.tuning._evaluation import Trial
+from onnxbench.tuning._evaluation import OutOfBudgetError, Trial
 from onnxbench.tuning._ranking import Rank
 
 Try = Callable[[Collection[int]], Trial]
+Ended = Literal["enough", "smallest", "spent", "stopped"]
+"""How a search ended: nothing has to be kept; no single node can be left out; its budget was spent; by Ctrl-C."""
 _ROOM = 0.9
 """The part of the tolerance that a set should take by its shares to be tried."""
 _NEAR_ENOUGH = 12
@@ -80,6 +83,23 @@ class Search:
         if self.best is None:
             return 0
         return sum(self.best.kept - {unit} not in self._tried for unit in self.best.kept)
+
+    def run(self, ranked: Callable[[], Sequence[Rank]]) -> Ended:
+        """Searches, and returns how that ended; what was found is in ``best``.
+
+        Args:
+            ranked: Measures the units; asked if something has to be kept.
+        """
+        try:
+            if self.try_out(()).passed:
+                return "enough"
+            self.grow(ranked())
+            self.shrink()
+        except OutOfBudgetError:
+            return "spent"
+        except KeyboardInterrupt:
+            return "stopped"
+        return "smallest"
 
     # ------------------------------------------------------------ growing
 
