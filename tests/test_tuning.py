@@ -385,6 +385,13 @@ def feeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_search_that_is_over_before_it_begins(norm: Path, feeds: Path, tmp_path: Path, capsys: Any):
+    out = tmp_path / "half.onnx"
+    assert _run(norm, out, "--tolerance", "1e-2", "--feeds", feeds, "--budget", "1ms") == 1
+    assert "0 sets tried in 3 runs" in capsys.readouterr().out
+    assert not out.exists()
+
+
 def test_the_set_and_the_recipe_make_the_same_model(norm: Path, feeds: Path, tmp_path: Path):
     out, names, recipe = tmp_path / "half.onnx", tmp_path / "kept.txt", tmp_path / "half.yaml"
     assert _run(norm, out, "--search", "--tolerance", "1e-2", "--feeds", feeds, "--save-set", names, "--save-recipe",

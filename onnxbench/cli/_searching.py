@@ -132,10 +132,11 @@ def print_frontier(found: Tuning) -> None:
         (f"{point.nodes:,}", f"{point.cost:,.6g}", point.score.text, "yes" if point.passed else "no")
         for point in found.frontier
     ]
-    print_table(
-        [Column("kept", "number"), Column("cost", "number"), Column("error", "whole"), Column("passes", "whole")],
-        points,
-    )
+    if points:  # none if the time was over before anything was tried
+        print_table(
+            [Column("kept", "number"), Column("cost", "number"), Column("error", "whole"), Column("passes", "whole")],
+            points,
+        )
 
 
 def print_end(found: Tuning) -> None:
