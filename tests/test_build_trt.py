@@ -69,7 +69,7 @@ def children() -> list[int]:
     return [int(word) for word in Path("/proc/thread-self/children").read_text().split()]
 
 
-def wait_until(holds, seconds: float = 90) -> None:
+def wait_until(holds, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "waited in vain"

@@ -4,8 +4,8 @@
 
 TensorRT is loaded while it waits for the job.
 
-It ends at once when its standard input is closed, which is when the process that asked for the work is gone; its
-folder for temporary files, which that process would have removed, goes then too.
+It ends at once when its standard input is closed or nobody reads its events, which is when the process that asked for
+the work is gone; its folder for temporary files, which that process would have removed, goes then too.
 """
 
 from __future__ import annotations
@@ -25,13 +25,18 @@ from onnxbench.engine import _seam
 from onnxbench.engine._flavors import Flavor
 from onnxbench.errors import BenchError, EngineError
 
+_ENDING = threading.Lock()
+
 
 def main() -> None:
     """Does the job that stands on standard input."""
     events = os.fdopen(int(sys.argv[1]), "w", buffering=1, encoding="utf-8")
 
     def say(event: str, **fields: Any) -> None:
-        events.write(json.dumps({"event": event, **fields}) + "\n")
+        try:
+            events.write(json.dumps({"event": event, **fields}) + "\n")
+        except BrokenPipeError:  # TensorRT, which calls this for its log, would end the process some way or other
+            _end(sys.argv[2])
 
     with contextlib.suppress(BenchError):  # said once there is a job
         _seam.load_module(Flavor(**json.loads(sys.argv[3])))
@@ -43,9 +48,8 @@ def main() -> None:
         say("result", **_JOBS[job["task"]](job, say))
     except BenchError as error:
         say("error", **_seam.as_dict(error))
-    events.flush()
     sys.stdout.flush()
-    os._exit(0)  # TensorRT's own clearing up is slow and has been seen to crash
+    _end(sys.argv[2], 0)  # TensorRT's own clearing up is slow and has been seen to crash
 
 
 def _end_with_parent(scratch: str) -> None:
@@ -53,9 +57,10 @@ def _end_with_parent(scratch: str) -> None:
     _end(scratch)
 
 
-def _end(scratch: str) -> NoReturn:
+def _end(scratch: str, status: int = 1) -> NoReturn:
+    _ENDING.acquire()  # whoever comes second must not end the process before the folder is gone
     shutil.rmtree(scratch, ignore_errors=True)
-    os._exit(1)
+    os._exit(status)
 
 
 def _load(job: dict[str, Any], say: _seam.Say) -> tuple[_seam.TensorRT, list[dict[str, Any]]]:
