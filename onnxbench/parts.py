@@ -11,7 +11,8 @@ Graph optimizations are off in all parts, so a part computes what the same nodes
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,7 @@ class Parts:
         made = [name for at in self.random for name in self.scope.writes[at]]
         self.varying = depends_on(self.scope, [*self.scope.true_inputs(), *made])
         self._declared = {name: info.type for name, info in self.scope.stated.items() if info.HasField("type")}
+        self._kinds: dict[str, TypeProto | None] = {}
         names = set(self.scope.producers)
         self._mark = "onnxbench_made_"
         while any(name.startswith(self._mark) for name in names):
@@ -88,7 +90,9 @@ class Parts:
         producers, rank = self.scope.producers, self.rank
         return sorted(names, key=lambda name: rank[producers[name]] if name in producers else -1)
 
-    def run(self, nodes: Collection[int], given: Mapping[str, Value], outputs: Sequence[str]) -> dict[str, Value]:
+    def run(
+        self, nodes: Collection[int], given: Mapping[str, Value], outputs: Sequence[str], *, unpacked: bool = False
+    ) -> dict[str, Value]:
         """Returns what some nodes make of given values.
 
         Args:
@@ -96,20 +100,30 @@ class Parts:
             given: Values that they read. One that a node among them makes all the same is read by all others in place
                 of what that node makes.
             outputs: What to return: tensors that these nodes make.
+            unpacked: Take half the time where weights are many, and results that may differ in rounding.
 
         Raises:
             ExecutionError: They do not run on these values.
         """
-        proto, made = self.proto(nodes, given, outputs)
-        session = self.open(self.model.derive(proto))
-        feeds = {info.name: given[info.name] for info in proto.graph.input}
-        values = session.run(feeds)
-        session.close()
-        return {name: values[made[name]] for name in outputs}
+        return self._open(nodes, given, outputs, unpacked=unpacked)(given)
 
-    def open(self, model: Model) -> backends.Session:
+    def _open(
+        self, nodes: Collection[int], given: Mapping[str, Value], outputs: Sequence[str], *, unpacked: bool = False
+    ) -> Callable[[Mapping[str, Value]], dict[str, Value]]:
+        """Returns what runs nodes once; ``given`` tells of what kind values will be."""
+        proto, made = self.proto(nodes, given, outputs)
+        session = self.open(self.model.derive(proto), unpacked=unpacked)
+
+        def run(values: Mapping[str, Value]) -> dict[str, Value]:
+            found = session.run({info.name: values[info.name] for info in proto.graph.input})
+            session.close()
+            return {name: found[made[name]] for name in outputs}
+
+        return run
+
+    def open(self, model: Model, *, unpacked: bool = False) -> backends.Session:
         """Returns a session for a model that is a part of this one."""
-        return backends.open_session(model, self._backend, options=self._options)
+        return backends.open_session(model, self._backend, options=replace(self._options, unpacked=unpacked))
 
     def body(self, body: Scope, values: Mapping[str, Value]) -> Model:
         """Returns a body of a node as a model whose inputs are these values: its own inputs and what it captures."""
@@ -181,15 +195,39 @@ class Parts:
             steps.append(Step(tuple(sorted(nodes)), tuple(self.in_order(kept)), tuple(batch), over))
         return steps
 
-    def stream(self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Value]]:
+    def stream(
+        self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, early: bool = False
+    ) -> Iterator[dict[str, Value]]:
         """Yields the values of tensors, batch after batch (see ``plan``).
+
+        Args:
+            feeds: The inputs of the model.
+            batches: The tensors.
+            early: Open the first part's session now, in a thread of its own, before the first batch is asked for.
 
         Raises:
             ExecutionError: The run failed.
         """
+        steps = self.plan(batches)
+        opened: Future[Callable[[Mapping[str, Value]], dict[str, Value]]] | None = None
+        if early and steps and steps[0].outputs:
+            pool = ThreadPoolExecutor(1)
+            opened = pool.submit(self._open, steps[0].nodes, feeds, steps[0].outputs)
+            pool.shutdown(wait=False)
+        return self._stream(feeds, steps, opened)
+
+    def _stream(
+        self,
+        feeds: Mapping[str, Value],
+        steps: Sequence[Step],
+        opened: Future[Callable[[Mapping[str, Value]], dict[str, Value]]] | None,
+    ) -> Iterator[dict[str, Value]]:
         held: dict[str, Value] = dict(feeds)
-        for step in self.plan(batches):
-            made = self.run(step.nodes, held, step.outputs) if step.outputs else {}
+        for step in steps:
+            if opened is not None:
+                made, opened = opened.result()(held), None
+            else:
+                made = self.run(step.nodes, held, step.outputs) if step.outputs else {}
             held.update((name, value) for name, value in made.items() if name in self.varying)
             asked = {name: made[name] if name in made else held.get(name) for name in step.asked}
             asked.update((name, self.stored(name)) for name in step.asked if name not in made and name not in held)
@@ -216,8 +254,12 @@ class Parts:
         return None if tensor is None else self.model.array(tensor)
 
     def kinds(self, names: Sequence[str]) -> dict[str, TypeProto]:
-        """Returns the types of tensors, as far as a runtime or onnx can tell."""
-        return backends.tensor_types(self.model, names) if names else {}
+        """Returns the types of tensors, as far as a runtime or onnx can tell; each is asked for once."""
+        new = [name for name in names if name not in self._kinds]
+        if new:
+            self._kinds.update(dict.fromkeys(new))
+            self._kinds.update(backends.tensor_types(self.model, new))
+        return {name: kind for name in names if (kind := self._kinds[name]) is not None}
 
     def sizes(self, feeds: Mapping[str, Value], names: Sequence[str]) -> dict[str, int]:
         """Returns the bytes that tensors take for these inputs: as onnx infers them, else from a run that keeps none.

@@ -102,8 +102,8 @@ class Provenance:
     @property
     def frame(self) -> Frame | None:
         """The innermost line of the user's own: not of PyTorch itself, unless there is no other."""
-        own = [frame for frame in self.frames if not _FRAMEWORK.search(frame.file)]
-        return (own or self.frames)[-1] if self.frames else None
+        own = (frame for frame in reversed(self.frames) if not _FRAMEWORK.search(frame.file))
+        return next(own, self.frames[-1] if self.frames else None)
 
     @property
     def source(self) -> str | None:

@@ -48,6 +48,8 @@ class Options:
         verbose: Let the runtime write its log to stderr.
         frugal: Hold as little memory as possible, for a session that runs once: nodes run in the order of the file
             where dependencies allow, and buffers go back to the system at once.
+        unpacked: Leave weights as they are stored, and do not pack them beforehand for kernels that run many times: for
+            a session that runs once. Results may differ in rounding.
         isolate: Seconds that opening a session, and each run, may take in a process of its own, which may die without
             taking this one along; 0 runs it in this process.
         disabled: Optimizers of ONNX Runtime, by its own names, that are left out.
@@ -60,6 +62,7 @@ class Options:
     profile: Path | None = None
     verbose: bool = False
     frugal: bool = False
+    unpacked: bool = False
     operators: tuple[Operator, ...] = ()
     isolate: float = 0.0
     disabled: tuple[str, ...] = ()

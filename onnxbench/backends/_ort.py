@@ -201,6 +201,8 @@ def _settings(runtime: Any, options: Options, folder: str | None, traces: Path |
         # Of the nodes that are ready, the first in the file runs next: probes run before what comes after them.
         settings.execution_order = runtime.ExecutionOrder.PRIORITY_BASED
         settings.enable_cpu_mem_arena = settings.enable_mem_pattern = False
+    if options.unpacked:
+        settings.add_session_config_entry("session.disable_prepacking", "1")
     if folder is not None:
         settings.add_session_config_entry(_FOLDER_ENTRY, folder)
     for library in options.libraries:
@@ -287,6 +289,7 @@ def serialize(model: Model, proto: ModelProto) -> tuple[bytes, str | None]:
 def _refer_to_files(model: Model, proto: ModelProto) -> str | None:
     """Makes every tensor outside the structure external data of the file that holds it; small ones come inside."""
     root: str | None = None
+    real: dict[Path, str] = {}
     inside = []
     for tensor in weights.tensors(proto):
         if not weights.is_outside(tensor):
@@ -294,7 +297,9 @@ def _refer_to_files(model: Model, proto: ModelProto) -> str | None:
         where = model.byte_range(tensor)
         if where is None:
             continue
-        file = os.path.realpath(where.file)
+        if where.file not in real:
+            real[where.file] = os.path.realpath(where.file)
+        file = real[where.file]
         root = root or Path(file).anchor
         if where.length < _INLINE_BELOW or Path(file).anchor != root:
             inside.append(tensor)

@@ -32,7 +32,7 @@ import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench.bisection._budget import Budget, Side
 from onnxbench.bisection._calibrating import calibrated
@@ -51,10 +51,14 @@ if TYPE_CHECKING:
 
     from onnxbench.bisection._sides import Reference, Suspect
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
 FACTOR, PEAK_FACTOR = 20.0, 200.0
 TWIN, PEAK_TWIN = 4.0, 64.0
 """In units of precision: what the same node on the same kernels may be off."""
 _ENOUGH = 12
+_GROWTH = 10.0
 _BLOCK = 1 << 17
 _HALF = (10, 16)
 _SINGLE = 2.0**-23
@@ -116,6 +120,12 @@ class Finding:
             _over(own.rel, FACTOR * steps * max(self.precision, self.noise[0], median)),
             _over(own.peak, PEAK_FACTOR * steps * max(self.precision, self.noise[1], median)),
         )
+
+    @property
+    def is_unexplained(self) -> bool:
+        """Whether it is further off than rounding explains, and so much more than its inputs, but not by its own."""
+        before = self.before.severity if self.before is not None else 0.0
+        return self.total.severity > _GROWTH * before and replace(self, own=self.total).excess(0.0) > 1
 
     @property
     def growth(self) -> float:
@@ -234,7 +244,7 @@ class Search:
         seen = Kept(number, room=self._max_bytes // 8)
         constants: set[str] = set()  # constants that differ: they are fed the reference's value like other tensors
         expected = self.reference.stream(feeds, partners, number=number)
-        actual = self.parts.stream(feeds, batches)
+        actual = self.parts.stream(feeds, batches, early=not self._strict)
         others = self._other_rounding(feeds, partners, number)
         for at, (batch, wanted, got, other) in enumerate(zip(batches, expected, actual, others, strict=True)):
             references = {name: wanted[self.match.tensors[name]] for name in batch}
@@ -279,14 +289,13 @@ class Search:
                     self.calibrated[name] = told
 
     def _distances(self, references: Mapping[str, Value], got: Mapping[str, Value]) -> dict[str, Distance]:
-        """Returns how far the suspect's values are from the reference's; numpy lets several threads work."""
+        """Returns how far the suspect's values are from the reference's."""
 
         def distance(name: str) -> Distance:
             reference, value = references[name], got[name]
             return measure(reference, value, self._allowed(name, reference, value))
 
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            return dict(zip(references, pool.map(distance, references), strict=True))
+        return dict(zip(references, _in_threads(distance, references), strict=True))
 
     def _split(self, feeds: Mapping[str, Value]) -> list[list[str]]:
         """Returns the matched tensors in batches: as the budget says, or of a quarter of the memory each.
@@ -392,17 +401,44 @@ class Search:
         given = {
             name: as_dtype(held[name], dtypes[name]) for finding in found if not finding.note for name in finding.inputs
         }
-        for finding, value in self._forced_values(to_run, given):
-            if value is None:
-                finding.note = finding.note or "its nodes do not run on the reference's values"
-                continue
-            finding.own = measure(held[finding.tensor], value.array)
-            finding.inherited = measure(value.array, got[finding.tensor])
-            seen.add(finding, held, got[finding.tensor], value.array)
+        if isinstance(self.reference, ModelReference):
+            self._own_errors(to_run, given, held, got, seen)
+        else:
+            self._own_errors(to_run, given, held, got, seen, unpacked=True)
+            odd = [finding for finding in to_run if finding.excess(0.0) > 1 or finding.is_unexplained]
+            self._own_errors(odd, given, held, got, seen)
         suspicious = [finding for finding in found if finding.excess(0.0) > 1 and not finding.twin]
         self._measure_noise(suspicious, given, held)
         for finding in found:
             self._keep(finding)
+
+    def _own_errors(
+        self,
+        found: Sequence[Finding],
+        given: Mapping[str, Value],
+        held: Mapping[str, Value],
+        got: Mapping[str, Value],
+        seen: Kept,
+        *,
+        unpacked: bool = False,
+    ) -> None:
+        """Runs regions on the reference's values, and measures own and inherited errors.
+
+        Packing weights takes as long as a run or two, so the many regions that are in order are run without
+        (``unpacked``). Their kernels are not quite the suspect's then: what looks odd is run again as it is.
+        """
+        forced = list(self._forced_values(found, given, unpacked=unpacked))
+
+        def distances(pair: tuple[Finding, _Value | None]) -> tuple[Distance, Distance] | None:
+            name, value = pair[0].tensor, pair[1]
+            return None if value is None else (measure(held[name], value.array), measure(value.array, got[name]))
+
+        for (finding, value), apart in zip(forced, _in_threads(distances, forced), strict=True):
+            if value is None or apart is None:
+                finding.note = finding.note or "its nodes do not run on the reference's values"
+                continue
+            finding.own, finding.inherited = apart
+            seen.add(finding, held, got[finding.tensor], value.array)
 
     def _quantizes(self, finding: Finding) -> bool:
         """Tells whether a region rounds to 8 bits or fewer on the way; kernels differ by a step there."""
@@ -432,7 +468,7 @@ class Search:
         return ""
 
     def _forced_values(
-        self, found: Sequence[Finding], given: Mapping[str, Value]
+        self, found: Sequence[Finding], given: Mapping[str, Value], *, unpacked: bool = False
     ) -> Iterator[tuple[Finding, _Value | None]]:
         """Yields what regions make of given values; None where they do not run on these.
 
@@ -444,7 +480,7 @@ class Search:
             nodes = {at for finding in group for at in finding.nodes}
             fed = {name: given[name] for finding in group for name in finding.inputs}
             try:
-                values = self.parts.run(nodes, fed, [finding.tensor for finding in group])
+                values = self.parts.run(nodes, fed, [finding.tensor for finding in group], unpacked=unpacked)
             except ExecutionError as error:
                 makers = list(dict.fromkeys(finding.maker for finding in group))
                 if len(makers) == 1:
@@ -568,7 +604,8 @@ class Search:
         there = {name: given[name] for name in outputs if name in given}
         rest = [name for name in outputs if name not in given]
         nodes = reach_back(self.parts.scope, rest, set(replaced)).nodes
-        return {**there, **(self.parts.run(nodes, given, rest) if rest else {})}
+        unpacked = not isinstance(self.reference, ModelReference)  # more than rounding is asked for
+        return {**there, **(self.parts.run(nodes, given, rest, unpacked=unpacked) if rest else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -629,6 +666,12 @@ def _move(value: Value, name: str) -> Value:
             block = slice(start, start + _BLOCK)
             made[block] = (flat[block].astype(wide) * (1 + unit * ups[block])).astype(value.dtype)
     return moved
+
+
+def _in_threads(function: Callable[[_T], _R], given: Iterable[_T]) -> list[_R]:
+    """Returns what a function makes of each item; numpy lets several threads work."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, given))
 
 
 def _dtype(value: Value) -> int:

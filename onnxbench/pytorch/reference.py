@@ -223,14 +223,9 @@ def _lone_casts(found: Matching, side: TorchValues, suspect: Suspect) -> set[str
 
     Their values tell so, and a cast that does not belong there would pass for the value itself.
     """
-    kinds = suspect.parts.kinds([name for name in found.pairs if name in suspect.parts.scope.producers])
-    odd = {
-        name
-        for name, pair in found.pairs.items()
-        if name in kinds
-        and pair.how == "values"
-        and _is_narrower(elem_type(kinds[name]), side.values[pair.torch].dtype)
-    }
+    told = {name: pair.torch for name, pair in found.pairs.items() if pair.how == "values"}
+    kinds = suspect.parts.kinds([name for name in told if name in suspect.parts.scope.producers])
+    odd = {name for name, kind in kinds.items() if _is_narrower(elem_type(kind), side.values[told[name]].dtype)}
     return odd if len(odd) < len(found.pairs) / 2 else set()
 
 
