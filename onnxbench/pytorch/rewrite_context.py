@@ -14,7 +14,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from onnxbench.errors import NotFoundError, UsageError
-from onnxbench.pytorch import _patching, _stand_ins, _symbolics, require_torch
+from onnxbench.pytorch import _autograd, _patching, _stand_ins, _symbolics, require_torch
 from onnxbench.pytorch._findings import Finding
 from onnxbench.pytorch.rewriters import SHIPPED, Rewrite, RewriteInfo, RewriteWarning, load_rewrites, require_backend
 
@@ -325,7 +325,7 @@ class RewriteContext:
     def _translate_functions(self, functions: Mapping[Any, Sequence[Rewrite]], opset: int) -> None:
         patches = []
         for function, found in functions.items():
-            parameters = _symbolics.function_parameters(function)
+            parameters = _autograd.function_parameters(function)
             bodies = [(each.opset or 0, self._body(each, parameters), each) for each in found]
             name = f"{function.__module__}.{function.__qualname__}"
             self._bodies[name] = bodies
@@ -334,14 +334,14 @@ class RewriteContext:
             self._hidden.append((code.co_filename, code.co_firstlineno, last))
             chosen = _for_opset(bodies, max(opset, 18))
             if chosen is not None:
-                operator = _symbolics.operator_of(function, chosen[2].fake)
-                self.translations[operator] = _symbolics.function_translation(chosen[1], self._firing(chosen[2]))
+                operator = _autograd.operator_of(function, chosen[2].fake)
+                self.translations[operator] = _autograd.function_translation(chosen[1], self._firing(chosen[2]))
                 patch = _patching.patch_of_attribute(function, "apply", f"{name}.apply")
-                self._calls[id(patch)] = _symbolics.routed(function, operator, patch.original)
+                self._calls[id(patch)] = _autograd.routed(function, operator, patch.original)
                 patches.append(patch)
             before = vars(function).get("symbolic")
             known = getattr(function, "symbolic", None)
-            mine = _symbolics.function_symbolic(partial(_active_body, name), known)
+            mine = _autograd.function_symbolic(partial(_active_body, name), known)
             function.symbolic = staticmethod(mine)
 
             def undo(function: Any = function, before: Any = before) -> None:
