@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from onnxbench.backends import Options
 from onnxbench.bisection._baseline import Baseline, Judgement, Worse, open_baseline
 from onnxbench.bisection._bodies import body_run
+from onnxbench.bisection._budget import returned_memory
 from onnxbench.bisection._effects import Telling, ranked
 from onnxbench.bisection._evidence import Evidence, gather, model_digest, value_digest
 from onnxbench.bisection._failing import (
@@ -199,7 +201,8 @@ def bisect(
             accused, reference, atol, rtol, memory or free_memory(), auto_tolerance=auto_tolerance,
             keep_fusions=keep_fusions, strict=memory is not None,
         )  # fmt: skip
-        found = bisector.run(feeds, repro, sources, anonymize=anonymize)
+        with nullcontext() if memory is None else returned_memory():
+            found = bisector.run(feeds, repro, sources, anonymize=anonymize)
     except ExecutionError:
         told = _failing(model, place, reference, feeds, timeout, repro, anonymize)
         if told is None:
