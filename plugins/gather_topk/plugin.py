@@ -36,7 +36,7 @@ def scalars(inputs, outputs, attributes):
 def body(attributes, opset):
     """ONNX's GatherND, the batches made one dimension, and what is in a row another.
 
-    A number that lies outside gives 0 and is an error in ONNX, so the data get a row of zeros at the end, which it means.
+    A number that lies outside gives 0 and is an error in ONNX, so the data get a row of zeros at the end for it.
     """
     if opset < 15:
         return None

@@ -60,7 +60,7 @@ def workspace(inputs, outputs, attributes):
 
 
 def body(attributes, opset):
-    """ONNX's InstanceNormalization, in float32. Planes without elements end the process of ONNX Runtime, so not those."""
+    """ONNX's InstanceNormalization, in float32; not of planes without elements, which end ONNX Runtime's process."""
     if opset < 15:
         return None
     return f"""(input, scale, B) => (output) {{
