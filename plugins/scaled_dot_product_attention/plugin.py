@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxbench.bundles import Bundle, Kernel, Launch, TorchCall
 
-ROWS, COLUMNS = 8, 32
+ROWS, COLUMNS = 32, 64
 """Rows and columns of a product that a block of the kernel makes."""
 
 
@@ -116,8 +116,8 @@ BUNDLE = Bundle(
         entry="attention",
         scalars=scalars,
         launches=(
-            Launch("attention_weights", row_tiles, together=True),
-            Launch("attention_output", output_tiles, together=True),
+            Launch("attention_weights", row_tiles, threads=128, together=True),
+            Launch("attention_output", output_tiles, threads=128, together=True),
         ),
     ),
     tolerance={"float32": (1e-4, 1e-5), "float16": (4e-3, 1e-3), "bfloat16": (2e-2, 1e-2)},
