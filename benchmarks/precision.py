@@ -43,10 +43,11 @@ from bfloat16 import in_float32
 
 from onnxbench import backends, model
 from onnxbench.errors import BenchError
-from onnxbench.feeding import first_set
+from onnxbench.feeding import FeedOptions, first_set
 from onnxbench.graph import GraphIndex
 from onnxbench.inference import TypeFinder
 from onnxbench.model import Model
+from onnxbench.opsets import convert_opset, standard_opset
 from onnxbench.precision import convert
 from onnxbench.precision._headroom import largest_value
 from onnxbench.tuning._emulation import BFLOAT16, FLOAT16, RANDOM, Emulation, round_feeds
@@ -61,6 +62,19 @@ _RUN = backends.Options(optimization="none")
 VERDICTS = ("right", "valid", "range", "wrong", "no run", "invalid but right", "invalid", "refused", "crashed")
 SOUND = VERDICTS[:4]
 """Verdicts on valid results that run."""
+_FIRST_OPSET_WITH_BFLOAT16 = 13
+_TRAINING_MODE = 2  # input of Dropout
+KNOWN: dict[str, FeedOptions] = {
+    "ppocr_v4_rec": FeedOptions(shapes=["x:1x3x48x320"]),
+    **dict.fromkeys(
+        ("silero_vad", "silero_vad_16k_op15", "silero_vad_ifless"),
+        FeedOptions(shapes=["input:1x576", "state:2x1x128"], ranges=["sr:[16000,16000]"]),
+    ),
+    "tashkeel_seq2seq": FeedOptions(
+        shapes=["char_inputs:1x16", "diac_inputs:1x16"], ranges=["char_inputs:[1,9]", "input_lengths:[16,16]"]
+    ),
+}
+"""What users of a model know of its inputs and its file does not say."""
 FLOATS = {1, 10, 11, 16}
 """The element types that a conversion goes from."""
 _NUMBERS = {"fp16": FLOAT16, "bf16": BFLOAT16}
@@ -314,7 +328,10 @@ def feeds_of(proto: onnx.ModelProto, given: Sequence[Any]) -> Feeds | None:
 
 def is_random(proto: onnx.ModelProto) -> bool:
     """Tells whether two runs of a model may differ."""
-    return any(ref.node.op_type in RANDOM or ref.node.op_type == "Dropout" for ref in GraphIndex(proto).nodes())
+    return any(
+        ref.node.op_type in RANDOM or (ref.node.op_type == "Dropout" and len(ref.node.input) > _TRAINING_MODE)
+        for ref in GraphIndex(proto).nodes()
+    )
 
 
 def judge(made: onnx.ModelProto, case: Case) -> tuple[str, str]:
@@ -393,6 +410,8 @@ def is_beyond(case: Case) -> bool:
     if any(float(np.abs(each[np.isfinite(each)]).max(initial=0)) > top for each in given):
         return True
     source = model.from_proto(onnx.ModelProto.FromString(case.data))
+    if number == BFLOAT16 and (standard_opset(source.proto) or 0) < _FIRST_OPSET_WITH_BFLOAT16:
+        source, _ = convert_opset(source, _FIRST_OPSET_WITH_BFLOAT16)
     for name, expected in case.expected.items():
         try:
             rounded = whole(Emulation(source, number, clamp=True).emulated(()))
@@ -450,7 +469,9 @@ def subjects(said: argparse.Namespace) -> Iterator[tuple[str, Model, Feeds | Non
         paths = exported(said.torch)
     for path in paths:
         if path.stat().st_size <= _LARGEST:
-            yield path.stem, model.load(path), None
+            source = model.load(path)
+            known = KNOWN.get(path.stem)
+            yield path.stem, source, dict(first_set(source, known).feeds) if known else None
 
 
 def exported(folder: Path) -> list[Path]:
