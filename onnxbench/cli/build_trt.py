@@ -13,6 +13,7 @@ from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from onnxbench.bundles import Plugin
     from onnxbench.engine import BuildSpec, Built, Diagnosis, Observed, Verification
     from onnxbench.model import Model
 
@@ -267,11 +268,12 @@ def build_trt(
 
     target = _target(engine_file, output, is_needed=not doctor)
     with engines.standby(engine):
-        from onnxbench.bundles import find_plugins
+        changes = (apply_, fix, config, plugin, fp16, bf16, int8, fp8, int4, best, weakly_typed)
+        if not any(changes) and (target is None or force or not target.exists()):
+            engines.look_ahead(model)
         from onnxbench.cli._render import note
         from onnxbench.feeding import FeedOptions, refuse_to_overwrite
         from onnxbench.model import load
-        from onnxbench.writer import save, write_whole
 
         named = engines.load_config(config, None) if config is not None else {}
         data = [*(calibration or named.get("calibration", ()))]
@@ -297,7 +299,7 @@ def build_trt(
             "max_aux_streams": max_aux_streams, "max_tactics": max_tactics, "avg_timing": avg_timing,
             "tiling_level": tiling_level,
         }  # fmt: skip
-        plugins = find_plugins([*map(str, named.get("plugins", ())), *(plugin or [])])
+        plugins = _plugins([*map(str, named.get("plugins", ())), *(plugin or [])])
         prepared = engines.prepare(
             loaded, fix=fix or (), engine=engine, plugins=plugins, precision=precision,
             keep=_search(precision, tolerance, from_feeds, quiet=quiet),
@@ -308,10 +310,13 @@ def build_trt(
         source = model if edited is loaded else edited
         note(*prepared.notes, quiet=quiet)
         if save_model is not None:
+            from onnxbench.writer import save
+
             save(edited, save_model)
             note(f"wrote {save_model}", quiet=quiet)
         if save_recipe is not None:
             from onnxbench.recipe import Recipe
+            from onnxbench.writer import write_whole
 
             write_whole(save_recipe, [(prepared.recipe or Recipe(())).to_yaml().encode()])
             note(f"wrote {save_recipe}", quiet=quiet)
@@ -331,6 +336,14 @@ def build_trt(
     verified = engines.verify_engine(target, edited, built.record, plugins=plugins) if verify else None
     _print_built(built, verified, as_json=as_json, quiet=quiet)
     raise typer.Exit(1 if verified is not None and verified.holds is False else 0)
+
+
+def _plugins(words: list[str]) -> list[Plugin]:
+    if not words:
+        return []
+    from onnxbench.bundles import find_plugins
+
+    return find_plugins(words)
 
 
 def _search(

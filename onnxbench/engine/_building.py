@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import read_bundles
 from onnxbench.captures import input_ports
 from onnxbench.engine._child import run_job
 from onnxbench.engine._flavors import Flavor, choose, has_gpu, installed
@@ -332,8 +331,6 @@ def prepare(
             f"int8 by calibration and {precision} are asked for together, and calibration takes a float32 model",
             hint="Leave one of the two out.",
         )
-    from onnxbench.recipe import Step
-
     steps: list[Step] = []
     words: list[str] = []
     now, recipe, found = model, None, None
@@ -349,6 +346,7 @@ def prepare(
         steps, words = [*steps, *more], [*words, *said]
     if precision is not None:
         from onnxbench.operations import SetPrecision
+        from onnxbench.recipe import Step
 
         staying = [*keep(now)] if keep is not None else []
         steps, found = [*steps, Step(SetPrecision(precision, keep=staying or None))], None
@@ -410,7 +408,7 @@ def _fixed(spec: BuildSpec) -> dict[str, tuple[int, ...]]:
 def creators(engine: str | None = None, plugins: Sequence[Plugin] = ()) -> dict[str, Any]:
     """Returns the plugin creators that a TensorRT has: ``version``, ``creators``, and what became of ``plugins``."""
     flavor = choose(engine)
-    return run_job({"task": "describe", "flavor": dataclasses.asdict(flavor), "plugins": _plugin_jobs(plugins)})
+    return run_job({"task": "describe", "engine": flavor.name, "plugins": _plugin_jobs(plugins)})
 
 
 def describe_plugin(plugin: Plugin, engine: str | None = None) -> dict[str, Any]:
@@ -421,6 +419,8 @@ def describe_plugin(plugin: Plugin, engine: str | None = None) -> dict[str, Any]
     """
     shown: dict[str, Any] = {"name": plugin.name, "kind": plugin.kind, "path": plugin.path, "sha256": plugin.digest()}
     if plugin.kind == "bundle":
+        from onnxbench.bundles import read_bundles
+
         operators = [
             {
                 "operator": f"{bundle.domain}::{bundle.op}", "version": bundle.version,
@@ -520,7 +520,7 @@ def make_job(
     """Returns a job for TensorRT's process."""
     known = index if index is not None else GraphIndex(file.model.proto)
     return {
-        "task": task, "flavor": dataclasses.asdict(flavor), "model": os.fspath(file.path), "target": os.fspath(target),
+        "task": task, "engine": flavor.name, "model": os.fspath(file.path), "target": os.fspath(target),
         "has_attention": any(ref.node.op_type == "Attention" for ref in known.nodes()),
         "spec": _with_fixed(spec), "plugins": _plugin_jobs(plugins, embed=spec.embed_plugins), "device": spec.device,
     }  # fmt: skip
