@@ -32,6 +32,7 @@ def _shape_option(name: str, words: str) -> Any:
     save_recipe=("apply_", "fix", "config", "fp16", "bf16"),
     log_file="engine_file",
     verify=("engine_file", "output"),
+    embed_plugins=("plugin", "config"),
     calibration="int8",
     tolerance=("fp16", "bf16", "config"),
 )
@@ -414,7 +415,9 @@ def _spec(model: Model, config: Path | None, flags: dict[str, Any], observed: Ob
     for settled in ("plugins", "calibration", "precisions"):
         fields.pop(settled, None)
     profiles = parse_profiles(shape_words(), names)
-    fields |= {name: value for name, value in flags.items() if value not in (None, False, (), {})}
+    fields |= {
+        name: value for name, value in flags.items() if not (value is None or value is False or value in ((), {}))
+    }
     fields |= {name: False for name in ("propose", "strongly_typed", "tf32") if flags[name] is False}
     if observed is not None:
         now = without_missing(observed, model).profile
@@ -480,6 +483,7 @@ def _print_built(built: Built, verified: Verification | None, *, as_json: bool, 
 
 def _print_summary(built: Built) -> None:
     from onnxbench.cli._render import format_bytes
+    from onnxbench.wording import plural
 
     data = built.record.data
     if not built.fresh:
@@ -488,7 +492,7 @@ def _print_summary(built: Built) -> None:
     hardware = ", ".join(data["compute_capabilities"] or ["TensorRT's default GPUs"])
     print(
         f"{built.path}: {format_bytes(data['engine']['bytes'])} for {hardware}, {data['builder']['name']} "
-        f"{data['builder']['version']}, {data['layers']} layers, {built.seconds:.1f} s "
+        f"{data['builder']['version']}, {plural(data['layers'], 'layer')}, {built.seconds:.1f} s "
         f"(build {data['seconds']['build']:.1f} s, {format_bytes(data['peak_bytes'])} of memory)"
     )
 

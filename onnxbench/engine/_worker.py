@@ -89,7 +89,9 @@ class _Ahead:
     def parsed(self, job: dict[str, Any], say: _seam.Say) -> tuple[Any, list[dict[str, Any]]] | None:
         """Returns the network of a job's model and what is refused in it, or None if that has to be parsed still."""
         spec, state = job["spec"], self._state
-        is_plain = not job["plugins"] and not job.get("has_attention") and spec.get("strongly_typed", True)
+        is_plain = (
+            not job["plugins"] and "Attention" not in job.get("operators", ()) and spec.get("strongly_typed", True)
+        )
         if not is_plain or job["model"] != self._model or state is None or state != _state_of(self._model):
             self._parsed = None
             self.rt.messages.clear()
@@ -149,16 +151,15 @@ def _build(job: dict[str, Any], say: _seam.Say, ahead: _Ahead | None = None) -> 
     known = ahead.parsed(job, say) if ahead is not None else None
     network, problems = known or rt.parse(
         model, content=_fitted(rt, model), strongly_typed=spec.get("strongly_typed", True),
-        has_attention=job.get("has_attention", False),
+        has_attention="Attention" in job.get("operators", ()),
     )  # fmt: skip
     _refuse_raised(rt)
     say("phase_end", name="parsing the model")
     parsed = time.perf_counter()
     parse_seconds = parsed - loaded + (ahead.seconds if ahead is not None and known else 0.0)
-    unknown = sorted({each["op"] for each in problems if each["op"]})
     result: dict[str, Any] = {
         "version": rt.version, "plugins": plugins, "problems": problems, "built": False,
-        "supported": {op: rt.supports(op) for op in unknown}, "creators": [list(each) for each in rt.creators()],
+        "supported": _supported(rt, job, problems), "creators": [list(each) for each in rt.creators()],
     }  # fmt: skip
     if problems or job["task"] == "parse":
         return {**result, "messages": rt.messages}
@@ -196,9 +197,15 @@ def _query(job: dict[str, Any], say: _seam.Say, ahead: _Ahead | None = None) -> 
     say("phase_end", name="asking the parser")
     return {
         "version": rt.version, "plugins": plugins, "runs": runs, "problems": problems,
-        "supported": {op: rt.supports(op) for op in sorted({each["op"] for each in problems if each["op"]})},
+        "supported": _supported(rt, job, problems),
         "creators": [list(each) for each in rt.creators()],
     }  # fmt: skip
+
+
+def _supported(rt: _seam.TensorRT, job: dict[str, Any], problems: list[dict[str, Any]]) -> dict[str, bool]:
+    """Returns of a refused model's operators whether the parser has them."""
+    named = {each["op"] for each in problems if each["op"]}
+    return {op: rt.supports(op) for op in sorted({*named, *job.get("operators", ())})} if problems else {}
 
 
 def _fitted(rt: _seam.TensorRT, model: Path) -> bytes | None:
