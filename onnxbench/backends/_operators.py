@@ -58,6 +58,7 @@ class Operator:
         evaluator: Returns the class for onnx's reference evaluator.
         optional_inputs: How many of the last inputs a node may leave out.
         optional_outputs: How many of the last outputs a node may leave out.
+        bundle: The file that defines it, by which another process, or a script, can be taught it; None if there is none.
     """
 
     domain: str
@@ -71,6 +72,7 @@ class Operator:
     evaluator: Callable[[], type]
     optional_inputs: int = 0
     optional_outputs: int = 0
+    bundle: Path | None = None
 
     def takes(self, inputs: int, outputs: int) -> bool:
         """Tells whether a node may have so many inputs and outputs."""
