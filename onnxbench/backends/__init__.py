@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from onnxbench.backends._operators import Operator as Operator
+from onnxbench.backends._operators import Taught as Taught
+from onnxbench.backends._operators import as_functions as as_functions
+from onnxbench.backends._operators import calls_python as calls_python
 from onnxbench.backends._operators import has_python_operators as has_python_operators
+from onnxbench.backends._operators import uses as uses
 from onnxbench.backends._structure import expose as expose
 from onnxbench.captures import Feeds, Port, Value, input_ports, onnx_dtype
 from onnxbench.errors import ExecutionError, UsageError, did_you_mean
@@ -105,7 +109,11 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A runtime."""
+    """A runtime.
+
+    Attributes:
+        name: Its name.
+    """
 
     name: str
 
@@ -116,6 +124,25 @@ class Backend(Protocol):
     def open(self, model: Model, *, outputs: Sequence[str] | None, options: Options) -> Session:
         """Returns a session for a model whose outputs are these tensors of its main graph (None: its own)."""
         ...
+
+
+class EngineBuilder(Backend, Protocol):
+    """A runtime that builds engines (see ``ENGINES``).
+
+    Attributes:
+        standalone: A module that builds and runs engines without onnxbench.
+    """
+
+    standalone: Path
+
+    def kind(self) -> str:
+        """Returns which TensorRT it is: ``tensorrt`` or ``tensorrt-rtx``."""
+        ...
+
+
+def engine_builder(name: str) -> EngineBuilder:
+    """Returns a backend that builds engines, by its name."""
+    return cast(EngineBuilder, backend(name))
 
 
 def backend(name: str) -> Backend:

@@ -48,6 +48,7 @@ from onnxbench.bisection._report import (
     failed,
     verdict,
 )
+from onnxbench.bisection._recording import Recording, write_recording
 from onnxbench.bisection._repro import require_empty, write_repro
 from onnxbench.bisection._search import FACTOR, Search, make_twins
 from onnxbench.bisection._sides import (
@@ -79,9 +80,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "FailingPiece", "Judgement", "Match",
-    "ModelReference", "ModuleError", "Place", "RecordedReference", "Reference", "Row", "Suspect", "Worse", "as_dtype",
+    "ModelReference", "ModuleError", "Place", "RecordedReference", "Recording", "Reference", "Row", "Suspect", "Worse", "as_dtype",
     "bisect", "epsilon", "failing_search", "free_memory", "measure", "model_digest", "open_baseline", "parse_place",
-    "recorded_reference", "shrink_failing", "value_digest", "write_bisection",
+    "recorded_reference", "shrink_failing", "value_digest", "write_bisection", "write_recording",
 ]  # fmt: skip
 
 _LARGE = 1e-3
@@ -140,13 +141,12 @@ def bisect(
         timeout: Seconds that opening the suspect, or a run of it, may take in a process of its own.
         report: Write ``report.json`` and ``report.html`` here: all that was measured, and a page to look at.
         evidence: Return digests of all that was compared and histograms of values, too (with ``report`` always).
-        operators: Custom operators that both sides are taught. With them a suspect that does not run is not searched
-            for the part that fails: that is done in processes of their own, which do not know them.
+        operators: Custom operators that both sides are taught.
         allow_outside: For model files: follow external data that leaves their folder.
 
     Raises:
         UsageError: The sides contradict each other, tolerances cannot be calibrated, there are no fusions to keep,
-            ``memory`` is too little for one node, or ``isolate`` or ``repro`` are asked for with ``operators``.
+            ``memory`` is too little for one node, or a process of its own cannot be taught ``operators``.
         UnsupportedError: No tensor of the suspect is known to the reference.
         FeedsError: The inputs do not fit, or there are none for recorded values.
         ExecutionError: A side failed.

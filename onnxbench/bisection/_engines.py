@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxbench import engine as engines
 from onnxbench.backends import Options
 from onnxbench.bisection._sides import Place
 from onnxbench.captures import Value
-from onnxbench.engine import Engine, has_gpu, is_engine, read_engine, record_path
 from onnxbench.errors import DeviceError, ModelError, NotFoundError, UnsupportedError, UsageError
 from onnxbench.model import load
 
@@ -40,7 +40,7 @@ class EngineSide:
     def __init__(self, file: EngineFile, plugins: Sequence[str], device: int) -> None:
         self.file = file
         self.label = f"{file.path.name}, {file.kind} {file.version or ''}".rstrip()
-        self._engine = Engine(file.path, device=device, plugins=plugins)
+        self._engine = engines.Engine(file.path, device=device, plugins=plugins)
 
     def outputs(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Returns what it gives.
@@ -59,7 +59,7 @@ class EngineSide:
 
 def names_engine(source: object) -> bool:
     """Tells whether a side is given as an engine file."""
-    return isinstance(source, (str, Path)) and is_engine(Path(source))
+    return isinstance(source, (str, Path)) and engines.is_engine(Path(source))
 
 
 def open_engine_side(
@@ -80,12 +80,12 @@ def open_engine_side(
         NotFoundError: There is no record beside it, or no model where that says.
         UnsupportedError: It was built of a model that was edited on the way and is in no file.
     """
-    file = read_engine(path)
+    file = engines.read_engine(path)
     if on is not None:
         raise UsageError(f"{what} means nothing for {file.path.name}, which runs on the GPU that it was built for")
     if file.record is None:
         raise NotFoundError(
-            f"there is no {record_path(file.path).name} beside the engine, so what it was built of is not known",
+            f"there is no {engines.record_path(file.path).name} beside the engine, so what it was built of is not known",
             details=file.problems,
             hint="'onnxbench build-trt' writes it. 'onnxbench run ENGINE --expect' compares its outputs without it.",
         )
@@ -114,7 +114,7 @@ def open_engine_side(
 
 def lacks_gpu(*places: Place) -> bool:
     """Tells whether a side needs a GPU and there is none."""
-    return any(place.is_engine for place in places) and not has_gpu()
+    return any(place.is_engine for place in places) and not engines.has_gpu()
 
 
 def without_gpu(error: DeviceError, suspect: str) -> DeviceError:

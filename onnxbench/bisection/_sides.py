@@ -210,15 +210,20 @@ class Suspect:
     ) -> None:
         self.model, self.place, self.engine = model, place, engine
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._taught: backends.Taught | None = None
         inlined, moved = inline_functions(model)
         self.functions = {new: path for path, names in moved.items() for new in names}
         self.plain = inlined
-        graph = inlined
+        graph, options = inlined, place.options
         if place.optimizes:
             self._folder = tempfile.TemporaryDirectory(prefix="onnxbench-")
-            graph = backends.optimized_graph(inlined, place.options, Path(self._folder.name))
+            if options.operators:  # what they are called by has to be the same in the graph that is written
+                self._taught = backends.Taught(inlined.proto, options.operators)
+                graph = inlined.derive(self._taught.proto)
+                options = replace(options, operators=(), libraries=(*options.libraries, *self._taught.libraries))
+            graph = backends.optimized_graph(graph, options, Path(self._folder.name))
         known = index if graph is model else None
-        self.parts = Parts(graph, place.backend, place.options, index=known)
+        self.parts = Parts(graph, place.backend, options, index=known)
 
     @property
     def label(self) -> str:
@@ -246,6 +251,8 @@ class Suspect:
         """Removes what was written on the way."""
         if self.engine is not None:
             self.engine.close()
+        if self._taught is not None:
+            self._taught.close()
         if self._folder is not None:
             self._folder.cleanup()
 

@@ -10,25 +10,25 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends
 from onnxbench.bundles import find_plugins
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, onnx_dtype
+from onnxbench.engine import _standalone
 from onnxbench.engine._building import Built, build_engine
-from onnxbench.engine._flavors import FULL, RTX, choose
+from onnxbench.engine._flavors import FULL, RTX, choose, installed
 from onnxbench.engine._observed import observe_sets
 from onnxbench.engine._running import Engine
 from onnxbench.engine._spec import BuildSpec
 from onnxbench.errors import DeviceError, EngineError, RefusedModelError, UsageError
 from onnxbench.messages import copy_of
 from onnxbench.tensortype import elem_type, make_type
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from onnxbench.backends import Options
     from onnxbench.bundles import Plugin
     from onnxbench.model import Model
@@ -44,6 +44,12 @@ class EngineBackend:
 
     def __init__(self, name: str, engine: str | None) -> None:
         self.name, self._engine = name, engine
+
+    standalone = Path(_standalone.__file__)
+
+    def kind(self) -> str:
+        """Returns which TensorRT it is: ``tensorrt`` or ``tensorrt-rtx``."""
+        return self._engine or choose().name
 
     def version(self) -> str:
         """Returns the version of TensorRT."""
@@ -101,26 +107,18 @@ class EngineSession:
             made = engine({name: value for name, value in fitted.items() if name in known})
         except DeviceError as error:
             data = built.record.data
-            what = f"{data['builder']['name']} {data['builder']['version']} builds the engine: {data['layers']:,} layers, "
-            what += f"{len(data['outputs']):,} outputs"
+            builder = f"{data['builder']['name']} {data['builder']['version']}"
+            what = f"{builder} builds the engine: {data['layers']:,} layers, {plural(len(data['outputs']), 'output')}"
             raise DeviceError(error.message, hint=error.hint, details=[what, *error.details]) from None
         names = [port.name for port in self.outputs] if outputs is None else list(dict.fromkeys(outputs))
         return {name: made[name] for name in names}
 
     def _engine_for(self, feeds: Feeds) -> tuple[Built, Engine]:
         """Returns the engine for inputs of these shapes, built now if there is none."""
-        sizes = observe_sets(self._model.derive(_fixed(self._model, feeds, ())), [feeds]).profile
-        key = tuple((n, v.shape, v.tobytes() if n in sizes else b"") for n, v in sorted(feeds.items()))
+        model, key = fixed(self._model, feeds)
         if key not in self._engines:
             target = Path(self._folder.name, f"{len(self._engines)}.engine")
-            model = self._model.derive(_fixed(self._model, feeds, sizes))
-            try:
-                built = build_engine(model, target, self._spec, plugins=self._plugins)
-            except (EngineError, UsageError) as error:
-                raise RefusedModelError(
-                    error.details[0] if error.details else error.message, hint=error.hint,
-                    details=[error.message, *error.details[1:]] if error.details else (),
-                ) from None  # fmt: skip
+            built = _build(model, target, self._spec, self._plugins)
             self._engines[key] = built, Engine(target, device=self._spec.device or 0, plugins=self._plugins)
         return self._engines[key]
 
@@ -132,28 +130,58 @@ class EngineSession:
         self._folder.cleanup()
 
 
-def _fixed(model: Model, feeds: Feeds, frozen: Collection[str]) -> ModelProto:
-    """Returns a model whose inputs have the shapes of some values, and whose outputs have types.
+def build_part(model: Model, feeds: Mapping[str, Value], target: Path, engine: str, options: Options) -> Model:
+    """Builds the engine of a model for some inputs into a file, and returns the model as it was built.
+
+    Where this TensorRT is not installed nothing is built.
 
     Args:
         model: The model.
-        feeds: The values.
-        frozen: Inputs whose values sizes are made of, which an engine has to know: they become weights.
+        feeds: The inputs.
+        target: The file.
+        engine: ``tensorrt`` or ``tensorrt-rtx``.
+        options: ``build`` and ``operators`` of them.
+
+    Raises:
+        RefusedModelError: No engine can be built of it.
+    """
+    made, _ = fixed(model, check_feeds(feeds, input_ports(model.proto.graph)))
+    if engine in {flavor.name for flavor in installed()}:
+        _build(made, target, dataclasses.replace(as_spec(options), engine=engine), plugins_of(options))
+    return made
+
+
+def _build(model: Model, target: Path, spec: BuildSpec, plugins: Sequence[Plugin]) -> Built:
+    try:
+        return build_engine(model, target, spec, plugins=plugins)
+    except (EngineError, UsageError) as error:  # what stands in the way says more than that something does
+        raise RefusedModelError(
+            error.details[0] if error.details else error.message, hint=error.hint,
+            details=[error.message, *error.details[1:]] if error.details else (),
+        ) from None  # fmt: skip
+
+
+def fixed(model: Model, feeds: Feeds) -> tuple[Model, tuple[object, ...]]:
+    """Returns a model for the shapes of some inputs, and a key that tells which inputs it is for too.
+
+    Outputs get types, which TensorRT wants. Inputs that sizes are made of become weights: an engine has to know them.
     """
     from onnx import numpy_helper
 
     proto = copy_of(model.proto)
-    for position in reversed(range(len(proto.graph.input))):
-        info = proto.graph.input[position]
-        value = feeds.get(info.name)
-        if info.name in frozen:
-            proto.graph.initializer.append(numpy_helper.from_array(value, info.name))
-            del proto.graph.input[position]
-        elif value is not None:
-            info.type.CopyFrom(make_type(onnx_dtype(value.dtype), value.shape))
+    for info in proto.graph.input:
+        if info.name in feeds:
+            info.type.CopyFrom(make_type(onnx_dtype(feeds[info.name].dtype), feeds[info.name].shape))
     untyped = [info.name for info in proto.graph.output if not elem_type(info.type)]
     kinds = backends.tensor_types(model.derive(proto), untyped) if untyped else {}
     for info in proto.graph.output:
         if info.name in kinds:
             info.type.CopyFrom(kinds[info.name])
-    return proto
+    sizes = observe_sets(model.derive(proto), [feeds]).profile
+    for position in reversed(range(len(proto.graph.input))):
+        name = proto.graph.input[position].name
+        if name in sizes:
+            proto.graph.initializer.append(numpy_helper.from_array(feeds[name], name))
+            del proto.graph.input[position]
+    key = tuple((n, v.shape, v.tobytes() if n in sizes else b"") for n, v in sorted(feeds.items()))
+    return model.derive(proto), key
