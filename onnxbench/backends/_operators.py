@@ -60,7 +60,7 @@ class Operator:
         evaluator: Returns the class for onnx's reference evaluator.
         optional_inputs: How many of the last inputs a node may leave out.
         optional_outputs: How many of the last outputs a node may leave out.
-        bundle: The file that defines it, by which another process, or a script, can be taught it; None if there is none.
+        bundle: The file that defines it, by which another process can be taught it; None if there is none.
     """
 
     domain: str

@@ -35,6 +35,7 @@ from onnxbench.bisection._failing import (
 from onnxbench.bisection._measures import Distance, epsilon, measure
 from onnxbench.bisection._narrowing import narrowed
 from onnxbench.bisection._page import COMMAND, write_bisection
+from onnxbench.bisection._recording import Recording, write_recording
 from onnxbench.bisection._report import (
     CLEAN,
     DRIFT,
@@ -48,7 +49,6 @@ from onnxbench.bisection._report import (
     failed,
     verdict,
 )
-from onnxbench.bisection._recording import Recording, write_recording
 from onnxbench.bisection._repro import require_empty, write_repro
 from onnxbench.bisection._search import FACTOR, Search, make_twins
 from onnxbench.bisection._sides import (
@@ -80,9 +80,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "FailingPiece", "Judgement", "Match",
-    "ModelReference", "ModuleError", "Place", "RecordedReference", "Recording", "Reference", "Row", "Suspect", "Worse", "as_dtype",
-    "bisect", "epsilon", "failing_search", "free_memory", "measure", "model_digest", "open_baseline", "parse_place",
-    "recorded_reference", "shrink_failing", "value_digest", "write_bisection", "write_recording",
+    "ModelReference", "ModuleError", "Place", "RecordedReference", "Recording", "Reference", "Row", "Suspect",
+    "Worse", "as_dtype", "bisect", "epsilon", "failing_search", "free_memory", "measure", "model_digest",
+    "open_baseline", "parse_place", "recorded_reference", "shrink_failing", "value_digest", "write_bisection",
+    "write_recording",
 ]  # fmt: skip
 
 _LARGE = 1e-3
@@ -179,7 +180,8 @@ def bisect(
     reference = _reference(model, against, recorded, reference_on, operators, allow_outside)
     told: Bisection | None = None
     tried_first = isolate or (lacks_gpu(place) and engine is None)  # whether an engine can be built needs none
-    with _told_without_gpu(suspect):
+    in_engine = suspect if place.is_engine else model if against is None else against
+    with _told_without_gpu(in_engine):
         if tried_first and (told := _failing(model, place, reference, feeds, timeout, repro, anonymize)) is not None:
             return told
     try:
@@ -200,7 +202,7 @@ def bisect(
             accused, reference, atol, rtol, memory or free_memory(), auto_tolerance=auto_tolerance,
             keep_fusions=keep_fusions, strict=memory is not None,
         )  # fmt: skip
-        with _told_without_gpu(suspect):
+        with _told_without_gpu(in_engine):
             found = bisector.run(feeds, repro, sources, anonymize=anonymize)
     except ExecutionError:
         told = _failing(model, place, reference, feeds, timeout, repro, anonymize)
@@ -217,13 +219,14 @@ def bisect(
 
 
 @contextlib.contextmanager
-def _told_without_gpu(suspect: object) -> Iterator[None]:
-    """Says of a side that needs a GPU what can be done where there is none."""
+def _told_without_gpu(source: object) -> Iterator[None]:
+    """Says of a side (a file, or a model in memory) that needs a GPU what can be done where there is none."""
     try:
         yield
     except DeviceError as error:
-        name = os.fspath(suspect) if isinstance(suspect, (str, os.PathLike)) else "MODEL --on trt"
-        raise without_gpu(error, name if names_engine(suspect) else f"{name} --on trt") from None
+        origin = source.origin if isinstance(source, Model) else source
+        name = os.fspath(origin) if isinstance(origin, (str, os.PathLike)) else "MODEL"
+        raise without_gpu(error, name if names_engine(source) else f"{name} --on trt") from None
 
 
 def _sources(

@@ -85,7 +85,7 @@ def open_engine_side(
         raise UsageError(f"{what} means nothing for {file.path.name}, which runs on the GPU that it was built for")
     if file.record is None:
         raise NotFoundError(
-            f"there is no {engines.record_path(file.path).name} beside the engine, so what it was built of is not known",
+            f"there is no {engines.record_path(file.path).name} beside the engine, so what it is built of is unknown",
             details=file.problems,
             hint="'onnxbench build-trt' writes it. 'onnxbench run ENGINE --expect' compares its outputs without it.",
         )
@@ -97,14 +97,15 @@ def open_engine_side(
     said = file.record.data["model"]
     if said.get("edited") or not said.get("file"):
         raise UnsupportedError(
-            f"{file.path.name} was built of a model that was edited on the way (--fp16, --apply, ...) and is in no file",
+            f"{file.path.name} was built of a model that was edited on the way (--fp16, say), which no file has",
             hint="Build it of a file: 'onnxbench build-trt ... --save-model edited.onnx', then build edited.onnx.",
         )
     source = file.path.parent / said["file"]
     if not source.is_file():
         raise NotFoundError(f"the model that {file.path.name} was built of is not at {source}")
     options: dict[str, Any] = dict(file.record.data.get("options", {}))
-    build = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items() if name not in _OF_THE_FILE}
+    kept = {name: value for name, value in options.items() if name not in _OF_THE_FILE}
+    build: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()}
     place = Place(file.kind, Options("none", operators=tuple(operators), build=build))
     bundles = list(dict.fromkeys(str(each.bundle) for each in operators if each.bundle is not None))
     return (

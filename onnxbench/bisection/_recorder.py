@@ -28,7 +28,7 @@ MANIFEST = "__onnxbench__"
 """An entry beside the values that is none: it says which of them are bits of types that NumPy lacks."""
 
 
-class Stop(Exception):
+class StopError(Exception):
     """What ends the script; ``code`` is its exit code."""
 
     def __init__(self, message: str, code: int) -> None:
@@ -41,7 +41,7 @@ class TensorRT:
 
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
         sys.path.insert(0, os.fspath(folder))
-        self._engines = import_module("engines")
+        self._engines = import_module("onnxbench_engines")
         self._folder, self._plan = folder, plan
         self._opened: dict[str, Any] = {}
 
@@ -52,7 +52,7 @@ class TensorRT:
             known = {port["name"] for port in engine.inputs}
             made: dict[str, Any] = engine.run({name: value for name, value in feeds.items() if name in known})
         except self._engines.RunError as error:
-            raise Stop(f"{error.message}{'. ' + error.hint if error.hint else ''}", error.code) from None
+            raise StopError(f"{error.message}{'. ' + error.hint if error.hint else ''}", error.code) from None
         return made
 
     def _open(self, part: Mapping[str, Any]) -> Any:
@@ -74,7 +74,7 @@ class OnnxRuntime:
         try:
             self._ort = import_module("onnxruntime")
         except ImportError:
-            raise Stop("onnxruntime is not installed", FAILED) from None
+            raise StopError("onnxruntime is not installed", FAILED) from None
         self._folder, self._plan = folder, plan
         self._sessions: dict[str, Any] = {}
 
@@ -86,7 +86,7 @@ class OnnxRuntime:
             wanted = {port.name: feeds[port.name] for port in session.get_inputs() if port.name in feeds}
             return dict(zip(names, session.run(names, wanted), strict=True))
         except Exception as error:
-            raise Stop(f"ONNX Runtime fails on {part['model']}: {error}", UNFIT) from None
+            raise StopError(f"ONNX Runtime fails on {part['model']}: {error}", UNFIT) from None
 
     def _open(self, name: str) -> Any:
         if name not in self._sessions:
@@ -95,14 +95,16 @@ class OnnxRuntime:
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.intra_op_num_threads = self._plan["threads"]
             wanted = [each.lower() for each in self._plan["providers"]]
-            there = {each.lower().removesuffix("executionprovider"): each for each in self._ort.get_available_providers()}
+            there = {
+                each.lower().removesuffix("executionprovider"): each for each in self._ort.get_available_providers()
+            }
             missing = [each for each in wanted if each not in there]
             if missing:
-                raise Stop(f"this onnxruntime has no execution provider {missing[0]!r}", FAILED)
+                raise StopError(f"this onnxruntime has no execution provider {missing[0]!r}", FAILED)
             providers = [there[each] for each in wanted]
             session = self._ort.InferenceSession(os.fspath(self._folder / name), options, providers=providers)
             if session.get_providers()[0] != providers[0]:
-                raise Stop(f"ONNX Runtime could not start its {providers[0]}", FAILED)
+                raise StopError(f"ONNX Runtime could not start its {providers[0]}", FAILED)
             self._sessions[name] = session
         return self._sessions[name]
 
@@ -122,18 +124,19 @@ def record(folder: Path) -> list[Path]:
     """Writes the values of all sets of inputs and returns the files.
 
     Raises:
-        Stop: A file is missing, or the model does not run here.
+        StopError: A file is missing, or the model does not run here.
     """
     try:
         plan = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         runner = {"onnxruntime": OnnxRuntime}.get(plan["builder"], TensorRT)(folder, plan)
         sets = [(each, read(folder / "feeds" / each["name"])) for each in plan["sets"]]
     except (OSError, ValueError, KeyError) as error:
-        raise Stop(f"record.json, or what it names, cannot be read: {error}", UNREADABLE) from None
+        raise StopError(f"record.json, or what it names, cannot be read: {error}", UNREADABLE) from None
     (folder / "recorded").mkdir(exist_ok=True)
     written = []
     for each, feeds in sets:
-        held, found = dict(feeds), {}
+        held: dict[str, Any] = dict(feeds)
+        found: dict[str, Any] = {}
         for part in each["parts"]:
             made = runner.run(part, held)
             values = {name: made[called] for called, name in part["outputs"].items()}
@@ -158,7 +161,8 @@ def apart(seen: Any, alone: Any) -> str:
     if np.array_equal(seen, alone, equal_nan=seen.dtype.kind == "f"):
         return "the same"
     a, b = seen.astype(np.float64), alone.astype(np.float64)
-    return f"off by a relative {np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-300):.1e}"
+    error = float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-300)
+    return f"off by a relative {error:.1e}"
 
 
 def main() -> int:
@@ -166,7 +170,7 @@ def main() -> int:
     folder = Path(__file__).resolve().parent
     try:
         record(folder)
-    except Stop as error:
+    except StopError as error:
         print(f"record: {error}", file=sys.stderr)
         return error.code
     print((folder / "NEXT.txt").read_text(encoding="utf-8"), end="")

@@ -26,7 +26,7 @@ from onnxbench.errors import FeedsError, OutputError, UnsupportedError
 from onnxbench.feeding import FeedOptions, feed_sets
 from onnxbench.model import load
 from onnxbench.parts import Parts
-from onnxbench.shrinking import carried
+from onnxbench.shrinking import ENGINES_FILE, carried
 from onnxbench.tensortype import elem_type
 from onnxbench.writer import save, write_whole
 
@@ -167,7 +167,7 @@ class _Writer:
         write_whole(self._folder / _PLAN, [json.dumps(plan, indent=1, ensure_ascii=False).encode() + b"\n"])
         shutil.copyfile(_recorder.__file__, self._folder / _SCRIPT)
         if engine:
-            shutil.copyfile(backends.engine_builder(self._place.backend).standalone, self._folder / "engines.py")
+            shutil.copyfile(backends.engine_builder(self._place.backend).standalone, self._folder / ENGINES_FILE)
         where = f" --reference-on {self._kind()}" if engine and self._place.unit else ""
         following = (
             f"onnxbench bisect {source if source is not None else 'MODEL.onnx'} --load-outputs {self._folder}/recorded "

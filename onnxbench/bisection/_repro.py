@@ -115,23 +115,23 @@ def write_repro(
     for name, value in (*inputs.items(), (finding.tensor, wanted[finding.tensor])):
         if not hasattr(value, "dtype") or value.dtype.kind == "V" or value.dtype.num >= 256:
             raise UnsupportedError(f"NumPy alone cannot hold {name!r}, so no script with NumPy alone can show this")
-    own = culprit.own.rel
+    error = culprit.own.rel
     piece = Piece(
         as_model(search, finding, inputs), inputs, wanted[finding.tensor],
-        threshold=min(1e-2, max(own / 4, median)) if math.isfinite(own) else 1e-6,
+        threshold=min(1e-2, max(error / 4, median)) if math.isfinite(error) else 1e-6,
     )  # fmt: skip
     notes: tuple[str, ...] = ()
     if anonymize:
         piece, notes = anonymous(
             search, finding, piece, {name: wanted.get(name, inputs[name]) for name in inputs}, median
         )
+    place = search.suspect.place
+    brought = carried(piece.model, place.backend, place.options.operators)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{target} cannot be made: {error.strerror}") from None
     files = [target / name for name in ("culprit.onnx", "inputs.npz", "expected.npz", "reproduce.py")]
-    place = search.suspect.place
-    brought = carried(piece.model, place.backend, place.options.operators)
     save(brought.model, files[0])
     brought.copy_to(target)
     captures.save(files[1], piece.inputs)

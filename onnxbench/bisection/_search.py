@@ -594,7 +594,8 @@ def make_twins(suspect: Suspect, reference: ModelReference) -> Callable[[int, st
     same_kernels = one.backend == other.backend and all(
         getattr(one.options, name) == getattr(other.options, name) for name in ("providers", "threads", "libraries")
     )
-    cpu = one.backend == "reference" or not one.is_engine and {name.lower() for name in one.options.providers} == {"cpu"}
+    on_cpu = {name.lower() for name in one.options.providers} == {"cpu"}
+    cpu = one.backend == "reference" or (on_cpu and not one.is_engine)
     versions = [
         {entry.domain or "ai.onnx": entry.version for entry in side.parts.model.proto.opset_import}
         for side in (suspect, reference.side)

@@ -69,6 +69,11 @@ class Place:
         return self.backend in backends.ENGINES
 
     @property
+    def recorder(self) -> str:
+        """The backend that computes what flows into parts of a model: an engine may not be built of it at all."""
+        return "ort" if self.is_engine else self.backend
+
+    @property
     def unit(self) -> float:
         """The unit of precision of matrix products in float32, where that is coarser than float32's own; else 0."""
         return _TF32 if self.is_engine and self.options.build.get("tf32") is not False else 0.0

@@ -209,7 +209,7 @@ def bisect(
             "--record",
             metavar="DIR",
             show_default=False,
-            help="Compare nothing; write what runs MODEL on --on elsewhere (trt), and records values for --load-outputs.",
+            help="Compare nothing; write what records MODEL's values on --on (trt) elsewhere, for --load-outputs.",
         ),
     ] = None,
     over: Annotated[
@@ -538,6 +538,8 @@ def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
 
 
 def _next_steps(found: Bisection, model: str, wrote: _Written) -> Iterator[str]:
+    from onnxbench.engine import is_engine
+
     if wrote.report is not None:
         yield f"wrote {wrote.report}: open {wrote.report / 'report.html'}"
     if wrote.baseline is not None:
@@ -548,7 +550,7 @@ def _next_steps(found: Bisection, model: str, wrote: _Written) -> Iterator[str]:
         yield "next: --repro DIR writes the first culprit as a small model with its inputs and a script"
     if wrote.report is None and not found.passed:
         yield "next: --report DIR writes a page with the graph around it, errors along depth, and all tensors"
-    if found.culprits:
+    if found.culprits and not is_engine(Path(model)):
         yield f"next: onnxbench run {model} --outputs '{found.culprits[0].tensor}' shows what the tensor holds"
     elif found.kind == "spread":
         yield "next: onnxbench diff shows how the two models differ"

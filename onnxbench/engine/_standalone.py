@@ -1,7 +1,8 @@
 """Runs a TensorRT engine with TensorRT, NumPy and the CUDA driver alone, and compares what comes out.
 
-This file stands alone: it imports nothing of onnxbench. 'onnxbench bisect --record' and '--repro' copy it as engines.py.
-'onnxbench build-trt --verify' copies it beside an engine as verify.py, with verify.json and the values to compare:
+This file stands alone: it imports nothing of onnxbench. 'onnxbench bisect' with --record or --repro copies it as
+onnxbench_engines.py. 'onnxbench build-trt --verify' copies it beside an engine as verify.py, with verify.json and the
+values to compare:
 
     python verify.py [--engine FILE] [--json]
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from onnxbench.shrinking._anonymizing import without_names, without_values
-from onnxbench.shrinking._carried import Carried, carried
+from onnxbench.shrinking._carried import ENGINES_FILE, Carried, carried
 from onnxbench.shrinking._files import (
     Names,
     Scene,
@@ -24,7 +24,7 @@ from onnxbench.shrinking._search import Check, OutOfRunsError, Shrinker, fewest
 from onnxbench.shrinking._specimens import Specimen, Specimens
 
 __all__ = [
-    "Carried", "Check", "Names", "OutOfRunsError", "Outcome", "Records", "SameFailure", "Scene", "Shrinker", "Specimen",
-    "Specimens", "Stream", "attempt", "carried", "check_command", "check_drifts", "check_fails", "check_nonfinite", "fewest",
-    "runtime_name", "without_names", "without_values", "write_files",
+    "ENGINES_FILE", "Carried", "Check", "Names", "OutOfRunsError", "Outcome", "Records", "SameFailure", "Scene",
+    "Shrinker", "Specimen", "Specimens", "Stream", "attempt", "carried", "check_command", "check_drifts",
+    "check_fails", "check_nonfinite", "fewest", "runtime_name", "without_names", "without_values", "write_files",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnxbench.model import Model
 
 _FOLDER = "plugins"
-ENGINES_FILE = "engines.py"
+ENGINES_FILE = "onnxbench_engines.py"
 LOADING = """
     from onnxbench import backends
     from onnxbench.bundles import load_bundles, operators_of
@@ -35,14 +35,14 @@ LOADING = """
 BUILDING = """
     import tempfile
 
-    import engines
+    import onnxbench_engines as engines
 
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "part.engine")
         engines.build(here / {model!r}, {kind!r}, target, tf32={tf32!r})
         return engines.Engine(target, {kind!r}, device={device!r}).run(dict(np.load(here / {feeds!r})))
 """
-"""The same for an engine, with ``engines.py`` beside it."""
+"""The same for an engine, with ``ENGINES_FILE`` beside it."""
 
 
 @dataclass(frozen=True, slots=True)

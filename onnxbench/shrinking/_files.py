@@ -66,7 +66,7 @@ try:
     code = subprocess.run([sys.executable, __file__, "run"], timeout={seconds!r}).returncode
 except subprocess.TimeoutExpired:
     code = None
-how = "hangs" if code is None else "fails" if code == 3 else "cannot be run here" if code == 16 else "runs" if code == 0 else f"crashes ({{code}})"
+how = {{None: "hangs", 0: "runs", 3: "fails", 16: "cannot be run here"}}.get(code, f"crashes ({{code}})")
 print(f"the model {{how}}")
 shows = {condition}
 """
