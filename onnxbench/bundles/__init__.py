@@ -160,6 +160,7 @@ class Bundle:
         body: The operator as a function of ONNX operators, by which ONNX Runtime computes it with kernels of its own.
         torch: How it is called in PyTorch; None: ``domain::op``, dots and all else that Python has no names for as _.
         folder: Where it lies; filled in when it is loaded.
+        file: The file there that defines it; likewise.
     """
 
     name: str
@@ -186,6 +187,7 @@ class Bundle:
     body: Body | None = None
     torch: TorchCall | None = None
     folder: Path = Path()
+    file: str = _PLUGIN_FILE
 
     def filled(self, attributes: Attributes) -> dict[str, Any]:
         """Returns attributes with defaults for those that are not given.
@@ -310,6 +312,7 @@ class Bundle:
             self.domain, self.op, kinds(self.inputs), kinds(self.outputs), self.attributes, self.leading(),
             lambda inputs, attributes: self.reference(self.padded(inputs), attributes), self.function, self.evaluator,
             sum(name in self.optional for name in self.inputs), sum(name in self.optional for name in self.outputs),
+            self.folder / self.file if self.folder != Path() else None,
         )  # fmt: skip
 
     def evaluator(self) -> type:
@@ -477,7 +480,7 @@ def read_bundles(path: str | os.PathLike[str]) -> list[Bundle]:
     found = bundles_of(run_file(file))
     if not found:
         raise SpecError(f"{file} defines no BUNDLE", hint="It must define BUNDLE = onnxbench.bundles.Bundle(...).")
-    return [replace(bundle, folder=file.resolve().parent) for bundle in found]
+    return [replace(bundle, folder=file.resolve().parent, file=file.name) for bundle in found]
 
 
 def bundles_of(module: Any) -> list[Bundle]:
@@ -502,12 +505,20 @@ def run_file(file: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        import traceback
-
-        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == os.fspath(file)]
-        where = f", line {lines[-1].lineno}" if lines else ""
-        raise SpecError(f"plugin {file}{where}: {type(error).__name__}: {error}") from None
+        place = raised_in(error, file) or file
+        raise SpecError(f"plugin {place}: {type(error).__name__}: {error}") from None
     return module
+
+
+def raised_in(error: BaseException, home: Path) -> str | None:
+    """Returns the last file and line of code under ``home`` (a file or a folder) that an error came through."""
+    import traceback
+
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve().is_relative_to(home.resolve())
+    ]  # fmt: skip
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else None
 
 
 def compile_ptx(bundle: Bundle) -> Path:
