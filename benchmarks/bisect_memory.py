@@ -1,4 +1,4 @@
-"""How much memory ``bisect`` takes on a decoder of 24 layers and a billion float32 parameters, against PyTorch and a file.
+"""How much memory ``bisect`` takes on a decoder of 24 layers and a billion float32 parameters, on PyTorch and a file.
 
     python benchmarks/bisect_memory.py FOLDER [--memory 4GiB] [--layers 24] [--width 2048]
 

@@ -28,6 +28,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import torch
 from exporting import randomized
@@ -185,7 +186,7 @@ def spoil(program: Any) -> set[str]:
     (changed,) = truth & {tensor.name for tensor in wrong.graph.initializer}
     stored = next(tensor for tensor in wrong.graph.initializer if tensor.name == changed)
     weight = program.model.graph.initializers[changed]
-    weight.const_value = type(weight.const_value)(torch.tensor(numpy_helper.to_array(stored)), name=changed)
+    weight.const_value = onnx_ir.tensor(numpy_helper.to_array(stored), name=changed)
     return truth
 
 

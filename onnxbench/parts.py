@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -196,24 +196,22 @@ class Parts:
         return steps
 
     def stream(
-        self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, early: bool = False
+        self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, opener: Executor | None = None
     ) -> Iterator[dict[str, Value]]:
         """Yields the values of tensors, batch after batch (see ``plan``).
 
         Args:
             feeds: The inputs of the model.
             batches: The tensors.
-            early: Open the first part's session now, in a thread of its own, before the first batch is asked for.
+            opener: What opens the first part's session now, before the first batch is asked for; None: opened then.
 
         Raises:
             ExecutionError: The run failed.
         """
         steps = self.plan(batches)
         opened: Future[Callable[[Mapping[str, Value]], dict[str, Value]]] | None = None
-        if early and steps and steps[0].outputs:
-            pool = ThreadPoolExecutor(1)
-            opened = pool.submit(self._open, steps[0].nodes, feeds, steps[0].outputs)
-            pool.shutdown(wait=False)
+        if opener is not None and steps and steps[0].outputs:
+            opened = opener.submit(self._open, steps[0].nodes, feeds, steps[0].outputs)
         return self._stream(feeds, steps, opened)
 
     def _stream(

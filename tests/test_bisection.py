@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxbench import backends, captures
 from onnxbench.bisection import Bisection, bisect, parse_place
-from onnxbench.bisection._measures import measure
+from onnxbench.bisection._measures import Distance, measure
+from onnxbench.bisection._search import Finding
 from onnxbench.errors import BenchError, FeedsError, OutputError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions
 from onnxbench.graph import node_bodies
@@ -95,6 +98,31 @@ def test_a_run_in_parts_gives_the_same_bits(name: str, corpus: Corpus) -> None:
     for tensor in names:
         if isinstance(whole[tensor], np.ndarray):
             np.testing.assert_array_equal(whole[tensor], found[tensor])
+
+
+def test_a_session_that_is_opened_early_gives_the_same_and_unpacked_weights_change_the_rounding(corpus: Corpus) -> None:
+    path, entry = corpus("attacut_sc")
+    feeds = fetch.seeded_feeds(path, entry)
+    parts = Parts(load(path), "ort", backends.Options(threads=1))
+    names = parts.in_order(name for names in parts.scope.writes for name in names if name in parts.varying)
+    nodes = range(len(parts.scope.nodes))
+    packed, unpacked = (parts.run(nodes, feeds, names, unpacked=each) for each in (False, True))
+    with ThreadPoolExecutor(1) as pool:
+        (early,) = parts.stream(feeds, [names], opener=pool)
+    for name in names:
+        np.testing.assert_array_equal(early[name], packed[name])
+        apart = measure(packed[name], unpacked[name])
+        assert not apart.problem
+        assert apart.rel < 1e-5
+
+
+def test_an_error_that_neither_the_node_nor_its_inputs_explain_is_looked_at_again() -> None:
+    small, large = (Distance(rel=rel, dtypes=("float32", "float32")) for rel in (1e-6, 1e-2))
+    finding = Finding("y", "y", 0, (0,), ("x",), total=large, own=small, before=small, precision=2.0**-23)
+    assert finding.is_unexplained
+    assert not replace(finding, before=large).is_unexplained
+    assert not replace(finding, total=small, before=None).is_unexplained
+    assert replace(finding, total=Distance("nonfinite")).is_unexplained
 
 
 def test_parts_read_given_values_in_place_of_what_is_made() -> None:

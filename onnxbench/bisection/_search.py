@@ -30,7 +30,7 @@ import math
 import os
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -240,6 +240,14 @@ class Search:
         Raises:
             ExecutionError: A side failed.
         """
+        place = self.suspect.place
+        early = place.backend == "ort" and not (self._strict or place.options.operators or place.options.isolate)
+        with ThreadPoolExecutor(1) as pool:  # whatever happens, its thread has ended afterwards
+            self._take(feeds, number, advance, pool if early else None)
+
+    def _take(
+        self, feeds: Mapping[str, Value], number: int, advance: Callable[[int], None], opener: Executor | None
+    ) -> None:
         batches = self._split(feeds)
         partners = [[self.match.tensors[name] for name in batch] for batch in batches]
         last = self._last_reads(batches)
@@ -249,7 +257,7 @@ class Search:
         seen = Kept(number, room=self._max_bytes // 8)
         constants: set[str] = set()  # constants that differ: they are fed the reference's value like other tensors
         expected = self.reference.stream(feeds, partners, number=number)
-        actual = self.parts.stream(feeds, batches, early=not self._strict)
+        actual = self.parts.stream(feeds, batches, opener=opener)
         others = self._other_rounding(feeds, partners, number)
         for at, (batch, wanted, got, other) in enumerate(zip(batches, expected, actual, others, strict=True)):
             references = {name: wanted[self.match.tensors[name]] for name in batch}
