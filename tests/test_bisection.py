@@ -24,10 +24,11 @@ from onnxbench.bisection import Bisection, bisect, parse_place
 from onnxbench.bisection._measures import measure
 from onnxbench.errors import BenchError, FeedsError, OutputError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions
-from onnxbench.graph import node_bodies
+from onnxbench.graph import GraphIndex, node_bodies
 from onnxbench.inlining import inline_functions
 from onnxbench.model import from_proto, load
 from onnxbench.parts import Parts
+from onnxbench.precision import convert
 
 Corpus = Callable[[str], tuple[Path, Any]]
 ONE = "ort:none,threads=1"
@@ -379,6 +380,19 @@ def test_half_precision_is_spread_and_an_overflow_in_it_is_not(corpus: Corpus) -
             given["down"] = np.array(1 / 6e4, np.float32)
         found = bisect(suspect, against=_model(nodes, given, shape=(4, 8)), feeds=_as_half(feeds))
         assert [culprit.tensor for culprit in found.culprits] == culprits, found.verdict
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.25])
+def test_a_cast_back_to_single_precision_is_not_blamed_for_the_rounding_before_it(scale: float) -> None:
+    """The reference has no Casts: what stands behind one is fed the reference's values, rounded to half precision."""
+    nodes = [helper.make_node("Exp", ["x"], ["a"]), helper.make_node("Relu", ["a"], ["b"])]
+    nodes += [helper.make_node("Mul", ["b", "b"], ["c"]), helper.make_node("Mul", ["c", "factor"], ["y"])]
+    reference = _model(nodes, {"factor": np.array(-1.0, np.float32)}, shape=(2, 8))
+    mixed = convert(reference, to="fp16", keep=[next(GraphIndex(reference.proto).nodes())]).model
+    for tensor in mixed.proto.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(np.array(-scale, np.float16), tensor.name))
+    found = bisect(mixed, against=reference, feeds={"x": np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)})
+    assert [culprit.tensor for culprit in found.culprits] == (["y"] if scale != 1.0 else []), found.verdict
 
 
 @pytest.mark.parametrize(
