@@ -410,6 +410,13 @@ def test_a_half_precision_twin_is_accused_of_overflow_alone(name: str, culprits:
     assert found.passed == (not culprits)
 
 
+def test_nan_on_both_sides_is_told() -> None:
+    head = [helper.make_node("Sub", ["x", "x"], ["z"]), helper.make_node("Div", ["z", "z"], ["q"])]
+    sides = [_model([*head, helper.make_node(op, ["q"], ["y"])], shape=(2, 8)) for op in ("Softmax", "LogSoftmax")]
+    found = bisect(sides[0], against=sides[1], feeds={"x": np.ones((2, 8), np.float32)})
+    assert any("'y' is NaN on both sides in 16 of 16 elements" in note for note in found.notes)
+
+
 def test_a_number_that_a_type_cannot_hold_may_be_its_largest() -> None:
     mask = np.array([-3e38, 1.0], np.float32)
     assert not measure(mask, np.array([-65504, 1], np.float16)).rel

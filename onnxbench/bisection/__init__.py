@@ -623,6 +623,12 @@ class _Bisector:
                 if words
                 else "fusions are as in use: the graph that was searched gives the outputs of the model, bit for bit"
             )
+        for drift in outputs:
+            if drift.both_nan:
+                self._notes.append(
+                    f"output {drift.name!r} is NaN on both sides in {drift.both_nan:,} of {drift.elements:,} elements: "
+                    "those say nothing; the first node that makes NaN: onnxbench run MODEL --find-nan"
+                )
         within = all(search.findings[d.name].total.passed for d in outputs if d.name in search.findings)
         if found and outputs and all(drift.passed for drift in outputs):
             self._notes.append("the outputs are within the tolerance all the same")
