@@ -501,13 +501,16 @@ def element_types(model: Model) -> frozenset[int]:
 
 
 class ModelFile:
-    """A model as a file that TensorRT reads: the given one, or one that is written for it and goes again."""
+    """A model as a file that TensorRT reads: the given one, or one that is written for it and goes again.
+
+    Its parser takes no text, and no weights from outside of the model's folder.
+    """
 
     def __init__(self, source: Model | str | os.PathLike[str], model: Model) -> None:
         self.model = model
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         given = None if isinstance(source, Model) else Path(source)
-        if given is not None and given.suffix.lower() not in TEXT_FORMATS:
+        if given is not None and given.suffix.lower() not in TEXT_FORMATS and not _reads_outside(model):
             self.path = given.resolve()
             return
         self._folder = tempfile.TemporaryDirectory(prefix="onnxbench-")
@@ -522,6 +525,17 @@ class ModelFile:
     def __exit__(self, *_: object) -> None:
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _reads_outside(model: Model) -> bool:
+    """Tells whether weights lie outside of a model's folder, where they were allowed to."""
+    from onnxbench import weights
+
+    if not model.allow_outside or not model.has_outside:
+        return False
+    places = (model.byte_range(tensor) for tensor in weights.tensors(model.proto))
+    home = (model.real_folder or model.folder).resolve()
+    return any(where is not None and not where.file.resolve().is_relative_to(home) for where in places)
 
 
 def make_job(
