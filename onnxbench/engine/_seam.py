@@ -208,6 +208,11 @@ class TensorRT:
         self._parser = parser  # the network refers to weights that the parser holds
         return network, problems
 
+    def forget(self) -> None:
+        """Drops what was parsed and said so far."""
+        self._parser = None
+        self.messages.clear()
+
     def query_support(
         self, model: Path, *, content: bytes | None = None
     ) -> tuple[list[list[int]], list[dict[str, Any]]]:

@@ -94,7 +94,7 @@ class _Ahead:
         )
         if not is_plain or job["model"] != self._model or state is None or state != _state_of(self._model):
             self._parsed = None
-            self.rt.messages.clear()
+            self.rt.forget()
             return None
         for event, fields in self._said:
             say(event, **fields)
