@@ -13,6 +13,7 @@ import ctypes
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,18 +106,26 @@ def register_bundle(rt: Any, bundle: Bundle) -> None:
     """
     ptx = bundle.ptx()
     for each in bundle.named():
-        creator = _creator(rt, each, ptx)
-        _KEPT.append(creator)
-        if not rt.register(creator, each.domain):
-            raise EngineError(f"TensorRT does not take the plugin {each.op!r}: there is one of that name and version")
+        for op in [each.op, *([_free_name(each.op)] if rt.supports(each.op) else [])]:
+            creator = _creator(rt, replace(each, op=op), ptx)
+            _KEPT.append(creator)
+            if not rt.register(creator, each.domain):
+                raise EngineError(f"TensorRT does not take the plugin {op!r}: there is one of that name and version")
         rt.bundles.append(each)
+
+
+def _free_name(op: str) -> str:
+    """Returns what a plugin is called too whose operator TensorRT's parser has one of its own of that name."""
+    return f"{op}Plugin"
 
 
 def fit_to_parser(rt: Any, model: Path) -> bytes | None:
     """Returns a model as TensorRT's parser has to be given it, or None if that is how it is.
 
     The parser wants a name for each output of a plugin, those that a node leaves out and counted sizes too. And an
-    operator that it knows itself it takes by its name, whatever the domain, unless the node names a plugin's namespace.
+    operator that it knows itself it takes by its name, whatever the domain; by the node's ``plugin_namespace`` it finds
+    the plugin, and still treats it as it does its own (a ScatterND gets int32 where int64 goes in). So it is given the
+    plugin's other name.
     """
     known = {(bundle.domain, bundle.op): bundle for bundle in rt.bundles}
     native = {key for key in known if rt.supports(key[1])}
@@ -144,7 +153,7 @@ def fit_to_parser(rt: Any, model: Path) -> bytes | None:
                 ref.node.output.append(name)
         if key in native and not any(each.name == "plugin_namespace" for each in ref.node.attribute):
             changed += 1
-            ref.node.attribute.append(onnx.helper.make_attribute("plugin_namespace", key[0]))
+            ref.node.op_type = _free_name(key[1])
     return proto.SerializeToString() if changed else None
 
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from onnxbench.engine._running import EngineRun as EngineRun
     from onnxbench.engine._running import open_engine as open_engine
     from onnxbench.engine._running import run_engine as run_engine
+    from onnxbench.engine._sessions import build_part as build_part
     from onnxbench.engine._spec import BuildSpec as BuildSpec
     from onnxbench.engine._spec import graph_precision as graph_precision
     from onnxbench.engine._spec import load_config as load_config
@@ -83,6 +84,7 @@ _HOMES = {
     "Verification": "_verification",
     "attempt": "_trial",
     "build_engine": "_building",
+    "build_part": "_sessions",
     "check_profiles": "_profiles",
     "choose": "_flavors",
     "creators": "_building",
