@@ -16,11 +16,10 @@ def start() -> None:
 
             start_engine()
         from onnxbench.cli import entry
-
-        entry()
-    except KeyboardInterrupt:  # before there is a command that would say so
+    except KeyboardInterrupt:  # while modules are loaded; ``entry`` takes those that come later
         print("onnxbench: interrupted; nothing was written", file=sys.stderr)
         sys.exit(130)
+    entry()
 
 
 if __name__ == "__main__":
