@@ -398,6 +398,11 @@ def test_options_that_would_be_ignored_are_refused(run, words, said):
     ("typed", "meant"),
     [
         (("run", WHOLE, "--iters", "2"), ("run", WHOLE, "--iterations", "2")),
+        (("run", "--iters", "2", f"--onnx={WHOLE}"), ("run", WHOLE, "--iterations", "2")),
+        (
+            ("extract", "--onnx", WHOLE, "-o", "o.onnx", "--outputs", "28"),
+            ("extract", WHOLE, "o.onnx", "--outputs", "28"),
+        ),
         (("run", WHOLE, "--test-input-shape=1,3,20,20"), ("run", WHOLE, "--shape", "1,3,20,20")),
         (("run", WHOLE, "--execution-providers", "cpu"), ("run", WHOLE, "--provider", "cpu")),
         (("run", WHOLE, "--graph-optimization-level", "basic"), ("run", WHOLE, "--optimization-level", "basic")),
@@ -436,6 +441,19 @@ def test_second_names_mean_the_same(run, typed, meant):
             path.unlink()
     assert results[0] == results[1]
     assert results[0][0][0] in (0, 1), results[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("surgeon", "extract"), "onnxbench extract, edit, expose, check"),
+        (("run", WHOLE, "--onnxrt"), "onnxbench run is on ONNX Runtime"),
+        (("precision", WHOLE, "o.onnx", "--layerPrecisions=28:fp32"), "onnxbench precision --keep-fp32 SEL"),
+    ],
+)
+def test_what_other_tools_call_otherwise_is_said(run, words, said):
+    code, _, err = run(*words)
+    assert (code, said in err) == (2, True), err
 
 
 def test_every_second_name_is_an_option_of_some_command():
