@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -204,7 +205,16 @@ def test_the_list_shows_operators_and_versions(monkeypatch, capsys):
     shown = capsys.readouterr().out
     for name in BUNDLES:
         for bundle in read_bundles(PLUGINS / name):
-            assert f"  {bundle.domain}::{bundle.op} version {bundle.version}" in shown
+            assert f"  {bundle.domain}::{bundle.op} version {bundle.version}: {', '.join(bundle.dtypes)}" in shown
+    assert run("plugins", "list", "--json") == 0
+    listed = {each["name"]: each["operators"] for each in json.loads(capsys.readouterr().out)["result"]["plugins"]}
+    for name in BUNDLES:
+        expected = [
+            {"domain": bundle.domain, "op": bundle.op, "since_version": bundle.schema().since_version,
+             "version": bundle.version, "dtypes": list(bundle.dtypes), "aliases": list(bundle.aliases)}
+            for bundle in read_bundles(PLUGINS / name)
+        ]  # fmt: skip
+        assert listed[name] == expected
     with pytest.raises(SpecError, match="has several operators: NMSRotated, TRTBatchedRotatedNMS"):
         load_bundle(PLUGINS / "nms_rotated")
 
