@@ -133,6 +133,27 @@ def test_the_rule_computes_the_same(name, domain):
     assert done >= 12
 
 
+@pytest.mark.parametrize(
+    ("name", "rule", "domain", "op"),
+    [
+        ("instance_norm", "instancenormalization.yaml", "mmdeploy", "TRTInstanceNormalization"),
+        ("roi_align_rotated", "gather.yaml", "mmdeploy", "RoIAlignRotated"),
+        ("grid_sampler", "gridsample.yaml", "mmcv", "grid_sampler"),
+    ],
+)
+def test_the_rule_knows_the_other_names(name, rule, domain, op):
+    bundle = load_bundle(PLUGINS / name)
+    assert f"{domain}::{op}" in bundle.aliases
+    inputs, attributes = next(case for case in bundle.cases() if not is_refused(name, case[1]))
+    proto = bundle.model(inputs, attributes)
+    proto.graph.node[0].op_type, proto.graph.node[0].domain, proto.opset_import[1].domain = op, domain, domain
+    made = edit(from_proto(proto), [Step(Rewrite(rule=str(PLUGINS / name / rule)))]).model.proto
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    (actual,) = session.run(None, dict(zip(bundle.inputs, inputs, strict=False)))
+    (expected,) = expected_of(bundle, inputs, attributes)
+    assert difference(actual, expected, allowed_in(bundle, expected)) is None
+
+
 def is_in_range(name, inputs, attributes):
     """Tells whether the standard says what the operator of a case is: places out of range are errors there."""
     if not all(value.size for value in inputs) or (attributes.get("clip_boxes") and attributes.get("is_normalized")):
