@@ -267,7 +267,7 @@ def _run_in_onnxruntime(
 
 
 def _engine(bundle: Bundle, cases: list[Case], build: Build | None) -> str:
-    """Builds an engine in each element type and looks for the plugin and its kernel in it; the last for empty inputs."""
+    """Builds an engine in each element type, the last for empty inputs, and looks for plugin and kernel in it."""
     import onnx
 
     if build is None:
