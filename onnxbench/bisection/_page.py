@@ -144,7 +144,7 @@ def _summary(found: Bisection) -> Iterator[tuple[str, str]]:
     yield "Compared", f"{found.matched:,} tensors, matched by {found.how}{unmatched}"
     if found.sets > 1:
         yield "Sets of inputs", f"{found.sets:,}"
-    yield "Own error of a node, median", f"{found.median:.1e}"
+    yield "Own error of a node, median", f"{found.median:.1e}" if found.median else "0"
 
 
 def _sections(found: Bisection, shown: _Shown) -> Iterator[Section]:
