@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from onnxbench.backends import Options
 from onnxbench.bisection._baseline import Baseline, Judgement, Worse, open_baseline
 from onnxbench.bisection._bodies import body_run
+from onnxbench.bisection._budget import returned_memory
 from onnxbench.bisection._effects import Telling, ranked
 from onnxbench.bisection._engines import lacks_gpu, names_engine, open_engine_side, without_gpu
 from onnxbench.bisection._evidence import Evidence, gather, model_digest, value_digest
@@ -203,7 +204,8 @@ def bisect(
             accused, reference, atol, rtol, memory or free_memory(), auto_tolerance=auto_tolerance,
             keep_fusions=keep_fusions, strict=memory is not None,
         )  # fmt: skip
-        with _told_without_gpu(in_engine):
+        kept = contextlib.nullcontext() if memory is None else returned_memory()
+        with _told_without_gpu(in_engine), kept:
             found = bisector.run(feeds, repro, sources, anonymize=anonymize)
     except ExecutionError:
         told = _failing(model, place, reference, feeds, timeout, repro, anonymize)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from onnxbench.engine._building import element_types as element_types
     from onnxbench.engine._building import judge as judge
     from onnxbench.engine._building import prepare as prepare
+    from onnxbench.engine._child import look_ahead as look_ahead
     from onnxbench.engine._child import standby as standby
+    from onnxbench.engine._child import start as start
     from onnxbench.engine._diagnosis import Problem as Problem
     from onnxbench.engine._diagnosis import way_out as way_out
     from onnxbench.engine._flavors import ENGINES as ENGINES
@@ -98,6 +100,7 @@ _HOMES = {
     "is_engine": "_record",
     "judge": "_building",
     "load_config": "_spec",
+    "look_ahead": "_child",
     "observe": "_observed",
     "observe_sets": "_observed",
     "open_engine": "_running",
@@ -112,6 +115,7 @@ _HOMES = {
     "run_engine": "_running",
     "spelled": "_profiles",
     "standby": "_child",
+    "start": "_child",
     "verify_engine": "_verification",
     "way_out": "_diagnosis",
     "without_missing": "_observed",

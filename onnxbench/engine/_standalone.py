@@ -520,6 +520,9 @@ def open_engine(path: Path, plan: Mapping[str, Any]) -> Any:
 
 def main(words: Sequence[str]) -> int:
     """Verifies the engine that this script lies beside, and returns the exit code."""
+    if not {"--help", "-h"}.isdisjoint(words):
+        print(__doc__)
+        return AGREES
     as_json = "--json" in words
     at = words.index("--engine") if "--engine" in words else -1
     engine = Path(words[at + 1]) if 0 <= at < len(words) - 1 else None
