@@ -344,7 +344,7 @@ class TestEngines:
         assert "only (mine::Relux): no plugin 'Relux', version 1, in the namespaces '' and 'mine'" in shown
         assert "35" not in shown, "lines on CUDA error 35 say nothing"
         assert run("build-trt", model, "--doctor") == 1
-        assert "onnxbench plugins new Relux" in capsys.readouterr().out
+        assert "onnxbench plugins new Relux --op mine::Relux" in capsys.readouterr().out
         assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
     def test_an_operator_that_tensorrt_has_not_is_told_from_a_missing_plugin(self, tmp_path):

@@ -417,6 +417,17 @@ def test_a_new_bundle_works_and_has_its_own_test(tmp_path, capsys, monkeypatch):
         test_bundle()
 
 
+def test_a_reference_that_raises_fails_its_tests_by_file_and_line(tmp_path):
+    make_skeleton(tmp_path / "my_op", "my.domain::MyOp")
+    file = tmp_path / "my_op" / "plugin.py"
+    text = file.read_text(encoding="utf-8")
+    head = text[: text.index("\n", text.index("def reference(")) + 1]
+    file.write_text(f"{head}    raise KeyError('scale')\n" + text[len(head) :], encoding="utf-8")
+    failed = [each.detail for each in prove_bundle(load_bundle(file.parent)) if each.passed is False]
+    assert failed
+    assert any(f"plugin.py, line {head.count(chr(10)) + 1}: KeyError: 'scale'" in detail for detail in failed)
+
+
 @needs_nvcc
 def test_a_kernel_that_does_not_compile(tmp_path):
     make_skeleton(tmp_path / "bad", "Bad")

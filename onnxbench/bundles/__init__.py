@@ -505,12 +505,20 @@ def run_file(file: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        import traceback
-
-        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == os.fspath(file)]
-        where = f", line {lines[-1].lineno}" if lines else ""
-        raise SpecError(f"plugin {file}{where}: {type(error).__name__}: {error}") from None
+        place = raised_in(error, file) or file
+        raise SpecError(f"plugin {place}: {type(error).__name__}: {error}") from None
     return module
+
+
+def raised_in(error: BaseException, home: Path) -> str | None:
+    """Returns the last file and line of code under ``home`` (a file or a folder) that an error came through."""
+    import traceback
+
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve().is_relative_to(home.resolve())
+    ]  # fmt: skip
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else None
 
 
 def compile_ptx(bundle: Bundle) -> Path:

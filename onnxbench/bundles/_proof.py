@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxbench.bundles import raised_in
 from onnxbench.bundles._kernels import HostKernel, compile_ptx
 from onnxbench.bundles._onnx import OPSET
 from onnxbench.errors import BenchError, ExecutionError
@@ -69,6 +70,11 @@ def prove_bundle(bundle: Bundle, *, build: Build | None = None, tests: Sequence[
             outcomes.append(Outcome(name, None, str(reason)))
         except (BenchError, AssertionError) as error:
             outcomes.append(Outcome(name, False, str(error)))
+        except Exception as error:
+            place = raised_in(error, bundle.folder)
+            if place is None:
+                raise
+            outcomes.append(Outcome(name, False, f"{place}: {type(error).__name__}: {error}"))
         else:
             outcomes.append(Outcome(name, True, detail or ""))
     return outcomes

@@ -60,7 +60,8 @@ def plugins(
 
     words = names or []
     if action not in _ACTIONS:
-        raise UsageError(f"{action!r} is no action", hint=did_you_mean(action, _ACTIONS) or f"One of {_ACTIONS}.")
+        hint = did_you_mean(action, _ACTIONS) or f"One of {', '.join(_ACTIONS)}."
+        raise UsageError(f"{action!r} is no action", hint=hint)
     if not words and action != "list":
         raise UsageError(f"'plugins {action}' needs the name of a plugin")
     if op is not None and action != "new":

@@ -142,7 +142,9 @@ class Explainer:
         words += f"; loaded: {', '.join(loaded)}" if loaded else "; no plugin was loaded"
         words += f"; not loaded: {'; '.join(failed)}" if failed else ""
         known = _WAYS_OUT.get(op)
-        instead = known or (f"Give its plugin with --plugin, or write one: 'onnxbench plugins new {op}'.", None)
+        new = f"onnxbench plugins new {op}{f' --op {domain}::{op}' if domain else ''}"
+        way = f"Give its plugin with --plugin, or write one: '{new}'."
+        instead = known or ("Mend the plugin that was not loaded." if failed else way, None)
         return self._made("plugin", ref, said, words, instead)
 
     def passed_over(self, told: Sequence[NodeRef]) -> Iterator[tuple[Problem, NodeRef]]:
