@@ -145,6 +145,17 @@ def test_profiles_are_held_against_the_model(sizes, says):
         engine.check_profiles([{"x": Range(*sizes)}], ports)
 
 
+def test_dimensions_of_one_name_have_one_size():
+    proto = net()
+    for axis in (2, 3):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "?"
+    ports = input_ports(proto.graph)
+    engine.check_profiles([{"x": Range((1, 3, 8, 4), (1, 3, 8, 8), (1, 3, 8, 8))}], ports)
+    with pytest.raises(UsageError, match=r"2 of input 'x' and dimension 3 of input 'x' are both called '.'") as caught:
+        engine.check_profiles([{"x": Range((1, 3, 8, 16), (1, 3, 8, 16), (1, 3, 8, 16))}], ports)
+    assert "--name-dim x:2=dim_2 x:3=dim_3" in (caught.value.hint or "")
+
+
 def test_inputs_left_out_are_named_with_a_ready_flag():
     proto = net()
     proto.graph.input.append(helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", "T"]))
