@@ -668,42 +668,13 @@ def test_large_external_weights_are_rounded_once_and_stay_outside_of_memory(to: 
     np.testing.assert_array_equal(done.model.array(tensor).view(np.uint16), values.astype(dtype).view(np.uint16))
 
 
-# ---------------------------------------------------------------- ranges
+# ---------------------------------------------------------------- refusals, files and the command
 
 BIG = """
 <ir_version: 8, opset_import: ["" : 17]>
 g (float[4] x) => (float[4] y) <float k = {1000}>
 { [e] e = Mul (x, k) [sq] s = Mul (e, e) [root] r = Sqrt (s) [end] y = Tanh (r) }
 """
-
-
-def test_tensors_with_little_headroom_are_found_and_what_overflows_stays() -> None:
-    source = parsed(BIG)
-    magnitudes = precision.find_magnitudes(source, [{"x": X4}])
-    assert magnitudes["s"] == pytest.approx(12.25e6)
-    headroom = precision.find_headroom(source, magnitudes, to="fp16")
-    assert [(each.tensor, each.node) for each in headroom] == [("s", "sq")]
-    assert headroom[0].share == pytest.approx(12.25e6 / 65504)
-    plain = convert(source, to="fp16")
-    assert run(plain.model, {"x": X4})[0].shape == (4,)
-    done = convert(source, to="fp16", headroom=headroom)
-    assert [(each.node, each.reason) for each in done.kept] == [("sq", "range"), ("root", "range")]
-
-
-def test_infinities_of_the_model_itself_are_no_lack_of_headroom() -> None:
-    source = parsed(
-        """
-    <ir_version: 8, opset_import: ["" : 17]>
-    g (float[4] x) => (float[4] y) <float[4] m = {0, -inf, 0, 0}>
-    { a = Add (x, m) y = Softmax (a) }
-    """.replace("-inf", "0")
-    )
-    source.proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([0, -np.inf, 0, 0], np.float32), "m"))
-    assert precision.find_magnitudes(source, [{"x": X4}])["a"] == pytest.approx(3.5)
-    assert_close(source, convert(source, to="fp16"), {"x": X4})
-
-
-# ---------------------------------------------------------------- refusals, files and the command
 
 
 def test_words_that_are_none() -> None:
