@@ -22,6 +22,8 @@ from onnxbench.graph import GraphIndex, NodeRef
 from onnxbench.model import Model
 from onnxbench.precision import Converted, convert
 from onnxbench.precision._sides import CHANGES, STAYS, Link, choose_sides
+from onnxbench.precision._values import _open_halves
+from onnxbench.writer import SaveOptions, save
 
 FP16, FP32, BF16, FP64 = 10, 1, 16, 11
 
@@ -666,6 +668,62 @@ def test_large_external_weights_are_rounded_once_and_stay_outside_of_memory(to: 
     assert tensor.data_location == TensorProto.EXTERNAL
     dtype = np.float16 if to == "fp16" else ml_dtypes.bfloat16
     np.testing.assert_array_equal(done.model.array(tensor).view(np.uint16), values.astype(dtype).view(np.uint16))
+
+
+def external(path: Path, **values: np.ndarray) -> Path:
+    """Writes a model that multiplies x by these weights, which lie outside, one after the other."""
+    nodes, name = [], "x"
+    for weight in values:
+        nodes.append(helper.make_node("Mul", [name, weight], [f"{weight}_y"]))
+        name = f"{weight}_y"
+    size = len(next(iter(values.values())))
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", 1, [size])], [helper.make_tensor_value_info(name, 1, [size])],
+        [numpy_helper.from_array(each.astype(np.float32), weight) for weight, each in values.items()],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(proto, str(path), save_as_external_data=True, location="m.data", size_threshold=0)
+    return path
+
+
+@pytest.mark.parametrize("kept_outside", [True, False])
+def test_a_file_gets_its_large_weights_as_they_are_written(kept_outside: bool, tmp_path: Path) -> None:
+    values = np.random.default_rng(5).standard_normal(5_000)
+    values[7] = 1e-9
+    source = external(tmp_path / "m.onnx", u=values, v=values + 1)
+    options = SaveOptions(external=kept_outside)
+    eager = convert(model.load(source), to="fp16")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    save(eager.model, tmp_path / "a" / "m.onnx", options=options)
+    done = precision.convert_file(source, tmp_path / "b" / "m.onnx", to="fp16", options=options)
+    for file in sorted(each.name for each in (tmp_path / "a").iterdir()):
+        assert (tmp_path / "b" / file).read_bytes() == (tmp_path / "a" / file).read_bytes()
+    assert [(each.weight, each.vanished, each.action) for each in done.converted.lost] == [("u", 1, "rounded")]
+    assert done.converted.lost == eager.lost
+
+
+def test_large_weights_that_do_not_fit_are_all_named_and_nothing_is_written(tmp_path: Path) -> None:
+    ones = np.ones(5_000)
+    source = external(tmp_path / "m.onnx", a=ones, b=ones * 1e6, c=ones, d=ones * 1e-12)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(RefusedResultError, match="2 weights have values that float16 does not hold") as refused:
+        precision.convert_file(source, out / "h.onnx", to="fp16")
+    assert [line.partition(":")[0] for line in refused.value.details] == ["b", "d"]
+    assert list(out.iterdir()) == []
+    with pytest.raises(RefusedResultError, match="2 weights"):
+        convert(model.load(source), to="fp16")
+
+
+def test_heavy_weights_are_rounded_as_numpy_rounds() -> None:
+    session = _open_halves()
+    edges = np.array([0, 2**-25, 2**-24, 2**-14, 1, 2048, 65504], np.float32).view(np.uint32).astype(np.int64)
+    near = (edges[:, None] + np.arange(-9000, 9001)).clip(0, edges[-1]).astype(np.uint32).view(np.float32).ravel()
+    steps = np.arange(0, edges[-1], 4099, dtype=np.uint32).view(np.float32)
+    for values in (near, -near, steps, -steps):
+        made = session.run({"x": values})["y"]
+        np.testing.assert_array_equal(made.view(np.uint16), values.astype(np.float16).view(np.uint16))
 
 
 # ---------------------------------------------------------------- refusals, files and the command

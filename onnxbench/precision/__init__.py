@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxbench import select
@@ -161,13 +161,19 @@ def convert(
     """
     from onnxbench.precision._converting import convert_model
 
-    index = GraphIndex(model.proto) if headroom else None
-    kept: dict[NodeRef, tuple[Reason, str]] = {}
-    if index is not None:
-        kept.update((ref, ("range", detail)) for ref, detail in overflowing(index, headroom).items())
-    kept.update((ref, ("asked", "")) for ref in keep)
     with cycles_left():
-        return convert_model(model, to=to, keep=kept, io=io, weights=weights, opset=opset, sources=sources)
+        kept = _kept(model, keep, headroom)
+        return convert_model(model, to=to, keep=kept, io=io, weights=weights, opset=opset, sources=sources)[0]
+
+
+def _kept(model: Model, keep: Collection[NodeRef], headroom: Collection[Headroom]) -> dict[NodeRef, tuple[Reason, str]]:
+    """Returns the nodes that stay whatever their operators take, with why."""
+    kept: dict[NodeRef, tuple[Reason, str]] = {}
+    if headroom:
+        ranges = overflowing(GraphIndex(model.proto), headroom)
+        kept.update((ref, ("range", detail)) for ref, detail in ranges.items())
+    kept.update((ref, ("asked", "")) for ref in keep)
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +242,8 @@ def convert_file(
     Raises:
         BenchError: As ``convert`` and ``onnxbench.writer.save`` do; nothing was written then.
     """
+    from onnxbench.precision._converting import convert_model
+
     model = load(source, allow_outside=allow_outside)
     refuse_to_overwrite(model, feeds.sources if isinstance(feeds, FeedOptions) else (), out, *beside)
     index = GraphIndex(model.proto) if keep or keep_named or keep_overflowing else None
@@ -249,17 +257,14 @@ def convert_file(
         magnitudes = find_magnitudes(model, sets)
         headroom, unseen = find_headroom(model, magnitudes.largest, to=to), magnitudes.missed
     staying = headroom if keep_overflowing else ()
-    done = convert(
-        model,
-        to=to,
-        keep=[*refs, *named],
-        io=io,
-        weights=weights,
-        opset=opset,
-        headroom=staying,
-        sources=(runtime_types,),
-    )
-    saved = save(done.model, out, options=options, is_valid=True) if out is not None else None
+    with cycles_left():
+        kept = _kept(model, [*refs, *named], staying)
+        done, lost = convert_model(
+            model, to=to, keep=kept, io=io, weights=weights, opset=opset, sources=(runtime_types,),
+            defers=out is not None,
+        )  # fmt: skip
+        saved = save(done.model, out, options=options, is_valid=True) if out is not None else None
+    done = replace(done, lost=lost())
     names = [f'node:"{ref.path}"' for ref in (*named, *(overflowing(index, staying) if index is not None else ()))]
     return ConvertedFile(done, saved, headroom, (*keep, *names), unseen)
 
