@@ -193,8 +193,8 @@ class Model:
         small = {}
         for number, tensor in enumerate(weights.tensors(proto) if self.has_outside else ()):
             if weights.is_outside(tensor):
-                where = self.byte_range(tensor)
-                if where is not None and where.length <= SMALL_WEIGHT:
+                where = self.place(tensor)
+                if where is not None and where.length <= SMALL_WEIGHT:  # so it was not promised
                     small[number] = where
         if not small:
             return proto
@@ -213,7 +213,7 @@ class Model:
             ExternalDataError: One cannot.
         """
         for tensor in weights.tensors(self.proto):
-            self.byte_range(tensor)
+            self.place(tensor)
 
 
 def load(path: str | os.PathLike[str], *, allow_outside: bool = False, require_weights: bool = True) -> Model:
