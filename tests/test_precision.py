@@ -379,10 +379,10 @@ def test_a_cast_that_changes_nothing_goes_where_its_type_changes_and_stays_elsew
     source = parsed("""
     <ir_version: 8, opset_import: ["" : 17]>
     g (float[4] x, int64[4] i) => (float[4] y, int64[4] j)
-    { h = Sin (x) [same] s = Cast <to = 1> (h) y = Cos (s) [int] j = Cast <to = 7> (i) }
+    { h = Sin (x) [same] s = Cast <to = 1> (h) t = Cast <to = 1> (s) y = Cos (t) [int] j = Cast <to = 7> (i) }
     """)
     done = convert(source, to="fp16")
-    assert (done.casts, done.removed) == (2, 1)
+    assert (done.casts, done.removed) == (2, 2)
     assert "same" not in {each.name for each in done.model.proto.graph.node}
     assert "int" in {each.name for each in done.model.proto.graph.node}
     kept = convert(source, to="fp16", keep=[node(source, "same")])
