@@ -253,7 +253,7 @@ def test_tensorrt_is_loaded_in_one_module_only():
         path.name
         for path in (ROOT / "onnxbench").rglob("*.py")
         if path.parent.name != "migration"  # which looks for such lines in the scripts of others
-        and ("import tensorrt" in (text := path.read_text(encoding="utf-8")) or "import_module(flavor.module)" in text)
+        and ("import tensorrt" in (text := path.read_text(encoding="utf-8")) or "import_module(MODULES[name" in text)
     ]
     assert [name for name in importers if name != "_seam.py"] in ([], ["plugin.py"])
     code = "import onnxbench.engine, onnxbench.bundles, sys; assert not [m for m in sys.modules if 'tensorrt' in m]"
@@ -478,7 +478,7 @@ class TestEngines:
             build_engine(model, tmp_path / "none" / "m.engine", SM89)
 
     def test_a_crash_is_told_with_how_far_it_came(self, tmp_path):
-        job = {"task": "build", "flavor": {"name": "tensorrt-rtx", "module": "tensorrt_rtx", "version": "?"},
+        job = {"task": "build", "engine": "tensorrt-rtx",
                "model": str(saved(tmp_path, net((1, 3, 8, 8)))), "target": "/dev/full", "plugins": [],
                "spec": BuildSpec().for_worker()}  # fmt: skip
         with pytest.raises(EngineError, match=r"ended with status 1 .*phase"):

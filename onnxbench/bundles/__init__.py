@@ -160,6 +160,7 @@ class Bundle:
         body: The operator as a function of ONNX operators, by which ONNX Runtime computes it with kernels of its own.
         torch: How it is called in PyTorch; None: ``domain::op``, dots and all else that Python has no names for as _.
         folder: Where it lies; filled in when it is loaded.
+        file: The file there that defines it; likewise.
     """
 
     name: str
@@ -186,6 +187,7 @@ class Bundle:
     body: Body | None = None
     torch: TorchCall | None = None
     folder: Path = Path()
+    file: str = _PLUGIN_FILE
 
     def filled(self, attributes: Attributes) -> dict[str, Any]:
         """Returns attributes with defaults for those that are not given.
@@ -310,6 +312,7 @@ class Bundle:
             self.domain, self.op, kinds(self.inputs), kinds(self.outputs), self.attributes, self.leading(),
             lambda inputs, attributes: self.reference(self.padded(inputs), attributes), self.function, self.evaluator,
             sum(name in self.optional for name in self.inputs), sum(name in self.optional for name in self.outputs),
+            self.folder / self.file if self.folder != Path() else None,
         )  # fmt: skip
 
     def evaluator(self) -> type:
@@ -477,7 +480,7 @@ def read_bundles(path: str | os.PathLike[str]) -> list[Bundle]:
     found = bundles_of(run_file(file))
     if not found:
         raise SpecError(f"{file} defines no BUNDLE", hint="It must define BUNDLE = onnxbench.bundles.Bundle(...).")
-    return [replace(bundle, folder=file.resolve().parent) for bundle in found]
+    return [replace(bundle, folder=file.resolve().parent, file=file.name) for bundle in found]
 
 
 def bundles_of(module: Any) -> list[Bundle]:

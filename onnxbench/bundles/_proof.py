@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxbench.bundles._kernels import HostKernel, compile_ptx
 from onnxbench.bundles._onnx import OPSET
-from onnxbench.errors import BenchError
+from onnxbench.errors import BenchError, ExecutionError
 
 if TYPE_CHECKING:
     from onnxbench.bundles import Bundle, Case
@@ -111,6 +111,14 @@ def _in(dtype: str, bundle: Bundle, case: Case) -> list[np.ndarray]:
         return [v if n in others else v.astype(kind) for n, v in zip(bundle.inputs, case[0], strict=False)]
 
 
+def some_of(cases: Sequence[Case], count: int) -> list[Case]:
+    """Returns about so many cases, one every so often, and besides all those in which an input has no elements."""
+    step = max(1, len(cases) // count)
+    return [
+        case for at, case in enumerate(cases) if at % step == 0 or not all(value.size for value in case[0])
+    ]  # fmt: skip
+
+
 def expected_of(bundle: Bundle, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> Sequence[np.ndarray]:
     """Returns what the reference makes of inputs."""
     return bundle.reference(bundle.padded(inputs), bundle.filled(attributes))
@@ -140,7 +148,7 @@ def _evaluator(bundle: Bundle, cases: list[Case]) -> str:
     from onnx.reference import ReferenceEvaluator
 
     operator = bundle.evaluator()
-    few = cases[:: max(1, len(cases) // 8)]
+    few = some_of(cases, 8)
     for inputs, attributes in few:
         session = ReferenceEvaluator(bundle.model(inputs, attributes), new_ops=[operator])
         made = session.run(None, dict(zip(bundle.inputs, inputs, strict=False)))
@@ -200,18 +208,25 @@ def _onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
     from onnxbench import backends
 
     said = []
-    everywhere = [*cases[:: -(-len(cases) // 40)], *cases[-4:]]
+    everywhere = [*some_of(cases, 40), *cases[-4:]]
     for opset in _OPSETS:
-        bodies = [
-            (inputs, attributes) for inputs, attributes in everywhere
-            if bundle.function(attributes, opset, len(inputs)) is not None
-            and _makes_something(bundle, inputs, attributes)
-        ]  # fmt: skip
+        bodies = [case for case in everywhere if bundle.function(case[1], opset, len(case[0])) is not None]
+        refused = 0
         for inputs, attributes in bodies:
-            _run_in_onnxruntime(bundle, bundle, inputs, attributes, opset)
+            try:
+                _run_in_onnxruntime(bundle, bundle, inputs, attributes, opset)
+            except ExecutionError:
+                if _makes_something(bundle, inputs, attributes):
+                    raise
+                refused += 1
         if bodies:
-            said.append(f"{len(bodies)} cases by its body at opset {opset}")
-    few = cases[:: max(1, len(cases) // 6)]
+            but = f", {refused} of which it refuses: there is nothing to make" if refused else ""
+            said.append(f"{len(bodies)} cases by its body at opset {opset}{but}")
+        for dtype in bundle.dtypes[1:]:
+            for inputs, attributes in bodies[:: max(1, len(bodies) // 3)]:
+                if _makes_something(bundle, inputs, attributes):
+                    _run_in_onnxruntime(bundle, bundle, _in(dtype, bundle, (inputs, attributes)), attributes, opset)
+    few = some_of(cases, 6)
     if backends.has_python_operators():
         bodiless = dataclasses.replace(bundle, body=None)
         for inputs, attributes in few:
@@ -223,7 +238,7 @@ def _onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
 
 
 def _makes_something(bundle: Bundle, inputs: Sequence[np.ndarray], attributes: dict[str, Any]) -> bool:
-    """Tells whether a case has outputs with elements: runtimes refuse to resize to nothing, say."""
+    """Tells whether all outputs of a case have elements: ONNX Runtime refuses to resize to nothing, say."""
     return all(value.size for value in expected_of(bundle, inputs, attributes))
 
 

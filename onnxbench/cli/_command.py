@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from typer import BadParameter
@@ -117,6 +118,10 @@ def _told(error: Any, hint: str) -> UsageError:
 class BenchGroup(TyperGroup):
     """The commands; a name that none of them has is answered with those that are near it."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Returns arguments and options, ``--help`` among them."""
+        return _taken_plainly(super().get_params(ctx))
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses what stands before the command."""
         if not args and self.no_args_is_help:
@@ -137,6 +142,10 @@ class BenchGroup(TyperGroup):
 
 class BenchCommand(TyperCommand):
     """A typer command with argparse-style list options, and options that need others."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Returns arguments and options, ``--help`` among them."""
+        return _taken_plainly(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Spreads list options into repeated ones, then parses as usual."""
@@ -246,6 +255,44 @@ class BenchCommand(TyperCommand):
                 typed.items += [word, *words[:1]]
                 del words[:1]
         return typed
+
+
+def _taken_plainly(params: list[Any]) -> list[Any]:
+    for param in params:
+        by_typer = getattr(param, "get_runtime_param", None)  # older typers have none, and do not use pydantic
+        if by_typer is not None and not isinstance(by_typer, _Plainly):
+            param.get_runtime_param = _Plainly(param.type_descriptor.annotation, by_typer)
+    return params
+
+
+class _Plainly:
+    """Makes a ``str`` or a ``Path`` of a word, and leaves all else to typer.
+
+    Typer loads pydantic for that, and even for options that nobody typed: half of what a short command takes to start.
+    """
+
+    def __init__(self, annotation: Any, by_typer: Callable[[], Any]) -> None:
+        self._annotation, self._by_typer = annotation, by_typer
+
+    def __call__(self) -> _Plainly:
+        return self
+
+    def coerce(self, value: Any, *, param: Any, ctx: Any) -> Any:
+        """Returns what a parameter gets for what was typed, or for its default; as typer's own method does."""
+        takes_several = param.multiple or param.nargs == -1
+        if value is None:
+            return () if takes_several else None
+        if type(value) is self._annotation:  # a default, or text
+            return value
+        words = [*value] if takes_several and isinstance(value, (list, tuple)) else [value]
+        if takes_several == isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in words):
+            if self._annotation == list[str]:
+                return words
+            if self._annotation == list[Path]:
+                return [Path(word) for word in words]
+            if self._annotation is Path:
+                return Path(words[0])
+        return self._by_typer().coerce(value, param=param, ctx=ctx)
 
 
 @dataclass(slots=True)

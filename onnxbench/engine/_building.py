@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import read_bundles
 from onnxbench.captures import input_ports
 from onnxbench.engine._child import run_job
 from onnxbench.engine._flavors import Flavor, choose, has_gpu, installed
@@ -38,6 +37,7 @@ from onnxbench.engine._spec import BuildSpec, check_spec
 from onnxbench.errors import BenchError, EngineError, ExecutionError, NotFoundError, UsageError
 from onnxbench.graph import GraphIndex
 from onnxbench.model import TEXT_FORMATS, Model, load
+from onnxbench.schemas import plain_domain
 from onnxbench.version import STAMP
 from onnxbench.writer import SaveOptions, held_together, save, write_whole
 
@@ -243,7 +243,6 @@ def attempt_build(
         index: The model's index, if there is one.
     """
     from onnxbench.engine._diagnosis import Explainer
-    from onnxbench.engine._foresight import foresee
 
     known = index if index is not None else GraphIndex(model.proto)
     with ModelFile(source, model) as file, tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
@@ -263,15 +262,26 @@ def attempt_build(
                     ref or explainer.named_in(error.message),
                 )
             return False, ((problem, ref),)
-    obstacles = explain_all(known, done)
-    if not obstacles and not done["built"]:
-        explainer = Explainer(known)
-        foreseen = foresee(model, known, element_types(model))
-        obstacles = tuple((explainer.foreseen(ref, words), ref) for ref, words in foreseen)
-    if trial and not obstacles and not done["built"]:
-        words = " ".join(text for severity, text in done["messages"] if "error" in severity)
-        obstacles = ((explainer.build_problem(done["messages"]), explainer.named_in(words)),)
+    obstacles = _find_obstacles(model, known, done, tried=trial)
     return bool(done["built"]) if trial and not done["problems"] else None, obstacles
+
+
+def _find_obstacles(model: Model, index: GraphIndex, done: dict[str, Any], *, tried: bool) -> tuple[Obstacle, ...]:
+    """Returns what stood in the way of a build (``tried``), or would as far as is known; nothing if an engine came."""
+    from onnxbench.engine._diagnosis import Explainer
+    from onnxbench.engine._foresight import foresee
+
+    obstacles = explain_all(index, done)
+    if obstacles or done["built"]:
+        return obstacles
+    explainer = Explainer(index)
+    foreseen = tuple(
+        (explainer.foreseen(ref, words), ref) for ref, words in foresee(model, index, element_types(model))
+    )
+    if foreseen or not tried:
+        return foreseen
+    words = " ".join(text for severity, text in done["messages"] if "error" in severity)
+    return ((explainer.build_problem(done["messages"]), explainer.named_in(words)),)
 
 
 def judge(model: Model, *, trial: bool = True, plugins: Sequence[Plugin] = ()) -> None:
@@ -332,8 +342,6 @@ def prepare(
             f"int8 by calibration and {precision} are asked for together, and calibration takes a float32 model",
             hint="Leave one of the two out.",
         )
-    from onnxbench.recipe import Step
-
     steps: list[Step] = []
     words: list[str] = []
     now, recipe, found = model, None, None
@@ -349,6 +357,7 @@ def prepare(
         steps, words = [*steps, *more], [*words, *said]
     if precision is not None:
         from onnxbench.operations import SetPrecision
+        from onnxbench.recipe import Step
 
         staying = [*keep(now)] if keep is not None else []
         steps, found = [*steps, Step(SetPrecision(precision, keep=staying or None))], None
@@ -410,7 +419,7 @@ def _fixed(spec: BuildSpec) -> dict[str, tuple[int, ...]]:
 def creators(engine: str | None = None, plugins: Sequence[Plugin] = ()) -> dict[str, Any]:
     """Returns the plugin creators that a TensorRT has: ``version``, ``creators``, and what became of ``plugins``."""
     flavor = choose(engine)
-    return run_job({"task": "describe", "flavor": dataclasses.asdict(flavor), "plugins": _plugin_jobs(plugins)})
+    return run_job({"task": "describe", "engine": flavor.name, "plugins": _plugin_jobs(plugins)})
 
 
 def describe_plugin(plugin: Plugin, engine: str | None = None) -> dict[str, Any]:
@@ -421,6 +430,8 @@ def describe_plugin(plugin: Plugin, engine: str | None = None) -> dict[str, Any]
     """
     shown: dict[str, Any] = {"name": plugin.name, "kind": plugin.kind, "path": plugin.path, "sha256": plugin.digest()}
     if plugin.kind == "bundle":
+        from onnxbench.bundles import read_bundles
+
         operators = [
             {
                 "operator": f"{bundle.domain}::{bundle.op}", "version": bundle.version,
@@ -520,8 +531,8 @@ def make_job(
     """Returns a job for TensorRT's process."""
     known = index if index is not None else GraphIndex(file.model.proto)
     return {
-        "task": task, "flavor": dataclasses.asdict(flavor), "model": os.fspath(file.path), "target": os.fspath(target),
-        "has_attention": any(ref.node.op_type == "Attention" for ref in known.nodes()),
+        "task": task, "engine": flavor.name, "model": os.fspath(file.path), "target": os.fspath(target),
+        "operators": sorted({ref.node.op_type for ref in known.nodes() if not plain_domain(ref.node.domain)}),
         "spec": _with_fixed(spec), "plugins": _plugin_jobs(plugins, embed=spec.embed_plugins), "device": spec.device,
     }  # fmt: skip
 
@@ -544,14 +555,15 @@ def explain_all(index: GraphIndex, done: dict[str, Any]) -> tuple[Obstacle, ...]
     from onnxbench.engine._diagnosis import Explainer
 
     explainer = Explainer(index, creators=done["creators"], supported=done["supported"], plugins=done["plugins"])
-    return tuple((explainer.problem(said), explainer.locate(said)) for said in done["problems"])
+    told = [(explainer.problem(said), explainer.locate(said)) for said in done["problems"]]
+    return (*told, *(explainer.passed_over([ref for _, ref in told if ref is not None]) if told else ()))
 
 
 def _refuse_refusals(model: Model, done: dict[str, Any], flavor: Flavor) -> None:
-    """Raises EngineError for what the parser refused, and for plugins that did not load and are needed."""
-    obstacles = explain_all(GraphIndex(model.proto), done) if done["problems"] else ()
+    """Raises EngineError for what stood in the way, and for plugins that did not load and are needed."""
+    obstacles = () if done["built"] else _find_obstacles(model, GraphIndex(model.proto), done, tried=True)
     problems = list(dict.fromkeys(problem for problem, _ in obstacles))
-    if problems:
+    if done["problems"]:
         shown = [problem.sentence() for problem in problems[:_SHOWN]]
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         ways = list(dict.fromkeys(f"-> {problem.way_out}" for problem in problems if problem.way_out))
@@ -562,14 +574,12 @@ def _refuse_refusals(model: Model, done: dict[str, Any], flavor: Flavor) -> None
             hint="'onnxbench build-trt --doctor' lists all of it with the known ways out"
             + (", and --apply takes them." if any(problem.remedy for problem in problems) else "."),
         )
-    if not done["problems"] and not done["built"]:
-        from onnxbench.engine._diagnosis import Explainer
-
-        problem = Explainer(GraphIndex(model.proto)).build_problem(done["messages"])
+    if problems:
         raise EngineError(
             f"{flavor.name} {done['version']} parses the model and cannot build an engine of it",
-            details=[problem.sentence()], hint=problem.way_out,
-        )  # fmt: skip
+            details=[problem.sentence() for problem in problems[:_SHOWN]],
+            hint=next((problem.way_out for problem in problems if problem.way_out), None),
+        )
     failed = [plugin for plugin in done["plugins"] if plugin["failure"]]
     if failed:
         words = [f"{each['path']}: {each['failure']['message']}" for each in failed]
