@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from onnx.defs import OpSchema
 
     from onnxbench.backends import Operator
+    from onnxbench.bundles._declared import DeclaredOperator
     from onnxbench.bundles._proof import Build, Outcome, Test
 
 PATH_VARIABLE = "ONNXBENCH_PLUGIN_PATH"
@@ -340,24 +341,11 @@ class Plugin:
     origin: str = "given"
     version: str = ""
 
-    def operators(self) -> list[tuple[str, str]]:
-        """Returns the operators of a bundle, ``domain::op``, each with its version, as far as its source says them.
+    def operators(self) -> list[DeclaredOperator]:
+        """Returns the operators of a bundle, as far as its source says them. Nothing is run."""
+        from onnxbench.bundles._declared import declared_operators
 
-        Nothing is run.
-        """
-        import ast
-
-        try:
-            tree = ast.parse((self.path / _PLUGIN_FILE).read_text(encoding="utf-8"))
-        except (OSError, SyntaxError, UnicodeDecodeError):
-            return []
-        found = []
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == Bundle.__name__:
-                said = {each.arg: each.value.value for each in node.keywords if isinstance(each.value, ast.Constant)}
-                if "op" in said and "domain" in said:
-                    found.append((f"{said['domain']!s}::{said['op']!s}", str(said.get("version", "1"))))
-        return found
+        return declared_operators(self.path / _PLUGIN_FILE) if self.kind == "bundle" else []
 
     def job(self) -> dict[str, Any]:
         """Returns the plain values by which TensorRT's process loads it."""
@@ -505,12 +493,20 @@ def run_file(file: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        import traceback
-
-        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == os.fspath(file)]
-        where = f", line {lines[-1].lineno}" if lines else ""
-        raise SpecError(f"plugin {file}{where}: {type(error).__name__}: {error}") from None
+        place = raised_in(error, file) or file
+        raise SpecError(f"plugin {place}: {type(error).__name__}: {error}") from None
     return module
+
+
+def raised_in(error: BaseException, home: Path) -> str | None:
+    """Returns the last file and line of code under ``home`` (a file or a folder) that an error came through."""
+    import traceback
+
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve().is_relative_to(home.resolve())
+    ]  # fmt: skip
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else None
 
 
 def compile_ptx(bundle: Bundle) -> Path:

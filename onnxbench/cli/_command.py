@@ -89,6 +89,21 @@ SECOND_NAMES: dict[str, tuple[str, ...]] = {
 
 They are not in a command's ``--help``, which shows what is best typed, but in docs/cli.md.
 """
+_MODEL_OPTION = "--onnx"
+"""How trtexec takes the model, which is the first argument here."""
+_ELSEWHERE = {
+    "surgeon": "Here they are commands: onnxbench extract, edit, expose, check.",
+    "convert": "onnxbench build-trt makes engines, onnxbench precision converts to fp16.",
+    "debug": "onnxbench bisect finds where a model drifts, onnxbench reduce the smallest part that fails.",
+    "simplify": "onnxbench edit IN OUT --simplify TOOL, or --fold-constants.",
+    "--onnxrt": "onnxbench run is on ONNX Runtime; onnxbench bisect compares it with others.",
+    "--trt": "onnxbench build-trt makes an engine; onnxbench bisect --on trt compares with it.",
+    "--fail-fast": "onnxbench bisect names the first node that goes wrong.",
+    "--layerPrecisions": "Types are in the model: onnxbench precision --keep-fp32 SEL.",
+    "--layer-precisions": "Types are in the model: onnxbench precision --keep-fp32 SEL.",
+    "--precisionConstraints": "Types are in the model: onnxbench precision --keep-fp32 SEL.",
+}
+"""Commands and options of other tools that have no counterpart of the same kind: what does the same here."""
 _VALUE_OPTIONAL = {"--save-external-data": "auto", "--external-data": "auto"}
 
 
@@ -135,7 +150,7 @@ class BenchGroup(TyperGroup):
         """Returns the command's name, the command and the words behind it; raises UsageError if there is none."""
         names = self.list_commands(ctx)
         if args[0] not in names:
-            hint = did_you_mean(args[0], names) or "'onnxbench --help' shows all commands."
+            hint = _ELSEWHERE.get(args[0]) or did_you_mean(args[0], names) or "'onnxbench --help' shows all commands."
             raise UsageError(f"no such command: {args[0]}", hint=hint)
         return super().resolve_command(ctx, args)
 
@@ -162,16 +177,26 @@ class BenchCommand(TyperCommand):
 
     def usage_hint(self, error: Exception) -> str:
         """Returns what helps against a mistake on the command line."""
+        known = _ELSEWHERE.get(str(getattr(error, "option_name", "")))
+        if known is not None:
+            return known
         return f"'onnxbench {self.name} --help' shows what there is."
 
     def _in_first_names(self, args: list[str]) -> list[str]:
         """Puts second names of this command's options into the first ones, and gives values that may be left out."""
         options = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
         words: list[str] = []
+        model: list[str] = []
         for at, word in enumerate(args):
             if word == "--":
-                return [*words, *args[at:]]
+                return [*model, *words, *args[at:]]
+            if args[at - 1 : at] == [_MODEL_OPTION] and _MODEL_OPTION not in options:
+                model.append(word)
+                continue
             name, sign, value = word.partition("=")
+            if name == _MODEL_OPTION and name not in options and (sign or args[at + 1 :]):
+                model += [value] if sign else []
+                continue
             first = SECOND_NAMES.get(name, ()) if name not in options else ()
             if first and first[0] in options:
                 words += [f"{first[0]}{sign}{value}", *first[1:]]
@@ -179,7 +204,7 @@ class BenchCommand(TyperCommand):
             words.append(word)
             if word in _VALUE_OPTIONAL and word in options and (args[at + 1 : at + 2] or ["-"])[0].startswith("-"):
                 words.append(_VALUE_OPTIONAL[word])
-        return words
+        return [*model, *words]
 
     def _require_companions(self, ctx: Any) -> None:
         """Raises UsageError for an option that was typed without one of those it is for."""
