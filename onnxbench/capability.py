@@ -368,11 +368,28 @@ class _Search:
                 if piece.name == TENSORRT and len(own := self._own(piece.cut)) < min_nodes
                 for position in own
             ]
-            if not small:
+            if not small and not self._leave_untyped(plan):
                 return plan
             for position in small:
                 words = f"it would be in an engine of fewer than {min_nodes} nodes (--min-nodes)"
                 self._leave(self._made(position, words), [position])
+
+    def _leave_untyped(self, plan: Partition) -> bool:
+        """Leaves what reads or makes tensors at the border of an engine that nothing tells the element type of.
+
+        They lie behind operators that nobody knows; a piece cannot state them.
+        """
+        moved = False
+        for piece in plan.pieces:
+            if piece.name == TENSORRT:
+                border = list(dict.fromkeys((*piece.cut.inputs, *piece.cut.outputs)))
+                known = self._finder.find(self._scope, border)
+                for name in (each for each in border if each not in known):
+                    at_it = (*self._scope.consumers.get(name, ()), self._scope.producers.get(name, -1))
+                    own = [position for position in at_it if position in piece.cut.nodes]
+                    words = f"nothing tells the element type of {name!r}, no value info either"
+                    moved |= self._leave(self._made(own[0], words), own) if own else False
+        return moved
 
     def _own(self, cut: Cut) -> list[int]:
         return sorted((position for position in cut.nodes if position in self._rank), key=self._rank.__getitem__)

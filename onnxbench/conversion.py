@@ -206,7 +206,7 @@ def packed(array: np.ndarray) -> bytes:
     """Returns the raw data of a flat array, elements under a byte packed as ONNX packs them."""
     from onnx import numpy_helper
 
-    if array.dtype.isbuiltin == 1:
+    if array.dtype.isbuiltin == 1 or array.dtype.itemsize > 1:
         return array.tobytes()
     data: bytes = numpy_helper.from_array(array).raw_data
     return data

@@ -11,10 +11,10 @@ from __future__ import annotations
 import mmap
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from onnxbench import weights
 from onnxbench.errors import ExternalDataError, ModelError, NotFoundError, UsageError, did_you_mean
@@ -68,12 +68,13 @@ class Model:
     real_folder: Path | None = None
     _has_outside: bool | None = None
     scratch: Scratch = field(default_factory=Scratch)
+    _promises: dict[weights.ByteRange, Callable[[], Iterable[bytes]]] = field(default_factory=dict)
 
     def derive(self, proto: ModelProto) -> Model:
         """Returns a model with another structure whose weights lie where this model's do."""
         return Model(
             proto, self.folder, self.origin, self.allow_outside, self.sources, real_folder=self.real_folder,
-            _has_outside=self._has_outside, scratch=self.scratch,
+            _has_outside=self._has_outside, scratch=self.scratch, _promises=self._promises,
         )  # fmt: skip
 
     def byte_range(self, tensor: TensorProto) -> weights.ByteRange | None:
@@ -82,6 +83,14 @@ class Model:
         Raises:
             ExternalDataError: The place is not usable, or the file changed since the model was loaded.
         """
+        where = self.place(tensor)
+        if where in self._promises:
+            self.scratch.fill(where, self._promises.pop(where)())
+            self.sources[where.file] = _fingerprint(where.file)
+        return where
+
+    def place(self, tensor: TensorProto) -> weights.ByteRange | None:
+        """Returns what ``byte_range`` does, but the bytes may be promised alone: only ``copy`` is sure to have them."""
         where = weights.byte_range(tensor, self.folder, real_folder=self.real_folder, allow_outside=self.allow_outside)
         if where is not None:
             now = _fingerprint(where.file)
@@ -91,6 +100,25 @@ class Model:
                     hint="Load the model again.",
                 )
         return where
+
+    def copy(self, where: weights.ByteRange, out: BinaryIO, advance: Callable[[int], None]) -> None:
+        """Copies the bytes of a range to a file; promised ones are made now, and lie nowhere else.
+
+        Args:
+            where: The range.
+            out: The file.
+            advance: Told how many bytes were copied, again and again.
+
+        Raises:
+            ExternalDataError: The bytes cannot be read.
+        """
+        make = self._promises.get(where)
+        if make is None:
+            weights.copy_range(where, out, advance)
+            return
+        for block in make():
+            out.write(block)
+            advance(len(block))
 
     def refer(self, tensor: TensorProto, where: weights.ByteRange) -> None:
         """Gives a tensor of this model the bytes of a range in place of the data that it has."""
@@ -122,6 +150,25 @@ class Model:
         self.sources[where.file] = _fingerprint(where.file)
         self.refer(tensor, where)
 
+    def promise(self, tensor: TensorProto, make: Callable[[], Iterable[bytes]], length: int) -> None:
+        """Gives a tensor new raw data that is made when it is wanted: while the model is written, or the tensor read.
+
+        Args:
+            tensor: The tensor, with its new type and shape.
+            make: Makes the data, in pieces, as often as it is asked. What it raises, who wants the data gets.
+            length: Its bytes in all.
+
+        Raises:
+            OutputError: The folder for temporary files cannot be written to.
+        """
+        if length < LIFT_THRESHOLD:
+            self.store(tensor, make(), length)
+            return
+        where = self.scratch.reserve(length)
+        self.sources[where.file] = _fingerprint(where.file)
+        self._promises[where] = make
+        self.refer(tensor, where)
+
     def array(self, tensor: TensorProto) -> np.ndarray:
         """Returns the values of a tensor, read now (see ``onnxbench.weights.read_array``)."""
         self.byte_range(tensor)
@@ -146,8 +193,8 @@ class Model:
         small = {}
         for number, tensor in enumerate(weights.tensors(proto) if self.has_outside else ()):
             if weights.is_outside(tensor):
-                where = self.byte_range(tensor)
-                if where is not None and where.length <= SMALL_WEIGHT:
+                where = self.place(tensor)
+                if where is not None and where.length <= SMALL_WEIGHT:  # so it was not promised
                     small[number] = where
         if not small:
             return proto
@@ -166,7 +213,7 @@ class Model:
             ExternalDataError: One cannot.
         """
         for tensor in weights.tensors(self.proto):
-            self.byte_range(tensor)
+            self.place(tensor)
 
 
 def load(path: str | os.PathLike[str], *, allow_outside: bool = False, require_weights: bool = True) -> Model:

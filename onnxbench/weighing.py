@@ -8,6 +8,7 @@ read: block by block, in bounded memory.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -160,12 +161,13 @@ def statistics(model: Model, tensor: TensorProto) -> Statistics | None:
 
 
 def blocks(model: Model, tensor: TensorProto) -> Iterator[np.ndarray]:
-    """Yields the elements of a tensor in flat arrays of at most ``BLOCK`` elements.
+    """Yields the elements of a tensor in flat arrays of at most ``BLOCK`` elements, which are not to be written to.
 
     Raises:
         ExternalDataError: The bytes cannot be had.
     """
-    from onnx import TensorProto, numpy_helper
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
 
     where = model.byte_range(tensor)
     if where is None:
@@ -173,6 +175,8 @@ def blocks(model: Model, tensor: TensorProto) -> Iterator[np.ndarray]:
         yield from (flat[start : start + BLOCK] for start in range(0, flat.size or 1, BLOCK))
         return
     left, bits = math.prod(tensor.dims), dtype_bits(tensor.data_type)
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    is_plain = dtype.itemsize * 8 == bits and sys.byteorder == "little"
     with open(where.file, "rb") as file:
         file.seek(where.offset)
         while left > 0:
@@ -181,8 +185,10 @@ def blocks(model: Model, tensor: TensorProto) -> Iterator[np.ndarray]:
             data = file.read(size)
             if len(data) < size:
                 raise ExternalDataError(f"{where.file} ended in the middle of tensor {tensor.name!r}")
-            part = TensorProto(data_type=tensor.data_type, dims=[count], raw_data=data)
-            yield numpy_helper.to_array(part)
+            if is_plain:
+                yield np.frombuffer(data, dtype)
+            else:
+                yield numpy_helper.to_array(TensorProto(data_type=tensor.data_type, dims=[count], raw_data=data))
             left -= count
 
 

@@ -121,17 +121,17 @@ def save(
         raise UsageError("weights go to one external file or to one per tensor, not both")
     if text and (options.external or options.share_weights):
         raise UsageError(f"{target.name} is a text form, which holds its weights itself")
-    blobs, inline = ([], _outside(model, proto)) if text else _lay_out(model, proto, target, options)
+    blobs, inline = ([], _outside(model, proto, reads=True)) if text else _lay_out(model, proto, target, options)
     try:
         _refuse_inputs(model, target, {blob.file for blob in blobs})
         with _staging(target) as staging:
-            names = _write_blobs(blobs, staging, options)
+            names = _write_blobs(model, blobs, staging)
             structure = staging / target.name
             with open(structure, "wb") as out:
                 if text:
                     out.write(_text_form(model, proto, inline, text))
                 else:
-                    _write_structure(proto, inline, out)
+                    _write_structure(model, proto, inline, out)
                 _flush(out)
             sizes = [(staging / name).stat().st_size for name in names]
             size = structure.stat().st_size
@@ -333,11 +333,12 @@ class _Layout:
         return file
 
 
-def _outside(model: Model, proto: ModelProto) -> list[tuple[TensorProto, weights.ByteRange]]:
+def _outside(model: Model, proto: ModelProto, *, reads: bool = False) -> list[tuple[TensorProto, weights.ByteRange]]:
+    """Returns the tensors whose bytes lie outside the structure, with where; ``reads``: they are not only copied."""
     found = []
     for tensor in weights.tensors(proto) if model.has_outside else ():
         if weights.is_outside(tensor):
-            where = model.byte_range(tensor)
+            where = model.byte_range(tensor) if reads else model.place(tensor)
             assert where is not None
             found.append((tensor, where))
     return found
@@ -367,7 +368,7 @@ def _shared_location(file: Path, home: Path, name: str) -> str:
     return real.relative_to(folder).as_posix()
 
 
-def _write_blobs(blobs: list[_Blob], staging: Path, options: SaveOptions) -> list[str]:
+def _write_blobs(model: Model, blobs: list[_Blob], staging: Path) -> list[str]:
     """Writes the weights files and returns their names, in order."""
     names = list(dict.fromkeys(blob.file for blob in blobs))
     needed = sum(b.source.length if isinstance(b.source, weights.ByteRange) else len(b.source) for b in blobs)
@@ -379,22 +380,24 @@ def _write_blobs(blobs: list[_Blob], staging: Path, options: SaveOptions) -> lis
         by_file[blob.file].append(blob)
     with track("copying weights", needed, "bytes") as advance:
         for name, held in by_file.items():
-            _write_blob_file(held, staging / name, advance)
+            _write_blob_file(model, held, staging / name, advance)
     return names
 
 
-def _write_blob_file(blobs: list[_Blob], path: Path, advance: Callable[[int], None]) -> None:
+def _write_blob_file(model: Model, blobs: list[_Blob], path: Path, advance: Callable[[int], None]) -> None:
     with open(path, "wb") as out:
         for blob in blobs:
             out.seek(blob.offset)
             if isinstance(blob.source, bytes):
                 out.write(blob.source)
             else:
-                weights.copy_range(blob.source, out, advance)
+                model.copy(blob.source, out, advance)
         _flush(out)
 
 
-def _write_structure(proto: ModelProto, inline: list[tuple[TensorProto, weights.ByteRange]], out: BinaryIO) -> None:
+def _write_structure(
+    model: Model, proto: ModelProto, inline: list[tuple[TensorProto, weights.ByteRange]], out: BinaryIO
+) -> None:
     """Writes the model file, the bytes of ``inline`` tensors copied into their places."""
     if not inline:
         out.write(proto.SerializeToString(deterministic=True))
@@ -414,7 +417,7 @@ def _write_structure(proto: ModelProto, inline: list[tuple[TensorProto, weights.
     with track("copying weights", sum(lengths), "bytes") as advance:
         for segment in splice(structure, positions, lengths):
             if isinstance(segment, Splice):
-                weights.copy_range(sources[segment.number], out, advance)
+                model.copy(sources[segment.number], out, advance)
             else:
                 out.write(segment)
 

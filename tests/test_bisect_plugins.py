@@ -21,41 +21,50 @@ from onnxbench.model import Model, from_proto
 pytestmark = pytest.mark.skipif(
     not backends.has_python_operators(), reason="onnxruntime-extensions is not installed (pip install 'onnxbench[trt]')"
 )
-NORM, ROIS = ROOT / "plugins" / "instance_norm", ROOT / "plugins" / "roi_align_rotated"
-_RANDOM = np.random.default_rng(0)
-FEEDS = {
-    "x": _RANDOM.standard_normal((1, 4, 9, 11)).astype(np.float32),
-    "rois": np.array([[0, 4, 4, 5, 5, 0.7], [0, 3, 3, 4, 6, -1], [0, 5, 4, 6, 3, 2]], np.float32),
-}
-_KERNEL = _RANDOM.standard_normal((4, 4, 3, 3)).astype(np.float32)
+NORM = ROOT / "plugins" / "instance_norm"
+"""An operator that has a body of ONNX operators."""
+SCALE = """
+from onnxbench.bundles import Bundle, Kernel
+
+BUNDLE = Bundle(
+    name="scale", op="Scale", domain="test", inputs=("x",), outputs=("y",), attributes={"factor": 2.0},
+    shapes=lambda inputs, attributes: [inputs[0]], reference=lambda inputs, attributes: [RESULT],
+    cases=list, kernel=Kernel("kernel.cu", "scale", lambda inputs, outputs, attributes: ([], [])),
+)
+"""
+"""One that has none: Python computes it."""
+FEEDS = {"x": np.random.default_rng(0).standard_normal((1, 4, 9, 11)).astype(np.float32)}
+_KERNEL = np.random.default_rng(1).standard_normal((4, 4, 3, 3)).astype(np.float32)
+
+
+def scale(folder: Path, result: str) -> str:
+    """Writes the bundle and returns where it is."""
+    folder.mkdir()
+    (folder / "plugin.py").write_text(SCALE.replace("RESULT", result), encoding="utf-8")
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
-def operators() -> tuple[backends.Operator, ...]:
-    """Returns one operator that has a body of ONNX operators, and one that Python computes."""
-    return operators_of(load_bundles([str(NORM), str(ROIS)]))
+def operators(tmp_path_factory: pytest.TempPathFactory) -> tuple[backends.Operator, ...]:
+    place = scale(tmp_path_factory.mktemp("bundles") / "scale", 'inputs[0] * attributes["factor"]')
+    return operators_of(load_bundles([str(NORM), place]))
 
 
-def network(*, epsilon: float = 1e-5, clockwise: int = 0, pools: bool = True) -> Model:
+def network(*, epsilon: float = 1e-5, factor: float = 2.0, scales: bool = True) -> Model:
+    last = helper.make_node("Scale", ["r"], ["y"], "scale", domain="test", factor=factor)
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], name="conv"),
         helper.make_node(
             "MMCVInstanceNormalization", ["c", "s", "b"], ["n"], "norm", domain="mmdeploy", epsilon=epsilon
         ),
         helper.make_node("Relu", ["n"], ["r"], name="relu"),
-        helper.make_node(
-            "MMCVRoIAlignRotated", ["r", "rois"], ["y"], "pool", domain="mmdeploy", output_height=3, output_width=4,
-            clockwise=clockwise, sampling_ratio=2,
-        ),
-    ]  # fmt: skip
-    if not pools:  # without the operator that needs Python
-        nodes[-1] = helper.make_node("Identity", ["r"], ["y"])
-    names = ["x", "rois"] if pools else ["x"]
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, FEEDS[name].shape) for name in names]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+        last if scales else helper.make_node("Identity", ["r"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, FEEDS["x"].shape)]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, FEEDS["x"].shape)]
     weights = {"w": _KERNEL, "s": np.ones(4, np.float32), "b": np.zeros(4, np.float32)}
     held = [numpy_helper.from_array(value, name) for name, value in weights.items()]
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mmdeploy", 1)]
+    opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 17), ("mmdeploy", 1), ("test", 1))]
     graph = helper.make_graph(nodes, "g", inputs, outputs, held)
     return from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
 
@@ -65,37 +74,32 @@ def reproduced(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_operator_with_a_body_is_a_function_in_the_repro(operators, tmp_path: Path) -> None:
-    sides = network(epsilon=1e-2, pools=False), network(pools=False)
-    found = bisect(sides[0], against=sides[1], feeds={"x": FEEDS["x"]}, operators=operators, repro=tmp_path / "r")
+    sides = network(epsilon=1e-2, scales=False), network(scales=False)
+    found = bisect(sides[0], against=sides[1], feeds=FEEDS, operators=operators, repro=tmp_path / "r")
     assert [each.node for each in found.culprits] == ["norm"]
     assert not (tmp_path / "r" / "plugins").exists()
     assert onnx.load(tmp_path / "r" / "culprit.onnx").functions
     done = reproduced(tmp_path / "r")
     assert (done.returncode, "the failure shows" in done.stdout) == (1, True), done.stderr
-    assert "onnxbench" not in (tmp_path / "r" / "reproduce.py").read_text().partition('"""\n\nimport')[2]
+    assert "import onnxbench" not in (tmp_path / "r" / "reproduce.py").read_text()
 
 
 def test_an_operator_in_python_comes_along_and_is_known_in_another_process(operators, tmp_path: Path) -> None:
     found = bisect(
-        network(clockwise=1), against=network(), feeds=FEEDS, operators=operators, repro=tmp_path / "r", isolate=True
+        network(factor=2.5), against=network(), feeds=FEEDS, operators=operators, repro=tmp_path / "r", isolate=True
     )
-    assert [each.node for each in found.culprits] == ["pool"]
-    assert (tmp_path / "r" / "plugins" / "roi_align_rotated" / "plugin.py").is_file()
+    assert [each.node for each in found.culprits] == ["scale"]
+    assert (tmp_path / "r" / "plugins" / "scale" / "plugin.py").is_file()
     done = reproduced(tmp_path / "r")
     assert (done.returncode, "the failure shows" in done.stdout) == (1, True), done.stderr
 
 
 def test_an_operator_that_fails_is_found(tmp_path: Path) -> None:
-    text = (ROIS / "plugin.py").read_text(encoding="utf-8")
-    failing = tmp_path / "failing"
-    failing.mkdir()
-    raises = "\ndef reference(*_):\n    raise ArithmeticError('overflow')\n\n\ndef unused("
-    (failing / "plugin.py").write_text(text.replace("\ndef reference(", raises), "utf-8")
-    known = operators_of(load_bundles([str(NORM), str(failing)]))
-    found = bisect(network(), feeds=FEEDS, on="ort:none", reference_on="reference", operators=known, isolate=True)
+    known = operators_of(load_bundles([str(NORM), scale(tmp_path / "failing", "1 // 0")]))
+    found = bisect(network(), against=network(scales=False), feeds=FEEDS, operators=known)
     assert found.failure is not None
-    assert (found.failure.how, found.failure.nodes) == ("failed", ("pool",))
-    assert "ArithmeticError: overflow" in found.failure.message
+    assert (found.failure.how, found.failure.nodes) == ("failed", ("scale",))
+    assert "ZeroDivisionError" in found.failure.message
 
 
 def test_what_the_optimizer_makes_of_custom_operators_is_searched(operators, tmp_path: Path) -> None:
@@ -105,7 +109,7 @@ def test_what_the_optimizer_makes_of_custom_operators_is_searched(operators, tmp
     assert [each.tensor for each in found.culprits] == ["r"]
     with pytest.raises(UnsupportedError, match="no files can show this"):
         bisect(
-            network(clockwise=1), against=network(), on="ort:all", feeds=FEEDS, operators=operators,
+            network(factor=2.5), against=network(), on="ort:all", feeds=FEEDS, operators=operators,
             repro=tmp_path / "r",
         )  # fmt: skip
     assert not (tmp_path / "r").exists()

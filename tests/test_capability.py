@@ -160,6 +160,18 @@ class TestCapability:
         assert {problem.node for problem in found.left} == {"scores", "boxes", "nms"}
         assert any("--min-nodes" in problem.message for problem in found.left)
 
+    def test_what_lies_behind_an_unknown_operator_is_left_for_want_of_a_type(self):
+        nodes = [
+            helper.make_node("Relu", ["x"], ["a"], name="first"),
+            helper.make_node("RowClip", ["a"], ["b"], name="clip", domain="acme"),
+            helper.make_node("Relu", ["b"], ["y"], name="last"),
+        ]
+        found = find_capability(
+            from_proto(model_of(nodes, [info("x", 1, [2, 8])], [info("y", 1, [2, 8])], domains=["acme"])), SM89
+        )
+        assert [(piece.runner, piece.nodes) for piece in found.pieces] == [(TENSORRT, 1), (RUNTIME, 2)]
+        assert found.left[-1].message == "nothing tells the element type of 'b', no value info either"
+
     def test_a_node_inside_a_function_leaves_its_callers(self):
         body = [helper.make_node("Unique", ["a"], ["b"], name="inner"), helper.make_node("Relu", ["b"], ["c"])]
         function = helper.make_function("local", "F", ["a"], ["c"], body, [helper.make_opsetid("", 17)])

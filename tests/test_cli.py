@@ -517,3 +517,15 @@ def test_edit_writes_its_other_files_over_nothing_that_is_read(run, option):
         assert (code, said in err) == (2, True), err
     assert WHOLE.read_bytes() == before
     assert not any(Path.cwd().iterdir())
+
+
+def test_a_short_command_does_not_load_pydantic():
+    """Typer does for each option, typed or not; words that are taken as they are need none of it."""
+    code = (
+        "import sys; from onnxbench.cli import main\n"
+        "try: main(['inspect', sys.argv[1], '--json'])\n"
+        "finally: assert not {'pydantic', 'pydantic_core'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(WHOLE)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["command"] == "inspect"

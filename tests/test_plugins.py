@@ -326,26 +326,27 @@ def test_cmake_says_what_it_lacks(tmp_path):
 
 @pytest.mark.skipif("TENSORRT_ROOT" not in os.environ, reason="TENSORRT_ROOT names no TensorRT")
 @needs_nvcc
-@pytest.mark.parametrize(
-    "name",
-    ["grid_sampler", "dynamic_resize", "multi_level_roi_align", "modulated_deform_conv2d", "instance_norm", "dcn_v3"],
-)
+@pytest.mark.parametrize("name", sorted(file.parent.name for file in (ROOT / "plugins").glob("*/plugin.py")))
 def test_the_cpp_form_compiles_and_is_taken(tmp_path, name):
-    bundle = ROOT / "plugins" / name
-    export_cpp(load_bundle(bundle), tmp_path / "cpp")
-    for command in (["-S", tmp_path / "cpp", "-B", tmp_path / "build"], ["--build", tmp_path / "build"]):
-        done = subprocess.run(["cmake", *command], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    library = tmp_path / "build" / f"lib{bundle.name}.so"
-    assert library.is_file()
-    if HAS_TRT:
+    for bundle in read_bundles(ROOT / "plugins" / name):
+        folder = tmp_path / bundle.name
+        export_cpp(bundle, folder)
+        for command in (["-S", folder, "-B", folder / "build"], ["--build", folder / "build"]):
+            done = subprocess.run(["cmake", *command], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+        library = folder / "build" / f"lib{bundle.name}.so"
+        assert library.is_file()
+        if not HAS_TRT:
+            continue
         (found,) = creators(plugins=find_plugins([str(library)]))["plugins"]
         assert found["failure"] is None
-        loaded = load_bundle(bundle)
-        assert found["creators"] == [[loaded.domain, loaded.op, "1"]]
-        inputs, attributes = next(case for case in loaded.cases() if all(value.size for value in case[0]))
-        onnx.save(loaded.model(inputs, attributes, dynamic=True), tmp_path / "m.onnx")
-        built = build_engine(tmp_path / "m.onnx", tmp_path / "m.engine", SM89, plugins=find_plugins([str(library)]))
+        assert found["creators"] == [[bundle.domain, bundle.op, bundle.version]]
+        inputs, attributes = next(case for case in bundle.cases() if all(value.size for value in case[0]))
+        proto = bundle.model(inputs, attributes, dynamic=True)
+        proto.graph.node[0].output.extend(f"{output}_count" for output in bundle.counted)
+        proto.graph.node[0].attribute.append(helper.make_attribute("plugin_namespace", bundle.domain))
+        onnx.save(proto, folder / "m.onnx")
+        built = build_engine(folder / "m.onnx", folder / "m.engine", SM89, plugins=find_plugins([str(library)]))
         assert built.record.data["kinds"].get("PLUGIN_V3") == 1
 
 

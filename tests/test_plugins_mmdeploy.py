@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -76,7 +77,7 @@ def test_each_bundle_passes_its_own_tests(name):
     cases = [case for bundle in bundles for case in bundle.cases()]
     assert any(not all(value.size for value in inputs) for inputs, _ in cases), "something empty"
     assert any(not np.isfinite(value).all() for inputs, _ in cases for value in inputs), "something not finite"
-    assert len((folder / "kernel.ptx").read_bytes()) < 200_000
+    assert len((folder / "kernel.ptx").read_bytes()) < 220_000
 
 
 def run(*arguments: object) -> int:
@@ -130,6 +131,27 @@ def test_the_rule_computes_the_same(name, domain):
         assert difference(actual, expected, allowed_in(bundle, expected)) is None, (attributes, inputs)
         done += 1
     assert done >= 12
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "domain", "op"),
+    [
+        ("instance_norm", "instancenormalization.yaml", "mmdeploy", "TRTInstanceNormalization"),
+        ("roi_align_rotated", "gather.yaml", "mmdeploy", "RoIAlignRotated"),
+        ("grid_sampler", "gridsample.yaml", "mmcv", "grid_sampler"),
+    ],
+)
+def test_the_rule_knows_the_other_names(name, rule, domain, op):
+    bundle = load_bundle(PLUGINS / name)
+    assert f"{domain}::{op}" in bundle.aliases
+    inputs, attributes = next(case for case in bundle.cases() if not is_refused(name, case[1]))
+    proto = bundle.model(inputs, attributes)
+    proto.graph.node[0].op_type, proto.graph.node[0].domain, proto.opset_import[1].domain = op, domain, domain
+    made = edit(from_proto(proto), [Step(Rewrite(rule=str(PLUGINS / name / rule)))]).model.proto
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    (actual,) = session.run(None, dict(zip(bundle.inputs, inputs, strict=False)))
+    (expected,) = expected_of(bundle, inputs, attributes)
+    assert difference(actual, expected, allowed_in(bundle, expected)) is None
 
 
 def is_in_range(name, inputs, attributes):
@@ -204,7 +226,16 @@ def test_the_list_shows_operators_and_versions(monkeypatch, capsys):
     shown = capsys.readouterr().out
     for name in BUNDLES:
         for bundle in read_bundles(PLUGINS / name):
-            assert f"  {bundle.domain}::{bundle.op} version {bundle.version}" in shown
+            assert f"  {bundle.domain}::{bundle.op} version {bundle.version}: {', '.join(bundle.dtypes)}" in shown
+    assert run("plugins", "list", "--json") == 0
+    listed = {each["name"]: each["operators"] for each in json.loads(capsys.readouterr().out)["result"]["plugins"]}
+    for name in BUNDLES:
+        expected = [
+            {"domain": bundle.domain, "op": bundle.op, "since_version": bundle.schema().since_version,
+             "version": bundle.version, "dtypes": list(bundle.dtypes), "aliases": list(bundle.aliases)}
+            for bundle in read_bundles(PLUGINS / name)
+        ]  # fmt: skip
+        assert listed[name] == expected
     with pytest.raises(SpecError, match="has several operators: NMSRotated, TRTBatchedRotatedNMS"):
         load_bundle(PLUGINS / "nms_rotated")
 
@@ -347,7 +378,7 @@ def test_each_can_be_written_as_cpp(tmp_path, name):
     assert says.get(name, "getOutputShapes") in text
 
 
-def test_bisect_tells_a_custom_operator_from_its_neighbours(tmp_path):
+def test_bisect_tells_a_custom_operator_from_its_neighbours():
     node = "mmdeploy.MMCVRoiAlign <output_height=4, output_width=4, spatial_scale=1.0, sampling_ratio=%d, aligned=1>"
     text = """<ir_version: 8, opset_import: ["" : 17, "mmdeploy" : 1]>
     g (float[1,3,16,16] x, float[2,5] rois) => (float[2,3,4,4] y) {
@@ -360,11 +391,7 @@ def test_bisect_tells_a_custom_operator_from_its_neighbours(tmp_path):
     operators = [load_bundle(PLUGINS / "roi_align").operator()]
     found = bisect(wrong, against=right, feeds=feeds, operators=operators)
     assert [culprit.node for culprit in found.culprits] == ["roi"]
-    with pytest.raises(UsageError, match="cannot be searched"):
-        bisect(wrong, feeds=feeds, operators=operators)
-    with pytest.raises(UsageError, match="runs with onnxruntime alone"):
-        bisect(wrong, against=right, feeds=feeds, operators=operators, repro=tmp_path / "repro")
-    assert not (tmp_path / "repro").exists()
+    assert not bisect(right, against=right, feeds=feeds, operators=operators).culprits
 
 
 _MANY_SESSIONS = """

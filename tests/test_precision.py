@@ -22,6 +22,8 @@ from onnxbench.graph import GraphIndex, NodeRef
 from onnxbench.model import Model
 from onnxbench.precision import Converted, convert
 from onnxbench.precision._sides import CHANGES, STAYS, Link, choose_sides
+from onnxbench.precision._values import _open_halves
+from onnxbench.writer import SaveOptions, save
 
 FP16, FP32, BF16, FP64 = 10, 1, 16, 11
 
@@ -377,10 +379,10 @@ def test_a_cast_that_changes_nothing_goes_where_its_type_changes_and_stays_elsew
     source = parsed("""
     <ir_version: 8, opset_import: ["" : 17]>
     g (float[4] x, int64[4] i) => (float[4] y, int64[4] j)
-    { h = Sin (x) [same] s = Cast <to = 1> (h) y = Cos (s) [int] j = Cast <to = 7> (i) }
+    { h = Sin (x) [same] s = Cast <to = 1> (h) t = Cast <to = 1> (s) y = Cos (t) [int] j = Cast <to = 7> (i) }
     """)
     done = convert(source, to="fp16")
-    assert (done.casts, done.removed) == (2, 1)
+    assert (done.casts, done.removed) == (2, 2)
     assert "same" not in {each.name for each in done.model.proto.graph.node}
     assert "int" in {each.name for each in done.model.proto.graph.node}
     kept = convert(source, to="fp16", keep=[node(source, "same")])
@@ -668,42 +670,69 @@ def test_large_external_weights_are_rounded_once_and_stay_outside_of_memory(to: 
     np.testing.assert_array_equal(done.model.array(tensor).view(np.uint16), values.astype(dtype).view(np.uint16))
 
 
-# ---------------------------------------------------------------- ranges
+def external(path: Path, **values: np.ndarray) -> Path:
+    """Writes a model that multiplies x by these weights, which lie outside, one after the other."""
+    nodes, name = [], "x"
+    for weight in values:
+        nodes.append(helper.make_node("Mul", [name, weight], [f"{weight}_y"]))
+        name = f"{weight}_y"
+    size = len(next(iter(values.values())))
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", 1, [size])], [helper.make_tensor_value_info(name, 1, [size])],
+        [numpy_helper.from_array(each.astype(np.float32), weight) for weight, each in values.items()],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(proto, str(path), save_as_external_data=True, location="m.data", size_threshold=0)
+    return path
+
+
+@pytest.mark.parametrize("kept_outside", [True, False])
+def test_a_file_gets_its_large_weights_as_they_are_written(kept_outside: bool, tmp_path: Path) -> None:
+    values = np.random.default_rng(5).standard_normal(5_000)
+    values[7] = 1e-9
+    source = external(tmp_path / "m.onnx", u=values, v=values + 1)
+    options = SaveOptions(external=kept_outside)
+    eager = convert(model.load(source), to="fp16")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    save(eager.model, tmp_path / "a" / "m.onnx", options=options)
+    done = precision.convert_file(source, tmp_path / "b" / "m.onnx", to="fp16", options=options)
+    for file in sorted(each.name for each in (tmp_path / "a").iterdir()):
+        assert (tmp_path / "b" / file).read_bytes() == (tmp_path / "a" / file).read_bytes()
+    assert [(each.weight, each.vanished, each.action) for each in done.converted.lost] == [("u", 1, "rounded")]
+    assert done.converted.lost == eager.lost
+
+
+def test_large_weights_that_do_not_fit_are_all_named_and_nothing_is_written(tmp_path: Path) -> None:
+    ones = np.ones(5_000)
+    source = external(tmp_path / "m.onnx", a=ones, b=ones * 1e6, c=ones, d=ones * 1e-12)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(RefusedResultError, match="2 weights have values that float16 does not hold") as refused:
+        precision.convert_file(source, out / "h.onnx", to="fp16")
+    assert [line.partition(":")[0] for line in refused.value.details] == ["b", "d"]
+    assert list(out.iterdir()) == []
+    with pytest.raises(RefusedResultError, match="2 weights"):
+        convert(model.load(source), to="fp16")
+
+
+def test_heavy_weights_are_rounded_as_numpy_rounds() -> None:
+    session = _open_halves()
+    edges = np.array([0, 2**-25, 2**-24, 2**-14, 1, 2048, 65504], np.float32).view(np.uint32).astype(np.int64)
+    near = (edges[:, None] + np.arange(-9000, 9001)).clip(0, edges[-1]).astype(np.uint32).view(np.float32).ravel()
+    steps = np.arange(0, edges[-1], 4099, dtype=np.uint32).view(np.float32)
+    for values in (near, -near, steps, -steps):
+        made = session.run({"x": values})["y"]
+        np.testing.assert_array_equal(made.view(np.uint16), values.astype(np.float16).view(np.uint16))
+
+
+# ---------------------------------------------------------------- refusals, files and the command
 
 BIG = """
 <ir_version: 8, opset_import: ["" : 17]>
 g (float[4] x) => (float[4] y) <float k = {1000}>
 { [e] e = Mul (x, k) [sq] s = Mul (e, e) [root] r = Sqrt (s) [end] y = Tanh (r) }
 """
-
-
-def test_tensors_with_little_headroom_are_found_and_what_overflows_stays() -> None:
-    source = parsed(BIG)
-    magnitudes = precision.find_magnitudes(source, [{"x": X4}])
-    assert magnitudes["s"] == pytest.approx(12.25e6)
-    headroom = precision.find_headroom(source, magnitudes, to="fp16")
-    assert [(each.tensor, each.node) for each in headroom] == [("s", "sq")]
-    assert headroom[0].share == pytest.approx(12.25e6 / 65504)
-    plain = convert(source, to="fp16")
-    assert run(plain.model, {"x": X4})[0].shape == (4,)
-    done = convert(source, to="fp16", headroom=headroom)
-    assert [(each.node, each.reason) for each in done.kept] == [("sq", "range"), ("root", "range")]
-
-
-def test_infinities_of_the_model_itself_are_no_lack_of_headroom() -> None:
-    source = parsed(
-        """
-    <ir_version: 8, opset_import: ["" : 17]>
-    g (float[4] x) => (float[4] y) <float[4] m = {0, -inf, 0, 0}>
-    { a = Add (x, m) y = Softmax (a) }
-    """.replace("-inf", "0")
-    )
-    source.proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([0, -np.inf, 0, 0], np.float32), "m"))
-    assert precision.find_magnitudes(source, [{"x": X4}])["a"] == pytest.approx(3.5)
-    assert_close(source, convert(source, to="fp16"), {"x": X4})
-
-
-# ---------------------------------------------------------------- refusals, files and the command
 
 
 def test_words_that_are_none() -> None:

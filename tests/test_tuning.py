@@ -169,6 +169,13 @@ def test_random_numbers_are_refused():
         tune(from_proto(proto), to="fp16", tolerance=1e-2)
 
 
+def test_bfloat16_wants_an_opset_that_has_it():
+    proto = _model(DIFFERENCE.replace('"": 17', '"": 12'))
+    with pytest.raises(UnsupportedError, match="the model has opset 12"):
+        Emulation(from_proto(proto), BFLOAT16)
+    assert Emulation(from_proto(proto), FLOAT16).units
+
+
 # ---------------------------------------------------------------- ranking
 
 

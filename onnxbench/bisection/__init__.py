@@ -73,6 +73,7 @@ from onnxbench.model import load as load_model
 from onnxbench.progress import track
 from onnxbench.reporting import require_report
 from onnxbench.specs import parse_tolerances
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.backends import Operator
@@ -377,6 +378,7 @@ class _Bisector:
                 hint="Are these two forms of one model? 'onnxbench diff' shows what they have in common.",
             )
         self._outputs: dict[str, list[TensorDrift]] = {}
+        self._worst: dict[str, int] = {}
         self._disturbed: dict[str, Distance] = {}
         self._choices: dict[str, None] = {}
         self._feeds: list[Mapping[str, Value]] = []
@@ -407,7 +409,7 @@ class _Bisector:
             self._feeds.append(values)
             with choices_explained(choices), track("comparing", len(search.names), "tensors") as advance:
                 search.take(values, number, advance)
-                self._compare_outputs(values)
+                self._compare_outputs(values, number)
         if not self._feeds:
             raise FeedsError("the data holds no set of inputs")
         return self._result(repro, sources, anonymize)
@@ -445,7 +447,7 @@ class _Bisector:
                 drifts = compare_values(
                     name, wanted[match[name]], values[name], check_dtype=False, tolerance=self._tolerance(name)
                 )
-                self._keep_worst(name, drifts)
+                self._keep_worst(name, drifts, number)
                 apart = measure(wanted[match[name]], values[name])
                 unit = self._suspect.place.unit or getattr(self._reference, "unit", 0.0)
                 rounds = not self._is_told and not apart.problem and apart.rel <= max(_LARGE, _ENGINE_FACTOR * unit)
@@ -464,17 +466,19 @@ class _Bisector:
         outputs = tuple(drift for drifts in self._outputs.values() for drift in drifts)
         return Bisection(
             suspect=self._suspect.label, reference=self._reference.label, kind=CLEAN, passed=True,
-            verdict=f"no drift: the {len(outputs)} outputs are the reference's, within rounding",
+            verdict=f"no drift: {plural(len(outputs), 'output')} compared, the same within rounding",
             how="names", matched=len(outputs), unmatched=self._search.unmatched, sets=len(given), outputs=outputs,
             culprits=(), explained=None, median=0.0, amplifiers=(), modules=(), tensors=(),
             choices=tuple(dict.fromkeys(word for _, choices in given for word in choices)),
+            worst_sets=tuple(self._worst[drift.name] for drift in outputs),
             notes=(*self._notes, "only the outputs were compared: an engine shows nothing within"),
         )  # fmt: skip
 
-    def _keep_worst(self, name: str, drifts: list[TensorDrift]) -> None:
+    def _keep_worst(self, name: str, drifts: list[TensorDrift], number: int) -> None:
         known = self._outputs.get(name)
         if known is None or max(map(_badness, drifts)) > max(map(_badness, known)):
             self._outputs[name] = drifts
+            self._worst.update((drift.name, number) for drift in drifts)
 
     def _recorded_feeds(self) -> list[Mapping[str, Value]] | None:
         """Returns the inputs, if they are recorded with the reference's values."""
@@ -482,7 +486,7 @@ class _Bisector:
             return None
         return list(self._reference.feeds(self._suspect.ports)) or None
 
-    def _compare_outputs(self, feeds: Mapping[str, Value]) -> None:
+    def _compare_outputs(self, feeds: Mapping[str, Value], number: int) -> None:
         """Compares the outputs of the suspect itself, as they are with nothing looked at within."""
         search = self._search
         names = [name for name in dict.fromkeys(search.parts.scope.outputs) if name in search.reference_outputs]
@@ -497,7 +501,7 @@ class _Bisector:
                 name, search.reference_outputs[name], values[name], check_dtype=False,
                 tolerance=self._tolerance(name) or search.calibrated.get(name),
             )  # fmt: skip
-            self._keep_worst(name, drifts)
+            self._keep_worst(name, drifts, number)
 
     def _result(
         self, repro: str | os.PathLike[str] | None, sources: Mapping[str, Sequence[str]] | None, anonymize: bool
@@ -533,7 +537,9 @@ class _Bisector:
             reference=self._reference.label,
             kind=kind,
             passed=passed,
-            verdict=verdict(kind, tuple(ordered), outputs, median, judged, self._unstable(telling)),
+            verdict=verdict(
+                kind, tuple(ordered), outputs, median, judged, self._unstable(telling), telling.furthest_off()
+            ),
             how=search.match.how,
             matched=len(search.names),
             unmatched=search.unmatched,
@@ -547,6 +553,7 @@ class _Bisector:
             tensors=rows,
             choices=tuple(self._choices),
             notes=tuple(self._notes),
+            worst_sets=tuple(self._worst[drift.name] for drift in outputs),
             evidence=None if sources is None else self._evidence(ordered, finding, sources),
         )
 
@@ -623,6 +630,12 @@ class _Bisector:
                 if words
                 else "fusions are as in use: the graph that was searched gives the outputs of the model, bit for bit"
             )
+        for drift in outputs:
+            if drift.both_nan:
+                self._notes.append(
+                    f"output {drift.name!r} is NaN on both sides in {drift.both_nan:,} of {drift.elements:,} elements: "
+                    "those say nothing; the first node that makes NaN: onnxbench run MODEL --find-nan"
+                )
         within = all(search.findings[d.name].total.passed for d in outputs if d.name in search.findings)
         if found and outputs and all(drift.passed for drift in outputs):
             self._notes.append("the outputs are within the tolerance all the same")

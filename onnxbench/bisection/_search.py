@@ -85,7 +85,8 @@ class Finding:
         inherited: How far the suspect's value is from what the region makes of the reference's values.
         before: The largest ``total`` among the region's inputs.
         noise: ``rel`` and ``peak`` of what the region makes of inputs that are moved by one unit of precision.
-        precision: The coarser unit of precision of both values; 0 for integers and the like.
+        precision: The coarsest unit of precision of both values and of inputs that are of another type in the suspect;
+            0 for integers and the like.
         twin: Whether both sides run the same node on the same kernels.
         number: Which set of inputs this was on.
         note: Why it could not be judged, or ``""``.
@@ -402,6 +403,9 @@ class Search:
             if not finding.twin and self._quantizes(finding):
                 finding.precision = max(finding.precision, _STEP)
             before = [totals[name] for name in finding.inputs]
+            if finding.precision:  # the reference's values are rounded where the suspect takes coarser ones
+                rounded = [epsilon(distance.dtypes[1]) for distance in before if len({*distance.dtypes}) > 1]
+                finding.precision = max(finding.precision, *rounded, 0.0)
             # The runtime keeps 32 bits between half-precision nodes on a CPU, and rounds where one is fed.
             finding.twin &= all(epsilon(word) <= _SINGLE for distance in before for word in distance.dtypes)
             finding.before = max(before, key=lambda distance: distance.severity, default=None)

@@ -169,10 +169,11 @@ class Reference(Protocol):
     It may have more than this, which is used where it is there: ``notes``, what was decided without being told;
     ``inputs(number)``, inputs of its own by the suspect's names; ``origin(name)``, a ``Provenance``, and
     ``explain(name)``, what makes a value, in words; ``between(name, known)``, the values that one is computed from,
-    back to those that are known; ``weight(name)``, the values of a weight or None; ``rerun(name, given)``, a value
-    computed anew from others, or None; ``other_rounding(feeds, batches, number)``, which yields what ``stream`` does,
-    as far as it is known, computed with other rounding; ``digest()``, the SHA-256 of what it is; ``unit``, the unit of
-    precision of its matrix products (see ``Place``); ``close()``.
+    back to those that are known; ``within(name, given)``, what the steps of one call make; ``weight(name)``, the values
+    of a weight or None; ``rerun(name, given)``, a value computed anew from others, or None;
+    ``other_rounding(feeds, batches, number)``, which yields what ``stream`` does, as far as it is known, computed with
+    other rounding; ``digest()``, the SHA-256 of what it is; ``unit``, the unit of precision of its matrix products (see
+    ``Place``); ``close()``.
 
     Attributes:
         label: What it is, in words.

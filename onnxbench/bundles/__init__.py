@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from onnx.defs import OpSchema
 
     from onnxbench.backends import Operator
+    from onnxbench.bundles._declared import DeclaredOperator
     from onnxbench.bundles._proof import Build, Outcome, Test
 
 PATH_VARIABLE = "ONNXBENCH_PLUGIN_PATH"
@@ -340,24 +341,11 @@ class Plugin:
     origin: str = "given"
     version: str = ""
 
-    def operators(self) -> list[tuple[str, str]]:
-        """Returns the operators of a bundle, ``domain::op``, each with its version, as far as its source says them.
+    def operators(self) -> list[DeclaredOperator]:
+        """Returns the operators of a bundle, as far as its source says them. Nothing is run."""
+        from onnxbench.bundles._declared import declared_operators
 
-        Nothing is run.
-        """
-        import ast
-
-        try:
-            tree = ast.parse((self.path / _PLUGIN_FILE).read_text(encoding="utf-8"))
-        except (OSError, SyntaxError, UnicodeDecodeError):
-            return []
-        found = []
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == Bundle.__name__:
-                said = {each.arg: each.value.value for each in node.keywords if isinstance(each.value, ast.Constant)}
-                if "op" in said and "domain" in said:
-                    found.append((f"{said['domain']!s}::{said['op']!s}", str(said.get("version", "1"))))
-        return found
+        return declared_operators(self.path / _PLUGIN_FILE) if self.kind == "bundle" else []
 
     def job(self) -> dict[str, Any]:
         """Returns the plain values by which TensorRT's process loads it."""

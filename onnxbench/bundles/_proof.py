@@ -273,21 +273,25 @@ def _run_in_onnxruntime(
 
 
 def _engine(bundle: Bundle, cases: list[Case], build: Build | None) -> str:
-    """Builds an engine in each element type and looks for the plugin and its kernel in it."""
+    """Builds an engine in each element type, the last for empty inputs, and looks for plugin and kernel in it."""
     import onnx
 
     if build is None:
         raise NotRunError("TensorRT is not installed (pip install 'onnxbench[trt]')")
-    case = next(case for case in cases if all(value.size for value in case[0]))
+    full = next(case for case in cases if all(value.size for value in case[0]))
+    empty = next((case for case in cases if not all(value.size for value in case[0])), full)
     done = []
     with tempfile.TemporaryDirectory() as folder:
         for dtype, dynamic in _forms(bundle):
             model = Path(folder, f"{dtype}.onnx")
+            is_last = dtype == bundle.dtypes[-1] and not dynamic
+            case = empty if is_last and len(bundle.dtypes) > 1 else full
             onnx.save(bundle.model(_in(dtype, bundle, case), case[1], dynamic=dynamic), model)
             data = build(model, Path(folder, f"{dtype}.engine"), bundle)
             assert bundle.op.encode() in data, "the engine does not name the plugin"
             assert bundle.ptx().encode() in data, "the engine does not carry the compiled kernel"
-            done.append(f"{dtype}{', dynamic shapes' if dynamic else ''}")
+            how = ", dynamic shapes" if dynamic else ", nothing in it" if case is not full else ""
+            done.append(f"{dtype}{how}")
     return f"built with the kernel in it: {'; '.join(done)}"
 
 

@@ -482,17 +482,16 @@ def _show_tables(found: Bisection, limit: int) -> None:
         screen.print(
             table(["amplifier (right, but makes more of it)", "operator", ">error in", ">out", ">times"], rows)
         )
-    rows = [
+    several = found.sets > 1
+    outputs: list[tuple[str, ...]] = [
         (
-            drift.name,
-            "passed" if drift.passed else "FAILED",
-            _number(drift.max_abs),
-            _number(drift.sqnr_db),
-            drift.reason,
+            drift.name, "passed" if drift.passed else "FAILED", _number(drift.max_abs), _number(drift.sqnr_db),
+            *([f"{number}"] if several else []), drift.reason,
         )
-        for drift in found.outputs
-    ]
-    screen.print(table(["output", "verdict", ">max abs", ">SQNR dB", "why"], rows))
+        for drift, number in zip(found.outputs, found.worst_sets, strict=True)
+    ]  # fmt: skip
+    columns = ["output", "verdict", ">max abs", ">SQNR dB", *([">worst on set"] if several else []), "why"]
+    screen.print(table(columns, outputs))
     if found.modules and not found.passed:
         screen.print(_module_tree(found.modules))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,11 +124,15 @@ def _list(found: list[Plugin], engine: str | None, *, tensorrt: bool, as_json: b
 
     built_in: list[Any] = creators(engine)["creators"] if tensorrt else []
     if as_json:
-        print_json("plugins", {"plugins": found, "tensorrt": built_in})
+        said = [{**asdict(plugin), "operators": plugin.operators()} for plugin in found]
+        print_json("plugins", {"plugins": said, "tensorrt": built_in})
         return
     for plugin in found:
-        said = "".join(f"  {name} version {version}" for name, version in plugin.operators())
-        print(f"{plugin.name}  {plugin.kind}{said}  {plugin.path}  ({plugin.origin})")
+        print(f"{plugin.name}  {plugin.kind}  {plugin.path}  ({plugin.origin})")
+        for each in plugin.operators():
+            types = f": {', '.join(each.dtypes)}" if each.dtypes else ""
+            also = f"; also {', '.join(each.aliases)}" if each.aliases else ""
+            print(f"  {each.domain}::{each.op} version {each.version}{types}{also}")
     for namespace, name, version in built_in:
         print(f"{namespace + '::' if namespace else ''}{name}  version {version}  (TensorRT)")
     if not found and not built_in:

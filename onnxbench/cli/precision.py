@@ -213,6 +213,11 @@ def _print(done: ConvertedFile, *, quiet: bool) -> None:
     note(*made.notes, quiet=quiet)
     if done.headroom:
         _print_headroom(done.headroom)
+    if done.unseen:
+        note(
+            f"the list says nothing of {', '.join(done.unseen)}: ONNX Runtime does not show what is in there",
+            quiet=quiet,
+        )
     counts = Counter((each.reason, each.op_type) for each in made.kept)
     for (reason, op_type), count in sorted(counts.items()):
         print(f"stays: {count} {op_type} ({_REASONS[reason]})")

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxbench.engine._building import Built as Built
     from onnxbench.engine._building import Diagnosis as Diagnosis
-    from onnxbench.engine._building import Prepared as Prepared
     from onnxbench.engine._building import build_engine as build_engine
     from onnxbench.engine._building import creators as creators
     from onnxbench.engine._building import describe_plugin as describe_plugin
     from onnxbench.engine._building import diagnose as diagnose
     from onnxbench.engine._building import element_types as element_types
     from onnxbench.engine._building import judge as judge
-    from onnxbench.engine._building import prepare as prepare
     from onnxbench.engine._child import look_ahead as look_ahead
     from onnxbench.engine._child import standby as standby
     from onnxbench.engine._child import start as start
@@ -36,6 +34,8 @@ if TYPE_CHECKING:
     from onnxbench.engine._observed import observe as observe
     from onnxbench.engine._observed import observe_sets as observe_sets
     from onnxbench.engine._observed import without_missing as without_missing
+    from onnxbench.engine._preparation import Prepared as Prepared
+    from onnxbench.engine._preparation import prepare as prepare
     from onnxbench.engine._profiles import Profile as Profile
     from onnxbench.engine._profiles import Range as Range
     from onnxbench.engine._profiles import check_profiles as check_profiles
@@ -76,7 +76,7 @@ _HOMES = {
     "EngineRun": "_running",
     "Flavor": "_flavors",
     "Observed": "_observed",
-    "Prepared": "_building",
+    "Prepared": "_preparation",
     "Problem": "_diagnosis",
     "Profile": "_profiles",
     "Range": "_profiles",
@@ -107,7 +107,7 @@ _HOMES = {
     "parse_capability": "_spec",
     "parse_pool": "_spec",
     "parse_profiles": "_profiles",
-    "prepare": "_building",
+    "prepare": "_preparation",
     "propose": "_profiles",
     "query": "_trial",
     "read_engine": "_record",

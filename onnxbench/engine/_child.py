@@ -52,7 +52,7 @@ def start(engine: str | None = None) -> None:
     Args:
         engine: As for ``choose``; nothing is started for one that is not there.
     """
-    with contextlib.suppress(BenchError):  # said where the job is made
+    with contextlib.suppress(BenchError, OSError):  # said where the job is made
         name = choose_name(engine)
         if not any(each.engine == name for each in _STANDBY):
             _STANDBY.append(_Process(name, None))

@@ -252,7 +252,7 @@ def _is_in_branch(scope: Scope) -> bool:
 
 def _plain(text: str) -> str:
     """Returns what TensorRT says without file names of its own sources and C++ around it."""
-    text = re.sub(r"\[[\w.]+\.cpp::\w+::\d+\]\s*", "", text)
+    text = re.sub(r"\[[\w.]+\.cpp::.*?::\d+\]\s*", "", text)
     text = re.sub(r"\s*In \S+ at \S+\.(?:cpp|h):\d+", "", text)
     text = re.sub(r"^Invalid Node - \S+\s+", "", text)
     text = re.sub(r"^(?:\w+::\w+: )?Error Code \d+: ", "", text)
@@ -306,6 +306,7 @@ _CASES: tuple[tuple[str, str, str | None], ...] = (
         "calibrate the float model again (--int8 --calibration DATA).", "symmetric_quantization"),
     (r"values for profile \d+ violate shape constraints", "The model does not run at the shapes of the profile: "
      "give those that it is used at (--shapes; --min-shapes, --opt-shapes and --max-shapes; --from-feeds DATA).", None),
+    (r"OutOfMemory", "Free some memory, or build with smaller maximum shapes.", None),
     (r"(?i)empty tensor|cannot be negative|output dimension", "The shapes of the profile are too small for the model: "
      "give larger ones with --min-shapes, --opt-shapes and --max-shapes.", None),
 )  # fmt: skip

@@ -165,6 +165,34 @@ def check_profiles(profiles: Sequence[Profile], ports: Sequence[Port]) -> None:
         left = [port for port in ports if is_dynamic(port) and port.name not in profile]
         if left:
             raise _left_out(which, left)
+        _check_names(which, profile, by_name)
+
+
+def _check_names(which: str, profile: Profile, ports: Mapping[str, Port]) -> None:
+    """Refuses different sizes for dimensions of one name, which TensorRT takes to be equal.
+
+    Exporters call all that they do not know ``?``, say.
+    """
+    known: dict[str, tuple[str, int, int, int]] = {}
+    for name, wanted in profile.items():
+        kind = ports[name].type
+        dims = kind.tensor_type.shape.dim if kind is not None else ()
+        for axis, word in enumerate(dim.dim_param for dim in dims):
+            if not word or axis >= len(wanted.min):
+                continue
+            low, high = wanted.min[axis], wanted.max[axis]
+            other, at, least, most = known.setdefault(word, (name, axis, low, high))
+            if max(low, least) > min(high, most):
+                raise UsageError(
+                    f"{which}dimension {at} of input {other!r} and dimension {axis} of input {name!r} are both called "
+                    f"{word!r}, which says that they are equal, and are given {least} to {most} and {low} to {high}",
+                    hint=f"If they are not: onnxbench edit MODEL OUT --name-dim {other}:{at}={_free(word, at)} "
+                    f"{name}:{axis}={_free(word, axis)}",
+                )
+
+
+def _free(word: str, axis: int) -> str:
+    return f"{word if word.isidentifier() else 'dim'}_{axis}"
 
 
 def _check_range(which: str, port: Port, wanted: Range) -> None:

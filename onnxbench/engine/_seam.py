@@ -40,6 +40,8 @@ _NOISE = re.compile(
     r"|Attribute onnxbench_ptx not found).*"
 )
 _PARSING = re.compile(r"(?:Static check for parsing|Parsing) node: (.*) \[(\S+)\]$")
+_FIRST_NETWORK = "Unnamed Network 0"
+"""How TensorRT names the first network of a process. The name is in the engine, and would count what came before."""
 _SEPARATOR = re.compile(r"-{5,}$")
 
 FLAGS: dict[str, str] = {
@@ -190,6 +192,7 @@ class TensorRT:
             has_attention: The model has Attention, which is then computed by other operators where no kernel fits.
         """
         network = self._builder.create_network(self._network_flags(strongly_typed))
+        network.name = _FIRST_NETWORK
         parser = self._parser_of(network)
         path = os.fspath(model)
         if has_attention:
@@ -204,6 +207,11 @@ class TensorRT:
                          "stack": [], "function": ""}]  # fmt: skip
         self._parser = parser  # the network refers to weights that the parser holds
         return network, problems
+
+    def forget(self) -> None:
+        """Drops what was parsed and said so far."""
+        self._parser = None
+        self.messages.clear()
 
     def query_support(
         self, model: Path, *, content: bytes | None = None
@@ -366,20 +374,11 @@ class TensorRT:
         if not profile or config.add_optimization_profile(profile) < 0:
             raise self.error(f"TensorRT refuses profile {number}", since=since)
 
-    def build(self, network: Any, config: Any, target: Path) -> dict[str, Any] | None:
-        """Builds the engine into a file and returns its size and digest; None if TensorRT built nothing."""
+    def build(self, network: Any, config: Any) -> Any:
+        """Returns the engine, in TensorRT's memory, or None if it built nothing."""
         if hasattr(config, "progress_monitor"):
             config.progress_monitor = self._monitor = _make_monitor(self.api, self.say)
-        memory = self._builder.build_serialized_network(network, config)
-        if memory is None:
-            return None
-        digest = hashlib.sha256()
-        digesting = threading.Thread(target=digest.update, args=(memory,))
-        digesting.start()
-        with open(target, "wb") as out:
-            out.write(memory)
-        digesting.join()
-        return {"bytes": int(memory.nbytes), "sha256": digest.hexdigest()}
+        return self._builder.build_serialized_network(network, config)
 
     def load_timing_cache(self, config: Any, file: Path) -> Any:
         """Gives the configuration a timing cache, filled from a file if it exists, and returns it."""
@@ -407,6 +406,19 @@ def _with_decomposable_attention(model: Path, content: bytes | None) -> bytes:
                 graphs += [each for each in (attribute.g, *attribute.graphs) if each.node]
     data: bytes = proto.SerializeToString()
     return data
+
+
+def write_engine(memory: Any, target: Path) -> dict[str, Any]:
+    """Writes an engine into a file and returns its size and digest."""
+    digest = hashlib.sha256()
+    digesting = threading.Thread(target=digest.update, args=(memory,))
+    digesting.start()
+    try:
+        with open(target, "wb") as out:
+            out.write(memory)
+    finally:
+        digesting.join()
+    return {"bytes": int(memory.nbytes), "sha256": digest.hexdigest()}
 
 
 def describe_network(network: Any) -> dict[str, Any]:

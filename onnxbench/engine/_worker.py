@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from onnxbench.engine import _seam
-from onnxbench.errors import BenchError, EngineError
+from onnxbench.errors import BenchError, EngineError, OutputError
 
 _ENDING = threading.Lock()
 
@@ -94,7 +94,7 @@ class _Ahead:
         )
         if not is_plain or job["model"] != self._model or state is None or state != _state_of(self._model):
             self._parsed = None
-            self.rt.messages.clear()
+            self.rt.forget()
             return None
         for event, fields in self._said:
             say(event, **fields)
@@ -170,14 +170,18 @@ def _build(job: dict[str, Any], say: _seam.Say, ahead: _Ahead | None = None) -> 
     serialized = [each["path"] for each in job.get("plugins", ()) if each["kind"] == "library" and each.get("embed")]
     if serialized:
         config.plugins_to_serialize = serialized
-    made = rt.build(network, config, Path(job["target"]))
+    memory = rt.build(network, config)
     _refuse_raised(rt)
-    if made is None:
+    if memory is None:
         return {**result, "messages": rt.messages}
-    result |= made
-    if cache is not None:
-        with open(job["timing_cache_target"], "wb") as out:
-            out.write(cache.serialize())
+    try:
+        result |= _seam.write_engine(memory, Path(job["target"]))
+        if cache is not None:
+            with open(job["timing_cache_target"], "wb") as out:
+                out.write(cache.serialize())
+    except OSError as error:
+        raise OutputError(f"the engine cannot be written: {error.strerror} (it has {memory.nbytes:,} bytes)",
+                          hint="Free some space, or name a file on another disk.") from None  # fmt: skip
     built = time.perf_counter()
     result |= {
         "built": True,

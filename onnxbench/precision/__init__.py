@@ -15,16 +15,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxbench import backends, select
-from onnxbench.errors import ExecutionError, NotFoundError, UsageError
+from onnxbench import select
+from onnxbench.errors import NotFoundError, UsageError
 from onnxbench.feeding import FeedOptions, feed_sets, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef, cycles_left
 from onnxbench.inference import TypeSource
 from onnxbench.model import Model, load
-from onnxbench.precision._headroom import Headroom, find_headroom, find_magnitudes, overflowing
+from onnxbench.precision._headroom import (
+    Headroom,
+    Magnitudes,
+    find_headroom,
+    find_magnitudes,
+    overflowing,
+    runtime_types,
+)
 from onnxbench.writer import Saved, SaveOptions, save
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ __all__ = [
     "Headroom",
     "Kept",
     "Lost",
+    "Magnitudes",
     "convert",
     "convert_file",
     "find_headroom",
@@ -153,13 +161,19 @@ def convert(
     """
     from onnxbench.precision._converting import convert_model
 
-    index = GraphIndex(model.proto) if headroom else None
-    kept: dict[NodeRef, tuple[Reason, str]] = {}
-    if index is not None:
-        kept.update((ref, ("range", detail)) for ref, detail in overflowing(index, headroom).items())
-    kept.update((ref, ("asked", "")) for ref in keep)
     with cycles_left():
-        return convert_model(model, to=to, keep=kept, io=io, weights=weights, opset=opset, sources=sources)
+        kept = _kept(model, keep, headroom)
+        return convert_model(model, to=to, keep=kept, io=io, weights=weights, opset=opset, sources=sources)[0]
+
+
+def _kept(model: Model, keep: Collection[NodeRef], headroom: Collection[Headroom]) -> dict[NodeRef, tuple[Reason, str]]:
+    """Returns the nodes that stay whatever their operators take, with why."""
+    kept: dict[NodeRef, tuple[Reason, str]] = {}
+    if headroom:
+        ranges = overflowing(GraphIndex(model.proto), headroom)
+        kept.update((ref, ("range", detail)) for ref, detail in ranges.items())
+    kept.update((ref, ("asked", "")) for ref in keep)
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +185,14 @@ class ConvertedFile:
         saved: What was written; None if nothing was to be written.
         headroom: Tensors with little headroom in the type, the worst first; empty without feeds.
         keep: Selectors of the nodes that stayed because they were asked for or because of their range, for a recipe.
+        unseen: Bodies and functions of which ``headroom`` says nothing: they could not be looked into.
     """
 
     converted: Converted
     saved: Saved | None
     headroom: tuple[Headroom, ...]
     keep: tuple[str, ...]
+    unseen: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON values."""
@@ -184,7 +200,8 @@ class ConvertedFile:
         return {
             "to": done.to, "casts": done.casts, "casts_removed": done.removed, "nodes": done.nodes,
             "weights": done.weights, "opset": {"before": done.opset[0], "after": done.opset[1]}, "kept": done.kept,
-            "lost": done.lost, "headroom": self.headroom, "keep": self.keep, "notes": done.notes, "saved": self.saved,
+            "lost": done.lost, "headroom": self.headroom, "unseen": self.unseen, "keep": self.keep,
+            "notes": done.notes, "saved": self.saved,
         }  # fmt: skip
 
 
@@ -215,7 +232,8 @@ def convert_file(
         io: As for ``convert``.
         weights: As for ``convert``.
         opset: As for ``convert``.
-        feeds: Run the model on these inputs and list the tensors that have little headroom in the type.
+        feeds: Run the model on these inputs and list the tensors that have little headroom in the type, in bodies and
+            functions too.
         keep_overflowing: Nodes that make or read a tensor that went beyond the type stay.
         options: How weights are stored.
         beside: Further files that the caller is going to write: none of them may be one that is read.
@@ -224,30 +242,31 @@ def convert_file(
     Raises:
         BenchError: As ``convert`` and ``onnxbench.writer.save`` do; nothing was written then.
     """
+    from onnxbench.precision._converting import convert_model
+
     model = load(source, allow_outside=allow_outside)
     refuse_to_overwrite(model, feeds.sources if isinstance(feeds, FeedOptions) else (), out, *beside)
     index = GraphIndex(model.proto) if keep or keep_named or keep_overflowing else None
     refs = select.nodes(index, keep) if index is not None and keep else []
     named = [] if index is None else list(dict.fromkeys(ref for each in keep_named for ref in _named(index, each)))
     headroom: tuple[Headroom, ...] = ()
+    unseen: tuple[str, ...] = ()
     if feeds is not None:
         sets: list[Mapping[str, Value]]
         sets = [feeds] if isinstance(feeds, Mapping) else [each.feeds for each in feed_sets(model, feeds)]
-        headroom = find_headroom(model, find_magnitudes(model, sets), to=to)
+        magnitudes = find_magnitudes(model, sets)
+        headroom, unseen = find_headroom(model, magnitudes.largest, to=to), magnitudes.missed
     staying = headroom if keep_overflowing else ()
-    done = convert(
-        model,
-        to=to,
-        keep=[*refs, *named],
-        io=io,
-        weights=weights,
-        opset=opset,
-        headroom=staying,
-        sources=(_runtime_types,),
-    )
-    saved = save(done.model, out, options=options, is_valid=True) if out is not None else None
+    with cycles_left():
+        kept = _kept(model, [*refs, *named], staying)
+        done, lost = convert_model(
+            model, to=to, keep=kept, io=io, weights=weights, opset=opset, sources=(runtime_types,),
+            defers=out is not None,
+        )  # fmt: skip
+        saved = save(done.model, out, options=options, is_valid=True) if out is not None else None
+    done = replace(done, lost=lost())
     names = [f'node:"{ref.path}"' for ref in (*named, *(overflowing(index, staying) if index is not None else ()))]
-    return ConvertedFile(done, saved, headroom, (*keep, *names))
+    return ConvertedFile(done, saved, headroom, (*keep, *names), unseen)
 
 
 def _named(index: GraphIndex, pattern: str) -> list[NodeRef]:
@@ -260,11 +279,3 @@ def _named(index: GraphIndex, pattern: str) -> list[NodeRef]:
     if not found:
         raise NotFoundError(f"no node has a name that {pattern!r} matches", hint="Selectors do more: --keep-fp32.")
     return found
-
-
-def _runtime_types(model: Model, names: Sequence[str]) -> dict[str, Any]:
-    """Asks ONNX Runtime for the types of what operators make that onnx does not know."""
-    try:
-        return backends.session_types(model, names)
-    except ExecutionError:
-        return {}

@@ -179,7 +179,8 @@ class Writer:
             if made is None or source is None:
                 continue
             read = self._demand(source)
-            word = self._now(scope, place.position, 0, node.input[0])
+            here = scope, place.position
+            word = next(kind for kind, uses in read.uses.items() for use in uses if (use.scope, use.position) == here)
             is_as_before = made.made == made.tensor.word == source.word
             if is_as_before or word != made.made or (read.made != word and not source.is_weight):
                 continue
@@ -187,9 +188,7 @@ class Writer:
             if ends and (source.scope is not scope or source.position < 0 or source.is_weight or self._is_end(read)):
                 continue
             for kind in read.uses:
-                read.uses[kind] = [
-                    use for use in read.uses[kind] if (use.scope, use.position) != (scope, place.position)
-                ]
+                read.uses[kind] = [use for use in read.uses[kind] if (use.scope, use.position) != here]
             read.uses = {kind: uses for kind, uses in read.uses.items() if uses}
             for kind, uses in made.uses.items():
                 for use in uses:

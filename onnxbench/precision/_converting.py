@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
 from onnxbench.draft import Draft
 from onnxbench.errors import BenchError, RefusedResultError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, NodeRef, Scope, sort_nodes, topological_order
 from onnxbench.inference import TypeFinder, TypeSource
+from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.opsets import convert_opset, standard_opset
 from onnxbench.precision import Converted, Kept, Lost, Reason
@@ -27,7 +29,7 @@ from onnxbench.tensortype import dtype_name, dtype_number, tensor_shape
 from onnxbench.validity import make_valid
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, TensorProto
 
 _TAG = "onnxbench.keeps_precision"
 _MOST_NAMED = 8
@@ -48,8 +50,13 @@ def convert_model(
     weights: Literal["refuse", "clamp", "keep"],
     opset: Literal["raise", "keep"],
     sources: Sequence[TypeSource],
-) -> Converted:
-    """See ``onnxbench.precision.convert``."""
+    defers: bool = False,
+) -> tuple[Converted, Callable[[], tuple[Lost, ...]]]:
+    """See ``onnxbench.precision.convert``.
+
+    With ``defers``, large weights are converted when the model is written: then one that does not fit is refused, and
+    what is returned beside the model tells ``Converted.lost`` only afterwards.
+    """
     number = dtype_number(to)
     if number not in FLOATS:
         raise UsageError(f"{to!r} is no precision to convert to", hint="There are fp16, bf16, fp32 and fp64.")
@@ -75,8 +82,8 @@ def convert_model(
             draft = Draft.of(raised, sources=sources)
             job = _Job(draft, number, io == "convert", notes, has_tags=bool(keep), lists_weights=is_old)
             plan = job.plan()
-    converter = Converter(draft.model, number, clamp=weights == "clamp")
-    plan, lost = job.judge(plan, converter, weights)
+    converter = Converter(draft.model, number, clamp=weights == "clamp", defers=defers and weights == "refuse")
+    plan, lost_by_now = job.judge(plan, converter, weights)
     is_sorted = all(topological_order(scope) is None for scope in draft.index.scopes)
     kept = _kept(plan)
     computing = len(plan.places) - len(kept)
@@ -88,10 +95,11 @@ def convert_model(
         _untag(proto)
     notes += make_valid(proto, complete=draft.model.with_small_weights)
     draft.touch()
-    return Converted(
-        draft.model, dtype_name(number), kept, applied.casts, applied.removed, computing, applied.weights, lost,
-        (before, standard_opset(proto) or 0), tuple(notes),
+    done = Converted(
+        draft.model, dtype_name(number), kept, applied.casts, applied.removed, computing, applied.weights,
+        lost_by_now(), (before, standard_opset(proto) or 0), tuple(notes),
     )  # fmt: skip
+    return done, lost_by_now
 
 
 class _Job:
@@ -145,8 +153,12 @@ class _Job:
 
     def judge(
         self, plan: Plan, converter: Converter, policy: Literal["refuse", "clamp", "keep"]
-    ) -> tuple[Plan, tuple[Lost, ...]]:
-        """Converts the weights that a plan wants converted, and makes it over until all that stay in it fit."""
+    ) -> tuple[Plan, Callable[[], tuple[Lost, ...]]]:
+        """Converts the weights that a plan wants converted, and makes it over until all that stay in it fit.
+
+        Returns:
+            The plan, and what tells which weights lost values, as far as they are converted when it is asked.
+        """
         stored = Weights(self._draft.index)
         lost: dict[tuple[Scope, str], Lost] = {}
         while True:
@@ -156,24 +168,32 @@ class _Job:
             ]  # fmt: skip
             held = [stored.tensor(tensor) for tensor in wanted]
             converter.prepare(held)
-            bad: list[tuple[Tensor, Account]] = []
-            for tensor, message in zip(wanted, held, strict=True):
-                _, account = converter.converted(message)
-                if account.is_lost:
-                    bad.append((tensor, account))
-                elif account.vanished:
-                    lost[tensor.scope, tensor.name] = _lost(tensor, account, "rounded")
-            if not bad:
-                return plan, tuple(lost.values())
+            accounts = [(tensor, converter.converted(message)[1]) for tensor, message in zip(wanted, held, strict=True)]
+            bad = [(tensor, account) for tensor, account in accounts if account.is_lost]
             if policy == "refuse":
-                raise self._refusal(bad)
+                looked_at = [(tensor, copy_of(message), account)
+                             for (tensor, account), message in zip(accounts, held, strict=True)
+                             if account.is_lost or not account.elements]  # fmt: skip
+                converter.refuse = partial(self._refusal_of_all, converter, looked_at)
+                if bad:
+                    raise converter.refuse()
+            if not bad:
+                return plan, partial(_told, lost, accounts)
             for tensor, account in bad:
                 lost[tensor.scope, tensor.name] = _lost(tensor, account, "clamped" if policy == "clamp" else "kept")
             if policy == "clamp":
-                return plan, tuple(lost.values())
+                return plan, partial(_told, lost, accounts)
             for tensor, account in bad:
                 self._keep_readers(plan, tensor, account)
             plan = self.plan()
+
+    def _refusal_of_all(
+        self, converter: Converter, weights: Sequence[tuple[Tensor, TensorProto, Account]]
+    ) -> RefusedResultError:
+        """Returns the refusal of all of these weights that do not fit, those included that nobody has read yet."""
+        looked = [(tensor, account if account.elements else converter.look_at(message))
+                  for tensor, message, account in weights]  # fmt: skip
+        return self._refusal([(tensor, account) for tensor, account in looked if account.is_lost])
 
     def _keep_readers(self, plan: Plan, tensor: Tensor, account: Account) -> None:
         path = _path(tensor)
@@ -229,6 +249,13 @@ def _words(account: Account) -> str:
     if account.vanished and account.vanished == account.nonzero:
         parts.append(f"all of its {account.nonzero:,} values that are not 0 become 0")
     return ", ".join(parts)
+
+
+def _told(lost: Mapping[tuple[Scope, str], Lost], accounts: Sequence[tuple[Tensor, Account]]) -> tuple[Lost, ...]:
+    """Returns the weights that lost values: those that something was done about, and those that were rounded to 0."""
+    rounded = {(tensor.scope, tensor.name): _lost(tensor, account, "rounded")
+               for tensor, account in accounts if account.vanished and not account.is_lost}  # fmt: skip
+    return tuple({**rounded, **lost}.values())
 
 
 def _lost(tensor: Tensor, account: Account, action: Literal["clamped", "kept", "rounded"]) -> Lost:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnxbench.graph import Scope
 from onnxbench.precision._sides import CHANGES, STAYS, Link, choose_sides
@@ -215,7 +215,10 @@ class Plan:
         """Takes in the weights, inputs and outputs of a graph."""
         is_main = scope is self.typing.index.main
         inputs = set(scope.inputs)
-        for name in scope.constants:
+        graph: Any = scope.graph  # in its order, which decides in which order weights are added and written
+        stored = [] if scope.is_function else [each.name for each in graph.initializer]
+        stored += [] if scope.is_function else [each.values.name for each in graph.sparse_initializer]
+        for name in stored:
             tensor = self.tensor(scope, name)
             if tensor is not None and (name not in inputs or (is_main and self.lists_weights)):
                 tensor.maker = -1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -461,6 +462,12 @@ class CommandFailure:
         if not self._words:
             raise UsageError("--check names no command")
         if not any("{}" in word for word in self._words):
+            unknown = next((word for word in self._words if re.fullmatch(r"\{\w+\}", word) and word != "{feeds}"), None)
+            if unknown is not None:
+                raise UsageError(
+                    f"--check {command!r}: {unknown} stands for nothing",
+                    hint="{} is the model file, {feeds} its inputs.",
+                )
             self._words.append("{}")
         self.place, self.number, self._code, self._seconds = place, 0, code, seconds
         self.text = f"{command!r} ends with {code}"

@@ -29,6 +29,7 @@ from onnxbench.inference import TypeFinder
 from onnxbench.inlining import inline_functions
 from onnxbench.messages import copy_of
 from onnxbench.model import Model
+from onnxbench.opsets import standard_opset
 from onnxbench.schemas import find_schema, plain_domain
 from onnxbench.tensortype import elem_type, schema_word
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from onnx.defs import OpSchema
 
 FLOAT32, FLOAT16, BFLOAT16 = 1, 10, 16
+_FIRST_OPSET_WITH_BFLOAT16 = 13
 _TAG = "onnxbench.tuned"
 _COMPUTING = frozenset({"Resize", "Upsample", "GridSample", "Col2Im"})
 """Operators that take any element type, and yet make new values."""
@@ -95,7 +97,8 @@ class Emulation:
         kinds: Of each graph, the element types of its tensors, as far as they are known.
 
     Raises:
-        UnsupportedError: The model makes random numbers, so no two runs of it can be compared.
+        UnsupportedError: The model makes random numbers, so no two runs of it can be compared, or its opset has no Cast
+            to bfloat16.
     """
 
     def __init__(
@@ -116,6 +119,12 @@ class Emulation:
             raise UnsupportedError(
                 f"node {random.path} ({random.node.op_type}) makes random numbers, so no two runs can be compared",
                 hint="Replace it by a weight, for the search at least.",
+            )
+        opset = standard_opset(model.proto) or 0
+        if to == BFLOAT16 and opset < _FIRST_OPSET_WITH_BFLOAT16:
+            raise UnsupportedError(
+                f"bfloat16 is emulated by Casts of opset {_FIRST_OPSET_WITH_BFLOAT16}, and the model has opset {opset}",
+                hint=f"Raise it first: onnxbench edit MODEL OUT --set-opset {_FIRST_OPSET_WITH_BFLOAT16}.",
             )
         self.model, tags = _inlined(model, refs)
         self.index = GraphIndex(self.model.proto)

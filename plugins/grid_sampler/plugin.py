@@ -165,6 +165,7 @@ BUNDLE = Bundle(
     name="grid_sampler",
     op="grid_sampler",
     domain="mmdeploy",
+    aliases=("mmcv::grid_sampler",),
     description="Samples images (N, C, H, W) at the points of a grid (N, h, w, 2).",
     inputs=("input", "grid"),
     outputs=("output",),

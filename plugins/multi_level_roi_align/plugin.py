@@ -20,6 +20,8 @@ def given(inputs):
 def shapes(inputs, attributes):
     rois, *maps = given(inputs)
     strides = attributes["featmap_strides"]
+    if len(maps) > LEVELS:
+        raise ValueError(f"there are {len(maps)} levels, and {LEVELS} are the most")
     if len(maps) > len(strides):
         raise ValueError(f"there are {len(maps)} levels and {len(strides)} featmap_strides")
     return [[rois[0], maps[0][1], attributes["output_height"], attributes["output_width"]]]

@@ -18,33 +18,43 @@ struct factors {
   four left[DEPTH][ROWS / 4 + 1], right[DEPTH][COLUMNS / 4 + 1];
 };
 
-// Neighbouring threads read neighbouring elements: of a row of b, whichever way that lies.
+// Puts `steps` products of `rows` rows and `columns` columns there, and 0 beyond. Neighbouring threads read neighbouring
+// elements: of a row of b, whichever way that lies.
 template <bool turned, typename T>
-ONNXBENCH_DEVICE void load_factors(const T* a, long long rows, const T* b, long long columns, long long depth,
-                                   long long stride, long long from, factors& to, int thread) {
-  for (int at = thread; at < ROWS * DEPTH; at += THREADS) {
-    int row = at / DEPTH, step = at % DEPTH;
-    to.left[step][row / 4].at[row % 4] =
-        row < rows && from + step < depth ? onnxbench_load(a + row * depth + from + step) : 0.0f;
-  }
-  for (int at = thread; at < DEPTH * COLUMNS; at += THREADS) {
-    int step = turned ? at % DEPTH : at / COLUMNS, column = turned ? at / DEPTH : at % COLUMNS;
-    const T* of = turned ? b + column * depth + from + step : b + (from + step) * stride + column;
-    to.right[step][column / 4].at[column % 4] = column < columns && from + step < depth ? onnxbench_load(of) : 0.0f;
+ONNXBENCH_DEVICE void load_factors(const T* a, int rows, const T* b, int columns, int steps, long long depth,
+                                   long long stride, factors& to, int thread) {
+  int row = thread / DEPTH, step = thread % DEPTH;
+  for (a += row * depth + step; row < ROWS; row += THREADS / DEPTH, a += THREADS / DEPTH * depth)
+    to.left[step][row / 4].at[row % 4] = row < rows && step < steps ? onnxbench_load(a) : 0.0f;
+  if (turned) {
+    int column = thread / DEPTH;
+    for (b += column * depth + step; column < COLUMNS; column += THREADS / DEPTH, b += THREADS / DEPTH * depth)
+      to.right[step][column / 4].at[column % 4] = column < columns && step < steps ? onnxbench_load(b) : 0.0f;
+  } else {
+    int column = thread % COLUMNS;
+    step = thread / COLUMNS;
+    for (b += step * stride + column; step < DEPTH; step += THREADS / COLUMNS, b += THREADS / COLUMNS * stride)
+      to.right[step][column / 4].at[column % 4] = column < columns && step < steps ? onnxbench_load(b) : 0.0f;
   }
 }
 
-// a: `rows` rows, `depth` long; b: `columns` rows of that length (turned), or `depth` rows of `stride` elements; sums:
-// of each thread 4 by 4, whose rows begin at thread / 16 * 4 and whose columns at thread % 16 * 4. Rows and columns
+ONNXBENCH_DEVICE int at_most(long long count, int most) { return count < most ? (int)count : most; }
+
+// a: `rows` rows, `depth` long; b: `columns` rows of that length (turned), or `depth` rows of `stride` elements;
+// sums: of each thread 4 by 4, whose rows begin at thread / 16 * 4 and whose columns at thread % 16 * 4. Rows and columns
 // beyond what there is are 0.
 template <bool turned, typename T>
-ONNXBENCH_DEVICE void multiply(const T* a, long long rows, const T* b, long long columns, long long depth,
-                               long long stride, factors& space, float (*sums)[16]) {
+ONNXBENCH_DEVICE void multiply(const T* a, int rows, const T* b, int columns, long long depth, long long stride,
+                               factors& space, float (*sums)[16]) {
   ONNXBENCH_PART(thread, THREADS) {
-    for (int i = 0; i < 16; ++i) sums[ONNXBENCH_AT(thread)][i] = 0.0f;
+    float* sum = sums[ONNXBENCH_AT(thread)];
+    for (int i = 0; i < 16; ++i) sum[i] = 0.0f;
   }
   for (long long from = 0; from < depth; from += DEPTH) {
-    ONNXBENCH_PART(thread, THREADS) { load_factors<turned>(a, rows, b, columns, depth, stride, from, space, thread); }
+    ONNXBENCH_PART(thread, THREADS) {
+      load_factors<turned>(a + from, rows, b + (turned ? from : from * stride), columns, at_most(depth - from, DEPTH),
+                           depth, stride, space, thread);
+    }
     ONNXBENCH_PART(thread, THREADS) {
       float* sum = sums[ONNXBENCH_AT(thread)];
       if (thread / 16 * 4 < rows && thread % 16 * 4 < columns)

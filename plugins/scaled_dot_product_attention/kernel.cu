@@ -16,7 +16,8 @@ ONNXBENCH_DEVICE void weigh(const T* __restrict__ query, const T* __restrict__ k
   ONNXBENCH_OWN(float, sums, THREADS, 16);
   long long queries = p.i[1], keys = p.i[2], size = p.i[3];
   long long tiles = (queries + ROWS - 1) / ROWS, head = blockIdx.x / tiles;
-  long long first = blockIdx.x % tiles * ROWS, rows = queries - first;
+  long long first = blockIdx.x % tiles * ROWS;
+  int rows = at_most(queries - first, ROWS);
   const T *rows_of = query + (head * queries + first) * size, *keys_of = key + head * keys * size;
   const T* mask_of = p.i[5] ? mask + ((p.i[5] > 1 ? head * queries : 0) + first) * keys : nullptr;
   T* weights_of = weights + (head * queries + first) * keys;
@@ -26,7 +27,8 @@ ONNXBENCH_DEVICE void weigh(const T* __restrict__ query, const T* __restrict__ k
   }
   for (int pass = 0; pass < 2; ++pass) {
     for (long long from = 0; from < keys; from += COLUMNS) {
-      multiply<true>(rows_of, rows, keys_of + from * size, keys - from, size, size, space, sums);
+      int columns = at_most(keys - from, COLUMNS);
+      multiply<true>(rows_of, rows, keys_of + from * size, columns, size, size, space, sums);
       ONNXBENCH_PART(thread, THREADS) {
         for (int i = 0; i < 4; ++i) {
           four made;
@@ -36,11 +38,11 @@ ONNXBENCH_DEVICE void weigh(const T* __restrict__ query, const T* __restrict__ k
       }
       ONNXBENCH_PART(thread, THREADS) {
 #pragma unroll 1
-        for (int row = thread / LANES; row < ROWS && row < rows; row += THREADS / LANES) {
+        for (int row = thread / LANES; row < rows; row += THREADS / LANES) {
           float seen[4];
           for (int j = 0; j < 4; ++j) {
             int column = thread % LANES + j * LANES;
-            bool is_there = from + column < keys;
+            bool is_there = column < columns;
             seen[j] = is_there ? scores[row][column / 4].at[column % 4] : nothing();
             if (is_there && mask_of) seen[j] += onnxbench_load(mask_of + row * keys + from + column);
             if (is_there && pass == 1)
@@ -73,7 +75,8 @@ ONNXBENCH_DEVICE void mix(const T* __restrict__ value, const T* __restrict__ wei
   long long queries = p.i[1], keys = p.i[2], width = p.i[4];
   long long tiles = (queries + ROWS - 1) / ROWS, parts = (width + COLUMNS - 1) / COLUMNS;
   long long head = blockIdx.x / parts / tiles, first = blockIdx.x / parts % tiles * ROWS;
-  long long left = blockIdx.x % parts * COLUMNS, rows = queries - first, columns = width - left;
+  long long left = blockIdx.x % parts * COLUMNS;
+  int rows = at_most(queries - first, ROWS), columns = at_most(width - left, COLUMNS);
   multiply<false>(weights + (head * queries + first) * keys, rows, value + head * keys * width + left, columns, keys,
                   width, space, sums);
   T* output_of = output + (head * queries + first) * width + left;
