@@ -51,6 +51,7 @@ class Options:
         isolate: Seconds that opening a session, and each run, may take in a process of its own, which may die without
             taking this one along; 0 runs it in this process.
         disabled: Optimizers of ONNX Runtime, by its own names, that are left out.
+        packing: Let the runtime lay out weights anew for each node, for speed: a copy of each, and time to open.
     """
 
     optimization: str = "all"
@@ -63,6 +64,7 @@ class Options:
     operators: tuple[Operator, ...] = ()
     isolate: float = 0.0
     disabled: tuple[str, ...] = ()
+    packing: bool = True
 
 
 class Session(Protocol):

@@ -201,6 +201,8 @@ def _settings(runtime: Any, options: Options, folder: str | None, traces: Path |
         # Of the nodes that are ready, the first in the file runs next: probes run before what comes after them.
         settings.execution_order = runtime.ExecutionOrder.PRIORITY_BASED
         settings.enable_cpu_mem_arena = settings.enable_mem_pattern = False
+    if not options.packing:
+        settings.add_session_config_entry("session.disable_prepacking", "1")
     if folder is not None:
         settings.add_session_config_entry(_FOLDER_ENTRY, folder)
     for library in options.libraries:

@@ -52,11 +52,12 @@ def quantize(
         str,
         typer.Option(
             "--method",
+            "--calibration",
             "--calibrate-method",
-            metavar="minmax|entropy|percentile",
-            help="How the range of a tensor is taken from its values.",
+            metavar="auto|mse|minmax|entropy|percentile",
+            help="How the range of a tensor is taken from its values (auto: mse for TensorRT, minmax else).",
         ),
-    ] = "minmax",
+    ] = "auto",
     percentile: Annotated[
         float | None,
         typer.Option(

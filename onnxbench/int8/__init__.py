@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from onnxbench import backends
 from onnxbench.bisection import model_digest, value_digest
 from onnxbench.drift import TensorDrift, compare_all
-from onnxbench.errors import FeedsError, NotFoundError, UsageError, did_you_mean
+from onnxbench.errors import NotFoundError, UsageError, did_you_mean
 from onnxbench.feeding import FeedOptions, choices_explained, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef
 from onnxbench.int8._measures import TensorError, activation_errors, weight_errors
@@ -33,8 +33,9 @@ from onnxbench.int8._placement import Placement
 from onnxbench.int8._result import OutputError, Quantization
 from onnxbench.model import Model, load
 from onnxbench.progress import track
-from onnxbench.quantizing import Method, Quantizer, Target, calibrate, restore_names
+from onnxbench.quantizing import Method, Quantizer, Target, calibrate, resolve_method, restore_names
 from onnxbench.reporting import require_report
+from onnxbench.samples import gather, hold_out
 from onnxbench.tuning import (
     MAX_RUNS,
     Budget,
@@ -46,12 +47,13 @@ from onnxbench.tuning import (
     Score,
     Search,
     State,
+    Together,
     Tuning,
     digest,
     frontier,
     node_selectors,
+    open_together,
     rank,
-    samples_of,
 )
 from onnxbench.version import __version__
 from onnxbench.writer import SaveOptions, held_back, save, write_whole
@@ -79,7 +81,7 @@ def quantize(
     feeds: FeedOptions | Sequence[Mapping[str, Value]] | None = None,
     target: Target = "tensorrt",
     quantizer: Quantizer = "onnxruntime",
-    method: Method = "minmax",
+    method: Method = "auto",
     percentile: float | None = None,
     per_channel: bool = True,
     operators: Sequence[str] | None = None,
@@ -101,7 +103,7 @@ def quantize(
         target: ``tensorrt`` (zero points 0, bias in float, outputs left alone) or ``onnxruntime`` (what its quantizer
             does by itself: uint8 activations, int8 weights, int32 bias).
         quantizer: ``onnxruntime``, or ``modelopt``: NVIDIA's, if it is installed.
-        method: How ranges are taken: ``minmax``, ``entropy`` or ``percentile``.
+        method: How ranges are taken: ``auto``, ``mse``, ``minmax``, ``entropy`` or ``percentile``.
         percentile: The share of values within the range, in percent.
         per_channel: Whether weights have a scale for each channel.
         operators: Types of nodes that are quantized; None: those that the target gains by.
@@ -122,13 +124,9 @@ def quantize(
     if tolerance is not None:
         words = [f"{tolerance!r}"] if isinstance(tolerance, (int, float)) else tolerance
         criterion = Criterion(metric, words, [info.name for info in whole.proto.graph.output])
-    samples, choices = samples_of(whole, feeds)
-    if not 0 <= holdout < len(samples):
-        raise FeedsError(
-            f"{holdout} samples are to be held out, and there are {len(samples)}",
-            hint="At least one is for the calibration.",
-        )
-    seen, held = samples[: len(samples) - holdout], samples[len(samples) - holdout :]
+    samples, choices = gather(whole, feeds)
+    seen, held = hold_out(samples, holdout, "calibration")
+    method = resolve_method(method, target, quantizer)
     with choices_explained(choices):
         made = calibrate(
             whole, seen, target=target, quantizer=quantizer, method=method, percentile=percentile,
@@ -211,8 +209,8 @@ class _Job:
         """Returns the units that a set of the search means."""
         return self._always | {self._free[number] for number in kept}
 
-    def _open(self, kept: Collection[int]) -> backends.Session:
-        return backends.open_session(self._placement.leave(self._units(kept)), options=_FLOAT)
+    def _open(self, sets: Iterator[frozenset[int]], most: float) -> Together:
+        return open_together((self._placement.leave(self._units(kept)) for kept in sets), most=most)
 
     def rank(self) -> int:
         """Measures the nodes by themselves, on the first sample; returns how many runs of the model that took."""
@@ -223,10 +221,6 @@ class _Job:
         """Returns what the search finds; what is to be kept is in ``kept`` then."""
         units = [self._placement.units[number] for number in self._free]
         state = State(resume, self._key(criterion, question))
-        search = Search(
-            lambda kept: evaluator(kept), [1.0] * len(units), [unit.op_type for unit in units],
-            power=1.0 if criterion.metric == "cosine" else 2.0,
-        )  # fmt: skip
 
         def ranked() -> Sequence[Rank]:
             budget.take(_RANKING)
@@ -238,6 +232,7 @@ class _Job:
             evaluator = Evaluator(
                 self._open, lambda sample: sample, self._placement.model, self._samples, criterion, budget, state
             )
+            search = Search(evaluator, [1.0] * len(units), [unit.op_type for unit in units], criterion.power)
             ended = search.run(ranked)
         best = search.best
         self.kept = self._units(best.kept if best is not None else ())

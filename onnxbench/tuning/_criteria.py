@@ -129,6 +129,11 @@ class Criterion:
         )
 
     @property
+    def power(self) -> float:
+        """The power of a score's ratio that independent errors add up in: 2 for lengths, 1 for squares of them."""
+        return 1.0 if self.metric == "cosine" else 2.0
+
+    @property
     def question(self) -> list[str]:
         """All that decides what passes: the criterion in words, and the code of a user's own function."""
         return [self.text, self._code]
