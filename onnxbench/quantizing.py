@@ -212,7 +212,7 @@ def calibrate(
         size = sum(weights.tensor_bytes(tensor) for tensor in weights.tensors(prepared.proto))
         save(prepared, source, options=SaveOptions(external=size > _LARGE))
         samples, _ = gather(model, calibration)
-        ranges: Ranges = "minmax" if method in ("auto", "mse") else method
+        ranges: Ranges = "minmax" if method == "auto" or method == "mse" else method
         if quantizer == "modelopt":
             backends.quantize_by_modelopt(
                 source, file, samples, operators=wanted, exclude=exclude, external=size > _LARGE,

@@ -49,16 +49,21 @@ from onnxbench.tuning import (
     State,
     Together,
     Tuning,
+    alone,
+    cost_digest,
+    costs_of,
     digest,
     frontier,
     node_selectors,
     open_together,
+    place_of,
     rank,
 )
 from onnxbench.version import __version__
 from onnxbench.writer import SaveOptions, held_back, save, write_whole
 
 if TYPE_CHECKING:
+    from onnxbench.bisection import Place
     from onnxbench.captures import Value
 
 __all__ = [
@@ -71,6 +76,8 @@ _ENDED: Mapping[Ended, str] = {
     "enough": "all nodes can be in int8", "smallest": "no single node can be quantized as well",
     "spent": "the runs or the time were used up", "stopped": "it was interrupted",
 }  # fmt: skip
+_SAVED = 3
+"""Bytes that an element takes less in int8."""
 _RANKING = 4
 """Runs that a ranking takes, as a rule."""
 
@@ -89,6 +96,8 @@ def quantize(
     tolerance: Sequence[str] | float | None = None,
     metric: str = "max",
     holdout: int = 0,
+    cost: str = "count",
+    on: str | None = None,
     max_runs: int | None = MAX_RUNS,
     budget: float | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -111,6 +120,9 @@ def quantize(
         tolerance: What outputs may be off by the metric. None does not search: all nodes are quantized.
         metric: As for ``onnxbench.tuning.tune``.
         holdout: So many samples, the last ones, are neither calibrated with nor shown to the search.
+        cost: What is made small: ``count``, ``bytes``, ``time``, or a table in a YAML or JSON file.
+        on: What runs the models that are tried: ``ort-cuda``, ``trt``, or a place as for ``bisect``. None: ONNX Runtime
+            on the CPU, without optimization.
         max_runs: How often the model may run in a search; None: any number.
         budget: Seconds that the search may take; None: any number.
         resume: A file that has what was found of every set, and is read by a later search.
@@ -124,6 +136,7 @@ def quantize(
     if tolerance is not None:
         words = [f"{tolerance!r}"] if isinstance(tolerance, (int, float)) else tolerance
         criterion = Criterion(metric, words, [info.name for info in whole.proto.graph.output])
+    place = place_of(on)
     samples, choices = gather(whole, feeds)
     seen, held = hold_out(samples, holdout, "calibration")
     method = resolve_method(method, target, quantizer)
@@ -133,7 +146,7 @@ def quantize(
             per_channel=per_channel, operators=operators,
         )  # fmt: skip
         placement = Placement(made, GraphIndex(whole.proto), writes=target == "onnxruntime")
-        job = _Job(whole, placement, keep, seen, held)
+        job = _Job(whole, placement, keep, seen, held, place)
         found = None
         question = [target, quantizer, method, percentile, per_channel, sorted(made.operators)]
         if criterion is not None:
@@ -143,7 +156,7 @@ def quantize(
                     hint="Allow more runs, or give fewer samples.",
                 )
             state = None if resume is None else Path(resume)
-            found = job.search(criterion, Budget(max_runs, budget), state, question)
+            found = job.search(criterion, Budget(max_runs, budget), state, question, cost)
         kept = job.kept
         done = None if found is not None and not found.found else placement.leave(kept)
         outputs = job.compare(placement.leave(kept) if done is None else done)
@@ -192,8 +205,11 @@ class _Job:
         keep: Collection[NodeRef],
         samples: Sequence[Mapping[str, Value]],
         held: Sequence[Mapping[str, Value]],
+        place: Place | None,
     ) -> None:
         self._model, self._placement, self._samples, self._held = model, placement, samples, held
+        self._place = place
+        self._costs = [1.0] * len(placement.units)
         named = {(ref.scope.path, ref.position) for ref in keep}
         units = [(unit.ref.scope.path, unit.ref.position) for unit in placement.units]
         self._always = frozenset(number for number, place in enumerate(units) if place in named)
@@ -210,6 +226,9 @@ class _Job:
         return self._always | {self._free[number] for number in kept}
 
     def _open(self, sets: Iterator[frozenset[int]], most: float) -> Together:
+        if self._place is not None:
+            made = self._placement.leave(self._units(next(sets)))
+            return alone(backends.open_session(made, self._place.backend, options=self._place.options))
         return open_together((self._placement.leave(self._units(kept)) for kept in sets), most=most)
 
     def rank(self) -> int:
@@ -217,10 +236,17 @@ class _Job:
         self.ranks, runs = rank(self._placement, self._samples[0])
         return math.ceil(runs)
 
-    def search(self, criterion: Criterion, budget: Budget, resume: Path | None, question: Sequence[Any]) -> Tuning:
+    def search(
+        self, criterion: Criterion, budget: Budget, resume: Path | None, question: Sequence[Any], cost: str
+    ) -> Tuning:
         """Returns what the search finds; what is to be kept is in ``kept`` then."""
         units = [self._placement.units[number] for number in self._free]
-        state = State(resume, self._key(criterion, question))
+        place = PLACE if self._place is None else self._place.text
+        state = State(resume, self._key(criterion, [*question, place, cost_digest(cost)]))
+        self._costs, runs = costs_of(self._placement, cost, self._samples[0], saved=_SAVED)
+        budget.count(runs)
+
+        costs = [self._costs[number] for number in self._free]
 
         def ranked() -> Sequence[Rank]:
             budget.take(_RANKING)
@@ -232,7 +258,7 @@ class _Job:
             evaluator = Evaluator(
                 self._open, lambda sample: sample, self._placement.model, self._samples, criterion, budget, state
             )
-            search = Search(evaluator, [1.0] * len(units), [unit.op_type for unit in units], criterion.power)
+            search = Search(evaluator, costs, [unit.op_type for unit in units], criterion.power)
             ended = search.run(ranked)
         best = search.best
         self.kept = self._units(best.kept if best is not None else ())
@@ -242,7 +268,7 @@ class _Job:
             model=self._model.origin.name if self._model.origin is not None else "the model",
             to="int8",
             criterion=criterion.text,
-            place=PLACE,
+            place=place,
             candidates=tuple(self.candidates()),
             found=best is not None,
             score=best.score if best is not None else plain,
@@ -299,7 +325,7 @@ class _Job:
         before = self._inputs_of_units()
         for number, (unit, known) in enumerate(zip(units, self.ranks, strict=True)):
             yield Candidate(
-                unit.path, unit.op_type, number in self.kept, 1.0, known.own, known.gain, known.effect,
+                unit.path, unit.op_type, number in self.kept, self._costs[number], known.own, known.gain, known.effect,
                 tuple(units[each].path for each in before[number]),
             )  # fmt: skip
 

@@ -24,7 +24,7 @@ from onnxbench.captures import Value
 from onnxbench.errors import UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions, choices_explained, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef
-from onnxbench.model import Model, load
+from onnxbench.model import Model, from_proto, load
 from onnxbench.precision import convert
 from onnxbench.progress import track
 from onnxbench.reporting import require_report
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_RUNS", "METRICS", "Budget", "Candidate", "Criterion", "Ended", "Evaluator", "Point", "Rank", "Score", "Search",
-    "State", "Together", "Tuning", "Unit", "digest", "frontier", "frontier_chart", "node_selectors", "open_together",
-    "rank", "tune", "tune_file", "write_tuning",
+    "State", "Together", "Tuning", "Unit", "alone", "cost_digest", "costs_of", "digest", "frontier", "frontier_chart",
+    "node_selectors", "open_together", "place_of", "rank", "tune", "tune_file", "write_tuning",
 ]  # fmt: skip
 
 Weights = Literal["refuse", "clamp", "keep"]
@@ -119,7 +119,7 @@ def tune(
         raise UsageError(f"a search is for fp16 or bf16, not for {to!r}")
     whole = model if isinstance(model, Model) else load(model, allow_outside=allow_outside)
     job = _Job(
-        whole, number, keep, io, weights, opset, _place(on),
+        whole, number, keep, io, weights, opset, place_of(on),
         Criterion(metric, [f"{tolerance!r}"] if isinstance(tolerance, (int, float)) else tolerance, _outputs(whole)),
     )  # fmt: skip
     samples, choices = gather(whole, feeds)
@@ -137,8 +137,24 @@ def _outputs(model: Model) -> list[str]:
     return [info.name for info in model.proto.graph.output]
 
 
-def _place(on: str | None) -> Place | None:
-    return None if on in (None, "emulated") else parse_place(_NATIVE.get(str(on), str(on)), level="all")
+def place_of(on: str | None) -> Place | None:
+    """Returns where converted models run: ``ort-cuda``, ``trt``, or a place as for ``bisect``; None for the CPU.
+
+    A model of one node is opened there, so that what cannot run is known before anything long begins.
+
+    Raises:
+        UsageError: There is no such place.
+        MissingDependencyError: The runtime there lacks what it takes.
+        ExecutionError: It has it, and that does not run.
+    """
+    from onnx import parser
+
+    if on in (None, "emulated"):
+        return None
+    place = parse_place(_NATIVE.get(str(on), str(on)), level="all")
+    proto = parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) {y = Abs(x)}')
+    backends.open_session(from_proto(proto), place.backend, options=place.options).close()
+    return place
 
 
 class _Job:
@@ -243,9 +259,8 @@ class _Job:
 
     def _key(self, samples: Sequence[Mapping[str, Value]], cost: str) -> dict[str, str]:
         """Returns digests of what a search is about."""
-        table = Path(cost).read_bytes().hex() if Path(cost).is_file() else cost
         question = [
-            __version__, self._criterion.question, table, self._place.text if self._place else EMULATED,
+            __version__, self._criterion.question, cost_digest(cost), self._place.text if self._place else EMULATED,
             {name: value for name, value in self._how.items() if name != "sources"},
             sorted(ref.path for ref in self._always), [unit.path for unit in self._emulation.units],
         ]  # fmt: skip
@@ -341,6 +356,11 @@ def frontier(trials: Sequence[Trial], search: Search) -> tuple[Point, ...]:
         if not points or trial.score.ratio < points[-1].score.ratio:
             points.append(Point(len(trial.kept), search.cost(trial.kept), trial.score, trial.passed))
     return tuple(points)
+
+
+def cost_digest(cost: str) -> str:
+    """Returns a cost by name, or the digest of the file that has its table."""
+    return hashlib.sha256(Path(cost).read_bytes()).hexdigest() if Path(cost).is_file() else cost
 
 
 def digest(data: Any) -> str:

@@ -1,10 +1,10 @@
 """Sets of kept nodes, tried: each is a model that is run on all samples, and judged; nothing is run twice.
 
 What limits a search is how often the model runs, so that is what is counted: one run is the model on one sample. A set
-that fails is known to fail after one sample, so the sample that failed last is tried first. Sets that are alike can
-be looked at in one session, which computes once what they have in common (``_sharing``); that counts as many runs as it
-is long. What was found is saved after every set, if a file is named, and a later search with the same model, inputs and
-question starts from there.
+that fails is known to fail after one sample, so the one that failed last, or was the worst, is tried first. Sets that
+are alike can be looked at in one session, which computes once what they have in common (``_sharing``); that counts as
+many runs as it is long. What was found is saved after every set, if a file is named, and a later search with the same
+model, inputs and question starts from there.
 """
 
 from __future__ import annotations
@@ -158,9 +158,9 @@ class Evaluator:
             trial = self._add(self._try(chosen))
         if trial not in self.trials:
             self.trials.append(trial)
-        if trial.failing >= 0:
-            self._order.remove(trial.failing)
-            self._order.insert(0, trial.failing)
+        first = trial.failing if trial.failing >= 0 else trial.score.sample
+        self._order.remove(first)
+        self._order.insert(0, first)
         return trial
 
     def _add(self, trial: Trial) -> Trial:
@@ -171,8 +171,8 @@ class Evaluator:
     def look(self, sets: Sequence[frozenset[int]]) -> list[Score]:
         """Returns the scores of sets that are alike, of as many of the first as one session takes, on one sample.
 
-        That is the sample that failed last. A set that fails on it is tried; one that passes is so only if there is no
-        other sample.
+        That is the sample that failed last, or was the worst of a set that passed. A set that fails on it is tried; one
+        that passes is so only if there is no other sample.
 
         Raises:
             OutOfBudgetError: There is nothing left to look at the first one with.
@@ -228,39 +228,48 @@ class Evaluator:
 
     def _judged(self, kept: frozenset[int], session: Together) -> Trial:
         worst = Score()
-        made: dict[int, dict[str, Value]] = {}
+        if self._criterion.function is not None:
+            worst = self._by_function(session)
+            return Trial(kept, worst, -1 if worst.passed else worst.sample)
         for number in self._order:
-            score = self._looked.get((kept, number)) or self._score(number, session, made)
+            score = self._looked.get((kept, number)) or self._score(number, session)
             if not score.passed:
                 return Trial(kept, score, number)
             worst = _worse(worst, score)
-        if self._criterion.function is not None:
-            order = sorted(made)
-            worst = self._criterion.judge_all([self.expected[n] for n in order], [made[n] for n in order])
-        return Trial(kept, worst, -1 if worst.passed else self._order[0])
+        return Trial(kept, worst)
 
-    def _score(self, number: int, session: Together, made: dict[int, dict[str, Value]]) -> Score:
-        """Returns the score of one sample; its outputs are kept for a function of all samples."""
+    def _by_function(self, session: Together) -> Score:
+        """Returns what the user's function says of all samples, or what is wrong in kind with one of them."""
+        made = Samples()
+        for number in range(len(self._samples)):
+            score = self._score(number, session, made)
+            if not score.passed:
+                return score
+        return self._criterion.judge_all(self.expected, made)
+
+    def _score(self, number: int, session: Together, made: Samples | None = None) -> Score:
+        """Returns the score of one sample; its outputs are added to what is made."""
         try:
             self.budget.take()
             outputs = session.run(self._fed(self._samples[number]))[0]
         except ExecutionError as error:
             return Score(math.inf, sample=number, problem=error.message)
-        if self._criterion.function is not None:
-            made[number] = outputs
+        if made is not None:
+            made.append(outputs)
         return self._criterion.judge(self.expected[number], outputs, number)
 
     def worst(self, kept: Collection[int]) -> Score:
         """Returns the worst score of all samples, whether they pass or not."""
         session = self._open(iter([frozenset(kept)]), 1.0)
-        made: dict[int, dict[str, Value]] = {}
-        worst = Score()
-        for number in range(len(self._samples)):
-            worst = _worse(worst, self._score(number, session, made))
-        session.close()
-        if self._criterion.function is not None and worst.passed:
-            return self._criterion.judge_all(self.expected, [made[number] for number in sorted(made)])
-        return worst
+        try:
+            if self._criterion.function is not None:
+                return self._by_function(session)
+            worst = Score()
+            for number in range(len(self._samples)):
+                worst = _worse(worst, self._score(number, session))
+            return worst
+        finally:
+            session.close()
 
 
 def _worse(one: Score, other: Score) -> Score:

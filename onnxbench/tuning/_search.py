@@ -52,8 +52,6 @@ _FAR = 3.0
 """How many times what the tolerance leaves is tried to be left out at once, by the shares."""
 _AT_ONCE = 12
 """So many single nodes are looked at at once, or half of them, the least worth first: the others may be in vain."""
-_NEAR_ENOUGH = 12
-"""A prefix is short enough if no prefix that is shorter by one part in so many is known not to fail."""
 
 
 @dataclass(slots=True)
