@@ -51,8 +51,8 @@ def quantize(
     method: Annotated[
         str,
         typer.Option(
-            "--method",
             "--calibration",
+            "--method",
             "--calibrate-method",
             metavar="auto|mse|minmax|entropy|percentile",
             help="How the range of a tensor is taken from its values (auto: mse for TensorRT, minmax else).",
@@ -147,7 +147,7 @@ def quantize(
     \b
     Examples:
       onnxbench quantize model.onnx int8.onnx --feeds samples/
-      onnxbench quantize model.onnx int8.onnx --feeds samples/ --target onnxruntime --method entropy
+      onnxbench quantize model.onnx int8.onnx --feeds samples/ --target onnxruntime --calibration entropy
       onnxbench quantize model.onnx int8.onnx --feeds samples.npz --keep op:Gemm --report report/
       onnxbench quantize model.onnx int8.onnx --feeds samples/ --metric sqnr --tolerance 20 --holdout 4
       onnxbench quantize model.onnx int8.onnx --feeds samples/ --tolerance '>=0.99' --metric top1.py:agreement

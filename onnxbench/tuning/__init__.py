@@ -58,8 +58,8 @@ EMULATED = "ONNX Runtime on the CPU in float32, rounded at the inputs and output
 _MOST_RANKED = 3
 _RANKING = 4
 """Runs that a ranking takes, as a rule; counted before it begins, and mended after."""
-_NATIVE = {"ort-cuda": "ort:all,provider=cuda", "ort-trt": "ort:all,provider=tensorrt+cuda",
-           "trt": "ort:all,provider=tensorrt+cuda"}  # fmt: skip
+_CUDA, _TENSORRT = "ort:all,provider=cuda", "ort:all,provider=tensorrt+cuda"
+_NATIVE = {"ort-cuda": _CUDA, "cuda": _CUDA, "ort-trt": _TENSORRT, "trt": _TENSORRT, "tensorrt": _TENSORRT}
 _ENDED: Mapping[Ended, str] = {
     "enough": "nothing has to be kept", "smallest": "no single node can be left out",
     "spent": "the runs or the time were used up", "stopped": "it was interrupted",
