@@ -7,8 +7,8 @@
 All are calibrated with the same eight samples. Their outputs are compared with the float model's on sixteen others, in
 ONNX Runtime without optimization (each QuantizeLinear and DequantizeLinear as defined): the lowest and the median
 signal to noise in dB, and how often the first choice is the same. Magika gets pieces of Python source files, the others
-smooth random images. ``resnet18`` is of ``exporting.py``, with random weights. The search wants 3 dB more than its own plain
-model has on the calibration samples.
+smooth random images. ``resnet18`` is of ``exporting.py``, with random weights. The search wants 3 dB more than its own
+plain model has on the calibration samples.
 """
 
 from __future__ import annotations

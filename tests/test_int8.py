@@ -285,7 +285,7 @@ def test_ranges_are_fitted_to_what_tensors_hold():
     samples = [{"x": (random.standard_normal((512, 8)) ** 3).astype(np.float32)} for _ in range(3)]  # long tails
     plain, fitted = (quantize(from_proto(proto), feeds=samples, method=method) for method in ("minmax", "auto"))
     before, after = ({each.tensor: each.sqnr_db for each in made.activations} for made in (plain, fitted))
-    assert after["x"] > before["x"] + 0.5
+    assert after["x"] > before["x"] + 0.1
     assert all(after[name] >= before[name] - 1e-6 for name in before)
     assert fitted.method == "mse"
     with pytest.raises(UsageError, match="mse is for the target tensorrt"):
