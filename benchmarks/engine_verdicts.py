@@ -107,7 +107,7 @@ def judge(start: int) -> Iterator[dict[str, Any]]:
     loaded: list[Any] = []
     load = _worker._load
 
-    def load_once(job: dict[str, Any], say: Any) -> Any:
+    def load_once(job: dict[str, Any], say: Any, ahead: Any = None) -> Any:
         if not loaded:
             loaded.append(load(job, say)[0])
         loaded[0].messages.clear()

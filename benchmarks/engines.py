@@ -112,34 +112,15 @@ def measure_builds(models: list[str] | None) -> Any:
     for name, path in fetch.present().items():
         if models is None or name in models:
             yield name, {"set": "corpus", **_tries(name, path)}
-    with tempfile.TemporaryDirectory(prefix="onnxbench-bench-") as folder:
-        for name in _torch_models():
-            if models is None or name in models:
-                yield name, {"set": "PyTorch", **_tries(name, _exported(name, Path(folder)))}
-
-
-def _torch_models() -> list[str]:
     try:
         import exporting
     except ImportError as error:
         say(f"the PyTorch models are left out: {error}")
-        return []
-    return [*exporting.MODELS]
-
-
-def _exported(name: str, folder: Path) -> Path:
-    """Writes a PyTorch model as ``onnxbench export`` does and returns the file."""
-    import torch
-    from exporting import MODELS, randomized
-
-    from onnxbench.pytorch.exporting import ExportOptions, export
-    from onnxbench.pytorch.sources import source_of
-
-    torch.manual_seed(0)
-    module, inputs = MODELS[name]()
-    path = folder / f"{name}.onnx"
-    export(source_of((randomized(module), (), inputs)).in_order(), path, options=ExportOptions(verify=False))
-    return path
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxbench-bench-") as folder:
+        for name in exporting.MODELS:
+            if models is None or name in models:
+                yield name, {"set": "PyTorch", **_tries(name, exporting.exported(name, Path(folder)))}
 
 
 def _tries(name: str, path: Path) -> dict[str, Any]:

@@ -166,6 +166,18 @@ def randomized(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
+def exported(name: str, folder: Path) -> Path:
+    """Writes one of these models as ``onnxbench export`` does, with seeded weights, and returns the file."""
+    from onnxbench.pytorch.exporting import ExportOptions, export
+    from onnxbench.pytorch.sources import source_of
+
+    torch.manual_seed(0)
+    module, inputs = MODELS[name]()
+    path = folder / f"{name}.onnx"
+    export(source_of((randomized(module), (), inputs)).in_order(), path, options=ExportOptions(verify=False))
+    return path
+
+
 def fx_values(program: Any, source: Any) -> dict[str, Any]:
     """Returns the value of every fx node of the program for the example inputs."""
     values = {}

@@ -39,7 +39,7 @@ do next. With `--json` the same stands on stdout as an object: `schema_version`,
 SECOND_NAMES_HEAD = """## Second names
 
 What users of Polygraphy, trtexec, onnxsim, onnxslim and sne4onnx type means the same here, in every command that has
-the option:
+the option (and `--onnx FILE` is the model):
 """
 
 

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from onnxbench.pytorch.marks import marked as marked
     from onnxbench.pytorch.operators import torch_operator as torch_operator
     from onnxbench.pytorch.reference import torch_reference as torch_reference
-    from onnxbench.pytorch.rewriters import RewriteContext as RewriteContext
+    from onnxbench.pytorch.rewrite_context import RewriteContext as RewriteContext
     from onnxbench.pytorch.rewriters import rewrites as rewrites
     from onnxbench.recipe import Recipe as Recipe
     from onnxbench.recipe import Step as Step
@@ -87,7 +87,7 @@ _HOMES = {
     "MergeOptions": "merging",
     "Model": "model",
     "Recipe": "recipe",
-    "RewriteContext": "pytorch.rewriters",
+    "RewriteContext": "pytorch.rewrite_context",
     "SaveOptions": "writer",
     "Step": "recipe",
     "build": "modelspec",

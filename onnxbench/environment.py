@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from onnxbench.model import Model
 
-PLUGIN_GROUP = "onnxbench.plugins"
-PLUGIN_PATH = "ONNXBENCH_PLUGIN_PATH"
 OLDEST_PYTHON = (3, 11)
 
 REQUIRED: dict[str, str] = {
@@ -103,8 +101,8 @@ class Plugin:
 
     Attributes:
         name: Its name.
-        source: ``entry point`` or the variable ``ONNXBENCH_PLUGIN_PATH``.
-        target: What would be loaded.
+        source: The package that brings it, ``onnxbench`` for those that come along, or ``ONNXBENCH_PLUGIN_PATH``.
+        target: The folder that would be loaded.
     """
 
     name: str
@@ -330,20 +328,16 @@ def _small_model(opset: int, ir: int) -> Model:
 
 
 def _find_plugins() -> tuple[tuple[Plugin, ...], list[Finding]]:
-    found = [Plugin(entry.name, "entry point", entry.value) for entry in metadata.entry_points(group=PLUGIN_GROUP)]
-    findings = []
-    for folder in filter(None, os.environ.get(PLUGIN_PATH, "").split(os.pathsep)):
-        path = Path(folder)
-        if not path.is_dir():
-            advice = f"Correct or unset the variable {PLUGIN_PATH}."
-            findings.append(Finding("warning", f"the plugin folder {folder} does not exist", advice))
-            continue
-        found += [
-            Plugin(entry.stem, PLUGIN_PATH, str(entry))
-            for entry in sorted(path.iterdir())
-            if (entry.is_dir() or entry.suffix == ".py") and not entry.name.startswith((".", "_"))
-        ]
-    return tuple(found), findings
+    from onnxbench.bundles import PATH_VARIABLE, discover
+
+    folders = filter(None, os.environ.get(PATH_VARIABLE, "").split(os.pathsep))
+    advice = f"Correct or unset the variable {PATH_VARIABLE}."
+    findings = [
+        Finding("warning", f"the plugin folder {folder} does not exist", advice)
+        for folder in folders
+        if not Path(folder).is_dir()
+    ]
+    return tuple(Plugin(each.name, each.origin, str(each.path)) for each in discover()), findings
 
 
 def _examine_machine() -> Machine:

@@ -144,6 +144,10 @@ class ExecutionError(BenchError):
     kind = "execution"
 
 
+class RefusedModelError(ExecutionError):
+    """A runtime refused the model, and said so only when it knew the inputs: an engine is built for their shapes."""
+
+
 class LostProcessError(ExecutionError):
     """A runtime, in a process of its own, crashed or took too long.
 

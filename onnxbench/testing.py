@@ -185,7 +185,7 @@ def assert_rewrite(
         BenchError: The module cannot be exported, or the backend refuses the file.
     """
     from onnxbench.pytorch.exporting import ExportOptions, export
-    from onnxbench.pytorch.rewriters import RewriteContext
+    from onnxbench.pytorch.rewrite_context import RewriteContext
     from onnxbench.pytorch.sources import source_of
 
     rewrites = rewrite if isinstance(rewrite, (list, tuple)) else [rewrite]

@@ -25,12 +25,21 @@ from onnxbench import engine
 from onnxbench.captures import input_ports
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
-from onnxbench.engine import BuildSpec, Range, build_engine, diagnose, parse_profiles, read_engine
+from onnxbench.engine import BuildSpec, Range, _child, build_engine, diagnose, parse_profiles, read_engine
 from onnxbench.engine._building import ModelFile, make_job
 from onnxbench.engine._child import run_job
 from onnxbench.engine._flavors import Flavor
 from onnxbench.engine._spec import check_spec
-from onnxbench.errors import EngineError, MissingDependencyError, ModelError, NotFoundError, SpecError, UsageError
+from onnxbench.errors import (
+    EngineError,
+    ExternalDataError,
+    MissingDependencyError,
+    ModelError,
+    NotFoundError,
+    OutputError,
+    SpecError,
+    UsageError,
+)
 from onnxbench.model import from_proto, load
 from onnxbench.recipe import load_recipe
 from onnxbench.writer import save
@@ -207,6 +216,8 @@ def test_an_mmdeploy_configuration_is_read_and_not_run(tmp_path):
         ({"optimization_level": 9}, "0 to 5"),
         ({"compute_capabilities": ("CURRENT",)}, "needs a GPU"),
         ({"runtime_platform": "windows_amd64"}, "no --runtime-platform"),
+        ({"strongly_typed": False}, "no --weakly-typed"),
+        ({"max_aux_streams": -1}, "0 or more"),
     ],
 )
 def test_what_tensorrt_rtx_does_not_have_is_refused_with_what_to_do(spec, says):
@@ -253,7 +264,7 @@ def test_tensorrt_is_loaded_in_one_module_only():
         path.name
         for path in (ROOT / "onnxbench").rglob("*.py")
         if path.parent.name != "migration"  # which looks for such lines in the scripts of others
-        and ("import tensorrt" in (text := path.read_text(encoding="utf-8")) or "import_module(flavor.module)" in text)
+        and ("import tensorrt" in (text := path.read_text(encoding="utf-8")) or "import_module(MODULES[name" in text)
     ]
     assert [name for name in importers if name != "_seam.py"] in ([], ["plugin.py"])
     code = "import onnxbench.engine, onnxbench.bundles, sys; assert not [m for m in sys.modules if 'tensorrt' in m]"
@@ -344,7 +355,7 @@ class TestEngines:
         assert "only (mine::Relux): no plugin 'Relux', version 1, in the namespaces '' and 'mine'" in shown
         assert "35" not in shown, "lines on CUDA error 35 say nothing"
         assert run("build-trt", model, "--doctor") == 1
-        assert "onnxbench plugins new Relux" in capsys.readouterr().out
+        assert "onnxbench plugins new Relux --op mine::Relux" in capsys.readouterr().out
         assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
     def test_an_operator_that_tensorrt_has_not_is_told_from_a_missing_plugin(self, tmp_path):
@@ -469,6 +480,33 @@ class TestEngines:
         data[3] = 1
         (tmp_path / "w.bin").write_bytes(data)
         assert build_engine(path, tmp_path / "m.engine", SM89).fresh, "weights outside count as well"
+        deeper = tmp_path / "deeper" / "m.onnx"
+        deeper.parent.mkdir()
+        proto = onnx.load(path, load_external_data=False)
+        proto.graph.initializer[0].external_data[0].value = "../w.bin"
+        deeper.write_bytes(proto.SerializeToString())
+        with pytest.raises(ExternalDataError, match="leaves the model's folder"):
+            build_engine(deeper, tmp_path / "d.engine", SM89)
+        assert build_engine(deeper, tmp_path / "d.engine", SM89, allow_outside=True).fresh
+        assert (tmp_path / "d.engine").read_bytes() == (tmp_path / "m.engine").read_bytes()
+
+    def test_what_cannot_be_built_is_told_whole_by_node(self, tmp_path):
+        """The parser stops at NonZero and does not come to Unique."""
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            [helper.make_node("NonZero", ["x"], ["y"], "nz"), helper.make_node("Unique", ["x"], ["u"], "un")], "g",
+            [value("x", 1, [2, 4])], [value("y", TensorProto.INT64, [2, None]), value("u", 1, [None])],
+        )  # fmt: skip
+        model = saved(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+        found = diagnose(model, SM89, trial=False)
+        assert [(problem.node, problem.op) for problem in found.problems] == [("nz", "NonZero"), ("un", "Unique")]
+        with pytest.raises(EngineError, match="refuses 2 nodes"):
+            build_engine(model, tmp_path / "m.engine", SM89)
+
+    def test_a_number_that_is_zero_is_heeded(self, tmp_path, capsys):
+        model = saved(tmp_path, net((1, 3, 8, 8)))
+        assert run("build-trt", model, tmp_path / "m.engine", "--dla-core", "0") == 2
+        assert "has no --dla-core" in capsys.readouterr().err
 
     def test_targets_that_would_overwrite_what_is_read(self, tmp_path):
         model = saved(tmp_path, net((1, 3, 8, 8)))
@@ -478,17 +516,43 @@ class TestEngines:
             build_engine(model, tmp_path / "none" / "m.engine", SM89)
 
     def test_a_crash_is_told_with_how_far_it_came(self, tmp_path):
-        job = {"task": "build", "flavor": {"name": "tensorrt-rtx", "module": "tensorrt_rtx", "version": "?"},
+        job = {"task": "build", "engine": "tensorrt-rtx",
                "model": str(saved(tmp_path, net((1, 3, 8, 8)))), "target": "/dev/full", "plugins": [],
                "spec": BuildSpec().for_worker()}  # fmt: skip
-        with pytest.raises(EngineError, match=r"ended with status 1 .*phase"):
+        with pytest.raises(OutputError, match="cannot be written: No space left"):
             run_job(job)
-        library = tmp_path / "crash.c"
-        library.write_text("#include <stdlib.h>\n__attribute__((constructor)) void now(void) { abort(); }\n")
-        subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "crash.so", library], check=True)
-        job["plugins"] = [{"kind": "library", "path": str(tmp_path / "crash.so")}]
-        with pytest.raises(EngineError, match="ended by SIGABRT in phase 'loading TensorRT'"):
-            run_job(job)
+        for end, says in (("abort()", "ended by SIGABRT"), ("_exit(3)", "ended with status 3")):
+            code = (
+                f"#include <stdlib.h>\n#include <unistd.h>\n__attribute__((constructor)) void now(void) {{ {end}; }}\n"
+            )
+            (tmp_path / "crash.c").write_text(code)
+            subprocess.run(["gcc", "-shared", "-fPIC", "-o", "crash.so", "crash.c"], cwd=tmp_path, check=True)
+            job["plugins"] = [{"kind": "library", "path": str(tmp_path / "crash.so")}]
+            with pytest.raises(EngineError, match=f"{says} in phase 'loading TensorRT'"):
+                run_job(job)
+
+    def test_what_is_looked_ahead_at_changes_nothing_but_the_time(self, tmp_path):
+        model, other = saved(tmp_path, net((1, 3, 8, 8))), saved(tmp_path, net((1, 3, 8, 8), op="Sigmoid"), "o.onnx")
+        target = tmp_path / "m.engine"
+        assert build_engine(model, target, SM89).fresh
+        wanted = target.read_bytes()
+
+        def built_after_a_look_at(file: Path, then=lambda: None) -> bytes:
+            with engine.standby():
+                engine.look_ahead(file)
+                then()
+                assert build_engine(model, target, SM89, force=True).fresh
+                assert not _child._STANDBY, "the job took the process that waited"
+            return target.read_bytes()
+
+        for file in (model, other, tmp_path / "none.onnx"):
+            assert built_after_a_look_at(file) == wanted
+        assert built_after_a_look_at(model, lambda: os.kill(children()[0], signal.SIGKILL)) == wanted
+        record = read_engine(target).record
+        assert record is not None
+        assert record.data["nodes"] == {"only": ["only"]}
+        onnx.save(net((1, 3, 8, 8), op="Sigmoid"), model)
+        assert built_after_a_look_at(model, lambda: onnx.save(net((1, 3, 8, 8)), model)) == wanted
 
     def test_temporary_files_go_with_a_process_that_is_killed(self, tmp_path, monkeypatch, corpus):
         """Whether TensorRT's process is killed, or the command above it."""

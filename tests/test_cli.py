@@ -398,6 +398,11 @@ def test_options_that_would_be_ignored_are_refused(run, words, said):
     ("typed", "meant"),
     [
         (("run", WHOLE, "--iters", "2"), ("run", WHOLE, "--iterations", "2")),
+        (("run", "--iters", "2", f"--onnx={WHOLE}"), ("run", WHOLE, "--iterations", "2")),
+        (
+            ("extract", "--onnx", WHOLE, "-o", "o.onnx", "--outputs", "28"),
+            ("extract", WHOLE, "o.onnx", "--outputs", "28"),
+        ),
         (("run", WHOLE, "--test-input-shape=1,3,20,20"), ("run", WHOLE, "--shape", "1,3,20,20")),
         (("run", WHOLE, "--execution-providers", "cpu"), ("run", WHOLE, "--provider", "cpu")),
         (("run", WHOLE, "--graph-optimization-level", "basic"), ("run", WHOLE, "--optimization-level", "basic")),
@@ -436,6 +441,19 @@ def test_second_names_mean_the_same(run, typed, meant):
             path.unlink()
     assert results[0] == results[1]
     assert results[0][0][0] in (0, 1), results[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("surgeon", "extract"), "onnxbench extract, edit, expose, check"),
+        (("run", WHOLE, "--onnxrt"), "onnxbench run is on ONNX Runtime"),
+        (("precision", WHOLE, "o.onnx", "--layerPrecisions=28:fp32"), "onnxbench precision --keep-fp32 SEL"),
+    ],
+)
+def test_what_other_tools_call_otherwise_is_said(run, words, said):
+    code, _, err = run(*words)
+    assert (code, said in err) == (2, True), err
 
 
 def test_every_second_name_is_an_option_of_some_command():
@@ -499,3 +517,15 @@ def test_edit_writes_its_other_files_over_nothing_that_is_read(run, option):
         assert (code, said in err) == (2, True), err
     assert WHOLE.read_bytes() == before
     assert not any(Path.cwd().iterdir())
+
+
+def test_a_short_command_does_not_load_pydantic():
+    """Typer does for each option, typed or not; words that are taken as they are need none of it."""
+    code = (
+        "import sys; from onnxbench.cli import main\n"
+        "try: main(['inspect', sys.argv[1], '--json'])\n"
+        "finally: assert not {'pydantic', 'pydantic_core'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(WHOLE)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["command"] == "inspect"

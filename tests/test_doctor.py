@@ -17,6 +17,7 @@ from cases import ROOT
 
 from onnxbench import environment
 from onnxbench.backends import BACKENDS
+from onnxbench.bundles import PATH_VARIABLE
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
 from onnxbench.environment import OPTIONAL, REQUIRED, Finding, examine
@@ -190,13 +191,14 @@ def test_no_trouble_is_made_up(monkeypatch):
 
 def test_plugins_are_listed(monkeypatch, tmp_path):
     (tmp_path / "resize").mkdir()
-    (tmp_path / "other.py").write_text("")
-    (tmp_path / "_private").mkdir()
+    (tmp_path / "resize" / "plugin.py").write_text("")
+    (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("")
-    monkeypatch.setenv(environment.PLUGIN_PATH, os.pathsep.join([str(tmp_path), str(tmp_path / "none")]))
+    monkeypatch.setenv(PATH_VARIABLE, os.pathsep.join([str(tmp_path), str(tmp_path / "none")]))
     plugins, findings = environment._find_plugins()
-    listed = [plugin for plugin in plugins if plugin.source == environment.PLUGIN_PATH]
-    assert [plugin.name for plugin in listed] == ["other", "resize"]
+    listed = [plugin for plugin in plugins if plugin.source == PATH_VARIABLE]
+    assert [plugin.name for plugin in listed] == ["resize"]
+    assert {"nms_rotated", "roi_align"} <= {plugin.name for plugin in plugins if plugin.source == "onnxbench"}
     assert [finding.severity for finding in findings] == ["warning"]
 
 

@@ -63,9 +63,12 @@ def test_a_shell_script_line_by_line(tmp_path):
     assert command.line == 4
     assert command.here == (
         "onnxbench build-trt model.onnx model.engine --min-shapes x:1x3x224x224 --opt-shapes x:8x3x224x224 "
-        "--max-shapes x:32x3x224x224 --pool-limit workspace:4096M"
+        "--max-shapes x:32x3x224x224 --fp16 --pool-limit workspace:4096M"
     )
-    assert command.notes == ("--fp16: convert the model first",)
+    assert command.notes == ()
+    (both,) = read(tmp_path, "both.sh", SHELL.replace("--fp16", "--fp16 --int8").split("\n", 4)[4]).commands
+    assert "--fp16" not in both.here
+    assert both.notes == ("--fp16: convert the model first", "--int8: convert the model first")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +284,8 @@ def test_polygraphys_loaders(tmp_path):
     ]  # fmt: skip
     (command,) = found.commands
     assert command.here == (
-        "onnxbench build-trt net.onnx net.plan --min-shapes x:1x3x8x8 --opt-shapes x:2x3x8x8 --max-shapes x:4x3x8x8"
+        "onnxbench build-trt net.onnx net.plan --min-shapes x:1x3x8x8 --opt-shapes x:2x3x8x8 --max-shapes x:4x3x8x8 "
+        "--fp16"
     )
     assert (6, "should", "EngineFromNetwork") in told(read(tmp_path, "loaders.py", LOADERS, "rtx"))
 
@@ -333,9 +337,9 @@ def test_commands_within_python(tmp_path):
         (4, "must", "--fp16"), (5, "must", "--int8"), (5, "must", "--calib"), (6, "must", "--bf16"),
     ]  # fmt: skip
     assert [command.here for command in found.commands] == [
-        'onnxbench build-trt "$path" "$out"',
+        'onnxbench build-trt "$path" "$out" --fp16',
         "onnxbench build-trt m.onnx m.engine",
-        'onnxbench build-trt "$path" "$out"',
+        'onnxbench build-trt "$path" "$out" --bf16',
     ]
 
 
@@ -388,7 +392,8 @@ def test_our_own_parser_takes_every_translation(tmp_path, line, to):
     assert str(params.get("model", params.get("suspect", "m.onnx"))) in ("m.onnx", "a model.onnx", "CONVERTED.onnx")
     if name == "build-trt":
         assert params["engine"] == ("tensorrt-rtx" if to == "rtx" else None)
-        assert params["fp16"] == (to == "10" and "--fp16" in line)
+        alone = not {"--bf16", "--int8", "--fp8", "--int4", "--best"} & set(shlex.split(line))
+        assert params["fp16"] == ("--fp16" in line and (to == "10" or alone))
     for option in shlex.split(line)[1:]:
         known = option.partition("=")[0]
         if "nknown" in known or known == "--inputIOFormats":
@@ -452,7 +457,7 @@ def test_exit_codes_and_forms(tmp_path):
     assert code == 1
     assert data["schema_version"]
     assert data["result"]["changes"][0]["line"] == 1
-    assert data["result"]["commands"][0]["here"] == "onnxbench build-trt m.onnx m.engine"
+    assert data["result"]["commands"][0]["here"] == "onnxbench build-trt m.onnx m.engine --fp16"
     code, text = run_cli("migrate", str(tmp_path / "old.sh"), "--format", "sarif")
     (run,) = json.loads(text)["runs"]
     place = run["results"][0]["locations"][0]["physicalLocation"]

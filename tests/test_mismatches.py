@@ -24,7 +24,7 @@ sys.modules["mismatches"] = mismatches
 _SPEC.loader.exec_module(mismatches)
 
 CASES = mismatches.cases()
-WITH_TORCH = ("floor_divide", "scatter_mean", "topk_ties", "traced_scale", "view_inplace")
+WITH_TORCH = ("floor_divide", "scatter_mean", "sdpa_bool_mask", "topk_ties", "traced_scale", "view_inplace")
 """Of those that need PyTorch, one for each way in which a node is told; run.py runs all of them."""
 
 

@@ -326,26 +326,27 @@ def test_cmake_says_what_it_lacks(tmp_path):
 
 @pytest.mark.skipif("TENSORRT_ROOT" not in os.environ, reason="TENSORRT_ROOT names no TensorRT")
 @needs_nvcc
-@pytest.mark.parametrize(
-    "name",
-    ["grid_sampler", "dynamic_resize", "multi_level_roi_align", "modulated_deform_conv2d", "instance_norm", "dcn_v3"],
-)
+@pytest.mark.parametrize("name", sorted(file.parent.name for file in (ROOT / "plugins").glob("*/plugin.py")))
 def test_the_cpp_form_compiles_and_is_taken(tmp_path, name):
-    bundle = ROOT / "plugins" / name
-    export_cpp(load_bundle(bundle), tmp_path / "cpp")
-    for command in (["-S", tmp_path / "cpp", "-B", tmp_path / "build"], ["--build", tmp_path / "build"]):
-        done = subprocess.run(["cmake", *command], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    library = tmp_path / "build" / f"lib{bundle.name}.so"
-    assert library.is_file()
-    if HAS_TRT:
+    for bundle in read_bundles(ROOT / "plugins" / name):
+        folder = tmp_path / bundle.name
+        export_cpp(bundle, folder)
+        for command in (["-S", folder, "-B", folder / "build"], ["--build", folder / "build"]):
+            done = subprocess.run(["cmake", *command], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+        library = folder / "build" / f"lib{bundle.name}.so"
+        assert library.is_file()
+        if not HAS_TRT:
+            continue
         (found,) = creators(plugins=find_plugins([str(library)]))["plugins"]
         assert found["failure"] is None
-        loaded = load_bundle(bundle)
-        assert found["creators"] == [[loaded.domain, loaded.op, "1"]]
-        inputs, attributes = next(case for case in loaded.cases() if all(value.size for value in case[0]))
-        onnx.save(loaded.model(inputs, attributes, dynamic=True), tmp_path / "m.onnx")
-        built = build_engine(tmp_path / "m.onnx", tmp_path / "m.engine", SM89, plugins=find_plugins([str(library)]))
+        assert found["creators"] == [[bundle.domain, bundle.op, bundle.version]]
+        inputs, attributes = next(case for case in bundle.cases() if all(value.size for value in case[0]))
+        proto = bundle.model(inputs, attributes, dynamic=True)
+        proto.graph.node[0].output.extend(f"{output}_count" for output in bundle.counted)
+        proto.graph.node[0].attribute.append(helper.make_attribute("plugin_namespace", bundle.domain))
+        onnx.save(proto, folder / "m.onnx")
+        built = build_engine(folder / "m.onnx", folder / "m.engine", SM89, plugins=find_plugins([str(library)]))
         assert built.record.data["kinds"].get("PLUGIN_V3") == 1
 
 
@@ -415,6 +416,17 @@ def test_a_new_bundle_works_and_has_its_own_test(tmp_path, capsys, monkeypatch):
     kernel.write_text("#error on purpose\n" + kernel.read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(AssertionError, match="does not compile"):
         test_bundle()
+
+
+def test_a_reference_that_raises_fails_its_tests_by_file_and_line(tmp_path):
+    make_skeleton(tmp_path / "my_op", "my.domain::MyOp")
+    file = tmp_path / "my_op" / "plugin.py"
+    text = file.read_text(encoding="utf-8")
+    head = text[: text.index("\n", text.index("def reference(")) + 1]
+    file.write_text(f"{head}    raise KeyError('scale')\n" + text[len(head) :], encoding="utf-8")
+    failed = [each.detail for each in prove_bundle(load_bundle(file.parent)) if each.passed is False]
+    assert failed
+    assert any(f"plugin.py, line {head.count(chr(10)) + 1}: KeyError: 'scale'" in detail for detail in failed)
 
 
 @needs_nvcc

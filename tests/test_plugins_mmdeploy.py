@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from cases import ROOT
 from onnxbench import backends
 from onnxbench.bisection import bisect
 from onnxbench.bundles import export_cpp, find_plugins, kind_of, load_bundle, read_bundles, run_file
-from onnxbench.bundles._proof import allowed_in, difference, expected_of
+from onnxbench.bundles._proof import _in, allowed_in, difference, expected_of
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
 from onnxbench.engine import BuildSpec, build_engine
@@ -47,7 +48,11 @@ RULES = {
     "roi_align": "roialign.yaml",
     "modulated_deform_conv2d": "deformconv.yaml",
     "instance_norm": "instancenormalization.yaml",
+    "dcn_v3": "gridsample.yaml",
+    "roi_align_rotated": "gather.yaml",
 }
+EXACT_RULES = ("dcn_v3", "roi_align_rotated")
+"""Rules that agree everywhere, also where something is empty or not finite, and in float16."""
 RULES_OF_ALL_OUTPUTS = {
     "batched_nms": "nms.yaml",
     "scatter_nd": "scatternd.yaml",
@@ -68,11 +73,11 @@ def test_each_bundle_passes_its_own_tests(name):
     assert not [each for each in outcomes if each.passed is False]
     assert {each.name.rpartition(": ")[2] for each in outcomes if each.passed is None} <= missing
     bundles = read_bundles(folder)
-    assert all(sum(1 for _ in bundle.cases()) * len(bundle.dtypes) >= 200 for bundle in bundles)
+    assert all(sum(1 for _ in bundle.cases()) >= 200 for bundle in bundles)
     cases = [case for bundle in bundles for case in bundle.cases()]
     assert any(not all(value.size for value in inputs) for inputs, _ in cases), "something empty"
     assert any(not np.isfinite(value).all() for inputs, _ in cases for value in inputs), "something not finite"
-    assert len((folder / "kernel.ptx").read_bytes()) < 200_000
+    assert len((folder / "kernel.ptx").read_bytes()) < 220_000
 
 
 def run(*arguments: object) -> int:
@@ -81,6 +86,8 @@ def run(*arguments: object) -> int:
 
 def is_meant(name, inputs, attributes):
     """Tells whether the standard says what the operator of a case is; else the rule's doc names the case."""
+    if name in EXACT_RULES:
+        return True
     if not all(value.size and np.isfinite(value).all() for value in inputs):
         return False
     if name != "roi_align":
@@ -90,18 +97,27 @@ def is_meant(name, inputs, attributes):
     return bool((numbers >= 0).all() and (numbers < len(image)).all() and (start <= end).all())
 
 
+def is_refused(name, attributes):
+    """Tells whether a rule leaves a node as it is: it takes the largest sample, or each region has its own number."""
+    if name == "roi_align_rotated":
+        return not attributes.get("sampling_ratio")
+    return attributes.get("mode") == "max"
+
+
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("domain", ["mmdeploy", "mmcv"])
 def test_the_rule_computes_the_same(name, domain):
     bundle = load_bundle(PLUGINS / name)
     step = Step(Rewrite(rule=str(PLUGINS / name / RULES[name])))
-    meant = [(inputs, attributes) for inputs, attributes in bundle.cases() if is_meant(name, inputs, attributes)]
+    meant = [case for case in bundle.cases() if is_meant(name, *case)]
     done = 0
-    for inputs, attributes in meant[:: max(1, len(meant) // 24)]:
+    for at, case in enumerate(meant[:: max(1, len(meant) // 24)]):
+        dtype, attributes = ("float16" if name in EXACT_RULES and at % 2 else "float32"), case[1]
+        inputs = _in(dtype, bundle, case)
         proto = bundle.model(inputs, attributes)
         proto.graph.node[0].domain = proto.opset_import[1].domain = domain
         proto.opset_import[0].version, proto.ir_version = 19, 9
-        if attributes.get("mode") == "max":
+        if is_refused(name, attributes):
             with pytest.raises(BenchError):
                 edit(from_proto(proto), [step])
             continue
@@ -111,9 +127,31 @@ def test_the_rule_computes_the_same(name, domain):
         session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
         (actual,) = session.run(None, dict(zip(bundle.inputs, inputs, strict=False)))
         (expected,) = expected_of(bundle, inputs, attributes)
+        assert actual.dtype == expected.dtype
         assert difference(actual, expected, allowed_in(bundle, expected)) is None, (attributes, inputs)
         done += 1
     assert done >= 12
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "domain", "op"),
+    [
+        ("instance_norm", "instancenormalization.yaml", "mmdeploy", "TRTInstanceNormalization"),
+        ("roi_align_rotated", "gather.yaml", "mmdeploy", "RoIAlignRotated"),
+        ("grid_sampler", "gridsample.yaml", "mmcv", "grid_sampler"),
+    ],
+)
+def test_the_rule_knows_the_other_names(name, rule, domain, op):
+    bundle = load_bundle(PLUGINS / name)
+    assert f"{domain}::{op}" in bundle.aliases
+    inputs, attributes = next(case for case in bundle.cases() if not is_refused(name, case[1]))
+    proto = bundle.model(inputs, attributes)
+    proto.graph.node[0].op_type, proto.graph.node[0].domain, proto.opset_import[1].domain = op, domain, domain
+    made = edit(from_proto(proto), [Step(Rewrite(rule=str(PLUGINS / name / rule)))]).model.proto
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    (actual,) = session.run(None, dict(zip(bundle.inputs, inputs, strict=False)))
+    (expected,) = expected_of(bundle, inputs, attributes)
+    assert difference(actual, expected, allowed_in(bundle, expected)) is None
 
 
 def is_in_range(name, inputs, attributes):
@@ -188,7 +226,16 @@ def test_the_list_shows_operators_and_versions(monkeypatch, capsys):
     shown = capsys.readouterr().out
     for name in BUNDLES:
         for bundle in read_bundles(PLUGINS / name):
-            assert f"  {bundle.domain}::{bundle.op} version {bundle.version}" in shown
+            assert f"  {bundle.domain}::{bundle.op} version {bundle.version}: {', '.join(bundle.dtypes)}" in shown
+    assert run("plugins", "list", "--json") == 0
+    listed = {each["name"]: each["operators"] for each in json.loads(capsys.readouterr().out)["result"]["plugins"]}
+    for name in BUNDLES:
+        expected = [
+            {"domain": bundle.domain, "op": bundle.op, "since_version": bundle.schema().since_version,
+             "version": bundle.version, "dtypes": list(bundle.dtypes), "aliases": list(bundle.aliases)}
+            for bundle in read_bundles(PLUGINS / name)
+        ]  # fmt: skip
+        assert listed[name] == expected
     with pytest.raises(SpecError, match="has several operators: NMSRotated, TRTBatchedRotatedNMS"):
         load_bundle(PLUGINS / "nms_rotated")
 
@@ -331,7 +378,7 @@ def test_each_can_be_written_as_cpp(tmp_path, name):
     assert says.get(name, "getOutputShapes") in text
 
 
-def test_bisect_tells_a_custom_operator_from_its_neighbours(tmp_path):
+def test_bisect_tells_a_custom_operator_from_its_neighbours():
     node = "mmdeploy.MMCVRoiAlign <output_height=4, output_width=4, spatial_scale=1.0, sampling_ratio=%d, aligned=1>"
     text = """<ir_version: 8, opset_import: ["" : 17, "mmdeploy" : 1]>
     g (float[1,3,16,16] x, float[2,5] rois) => (float[2,3,4,4] y) {
@@ -344,11 +391,7 @@ def test_bisect_tells_a_custom_operator_from_its_neighbours(tmp_path):
     operators = [load_bundle(PLUGINS / "roi_align").operator()]
     found = bisect(wrong, against=right, feeds=feeds, operators=operators)
     assert [culprit.node for culprit in found.culprits] == ["roi"]
-    with pytest.raises(UsageError, match="cannot be searched"):
-        bisect(wrong, feeds=feeds, operators=operators)
-    with pytest.raises(UsageError, match="runs with onnxruntime alone"):
-        bisect(wrong, against=right, feeds=feeds, operators=operators, repro=tmp_path / "repro")
-    assert not (tmp_path / "repro").exists()
+    assert not bisect(right, against=right, feeds=feeds, operators=operators).culprits
 
 
 _MANY_SESSIONS = """

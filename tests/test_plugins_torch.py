@@ -138,6 +138,23 @@ def test_an_operator_that_pytorch_has_already_is_taken_as_it_is():
     assert torch.ops.theirs.norm_clip.default in translations([bundle])
 
 
+def test_attention_is_pytorchs():
+    bundle = load_bundle(ROOT / "plugins" / "scaled_dot_product_attention")
+    done = 0
+    for inputs, attributes in bundle.cases():
+        query, key, value, *mask = (torch.from_numpy(each).double() for each in inputs)
+        expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, *mask)
+        if not (all(each.isfinite().all() for each in (query, key, value)) and expected.numel()):
+            continue
+        if mask and mask[0].isneginf().all(dim=-1).any():
+            continue  # a query that sees no key: 0 in PyTorch, whose weights then say nothing
+        output, weights = bundle.reference(bundle.padded(inputs), attributes)
+        np.testing.assert_allclose(output, expected.numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(weights.astype(np.float64) @ value.numpy(), expected.numpy(), rtol=1e-5, atol=1e-5)
+        done += 1
+    assert done >= 190
+
+
 # ---------------------------------------------------------------- exports
 
 
@@ -192,7 +209,7 @@ def test_a_wrong_reference_is_found_by_the_comparison(tmp_path):
 def test_the_proof_has_a_part_for_pytorch(tmp_path):
     bundle = load_bundle(SAMPLER)
     said = prove(bundle, list(bundle.cases()))
-    assert "90 finite cases equal to aten::grid_sampler" in said
+    assert "162 finite cases equal to aten::grid_sampler" in said
     assert "exported by torch.export and torchscript" in said
     folder = Path(shutil.copytree(SAMPLER, tmp_path / "grid_sampler"))
     file = folder / "plugin.py"

@@ -336,7 +336,7 @@ def test_casts_of_the_model_go_where_both_sides_are_one_type() -> None:
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_a_cast_of_the_model_serves_those_behind_it(early: bool) -> None:
+def test_a_cast_of_the_model_serves_all_and_stands_before_them(early: bool) -> None:
     cast, other = "[c] h = Cast <to = 10> (x)", "[b] b = Sin (x)"
     source = parsed(f"""
     <ir_version: 8, opset_import: ["" : 17]>
@@ -344,11 +344,48 @@ def test_a_cast_of_the_model_serves_those_behind_it(early: bool) -> None:
     {{ {cast if early else other} {other if early else cast} [a] y = Exp (h) [z] z = Cos (b) }}
     """)
     done = convert(source, to="fp16", keep=[node(source, "c")])
-    assert done.casts == (1 if early else 2)  # z, and x where its Cast comes too late
-    assert ops(done)["Cast"] == done.casts + 1
-    sin = next(each for each in done.model.proto.graph.node if each.op_type == "Sin")
-    assert (sin.input[0] == "h") is early
+    nodes = [each.op_type for each in done.model.proto.graph.node]
+    assert nodes == ["Cast", "Sin", "Exp", "Cos", "Cast"]
+    assert (done.casts, done.removed) == (1, 0)  # of z alone
+    assert done.model.proto.graph.node[0].name == "c"
+    assert done.model.proto.graph.node[1].input[0] == "h"
     assert_close(source, done, {"x": X4})
+
+
+def test_a_cast_of_the_model_serves_bodies_and_stays_behind_what_it_reads() -> None:
+    source = parsed("""
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[4] x, bool c) => (float16[4] y, float[4] z)
+    {
+      [k] k = Sin (x)
+      [if] z = If (c) <then_branch = g1 () => (float[4] t) { [t] t = Exp (k) },
+                       else_branch = g2 () => (float[4] e) { [e] e = Cos (k) }>
+      [cast] h = Cast <to = 10> (k)
+      [y] y = Sin (h)
+    }
+    """)
+    done = convert(source, to="fp16", keep=[node(source, "k"), node(source, "cast")])
+    graph = done.model.proto.graph
+    assert [each.name for each in graph.node][:3] == ["k", "cast", "if"]
+    assert done.casts == 1  # of z
+    assert [body.g.node[0].input[0] for body in graph.node[2].attribute] == ["h", "h"]
+    for c in (True, False):
+        assert_close(source, done, {"x": X4, "c": np.array(c)})
+
+
+def test_a_cast_that_changes_nothing_goes_where_its_type_changes_and_stays_elsewhere() -> None:
+    source = parsed("""
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[4] x, int64[4] i) => (float[4] y, int64[4] j)
+    { h = Sin (x) [same] s = Cast <to = 1> (h) y = Cos (s) [int] j = Cast <to = 7> (i) }
+    """)
+    done = convert(source, to="fp16")
+    assert (done.casts, done.removed) == (2, 1)
+    assert "same" not in {each.name for each in done.model.proto.graph.node}
+    assert "int" in {each.name for each in done.model.proto.graph.node}
+    kept = convert(source, to="fp16", keep=[node(source, "same")])
+    assert "same" in {each.name for each in kept.model.proto.graph.node}
+    assert_close(source, done, {"x": X4, "i": np.arange(4)})
 
 
 def test_what_a_cast_makes_is_cast_from_what_it_reads() -> None:

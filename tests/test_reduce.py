@@ -305,6 +305,8 @@ def test_a_command_that_never_says_so(tmp_path: Path) -> None:
     found = reduce_failure(from_proto(model), tmp_path / "small.onnx", check="false", feeds=feeds)
     assert (found.shows, found.kind, found.files) == (False, "none", ())
     assert "the command ends with 1 on the whole model" in found.failure
+    with pytest.raises(UsageError, match=r"\{model\} stands for nothing"):
+        reduce_failure(from_proto(model), tmp_path / "small.onnx", check="false {model}", feeds=feeds)
     slow = reduce_failure(from_proto(model), tmp_path / "small.onnx", check="sleep 30 #", feeds=feeds, timeout=0.5)
     assert not slow.shows
 

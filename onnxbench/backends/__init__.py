@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from onnxbench.backends._operators import Operator as Operator
+from onnxbench.backends._operators import Taught as Taught
+from onnxbench.backends._operators import as_functions as as_functions
+from onnxbench.backends._operators import calls_python as calls_python
 from onnxbench.backends._operators import has_python_operators as has_python_operators
+from onnxbench.backends._operators import uses as uses
+from onnxbench.backends._structure import expose as expose
 from onnxbench.captures import Feeds, Port, Value, input_ports, onnx_dtype
 from onnxbench.errors import ExecutionError, UsageError, did_you_mean
 from onnxbench.messages import copy_of
@@ -28,7 +33,14 @@ if TYPE_CHECKING:
 
 BACKENDS: dict[str, str] = {"ort": "onnxbench.backends._ort", "reference": "onnxbench.backends._reference"}
 """Name of a backend to the module whose ``BACKEND`` it is."""
-ALIASES: dict[str, str] = {"onnxruntime": "ort", "onnxrt": "ort", "onnx": "reference"}
+ENGINES: dict[str, str] = dict.fromkeys(("trt", "tensorrt-rtx", "tensorrt"), "onnxbench.engine._sessions")
+"""Backends that build an engine of a model and run it on a GPU, to the module whose ``SESSIONS`` has them by name.
+
+``trt`` is the one that is there. They lie above this layer, on the build, so they are reached by name alone.
+"""
+ALIASES: dict[str, str] = {
+    "onnxruntime": "ort", "onnxrt": "ort", "onnx": "reference", "trt-rtx": "tensorrt-rtx", "rtx": "tensorrt-rtx",
+}  # fmt: skip
 MAX_BYTES = 1 << 30
 """Intermediate values are captured in batches of about this many bytes, unless told otherwise."""
 
@@ -52,6 +64,7 @@ class Options:
             taking this one along; 0 runs it in this process.
         disabled: Optimizers of ONNX Runtime, by its own names, that are left out.
         packing: Let the runtime lay out weights anew for each node, for speed: a copy of each, and time to open.
+        build: What engines are built with beyond shapes: fields of ``onnxbench.engine.BuildSpec``.
     """
 
     optimization: str = "all"
@@ -65,6 +78,7 @@ class Options:
     isolate: float = 0.0
     disabled: tuple[str, ...] = ()
     packing: bool = True
+    build: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Session(Protocol):
@@ -97,7 +111,11 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A runtime."""
+    """A runtime.
+
+    Attributes:
+        name: Its name.
+    """
 
     name: str
 
@@ -110,16 +128,39 @@ class Backend(Protocol):
         ...
 
 
+class EngineBuilder(Backend, Protocol):
+    """A runtime that builds engines (see ``ENGINES``).
+
+    Attributes:
+        standalone: A module that builds and runs engines without onnxbench.
+    """
+
+    standalone: Path
+
+    def kind(self) -> str:
+        """Returns which TensorRT it is: ``tensorrt`` or ``tensorrt-rtx``."""
+        ...
+
+
+def engine_builder(name: str) -> EngineBuilder:
+    """Returns a backend that builds engines, by its name."""
+    return cast(EngineBuilder, backend(name))
+
+
 def backend(name: str) -> Backend:
     """Returns a backend by its name.
 
     Raises:
         UsageError: There is none of that name.
     """
-    module = BACKENDS.get(ALIASES.get(name.lower(), name.lower()))
+    known = ALIASES.get(name.lower(), name.lower())
+    if known in ENGINES:
+        return cast(Backend, import_module(ENGINES[known]).SESSIONS[known])
+    module = BACKENDS.get(known)
     if module is None:
+        every = [*BACKENDS, *ENGINES]
         raise UsageError(
-            f"there is no backend {name!r}", hint=did_you_mean(name, BACKENDS) or f"Backends: {', '.join(BACKENDS)}."
+            f"there is no backend {name!r}", hint=did_you_mean(name, every) or f"Backends: {', '.join(every)}."
         )
     return cast(Backend, import_module(module).BACKEND)
 
@@ -149,9 +190,7 @@ def open_session(
         LostProcessError: Its process died or took too long (with ``isolate``).
     """
     chosen = options or Options()
-    if chosen.isolate:
-        if chosen.operators:
-            raise UsageError("custom operators of bundles cannot be computed in a process of its own")
+    if chosen.isolate and backend(name).name not in ENGINES:  # these are built in a process of their own in any case
         from onnxbench.backends._isolated import open_isolated
 
         return open_isolated(model, backend(name).name, outputs=outputs, options=chosen)

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 from onnxbench import captures, errors, weights
 from onnxbench.backends._structure import distinct_node_names, expose, inline_weights
 from onnxbench.captures import Port, Value, check_feeds, input_ports
-from onnxbench.errors import BenchError, ExecutionError, LostProcessError
+from onnxbench.errors import BenchError, ExecutionError, LostProcessError, UsageError
 from onnxbench.messages import copy_of
 
 if TYPE_CHECKING:
-    from onnxbench.backends import Options
+    from onnxbench.backends import Operator, Options
     from onnxbench.model import Model
 
 _SPARE: list[_Worker] = []
@@ -69,14 +69,16 @@ class IsolatedSession:
 
             data, root = _ort.serialize(model, proto)
         (home / "model.onnx").write_bytes(data)
-        settings = dataclasses.asdict(dataclasses.replace(options, isolate=0.0, profile=None))
+        plain = dataclasses.replace(options, isolate=0.0, profile=None, operators=())
+        settings = dataclasses.asdict(plain)
         settings["libraries"] = [os.fspath(Path(each).resolve()) for each in options.libraries]
-        settings.pop("profile")
+        for word in ("profile", "operators"):
+            settings.pop(word)
         self._worker: _Worker | None = _SPARE.pop() if _SPARE else _Worker()
         try:
             said = self._ask(
                 "opening the model", do="open", backend=name, model=str(home / "model.onnx"), root=root,
-                options=settings,
+                options=settings, bundles=bundles_of(options.operators),
             )  # fmt: skip
         except BaseException:
             self.close()
@@ -113,6 +115,20 @@ class IsolatedSession:
         if self._worker is None:
             raise ExecutionError("the process of this session is gone")
         return self._worker.ask(job, doing, self._limit)
+
+
+def bundles_of(operators: Sequence[Operator]) -> list[str]:
+    """Returns the files by which another process is taught operators.
+
+    Raises:
+        UsageError: One lies in no file.
+    """
+    for each in operators:
+        if each.bundle is None:
+            raise UsageError(
+                f"{each.domain}::{each.name} is defined in no file, so a process of its own cannot be taught it"
+            )
+    return list(dict.fromkeys(os.fspath(each.bundle) for each in operators if each.bundle is not None))
 
 
 def _with_weights(model: Model, proto: Any) -> bytes:

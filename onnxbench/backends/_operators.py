@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from onnx import FunctionProto, ModelProto
 
+    from onnxbench.model import Model
+
 _DOMAIN = "onnxbench.python"
 _LEAST_OPSET = 15
 """CastLike came with it; below, Python operators take float32 alone."""
@@ -58,6 +60,7 @@ class Operator:
         evaluator: Returns the class for onnx's reference evaluator.
         optional_inputs: How many of the last inputs a node may leave out.
         optional_outputs: How many of the last outputs a node may leave out.
+        bundle: The file that defines it, by which another process can be taught it; None if there is none.
     """
 
     domain: str
@@ -71,6 +74,7 @@ class Operator:
     evaluator: Callable[[], type]
     optional_inputs: int = 0
     optional_outputs: int = 0
+    bundle: Path | None = None
 
     def takes(self, inputs: int, outputs: int) -> bool:
         """Tells whether a node may have so many inputs and outputs."""
@@ -167,6 +171,30 @@ class Taught:
         """Forgets what was taught."""
         for key in self._keys:
             _CALLS.pop(key, None)
+
+
+def uses(proto: ModelProto, operator: Operator) -> bool:
+    """Tells whether a model has a node of an operator, in a body or function perhaps."""
+    wanted = operator.domain, operator.name
+    return any((ref.node.domain, ref.node.op_type) == wanted for ref in GraphIndex(proto).nodes())
+
+
+def calls_python(proto: ModelProto) -> bool:
+    """Tells whether a model calls Python in this process (see ``Taught``), so that nothing else can run it."""
+    return any(ref.node.domain == _DOMAIN for ref in GraphIndex(proto).nodes())
+
+
+def as_functions(model: Model, operators: Sequence[Operator]) -> Model | None:
+    """Returns a model with custom operators as functions that any runtime runs; None if one has no body."""
+    known = {(operator.domain, operator.name): operator for operator in operators}
+    opset = next((each.version for each in model.proto.opset_import if each.domain in ("", "ai.onnx")), 17)
+    for ref in GraphIndex(model.proto).nodes():
+        operator = known.get((ref.node.domain, ref.node.op_type))
+        if operator is not None:
+            given = len([*ref.node.input])
+            if operator.body(_attributes(ref.node, operator), opset, given) is None:
+                return None
+    return model.derive(Taught(model.proto, operators).proto)
 
 
 def failure() -> str | None:

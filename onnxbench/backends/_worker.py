@@ -13,11 +13,14 @@ import json
 import os
 import resource
 import sys
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import captures
-from onnxbench.backends import Options, backend
+from onnxbench.backends import Operator, Options, backend
+from onnxbench.backends._operators import Taught
 from onnxbench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -80,7 +83,8 @@ def _open(job: dict[str, Any]) -> Session:
     said = job["options"]
     options = Options(
         **{**said, "providers": tuple(said["providers"]), "libraries": tuple(map(Path, said["libraries"])),
-           "disabled": tuple(said["disabled"])}
+           "disabled": tuple(said["disabled"])},
+        operators=_operators(job["bundles"]),
     )  # fmt: skip
     if all(name.lower() == "cpu" for name in options.providers):
         _limit_memory()
@@ -94,7 +98,20 @@ def _open(job: dict[str, Any]) -> Session:
         return backend("reference").open(from_proto(proto), outputs=None, options=options)
     from onnxbench.backends._ort import OrtSession
 
-    return OrtSession(data, job["root"], proto, options)
+    taught = Taught(proto, options.operators)
+    if taught.proto is not proto:
+        data = taught.proto.SerializeToString()
+    options = replace(options, libraries=(*options.libraries, *taught.libraries))
+    return OrtSession(data, job["root"], taught.proto, options, taught)
+
+
+def _operators(bundles: list[str]) -> tuple[Operator, ...]:
+    """Returns what bundles define. They lie above this layer, so they are reached by name alone."""
+    if not bundles:
+        return ()
+    known = import_module("onnxbench.bundles")
+    made: tuple[Operator, ...] = known.operators_of(known.load_bundles(bundles))
+    return made
 
 
 def _description(session: Session) -> dict[str, Any]:

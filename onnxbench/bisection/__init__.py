@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,9 @@ from typing import TYPE_CHECKING
 from onnxbench.backends import Options
 from onnxbench.bisection._baseline import Baseline, Judgement, Worse, open_baseline
 from onnxbench.bisection._bodies import body_run
+from onnxbench.bisection._budget import returned_memory
 from onnxbench.bisection._effects import Telling, ranked
+from onnxbench.bisection._engines import lacks_gpu, names_engine, open_engine_side, without_gpu
 from onnxbench.bisection._evidence import Evidence, gather, model_digest, value_digest
 from onnxbench.bisection._failing import (
     SECONDS,
@@ -33,6 +36,7 @@ from onnxbench.bisection._failing import (
 from onnxbench.bisection._measures import Distance, epsilon, measure
 from onnxbench.bisection._narrowing import narrowed
 from onnxbench.bisection._page import COMMAND, write_bisection
+from onnxbench.bisection._recording import Recording, write_recording
 from onnxbench.bisection._report import (
     CLEAN,
     DRIFT,
@@ -61,7 +65,7 @@ from onnxbench.bisection._sides import (
 from onnxbench.captures import Capture, Port, Value, check_feeds, input_ports
 from onnxbench.datafiles import load as load_values
 from onnxbench.drift import TensorDrift, Tolerance, compare_values
-from onnxbench.errors import BenchError, ExecutionError, FeedsError, UnsupportedError, UsageError
+from onnxbench.errors import BenchError, DeviceError, ExecutionError, FeedsError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions, choices_explained, feed_sets
 from onnxbench.graph import GraphIndex
 from onnxbench.model import Model
@@ -69,20 +73,25 @@ from onnxbench.model import load as load_model
 from onnxbench.progress import track
 from onnxbench.reporting import require_report
 from onnxbench.specs import parse_tolerances
+from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.backends import Operator
+    from onnxbench.bisection._engines import EngineSide
     from onnxbench.bisection._search import Finding
 
 __all__ = [
     "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "FailingPiece", "Judgement", "Match",
-    "ModelReference", "ModuleError", "Place", "RecordedReference", "Reference", "Row", "Suspect", "Worse", "as_dtype",
-    "bisect", "epsilon", "failing_search", "free_memory", "measure", "model_digest", "open_baseline", "parse_place",
-    "recorded_reference", "shrink_failing", "value_digest", "write_bisection",
+    "ModelReference", "ModuleError", "Place", "RecordedReference", "Recording", "Reference", "Row", "Suspect",
+    "Worse", "as_dtype", "bisect", "epsilon", "failing_search", "free_memory", "measure", "model_digest",
+    "open_baseline", "parse_place", "recorded_reference", "shrink_failing", "value_digest", "write_bisection",
+    "write_recording",
 ]  # fmt: skip
 
 _LARGE = 1e-3
 """Outputs that are off by more, relatively, have drifted, even if no node does more than round."""
+_ENGINE_FACTOR = 10.0
+"""In units of TF32: what the outputs of a finished engine may be off without a search."""
 _DEFAULT_MEMORY = 2 << 30
 
 
@@ -135,13 +144,12 @@ def bisect(
         timeout: Seconds that opening the suspect, or a run of it, may take in a process of its own.
         report: Write ``report.json`` and ``report.html`` here: all that was measured, and a page to look at.
         evidence: Return digests of all that was compared and histograms of values, too (with ``report`` always).
-        operators: Custom operators that both sides are taught. With them a suspect that does not run is not searched
-            for the part that fails: that is done in processes of their own, which do not know them.
+        operators: Custom operators that both sides are taught.
         allow_outside: For model files: follow external data that leaves their folder.
 
     Raises:
         UsageError: The sides contradict each other, tolerances cannot be calibrated, there are no fusions to keep,
-            ``memory`` is too little for one node, or ``isolate`` or ``repro`` are asked for with ``operators``.
+            ``memory`` is too little for one node, or a process of its own cannot be taught ``operators``.
         UnsupportedError: No tensor of the suspect is known to the reference.
         FeedsError: The inputs do not fit, or there are none for recorded values.
         ExecutionError: A side failed.
@@ -159,30 +167,27 @@ def bisect(
         if repro is not None and os.path.abspath(repro) == os.path.abspath(report):
             raise UsageError("the repro and the report need a folder each")
         require_report(report, COMMAND)
-    model = suspect if isinstance(suspect, Model) else load_model(suspect, allow_outside=allow_outside)
     same = against is None and not len(recorded)
-    if operators and repro is not None:
-        raise UsageError("the script of a repro runs with onnxruntime alone, which does not know operators of plugins",
-                         hint="Leave --repro out, or replace the operators first (onnxbench rewrite).")  # fmt: skip
-    if operators and isolate:
-        raise UsageError("custom operators of plugins are not known in a process of its own, and one is needed here",
-                         hint="Leave --isolate out. A suspect that crashes with them is not searched.")  # fmt: skip
-    place = _place(on, "all" if same or keep_fusions else "none", "--on", operators)
-    if operators and place.optimizes:
-        raise UsageError(
-            f"what ONNX Runtime makes of a model with operators of plugins cannot be searched ({place.text})",
-            hint="Search the model as it stands: --on ort:none, and a reference with --against.",
+    engine: EngineSide | None = None
+    if names_engine(suspect):
+        assert not isinstance(suspect, Model)
+        model, place, engine = open_engine_side(
+            os.fspath(suspect), operators, what="--on", on=on, allow_outside=allow_outside
         )
+    else:
+        model = suspect if isinstance(suspect, Model) else load_model(suspect, allow_outside=allow_outside)
+        place = _place(on, "all" if same or keep_fusions else "none", "--on", operators)
     if keep_fusions and not place.optimizes:
         raise UsageError(f"{place.text} fuses nothing, so there are no fusions to keep", hint="--on ort:all does.")
-    reference = _reference(
-        model, against, recorded, _place(reference_on, "none", "--reference-on", operators), allow_outside
-    )
+    reference = _reference(model, against, recorded, reference_on, operators, allow_outside)
     told: Bisection | None = None
-    if isolate and (told := _failing(model, place, reference, feeds, timeout, repro, anonymize)) is not None:
-        return told
+    tried_first = isolate or (lacks_gpu(place) and engine is None)  # whether an engine can be built needs none
+    in_engine = suspect if place.is_engine else model if against is None else against
+    with _told_without_gpu(in_engine):
+        if tried_first and (told := _failing(model, place, reference, feeds, timeout, repro, anonymize)) is not None:
+            return told
     try:
-        accused = Suspect(model, place)
+        accused = Suspect(model, place, engine=engine)
     except ExecutionError:
         told = _failing(model, place, reference, feeds, timeout, repro, anonymize)
         if told is None:
@@ -199,7 +204,9 @@ def bisect(
             accused, reference, atol, rtol, memory or free_memory(), auto_tolerance=auto_tolerance,
             keep_fusions=keep_fusions, strict=memory is not None,
         )  # fmt: skip
-        found = bisector.run(feeds, repro, sources, anonymize=anonymize)
+        kept = contextlib.nullcontext() if memory is None else returned_memory()
+        with _told_without_gpu(in_engine), kept:
+            found = bisector.run(feeds, repro, sources, anonymize=anonymize)
     except ExecutionError:
         told = _failing(model, place, reference, feeds, timeout, repro, anonymize)
         if told is None:
@@ -212,6 +219,17 @@ def bisect(
     if report is not None:
         write_bisection(report, found)
     return found
+
+
+@contextlib.contextmanager
+def _told_without_gpu(source: object) -> Iterator[None]:
+    """Says of a side (a file, or a model in memory) that needs a GPU what can be done where there is none."""
+    try:
+        yield
+    except DeviceError as error:
+        origin = source.origin if isinstance(source, Model) else source
+        name = os.fspath(origin) if isinstance(origin, (str, os.PathLike)) else "MODEL"
+        raise without_gpu(error, name if names_engine(source) else f"{name} --on trt") from None
 
 
 def _sources(
@@ -237,9 +255,7 @@ def _failing(
     repro: str | os.PathLike[str] | None,
     anonymize: bool,
 ) -> Bisection | None:
-    """Returns which part of a suspect makes it fail to run; None if it runs, or if nobody else knows its operators."""
-    if place.options.operators:
-        return None
+    """Returns which part of a suspect makes it fail to run; None if it runs."""
     own = getattr(reference, "inputs", None)
     if isinstance(feeds, Mapping):
         sets: list[Mapping[str, Value]] = [check_feeds(feeds, input_ports(model.proto.graph))]
@@ -278,9 +294,17 @@ def _reference(
     model: Model,
     against: Model | Reference | str | os.PathLike[str] | None,
     recorded: Sequence[str] | Mapping[str, Value],
-    place: Place,
+    on: Place | str | None,
+    operators: Sequence[Operator],
     allow_outside: bool,
 ) -> Reference:
+    if names_engine(against):
+        assert isinstance(against, (str, os.PathLike))
+        built_of, place, engine = open_engine_side(
+            os.fspath(against), operators, what="--reference-on", on=on, allow_outside=allow_outside
+        )
+        return ModelReference(built_of, place, engine=engine)
+    place = _place(on, "none", "--reference-on", operators)
     if isinstance(against, (str, os.PathLike)):
         against = load_model(against, allow_outside=allow_outside)
     if against is None and not len(recorded):
@@ -289,7 +313,9 @@ def _reference(
         return ModelReference(against, place)
     if against is not None:
         return against
-    return recorded_reference(model, recorded)
+    found = recorded_reference(model, recorded)
+    found.unit = place.unit
+    return found
 
 
 def recorded_reference(model: Model, recorded: Sequence[str] | Mapping[str, Value]) -> RecordedReference:
@@ -352,6 +378,7 @@ class _Bisector:
                 hint="Are these two forms of one model? 'onnxbench diff' shows what they have in common.",
             )
         self._outputs: dict[str, list[TensorDrift]] = {}
+        self._worst: dict[str, int] = {}
         self._disturbed: dict[str, Distance] = {}
         self._choices: dict[str, None] = {}
         self._feeds: list[Mapping[str, Value]] = []
@@ -370,12 +397,19 @@ class _Bisector:
     ) -> Bisection:
         """Returns what the search finds, with evidence if it is said which files the sides were given as."""
         search = self._search
-        for number, (values, choices) in enumerate(self._sets(feeds)):
+        sets = self._sets(feeds)
+        if self._suspect.engine is not None or getattr(self._reference, "engine", None) is not None:
+            given = list(sets)
+            if given and self._engines_agree([values for values, _ in given]):
+                return self._agreed(given)
+            self._notes.append("the model was built again as the engine was, with its tensors as outputs")
+            sets = iter(given)
+        for number, (values, choices) in enumerate(sets):
             self._choices.update(dict.fromkeys(choices))
             self._feeds.append(values)
             with choices_explained(choices), track("comparing", len(search.names), "tensors") as advance:
                 search.take(values, number, advance)
-                self._compare_outputs(values)
+                self._compare_outputs(values, number)
         if not self._feeds:
             raise FeedsError("the data holds no set of inputs")
         return self._result(repro, sources, anonymize)
@@ -401,13 +435,58 @@ class _Bisector:
         for feed_set in islice(feed_sets(model, feeds, index=GraphIndex(model.proto)), most):
             yield feed_set.feeds, feed_set.choices
 
+    def _engines_agree(self, sets: Sequence[Mapping[str, Value]]) -> bool:
+        """Tells whether finished engines give what the other side gives, within what TF32 does; keeps the drifts."""
+        match = self._search.match.tensors
+        names = [name for name in dict.fromkeys(self._search.parts.scope.outputs) if name in match]
+        agree = bool(names)
+        for number, feeds in enumerate(sets):
+            values = self._suspect.outputs(feeds)
+            wanted = self._plain_reference(names, feeds, number)
+            for name in names:
+                drifts = compare_values(
+                    name, wanted[match[name]], values[name], check_dtype=False, tolerance=self._tolerance(name)
+                )
+                self._keep_worst(name, drifts, number)
+                apart = measure(wanted[match[name]], values[name])
+                unit = self._suspect.place.unit or getattr(self._reference, "unit", 0.0)
+                rounds = not self._is_told and not apart.problem and apart.rel <= max(_LARGE, _ENGINE_FACTOR * unit)
+                agree &= rounds or all(drift.passed for drift in drifts)
+        return agree
+
+    def _plain_reference(self, names: Sequence[str], feeds: Mapping[str, Value], number: int) -> Mapping[str, Value]:
+        """Returns the reference's outputs by its own names, with nothing looked at within."""
+        if isinstance(self._reference, ModelReference):
+            return self._reference.side.outputs(self._reference.own_feeds(feeds))
+        partners = [self._search.match.tensors[name] for name in names]
+        return next(iter(self._reference.stream(feeds, [partners], number=number)))
+
+    def _agreed(self, given: Sequence[tuple[Mapping[str, Value], tuple[str, ...]]]) -> Bisection:
+        """Returns the verdict on engines whose outputs are right: nothing within was looked at."""
+        outputs = tuple(drift for drifts in self._outputs.values() for drift in drifts)
+        return Bisection(
+            suspect=self._suspect.label, reference=self._reference.label, kind=CLEAN, passed=True,
+            verdict=f"no drift: {plural(len(outputs), 'output')} compared, the same within rounding",
+            how="names", matched=len(outputs), unmatched=self._search.unmatched, sets=len(given), outputs=outputs,
+            culprits=(), explained=None, median=0.0, amplifiers=(), modules=(), tensors=(),
+            choices=tuple(dict.fromkeys(word for _, choices in given for word in choices)),
+            worst_sets=tuple(self._worst[drift.name] for drift in outputs),
+            notes=(*self._notes, "only the outputs were compared: an engine shows nothing within"),
+        )  # fmt: skip
+
+    def _keep_worst(self, name: str, drifts: list[TensorDrift], number: int) -> None:
+        known = self._outputs.get(name)
+        if known is None or max(map(_badness, drifts)) > max(map(_badness, known)):
+            self._outputs[name] = drifts
+            self._worst.update((drift.name, number) for drift in drifts)
+
     def _recorded_feeds(self) -> list[Mapping[str, Value]] | None:
         """Returns the inputs, if they are recorded with the reference's values."""
         if not isinstance(self._reference, RecordedReference):
             return None
         return list(self._reference.feeds(self._suspect.ports)) or None
 
-    def _compare_outputs(self, feeds: Mapping[str, Value]) -> None:
+    def _compare_outputs(self, feeds: Mapping[str, Value], number: int) -> None:
         """Compares the outputs of the suspect itself, as they are with nothing looked at within."""
         search = self._search
         names = [name for name in dict.fromkeys(search.parts.scope.outputs) if name in search.reference_outputs]
@@ -422,9 +501,7 @@ class _Bisector:
                 name, search.reference_outputs[name], values[name], check_dtype=False,
                 tolerance=self._tolerance(name) or search.calibrated.get(name),
             )  # fmt: skip
-            known = self._outputs.get(name)
-            if known is None or max(map(_badness, drifts)) > max(map(_badness, known)):
-                self._outputs[name] = drifts
+            self._keep_worst(name, drifts, number)
 
     def _result(
         self, repro: str | os.PathLike[str] | None, sources: Mapping[str, Sequence[str]] | None, anonymize: bool
@@ -460,7 +537,9 @@ class _Bisector:
             reference=self._reference.label,
             kind=kind,
             passed=passed,
-            verdict=verdict(kind, tuple(ordered), outputs, median, judged, self._unstable(telling)),
+            verdict=verdict(
+                kind, tuple(ordered), outputs, median, judged, self._unstable(telling), telling.furthest_off()
+            ),
             how=search.match.how,
             matched=len(search.names),
             unmatched=search.unmatched,
@@ -474,6 +553,7 @@ class _Bisector:
             tensors=rows,
             choices=tuple(self._choices),
             notes=tuple(self._notes),
+            worst_sets=tuple(self._worst[drift.name] for drift in outputs),
             evidence=None if sources is None else self._evidence(ordered, finding, sources),
         )
 
@@ -550,6 +630,12 @@ class _Bisector:
                 if words
                 else "fusions are as in use: the graph that was searched gives the outputs of the model, bit for bit"
             )
+        for drift in outputs:
+            if drift.both_nan:
+                self._notes.append(
+                    f"output {drift.name!r} is NaN on both sides in {drift.both_nan:,} of {drift.elements:,} elements: "
+                    "those say nothing; the first node that makes NaN: onnxbench run MODEL --find-nan"
+                )
         within = all(search.findings[d.name].total.passed for d in outputs if d.name in search.findings)
         if found and outputs and all(drift.passed for drift in outputs):
             self._notes.append("the outputs are within the tolerance all the same")

@@ -11,11 +11,18 @@ noise). At each there are
 * the work space of the comparison.
 
 Batches that are too large are halved until everything fits. If a single node does not, the search is refused.
+
+What is counted is what is in use. The C library keeps more: once a large block was freed, glibc takes blocks of that
+size from its heaps, where freed ones leave gaps that the next tensor may not fit in. A search that held 125 MiB grew by
+171 to 219 MiB so, another amount each time. ``returned_memory`` has them returned to the system one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import ctypes
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +37,26 @@ _SHARE = 8
 """One part in so many is for what is kept of suspicious tensors."""
 WORKSPACE = 8 << 20
 """What comparing takes: a few arrays of one block, in several threads."""
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_OWN_MAPPING, _LARGEST_ON_HEAP = 1 << 18, 32 << 20
+
+
+@contextmanager
+def returned_memory() -> Iterator[None]:
+    """Has glibc map blocks of 256 KiB and more apart and unmap them when they are freed; does nothing elsewhere.
+
+    This holds for the whole process. Afterwards blocks of 32 MiB and more are mapped so, which is where glibc's own
+    rule ends in a process that works on large arrays; that rule cannot be turned on again.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is None:
+        yield
+        return
+    mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING)
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_ON_HEAP)
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,6 +197,8 @@ class Telling:
             return (), [], names
         labels = GraphIndex(two).main.labels()
         ordered = sorted(finding.nodes, key=mine.rank.__getitem__)
+        whole = dict(zip(GraphIndex(one).main.labels(), names, strict=True))
+        whole |= {label: self.label(at) for label, at in zip(labels, ordered, strict=True)}
         by_label = dict(zip(labels, ordered, strict=True))
         reasons: list[str] = []
         changed: list[int] = []
@@ -212,7 +214,8 @@ class Telling:
             elif position is None and change.kind == "weight":
                 readers = [at for at in ordered if change.where in mine.scope.reads[at]]
                 changed += [at for at in readers if at not in changed]
-            where = self.label(position) if position is not None else change.where
+            head, slash, rest = change.where.partition("/")
+            where = self.label(position) if position is not None else f"{whole.get(head, head)}{slash}{rest}"
             values = " -> ".join(_short(value) for value in (change.before, change.after) if value is not None)
             sign = f"{change.sign} " if change.sign in "+-" else ""
             what = "" if change.what == change.kind else f" {change.what}"
@@ -260,6 +263,15 @@ class Telling:
                 )
             )  # fmt: skip
         return rows
+
+    def furthest_off(self) -> str:
+        """Returns which node is furthest off by itself, in words; ``""`` if none is."""
+        found = [f for f in self._search.findings.values() if f.own is not None and f.own.rel and not f.own.problem]
+        if not found:
+            return ""
+        most = max(found, key=lambda f: f.own.rel if f.own is not None else 0.0)
+        assert most.own is not None
+        return f"{self.label(most.maker)} the most: {most.own.text}"
 
     def amplifiers(self, median: float) -> list[Amplifier]:
         """Returns nodes that make ten times and more of what they inherit, where that is more than rounding."""

@@ -197,7 +197,7 @@ def failing_search(
 ) -> tuple[Shrinker, Records]:
     """Returns a search for the smallest part of a model, without functions, that fails as the whole does."""
     options = replace(place.options, isolate=seconds if outcome.kills else 0.0)
-    parts = Parts(model, place.backend, options)
+    parts = Parts(model, place.recorder, options)
     records = Records(lambda number, batches: parts.stream(sets[number], batches), sets)
     check = SameFailure(outcome, place.backend, place.options, seconds)
     specimens = Specimens(model, records, open_sizes=outcome.phase == "run")

@@ -3,7 +3,8 @@
 A wrong value is like none of the reference's, so it finds no partner, and neither does what is made of it, down to the
 next value that is known. What is known there is what should come out. So each of the reference's values of the right
 shape is put in the place of each tensor within: if the region's result is right then, that tensor should have been
-that value, and what makes it is to blame. If this is so for a tensor that the region only reads, which is right by
+that value, and what makes it is to blame. Where the reference makes the result by one call, these are the values that
+PyTorch computes within it. If this is so for a tensor that the region only reads, which is right by
 itself, then the reference computes something in between that the suspect does not.
 """
 
@@ -61,16 +62,22 @@ def narrowed(
         return culprit
     known = [search.match.tensors[name] for name in finding.inputs if name in search.match.tensors]
     steps: list[str] = between(finding.partner, known)
-    if not steps:
+    if not steps and len(finding.nodes) == 1:
         return culprit
     try:
-        place = _Region(search, finding, feeds, steps).place()
+        region = _Region(search, finding, feeds, steps)
+        place = region.place()
     except ExecutionError:
         return culprit
     if place is None:
         return culprit
     result = f"{finding.tensor} ({finding.partner})"
     note = f"with PyTorch's {place.value} in place of {place.tensor}, {result} is right"
+    if place.value in region.within:
+        if not place.nodes:  # a step that has no node of its own here says nothing
+            return culprit
+        at = search.parts.scope.producers[place.tensor]
+        return telling.moved(culprit, place.nodes, at, finding.partner, note)
     if not place.nodes:
         missing = [*between(place.value, known), place.value]
         return telling.lacking(culprit, finding.maker, missing, f"{note}: {', '.join(missing)} missing here")
@@ -80,7 +87,11 @@ def narrowed(
 
 
 class _Region:
-    """A region on the reference's values, with one of its tensors replaced at a time."""
+    """A region on the reference's values, with one of its tensors replaced at a time.
+
+    Attributes:
+        within: What the steps of the call give that the reference makes the region's result by.
+    """
 
     def __init__(self, search: Search, finding: Finding, feeds: Mapping[str, Value], steps: Sequence[str]) -> None:
         parts, tensors = search.parts, search.match.tensors
@@ -89,7 +100,8 @@ class _Region:
         asked = list(dict.fromkeys([*steps, *(tensors[name] for name in inputs), finding.partner]))
         values = next(iter(search.reference.stream(feeds, [asked], number=finding.number)))
         self._wanted = values[finding.partner]
-        self._steps = {name: values[name] for name in steps}
+        self.within = self._within(search, values, feeds)
+        self._steps = {**{name: values[name] for name in steps}, **self.within}
         kinds = parts.kinds(inputs)
         self._given = {name: feeds[name] for name in finding.inputs if name in feeds}
         self._given.update(
@@ -97,6 +109,16 @@ class _Region:
         )
         inner = [name for at in finding.nodes for name in parts.scope.writes[at]]
         self._inner = parts.run(finding.nodes, self._given, inner)
+
+    def _within(self, search: Search, values: Mapping[str, Value], feeds: Mapping[str, Value]) -> dict[str, Value]:
+        """Returns what the steps of the one call make that the reference makes its value by."""
+        within = getattr(search.reference, "within", None)
+        partner = self._finding.partner
+        if within is None:
+            return {}
+        given = {name: value for name, value in values.items() if name != partner}
+        found: dict[str, Value] = within(partner, {**feeds, **given})
+        return {f"{partner}/{name}": value for name, value in found.items()}
 
     def place(self) -> _Place | None:
         """Returns the first tensor that should have been another; None if nothing is told."""

@@ -144,7 +144,7 @@ def _summary(found: Bisection) -> Iterator[tuple[str, str]]:
     yield "Compared", f"{found.matched:,} tensors, matched by {found.how}{unmatched}"
     if found.sets > 1:
         yield "Sets of inputs", f"{found.sets:,}"
-    yield "Own error of a node, median", f"{found.median:.1e}"
+    yield "Own error of a node, median", f"{found.median:.1e}" if found.median else "0"
 
 
 def _sections(found: Bisection, shown: _Shown) -> Iterator[Section]:
@@ -577,15 +577,15 @@ def _outputs(found: Bisection) -> Table:
     columns = (
         Column("Output"), Column("Verdict"), Column("Max abs", "number"), Column("Mean abs", "number"),
         Column("99 % within", "number"), Column("Max relative", "number"), Column("ULP", "number"),
-        Column("Cosine", "number"), Column("SQNR dB", "number"), Column("Why"),
+        Column("Cosine", "number"), Column("SQNR dB", "number"), Column("Worst on set", "number"), Column("Why"),
     )  # fmt: skip
     rows = [
         (
             drift.name, "passed" if drift.passed else "FAILED",
             *(_plain(value) for value in (drift.max_abs, drift.mean_abs, drift.p99_abs, drift.max_rel)),
-            _plain(drift.max_ulp), _plain(drift.cosine), _plain(drift.sqnr_db), drift.reason,
+            _plain(drift.max_ulp), _plain(drift.cosine), _plain(drift.sqnr_db), _plain(number), drift.reason,
         )
-        for drift in found.outputs
+        for drift, number in zip(found.outputs, found.worst_sets, strict=True)
     ]  # fmt: skip
     return Table("outputs", columns, rows)
 

@@ -180,6 +180,7 @@ class Bisection:
         notes: What else a user should know.
         evidence: Digests of all that was compared, and values around the culprits; None unless asked for.
         failure: Which part makes the suspect fail, where it does not run; nothing was compared then.
+        worst_sets: The set of inputs that each of ``outputs`` is about, the one on which it is furthest off.
     """
 
     suspect: str
@@ -202,6 +203,7 @@ class Bisection:
     notes: tuple[str, ...]
     evidence: Evidence | None = None
     failure: FailingPiece | None = None
+    worst_sets: tuple[int, ...] = ()
 
     @property
     def unjudged(self) -> tuple[Row, ...]:
@@ -229,8 +231,19 @@ def verdict(
     median: float,
     judged: int,
     unstable: str = "",
+    most: str = "",
 ) -> str:
-    """Returns the one line that says it all; ``unstable`` is what rounding decides, if anything."""
+    """Returns the one line that says it all.
+
+    Args:
+        kind: As of ``Bisection``, like those that follow.
+        culprits: The culprits.
+        outputs: The outputs.
+        median: The median own error.
+        judged: How many tensors were judged.
+        unstable: What rounding decides, if anything.
+        most: Which node is furthest off by itself, where that is no more than rounding explains.
+    """
     worst = max((_relative(drift) for drift in outputs), default=0.0)
     if kind == CLEAN and not outputs:
         return f"no drift in {judged:,} tensors; the reference has none of the outputs, so these were not compared"
@@ -240,9 +253,8 @@ def verdict(
     if kind == ROUNDING and unstable:
         return f"outputs differ by {worst:.1e}, and rounding decides: {unstable}"
     if kind == ROUNDING:
-        return (
-            f"no node is to blame: outputs differ by {worst:.1e}, and no node does more than round ({median:.1e} each)"
-        )
+        said = f" ({most})" if most else ""
+        return f"no node is to blame: outputs differ by {worst:.1e}, and no node does more than round{said}"
     if kind == SPREAD:
         return (
             f"outputs differ by {worst:.1e}, and nodes do about equally (an own error of {median:.1e} each): the "

@@ -13,6 +13,7 @@ from onnxbench.bisection._anonymity import Piece, anonymous, as_model
 from onnxbench.bisection._sides import as_dtype
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.errors import OutputError, UnsupportedError
+from onnxbench.shrinking import carried, runtime_name
 from onnxbench.version import __version__
 from onnxbench.writer import save, write_whole
 
@@ -66,6 +67,15 @@ _REFERENCE = """evaluator = ReferenceEvaluator(str(here / "culprit.onnx"))
 names = list(evaluator.output_names)
 values = [np.asarray(value) for value in evaluator.run(names, inputs)]
 """
+_OWN = """
+
+def run():
+{body}
+
+
+made = run()
+names, values = list(made), [np.asarray(value) for value in made.values()]
+"""
 
 
 def write_repro(
@@ -105,35 +115,42 @@ def write_repro(
     for name, value in (*inputs.items(), (finding.tensor, wanted[finding.tensor])):
         if not hasattr(value, "dtype") or value.dtype.kind == "V" or value.dtype.num >= 256:
             raise UnsupportedError(f"NumPy alone cannot hold {name!r}, so no script with NumPy alone can show this")
-    own = culprit.own.rel
+    error = culprit.own.rel
     piece = Piece(
         as_model(search, finding, inputs), inputs, wanted[finding.tensor],
-        threshold=min(1e-2, max(own / 4, median)) if math.isfinite(own) else 1e-6,
+        threshold=min(1e-2, max(error / 4, median)) if math.isfinite(error) else 1e-6,
     )  # fmt: skip
     notes: tuple[str, ...] = ()
     if anonymize:
         piece, notes = anonymous(
             search, finding, piece, {name: wanted.get(name, inputs[name]) for name in inputs}, median
         )
+    place = search.suspect.place
+    brought = carried(piece.model, place.backend, place.options.operators)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{target} cannot be made: {error.strerror}") from None
     files = [target / name for name in ("culprit.onnx", "inputs.npz", "expected.npz", "reproduce.py")]
-    save(piece.model, files[0])
+    save(brought.model, files[0])
+    brought.copy_to(target)
     captures.save(files[1], piece.inputs)
     captures.save(files[2], {piece.model.proto.graph.output[0].name: piece.expected})
-    place = search.suspect.place
     is_reference = place.backend == "reference"
     backend = backends.backend(place.backend)
+    own = brought.body(place.backend, place.options, model=files[0].name, feeds=files[1].name)
+    if own is not None:
+        imports, run = "", _OWN.format(body=own.strip("\n"))
+    elif is_reference:
+        imports, run = "from onnx.reference import ReferenceEvaluator", _REFERENCE
+    else:
+        imports, run = "import onnxruntime as ort", _ORT
     script = _SCRIPT.format(
         node="a node" if anonymize else culprit.node, op_type=culprit.op_type, version=__version__,
         suspect="a model" if anonymize else search.suspect.label,
         reference="its reference" if anonymize else search.reference.label,
-        runtime=f"{'onnx.reference of onnx' if is_reference else 'ONNX Runtime'} {backend.version()}",
-        needs="onnx and numpy" if is_reference else "onnxruntime and numpy",
-        imports="from onnx.reference import ReferenceEvaluator" if is_reference else "import onnxruntime as ort",
-        run=_REFERENCE if is_reference else _ORT, threshold=piece.threshold,
+        runtime=f"{runtime_name(place.backend)} {backend.version()}", needs=brought.needs(place.backend),
+        imports=imports, run=run, threshold=piece.threshold,
     )  # fmt: skip
     write_whole(files[3], [script.encode()])
     return notes

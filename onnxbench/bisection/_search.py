@@ -60,6 +60,8 @@ _HALF = (10, 16)
 _SINGLE = 2.0**-23
 _STEP = 2.0**-8
 _QUANTIZING = ("Quantize", "Integer", "QLinear", "QAttention", "QGemm", "NBits")
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "Attention"}
+"""Operators that engines compute in TF32."""
 _BOUNDED = {"Sigmoid", "Tanh", "Erf", "HardSigmoid", "LSTM", "GRU", "RNN"}
 """Operators whose kernels are accurate to a unit of 1, not of what they give."""
 
@@ -79,7 +81,8 @@ class Finding:
         inherited: How far the suspect's value is from what the region makes of the reference's values.
         before: The largest ``total`` among the region's inputs.
         noise: ``rel`` and ``peak`` of what the region makes of inputs that are moved by one unit of precision.
-        precision: The coarser unit of precision of both values; 0 for integers and the like.
+        precision: The coarsest unit of precision of both values and of inputs that are of another type in the suspect;
+            0 for integers and the like.
         twin: Whether both sides run the same node on the same kernels.
         number: Which set of inputs this was on.
         note: Why it could not be judged, or ``""``.
@@ -198,12 +201,15 @@ class Search:
         self.suspect, self.reference, self.parts = suspect, reference, suspect.parts
         self._max_bytes, self._tolerance, self._twins, self._calibrate = max_bytes, tolerance, twins, calibrate
         self._strict = strict
+        self._unit = max(suspect.place.unit, getattr(reference, "unit", 0.0))
         self._budget: Budget | None = None
         self.match = reference.match(suspect)
         scope = self.parts.scope
         made = [name for names in scope.writes for name in names]
         self._kinds: dict[str, TypeProto] = self.parts.kinds(list(dict.fromkeys(made)))
         matched = [name for name in made if name in self.match.tensors and self._is_tensor(name)]
+        if suspect.place.is_engine:  # constants are folded there
+            matched = [name for name in matched if name in self.parts.varying]
         self.names = self.parts.in_order(matched)
         self.unmatched = len(made) - len(matched)
         self._forced = {name for name in matched if name in self.parts.varying}
@@ -375,9 +381,14 @@ class Search:
             finding.number, finding.total = seen.number, totals[finding.tensor]
             finding.allowed = self._allowed(finding.tensor, held[finding.tensor], got[finding.tensor])
             finding.precision = max(map(epsilon, finding.total.dtypes))
+            if self._unit and finding.precision and self._multiplies(finding):
+                finding.precision = max(finding.precision, self._unit)
             if not finding.twin and self._quantizes(finding):
                 finding.precision = max(finding.precision, _STEP)
             before = [totals[name] for name in finding.inputs]
+            if finding.precision:  # the reference's values are rounded where the suspect takes coarser ones
+                rounded = [epsilon(distance.dtypes[1]) for distance in before if len({*distance.dtypes}) > 1]
+                finding.precision = max(finding.precision, *rounded, 0.0)
             # The runtime keeps 32 bits between half-precision nodes on a CPU, and rounds where one is fed.
             finding.twin &= all(epsilon(word) <= _SINGLE for distance in before for word in distance.dtypes)
             finding.before = max(before, key=lambda distance: distance.severity, default=None)
@@ -403,6 +414,9 @@ class Search:
         self._measure_noise(suspicious, given, held)
         for finding in found:
             self._keep(finding)
+
+    def _multiplies(self, finding: Finding) -> bool:
+        return any(self.parts.scope.nodes[at].op_type in _PRODUCTS for at in finding.nodes)
 
     def _quantizes(self, finding: Finding) -> bool:
         """Tells whether a region rounds to 8 bits or fewer on the way; kernels differ by a step there."""
@@ -521,7 +535,7 @@ class Search:
         place = self.suspect.place
         on_cpu = {name.lower() for name in place.options.providers} == {"cpu"}
         half = any(elem_type(kind) in _HALF for kind in self._kinds.values())
-        return on_cpu and not place.optimizes and not half
+        return on_cpu and not place.optimizes and not half and not place.is_engine
 
     @property
     def median(self) -> float:
@@ -584,7 +598,8 @@ def make_twins(suspect: Suspect, reference: ModelReference) -> Callable[[int, st
     same_kernels = one.backend == other.backend and all(
         getattr(one.options, name) == getattr(other.options, name) for name in ("providers", "threads", "libraries")
     )
-    cpu = one.backend == "reference" or {name.lower() for name in one.options.providers} == {"cpu"}
+    on_cpu = {name.lower() for name in one.options.providers} == {"cpu"}
+    cpu = one.backend == "reference" or (on_cpu and not one.is_engine)
     versions = [
         {entry.domain or "ai.onnx": entry.version for entry in side.parts.model.proto.opset_import}
         for side in (suspect, reference.side)

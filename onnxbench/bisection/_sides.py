@@ -26,11 +26,15 @@ from onnxbench.parts import Parts
 if TYPE_CHECKING:
     from onnx import NodeProto
 
+    from onnxbench.bisection._engines import EngineSide
     from onnxbench.graph import Scope
     from onnxbench.model import Model
 
 _ACTIVATIONS = ("Relu", "Clip")
 _NAMES_AGREE = 0.9
+_TF32 = 2.0**-10
+_SETTINGS = ("threads", "provider", "level")
+_ENGINE_SETTINGS = ("device", "tf32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,29 @@ class Place:
         """The place in words: ``ONNX Runtime, optimizations all``."""
         if self.backend == "reference":
             return "the reference evaluator"
+        if self.is_engine:
+            known = {"trt": "TensorRT", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+            device = self.options.build.get("device")
+            said = ["without TF32"] if not self.unit else []
+            return ", ".join([known[self.backend], *([f"GPU {device}"] if device is not None else []), *said])
         others = [name.upper() for name in self.options.providers if name.lower() != "cpu"]
         threads = [f"{self.options.threads} thread{'s' * (self.options.threads > 1)}"] if self.options.threads else []
         return ", ".join(["ONNX Runtime", f"optimizations {self.options.optimization}", *others, *threads])
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether models are built into engines and run on a GPU."""
+        return self.backend in backends.ENGINES
+
+    @property
+    def recorder(self) -> str:
+        """The backend that computes what flows into parts of a model: an engine may not be built of it at all."""
+        return "ort" if self.is_engine else self.backend
+
+    @property
+    def unit(self) -> float:
+        """The unit of precision of matrix products in float32, where that is coarser than float32's own; else 0."""
+        return _TF32 if self.is_engine and self.options.build.get("tf32") is not False else 0.0
 
     @property
     def optimizes(self) -> bool:
@@ -61,7 +85,7 @@ class Place:
 
 
 def parse_place(text: str, *, level: str, options: backends.Options | None = None, what: str = "--on") -> Place:
-    """Returns what a user means by ``ort``, ``ort:extended``, ``ort:none,threads=1,provider=cuda``, ``reference``.
+    """Returns what a user means by ``ort:extended``, ``ort:none,threads=1,provider=cuda``, ``reference``, ``trt``.
 
     Args:
         text: What is typed.
@@ -75,14 +99,15 @@ def parse_place(text: str, *, level: str, options: backends.Options | None = Non
     head, *settings = text.split(",")
     name, _, typed = head.partition(":")
     backend = backends.backend(name).name
+    if backend in backends.ENGINES:
+        return _engine_place(text, backend, typed, settings, options or backends.Options(), what)
     chosen = replace(options or backends.Options(), optimization=typed or level)
     for setting in settings:
         key, sign, value = setting.partition("=")
-        if not sign or key not in ("threads", "provider", "level"):
+        if not sign or key not in _SETTINGS:
             raise UsageError(
                 f"{what} {text!r}: {setting!r} is no setting",
-                hint=did_you_mean(key, ["threads", "provider", "level"])
-                or "Settings: threads=N, provider=EP, level=L.",
+                hint=did_you_mean(key, _SETTINGS) or "Settings: threads=N, provider=EP, level=L.",
             )
         if key == "threads" and not value.isdigit():
             raise UsageError(f"{what} {text!r}: {value!r} is no number of threads")
@@ -101,6 +126,28 @@ def parse_place(text: str, *, level: str, options: backends.Options | None = Non
     if backend == "reference" and (typed or settings):
         raise UsageError(f"{what} {text!r}: the reference evaluator has no levels, threads or providers")
     return Place(backend, chosen)
+
+
+def _engine_place(
+    text: str, backend: str, typed: str, settings: Sequence[str], options: backends.Options, what: str
+) -> Place:
+    """Returns what a user means by ``trt``, ``trt-rtx,tf32=off``, ``tensorrt,device=1``."""
+    build = dict(options.build)
+    if typed:
+        raise UsageError(f"{what} {text!r}: TensorRT has no optimization levels")
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign or key not in _ENGINE_SETTINGS:
+            raise UsageError(
+                f"{what} {text!r}: {setting!r} is no setting",
+                hint=did_you_mean(key, _ENGINE_SETTINGS) or "Settings: device=N, tf32=off.",
+            )
+        if key == "device" and not value.isdigit():
+            raise UsageError(f"{what} {text!r}: {value!r} is no number of a GPU")
+        if key == "tf32" and value not in ("on", "off"):
+            raise UsageError(f"{what} {text!r}: tf32 is on or off")
+        build[key] = int(value) if key == "device" else value == "on"
+    return Place(backend, replace(options, optimization="none", build=build))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +169,11 @@ class Reference(Protocol):
     It may have more than this, which is used where it is there: ``notes``, what was decided without being told;
     ``inputs(number)``, inputs of its own by the suspect's names; ``origin(name)``, a ``Provenance``, and
     ``explain(name)``, what makes a value, in words; ``between(name, known)``, the values that one is computed from,
-    back to those that are known; ``weight(name)``, the values of a weight or None; ``rerun(name, given)``, a value
-    computed anew from others, or None; ``other_rounding(feeds, batches, number)``, which yields what ``stream`` does,
-    as far as it is known, computed with other rounding; ``digest()``, the SHA-256 of what it is; ``close()``.
+    back to those that are known; ``within(name, given)``, what the steps of one call make; ``weight(name)``, the values
+    of a weight or None; ``rerun(name, given)``, a value computed anew from others, or None;
+    ``other_rounding(feeds, batches, number)``, which yields what ``stream`` does, as far as it is known, computed with
+    other rounding; ``digest()``, the SHA-256 of what it is; ``unit``, the unit of precision of its matrix products (see
+    ``Place``); ``close()``.
 
     Attributes:
         label: What it is, in words.
@@ -159,24 +208,34 @@ class Suspect:
         place: What runs it.
         parts: Its graph as the runtime runs it: without functions, and optimized as told.
         functions: Tensors that came out of local functions, to their paths there.
+        engine: The engine that was built of the model and is what is really asked about, or None.
     """
 
-    def __init__(self, model: Model, place: Place, *, index: GraphIndex | None = None) -> None:
-        self.model, self.place = model, place
+    def __init__(
+        self, model: Model, place: Place, *, index: GraphIndex | None = None, engine: EngineSide | None = None
+    ) -> None:
+        self.model, self.place, self.engine = model, place, engine
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._taught: backends.Taught | None = None
         inlined, moved = inline_functions(model)
         self.functions = {new: path for path, names in moved.items() for new in names}
         self.plain = inlined
-        graph = inlined
+        graph, options = inlined, place.options
         if place.optimizes:
             self._folder = tempfile.TemporaryDirectory(prefix="onnxbench-")
-            graph = backends.optimized_graph(inlined, place.options, Path(self._folder.name))
+            if options.operators:  # what they are called by has to be the same in the graph that is written
+                self._taught = backends.Taught(inlined.proto, options.operators)
+                graph = inlined.derive(self._taught.proto)
+                options = replace(options, operators=(), libraries=(*options.libraries, *self._taught.libraries))
+            graph = backends.optimized_graph(graph, options, Path(self._folder.name))
         known = index if graph is model else None
-        self.parts = Parts(graph, place.backend, place.options, index=known)
+        self.parts = Parts(graph, place.backend, options, index=known)
 
     @property
     def label(self) -> str:
         """The model file and what runs it."""
+        if self.engine is not None:
+            return self.engine.label
         name = self.model.origin.name if self.model.origin is not None else "the model"
         return f"{name} on {self.place.text}"
 
@@ -187,6 +246,8 @@ class Suspect:
 
     def outputs(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Returns what the model itself gives, with nothing looked at within, so that nothing is computed otherwise."""
+        if self.engine is not None:
+            return self.engine.outputs(feeds)
         session = backends.open_session(self.model, self.place.backend, options=self.place.options)
         values = session.run(feeds)
         session.close()
@@ -194,6 +255,10 @@ class Suspect:
 
     def close(self) -> None:
         """Removes what was written on the way."""
+        if self.engine is not None:
+            self.engine.close()
+        if self._taught is not None:
+            self._taught.close()
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -201,10 +266,11 @@ class Suspect:
 class ModelReference:
     """A model on a runtime as the reference."""
 
-    def __init__(self, model: Model, place: Place) -> None:
+    def __init__(self, model: Model, place: Place, *, engine: EngineSide | None = None) -> None:
         self.sets: int | None = None
-        self.side = Suspect(model, place)
+        self.side = Suspect(model, place, engine=engine)
         self.label = self.side.label
+        self.unit, self.engine = place.unit, engine
         self._inputs: dict[str, str] = {}
         self._shaken: Parts | None = None
 
@@ -297,8 +363,8 @@ def suspect_names(feeds: Mapping[str, Value]) -> list[Port]:
 class RecordedReference:
     """Recorded values as the reference: one mapping per set of inputs."""
 
-    def __init__(self, recorded: Sequence[Mapping[str, Value]], label: str) -> None:
-        self.recorded, self.label = recorded, label
+    def __init__(self, recorded: Sequence[Mapping[str, Value]], label: str, *, unit: float = 0.0) -> None:
+        self.recorded, self.label, self.unit = recorded, label, unit
         self.sets: int | None = len(recorded)
 
     def match(self, suspect: Suspect) -> Match:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from onnx.defs import OpSchema
 
     from onnxbench.backends import Operator
+    from onnxbench.bundles._declared import DeclaredOperator
     from onnxbench.bundles._proof import Build, Outcome, Test
 
 PATH_VARIABLE = "ONNXBENCH_PLUGIN_PATH"
@@ -160,6 +161,7 @@ class Bundle:
         body: The operator as a function of ONNX operators, by which ONNX Runtime computes it with kernels of its own.
         torch: How it is called in PyTorch; None: ``domain::op``, dots and all else that Python has no names for as _.
         folder: Where it lies; filled in when it is loaded.
+        file: The file there that defines it; likewise.
     """
 
     name: str
@@ -186,6 +188,7 @@ class Bundle:
     body: Body | None = None
     torch: TorchCall | None = None
     folder: Path = Path()
+    file: str = _PLUGIN_FILE
 
     def filled(self, attributes: Attributes) -> dict[str, Any]:
         """Returns attributes with defaults for those that are not given.
@@ -310,6 +313,7 @@ class Bundle:
             self.domain, self.op, kinds(self.inputs), kinds(self.outputs), self.attributes, self.leading(),
             lambda inputs, attributes: self.reference(self.padded(inputs), attributes), self.function, self.evaluator,
             sum(name in self.optional for name in self.inputs), sum(name in self.optional for name in self.outputs),
+            self.folder / self.file if self.folder != Path() else None,
         )  # fmt: skip
 
     def evaluator(self) -> type:
@@ -337,24 +341,11 @@ class Plugin:
     origin: str = "given"
     version: str = ""
 
-    def operators(self) -> list[tuple[str, str]]:
-        """Returns the operators of a bundle, ``domain::op``, each with its version, as far as its source says them.
+    def operators(self) -> list[DeclaredOperator]:
+        """Returns the operators of a bundle, as far as its source says them. Nothing is run."""
+        from onnxbench.bundles._declared import declared_operators
 
-        Nothing is run.
-        """
-        import ast
-
-        try:
-            tree = ast.parse((self.path / _PLUGIN_FILE).read_text(encoding="utf-8"))
-        except (OSError, SyntaxError, UnicodeDecodeError):
-            return []
-        found = []
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == Bundle.__name__:
-                said = {each.arg: each.value.value for each in node.keywords if isinstance(each.value, ast.Constant)}
-                if "op" in said and "domain" in said:
-                    found.append((f"{said['domain']!s}::{said['op']!s}", str(said.get("version", "1"))))
-        return found
+        return declared_operators(self.path / _PLUGIN_FILE) if self.kind == "bundle" else []
 
     def job(self) -> dict[str, Any]:
         """Returns the plain values by which TensorRT's process loads it."""
@@ -477,7 +468,7 @@ def read_bundles(path: str | os.PathLike[str]) -> list[Bundle]:
     found = bundles_of(run_file(file))
     if not found:
         raise SpecError(f"{file} defines no BUNDLE", hint="It must define BUNDLE = onnxbench.bundles.Bundle(...).")
-    return [replace(bundle, folder=file.resolve().parent) for bundle in found]
+    return [replace(bundle, folder=file.resolve().parent, file=file.name) for bundle in found]
 
 
 def bundles_of(module: Any) -> list[Bundle]:
@@ -502,12 +493,20 @@ def run_file(file: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        import traceback
-
-        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == os.fspath(file)]
-        where = f", line {lines[-1].lineno}" if lines else ""
-        raise SpecError(f"plugin {file}{where}: {type(error).__name__}: {error}") from None
+        place = raised_in(error, file) or file
+        raise SpecError(f"plugin {place}: {type(error).__name__}: {error}") from None
     return module
+
+
+def raised_in(error: BaseException, home: Path) -> str | None:
+    """Returns the last file and line of code under ``home`` (a file or a folder) that an error came through."""
+    import traceback
+
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve().is_relative_to(home.resolve())
+    ]  # fmt: skip
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else None
 
 
 def compile_ptx(bundle: Bundle) -> Path:

@@ -395,7 +395,7 @@ template <typename T>
   return all.c_str();  // up to the first NUL
 }
 
-[[maybe_unused]] void read(PluginField const& field, Attributes& to) {
+[[maybe_unused]] void read(PluginField const& field, [[maybe_unused]] Attributes& to) {
   if (!field.data) return;
 @reads@}
 
@@ -450,6 +450,7 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
   }
   int32_t enqueue(PluginTensorDesc const* inDesc, PluginTensorDesc const* outDesc, void const* const* in,
                   void* const* out, void* workspace, cudaStream_t stream) noexcept override {
+    (void)outDesc;
     Numbers n{};
     int64_t counts[@launch_count@] = {};
     bool fits = false;

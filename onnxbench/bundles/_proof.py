@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxbench.bundles import raised_in
 from onnxbench.bundles._kernels import HostKernel, compile_ptx
 from onnxbench.bundles._onnx import OPSET
-from onnxbench.errors import BenchError
+from onnxbench.errors import BenchError, ExecutionError
 
 if TYPE_CHECKING:
     from onnxbench.bundles import Bundle, Case
@@ -69,6 +70,11 @@ def prove_bundle(bundle: Bundle, *, build: Build | None = None, tests: Sequence[
             outcomes.append(Outcome(name, None, str(reason)))
         except (BenchError, AssertionError) as error:
             outcomes.append(Outcome(name, False, str(error)))
+        except Exception as error:
+            place = raised_in(error, bundle.folder)
+            if place is None:
+                raise
+            outcomes.append(Outcome(name, False, f"{place}: {type(error).__name__}: {error}"))
         else:
             outcomes.append(Outcome(name, True, detail or ""))
     return outcomes
@@ -111,6 +117,14 @@ def _in(dtype: str, bundle: Bundle, case: Case) -> list[np.ndarray]:
         return [v if n in others else v.astype(kind) for n, v in zip(bundle.inputs, case[0], strict=False)]
 
 
+def some_of(cases: Sequence[Case], count: int) -> list[Case]:
+    """Returns about so many cases, one every so often, and besides all those in which an input has no elements."""
+    step = max(1, len(cases) // count)
+    return [
+        case for at, case in enumerate(cases) if at % step == 0 or not all(value.size for value in case[0])
+    ]  # fmt: skip
+
+
 def expected_of(bundle: Bundle, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> Sequence[np.ndarray]:
     """Returns what the reference makes of inputs."""
     return bundle.reference(bundle.padded(inputs), bundle.filled(attributes))
@@ -140,7 +154,7 @@ def _evaluator(bundle: Bundle, cases: list[Case]) -> str:
     from onnx.reference import ReferenceEvaluator
 
     operator = bundle.evaluator()
-    few = cases[:: max(1, len(cases) // 8)]
+    few = some_of(cases, 8)
     for inputs, attributes in few:
         session = ReferenceEvaluator(bundle.model(inputs, attributes), new_ops=[operator])
         made = session.run(None, dict(zip(bundle.inputs, inputs, strict=False)))
@@ -200,18 +214,25 @@ def _onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
     from onnxbench import backends
 
     said = []
-    everywhere = [*cases[:: -(-len(cases) // 40)], *cases[-4:]]
+    everywhere = [*some_of(cases, 40), *cases[-4:]]
     for opset in _OPSETS:
-        bodies = [
-            (inputs, attributes) for inputs, attributes in everywhere
-            if bundle.function(attributes, opset, len(inputs)) is not None
-            and _makes_something(bundle, inputs, attributes)
-        ]  # fmt: skip
+        bodies = [case for case in everywhere if bundle.function(case[1], opset, len(case[0])) is not None]
+        refused = 0
         for inputs, attributes in bodies:
-            _run_in_onnxruntime(bundle, bundle, inputs, attributes, opset)
+            try:
+                _run_in_onnxruntime(bundle, bundle, inputs, attributes, opset)
+            except ExecutionError:
+                if _makes_something(bundle, inputs, attributes):
+                    raise
+                refused += 1
         if bodies:
-            said.append(f"{len(bodies)} cases by its body at opset {opset}")
-    few = cases[:: max(1, len(cases) // 6)]
+            but = f", {refused} of which it refuses: there is nothing to make" if refused else ""
+            said.append(f"{len(bodies)} cases by its body at opset {opset}{but}")
+        for dtype in bundle.dtypes[1:]:
+            for inputs, attributes in bodies[:: max(1, len(bodies) // 3)]:
+                if _makes_something(bundle, inputs, attributes):
+                    _run_in_onnxruntime(bundle, bundle, _in(dtype, bundle, (inputs, attributes)), attributes, opset)
+    few = some_of(cases, 6)
     if backends.has_python_operators():
         bodiless = dataclasses.replace(bundle, body=None)
         for inputs, attributes in few:
@@ -223,7 +244,7 @@ def _onnxruntime(bundle: Bundle, cases: list[Case]) -> str:
 
 
 def _makes_something(bundle: Bundle, inputs: Sequence[np.ndarray], attributes: dict[str, Any]) -> bool:
-    """Tells whether a case has outputs with elements: runtimes refuse to resize to nothing, say."""
+    """Tells whether all outputs of a case have elements: ONNX Runtime refuses to resize to nothing, say."""
     return all(value.size for value in expected_of(bundle, inputs, attributes))
 
 
@@ -252,21 +273,25 @@ def _run_in_onnxruntime(
 
 
 def _engine(bundle: Bundle, cases: list[Case], build: Build | None) -> str:
-    """Builds an engine in each element type and looks for the plugin and its kernel in it."""
+    """Builds an engine in each element type, the last for empty inputs, and looks for plugin and kernel in it."""
     import onnx
 
     if build is None:
         raise NotRunError("TensorRT is not installed (pip install 'onnxbench[trt]')")
-    case = next(case for case in cases if all(value.size for value in case[0]))
+    full = next(case for case in cases if all(value.size for value in case[0]))
+    empty = next((case for case in cases if not all(value.size for value in case[0])), full)
     done = []
     with tempfile.TemporaryDirectory() as folder:
         for dtype, dynamic in _forms(bundle):
             model = Path(folder, f"{dtype}.onnx")
+            is_last = dtype == bundle.dtypes[-1] and not dynamic
+            case = empty if is_last and len(bundle.dtypes) > 1 else full
             onnx.save(bundle.model(_in(dtype, bundle, case), case[1], dynamic=dynamic), model)
             data = build(model, Path(folder, f"{dtype}.engine"), bundle)
             assert bundle.op.encode() in data, "the engine does not name the plugin"
             assert bundle.ptx().encode() in data, "the engine does not carry the compiled kernel"
-            done.append(f"{dtype}{', dynamic shapes' if dynamic else ''}")
+            how = ", dynamic shapes" if dynamic else ", nothing in it" if case is not full else ""
+            done.append(f"{dtype}{how}")
     return f"built with the kernel in it: {'; '.join(done)}"
 
 

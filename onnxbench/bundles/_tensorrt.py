@@ -13,6 +13,7 @@ import ctypes
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,21 +77,21 @@ def _expression(size: _Size, value: Any) -> Any:
     return value.expression if isinstance(value, _Size) else size.constant(value)
 
 
-def _guarded(rt: Any, plugin: str, failed: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Returns a decorator that records what a method raises and returns ``failed`` in its place."""
+def _guarded(failed: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Returns a decorator for methods that records what one raises; ``failed`` is returned then, or what it makes."""
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
-        def guarded(*arguments: Any, **named: Any) -> Any:
+        def guarded(self: Any, *arguments: Any, **named: Any) -> Any:
             try:
-                return method(*arguments, **named)
+                return method(self, *arguments, **named)
             except Exception as error:  # a plugin's own code; TensorRT would only print it
                 frames = traceback.extract_tb(error.__traceback__)
                 place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-                rt.plugin_failures.append(
-                    f"plugin {plugin} raised in {method.__name__}: {type(error).__name__}: {error}{place}"
+                self.rt.plugin_failures.append(
+                    f"plugin {self.bundle.op} raised in {method.__name__}: {type(error).__name__}: {error}{place}"
                 )
-                return failed() if callable(failed) else failed
+                return failed(self) if callable(failed) else failed
 
         return guarded
 
@@ -105,18 +106,26 @@ def register_bundle(rt: Any, bundle: Bundle) -> None:
     """
     ptx = bundle.ptx()
     for each in bundle.named():
-        creator = _creator(rt, each, ptx)
-        _KEPT.append(creator)
-        if not rt.register(creator, each.domain):
-            raise EngineError(f"TensorRT does not take the plugin {each.op!r}: there is one of that name and version")
+        for op in [each.op, *([_free_name(each.op)] if rt.supports(each.op) else [])]:
+            creator = _creator(rt, replace(each, op=op), ptx)
+            _KEPT.append(creator)
+            if not rt.register(creator, each.domain):
+                raise EngineError(f"TensorRT does not take the plugin {op!r}: there is one of that name and version")
         rt.bundles.append(each)
+
+
+def _free_name(op: str) -> str:
+    """Returns what a plugin is called too whose operator TensorRT's parser has one of its own of that name."""
+    return f"{op}Plugin"
 
 
 def fit_to_parser(rt: Any, model: Path) -> bytes | None:
     """Returns a model as TensorRT's parser has to be given it, or None if that is how it is.
 
     The parser wants a name for each output of a plugin, those that a node leaves out and counted sizes too. And an
-    operator that it knows itself it takes by its name, whatever the domain, unless the node names a plugin's namespace.
+    operator that it knows itself it takes by its name, whatever the domain; by the node's ``plugin_namespace`` it finds
+    the plugin, and still treats it as it does its own (a ScatterND gets int32 where int64 goes in). So it is given the
+    plugin's other name.
     """
     known = {(bundle.domain, bundle.op): bundle for bundle in rt.bundles}
     native = {key for key in known if rt.supports(key[1])}
@@ -144,36 +153,50 @@ def fit_to_parser(rt: Any, model: Path) -> bytes | None:
                 ref.node.output.append(name)
         if key in native and not any(each.name == "plugin_namespace" for each in ref.node.attribute):
             changed += 1
-            ref.node.attribute.append(onnx.helper.make_attribute("plugin_namespace", key[0]))
+            ref.node.op_type = _free_name(key[1])
     return proto.SerializeToString() if changed else None
 
 
 def _creator(rt: Any, bundle: Bundle, ptx: str) -> Any:
+    """Returns what makes the plugins of a bundle: a class of TensorRT's, with what it does from ``_Creator``."""
+    base = rt.api.IPluginCreatorV3One
+    made = type("Creator", (_Creator, base), {"rt": rt, "bundle": bundle, "bases": (base,)})
+    return made(_plugin_class(rt, bundle), ptx)
+
+
+def _plugin_class(rt: Any, bundle: Bundle) -> Any:
+    """Returns the class of the plugins of a bundle: a class of TensorRT's, with what it does from ``_Plugin``."""
     api = rt.api
-    plugin_class = _plugin_class(rt, bundle)
+    bases = (api.IPluginV3, api.IPluginV3OneCore, api.IPluginV3OneBuild, api.IPluginV3OneRuntime)
+    return type("Plugin", (_Plugin, *bases), {"rt": rt, "bundle": bundle, "bases": bases})
 
-    class Creator(api.IPluginCreatorV3One):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            api.IPluginCreatorV3One.__init__(self)
-            self.name, self.plugin_version, self.plugin_namespace = bundle.op, bundle.version, bundle.domain
-            empty = b""
-            fields = [
-                api.PluginField(name, empty, _field_type(api, value)) for name, value in bundle.attributes.items()
-            ]
-            fields.append(api.PluginField(_PTX, empty, api.PluginFieldType.CHAR))
-            self.field_names = api.PluginFieldCollection(fields)
 
-        @_guarded(rt, bundle.op, None)
-        def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
-            attributes, carried = {}, ptx
-            for field in fields:
-                if field.name == _PTX:
-                    carried = bytes(field.data).rstrip(b"\0").decode()
-                elif field.name in bundle.attributes:
-                    attributes[field.name] = _read_field(field, bundle.attributes[field.name])
-            return plugin_class(bundle.filled(attributes), carried)
+class _Creator:
+    """Makes plugins of the attributes of a node, or of what an engine keeps."""
 
-    return Creator()
+    rt: Any
+    bundle: Bundle
+    bases: tuple[Any, ...]
+
+    def __init__(self, plugin_class: Any, ptx: str) -> None:
+        for base in self.bases:
+            base.__init__(self)
+        api, bundle = self.rt.api, self.bundle
+        self.name, self.plugin_version, self.plugin_namespace = bundle.op, bundle.version, bundle.domain
+        fields = [api.PluginField(name, b"", _field_type(api, value)) for name, value in bundle.attributes.items()]
+        fields.append(api.PluginField(_PTX, b"", api.PluginFieldType.CHAR))
+        self.field_names = api.PluginFieldCollection(fields)
+        self._plugin_class, self._ptx = plugin_class, ptx
+
+    @_guarded(None)
+    def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
+        attributes, carried = {}, self._ptx
+        for field in fields:
+            if field.name == _PTX:
+                carried = bytes(field.data).rstrip(b"\0").decode()
+            elif field.name in self.bundle.attributes:
+                attributes[field.name] = _read_field(field, self.bundle.attributes[field.name])
+        return self._plugin_class(self.bundle.filled(attributes), carried)
 
 
 def _field_type(api: Any, value: Any) -> Any:
@@ -232,105 +255,104 @@ def _takes(bundle: Bundle, position: int, dtype: str, typed: str) -> bool:
     return name in bundle.types or position <= bundle.leading() or dtype == typed
 
 
-def _plugin_class(rt: Any, bundle: Bundle) -> Any:
-    """Returns the class of a plugin's instances."""
-    api = rt.api
-    kinds = api.DataType
-    types = {
-        "float32": kinds.FLOAT, "float16": kinds.HALF, "bfloat16": kinds.BF16, "int32": kinds.INT32,
-        "int64": kinds.INT64,
-    }  # fmt: skip
-    names = {value: name for name, value in types.items()}
-    leading = bundle.leading()
-    outputs = [*bundle.outputs, *[None] * len(bundle.counted)]
+_TYPES = {
+    "float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int32": "INT32", "int64": "INT64",
+}  # fmt: skip
+"""Element types as bundles name them, to TensorRT's names."""
 
-    bases: Any = (api.IPluginV3, api.IPluginV3OneCore, api.IPluginV3OneBuild, api.IPluginV3OneRuntime)
 
-    def output_type(name: str | None, typed: Any) -> Any:
-        """Returns the type of an output, or of a counted size (no name)."""
+class _Plugin:
+    """What TensorRT asks of a plugin in a network, and where the engine runs."""
+
+    rt: Any
+    bundle: Bundle
+    bases: tuple[Any, ...]
+
+    def __init__(self, attributes: dict[str, Any], ptx: str) -> None:
+        for base in self.bases:
+            base.__init__(self)
+        self.plugin_name, self.plugin_version = self.bundle.op, self.bundle.version
+        self.plugin_namespace = self.bundle.domain
+        self.timing_cache_id = ""
+        self._outputs = [*self.bundle.outputs, *[None] * len(self.bundle.counted)]  # a counted size has no name
+        self.num_outputs = len(self._outputs)
+        self.attributes, self.ptx = attributes, ptx
+        self._launcher: _Launcher | None = None
+        self._fields: list[Any] = []
+        _KEPT.append(self)
+
+    def get_capability_interface(self, kind: Any) -> Any:
+        return self
+
+    def _output_type(self, name: str | None, typed: Any) -> Any:
+        """Returns the type of an output; ``typed`` is that of the input that it follows."""
+        kinds, stated = self.rt.api.DataType, self.bundle.types
         if name is None:
             return kinds.INT64
-        return types[bundle.types[name][0]] if name in bundle.types else typed
+        return getattr(kinds, _TYPES[stated[name][0]]) if name in stated else typed
 
-    class Made(*bases):  # type: ignore[misc]
-        def __init__(self, attributes: dict[str, Any], ptx: str) -> None:
-            api.IPluginV3.__init__(self)
-            api.IPluginV3OneCore.__init__(self)
-            api.IPluginV3OneBuild.__init__(self)
-            api.IPluginV3OneRuntime.__init__(self)
-            self.num_outputs = len(outputs)
-            self.plugin_name, self.plugin_version = bundle.op, bundle.version
-            self.plugin_namespace = bundle.domain
-            self.timing_cache_id = ""
-            self.attributes, self.ptx = attributes, ptx
-            self.launcher: _Launcher | None = None
-            self.fields: list[Any] = []
-            _KEPT.append(self)
+    def _type_name(self, kind: Any) -> str:
+        return next((name for name, word in _TYPES.items() if getattr(self.rt.api.DataType, word) == kind), "")
 
-        def get_capability_interface(self, kind: Any) -> Any:
-            return self
+    @_guarded(lambda plugin: [])
+    def get_output_data_types(self, input_types: Any) -> Any:
+        return [self._output_type(name, input_types[self.bundle.leading()]) for name in self._outputs]
 
-        @_guarded(rt, bundle.op, list)
-        def get_output_data_types(self, input_types: Any) -> Any:
-            return [output_type(name, input_types[leading]) for name in outputs]
+    @_guarded(lambda plugin: [])
+    def get_output_shapes(self, inputs: Any, shape_inputs: Any, builder: Any) -> Any:
+        return _shapes(self.rt, self.bundle, self.attributes, inputs, builder)
 
-        @_guarded(rt, bundle.op, list)
-        def get_output_shapes(self, inputs: Any, shape_inputs: Any, builder: Any) -> Any:
-            return _shapes(rt, bundle, self.attributes, inputs, builder)
+    @_guarded(False)
+    def supports_format_combination(self, position: int, in_out: Any, num_inputs: int) -> bool:
+        desc, typed = in_out[position].desc, in_out[self.bundle.leading()].desc.type
+        if desc.format != self.rt.api.TensorFormat.LINEAR:
+            return False
+        if position >= num_inputs:
+            return bool(desc.type == self._output_type(self._outputs[position - num_inputs], typed))
+        return _takes(self.bundle, position, self._type_name(desc.type), self._type_name(typed))
 
-        @_guarded(rt, bundle.op, False)
-        def supports_format_combination(self, position: int, in_out: Any, num_inputs: int) -> bool:
-            desc, typed = in_out[position].desc, in_out[leading].desc.type
-            if desc.format != api.TensorFormat.LINEAR:
-                return False
-            if position >= num_inputs:
-                return bool(desc.type == output_type(outputs[position - num_inputs], typed))
-            return _takes(bundle, position, names.get(desc.type, ""), names.get(typed, ""))
+    def configure_plugin(self, inputs: Any, outputs: Any) -> int:
+        return 0
 
-        def configure_plugin(self, inputs: Any, outputs: Any) -> int:
+    def get_valid_tactics(self) -> list[int]:
+        return []
+
+    @_guarded(lambda plugin: plugin.rt.api.PluginFieldCollection([]))
+    def get_fields_to_serialize(self) -> Any:
+        self._fields = _serialized(self.rt.api, self.bundle, self.attributes, self.ptx)
+        return self.rt.api.PluginFieldCollection(self._fields)
+
+    def clone(self) -> Any:
+        return type(self)(dict(self.attributes), self.ptx)
+
+    def attach_to_context(self, context: Any) -> Any:
+        return self.clone()
+
+    def set_tactic(self, tactic: int) -> int:
+        return 0
+
+    @_guarded(0)
+    def get_workspace_size(self, inputs: Any, outputs: Any) -> int:
+        bundle = self.bundle
+        if bundle.kernel.workspace is None:
             return 0
+        given, made = ([tuple(each.max) for each in descs] for descs in (inputs, outputs[: len(bundle.outputs)]))
+        return int(bundle.kernel.workspace(bundle.padded(given), made, self.attributes))
 
-        def get_valid_tactics(self) -> list[int]:
-            return []
+    def on_shape_change(self, inputs: Any, outputs: Any) -> int:
+        return 0
 
-        @_guarded(rt, bundle.op, lambda: api.PluginFieldCollection([]))
-        def get_fields_to_serialize(self) -> Any:
-            self.fields = _serialized(api, bundle, self.attributes, self.ptx)
-            return api.PluginFieldCollection(self.fields)
-
-        def clone(self) -> Any:
-            return Made(dict(self.attributes), self.ptx)
-
-        def attach_to_context(self, context: Any) -> Any:
-            return self.clone()
-
-        def set_tactic(self, tactic: int) -> int:
-            return 0
-
-        @_guarded(rt, bundle.op, 0)
-        def get_workspace_size(self, inputs: Any, outputs: Any) -> int:
-            if bundle.kernel.workspace is None:
-                return 0
-            given, made = ([tuple(each.max) for each in descs] for descs in (inputs, outputs[: len(bundle.outputs)]))
-            return int(bundle.kernel.workspace(bundle.padded(given), made, self.attributes))
-
-        def on_shape_change(self, inputs: Any, outputs: Any) -> int:
-            return 0
-
-        def enqueue(
-            self, input_desc: Any, output_desc: Any, inputs: Any, outputs: Any, workspace: int, stream: int
-        ) -> int:
-            if self.launcher is None:
-                self.launcher = _Launcher(self.ptx)
-            given = [tuple(desc.dims) for desc in input_desc]
-            made = [tuple(desc.dims) for desc in output_desc[: len(bundle.outputs)]]
-            space = [] if bundle.kernel.workspace is None else [workspace]
-            pointers = [*(each or 0 for each in bundle.padded(inputs)), *outputs, *space]
-            suffix = bundle.suffix([names[desc.type] for desc in input_desc])
-            self.launcher.launch_all(bundle, suffix, given, made, self.attributes, pointers, stream)
-            return 0
-
-    return Made
+    def enqueue(self, input_desc: Any, output_desc: Any, inputs: Any, outputs: Any, workspace: int, stream: int) -> int:
+        bundle = self.bundle
+        if self._launcher is None:
+            self._launcher = _Launcher(self.ptx)
+        given = [tuple(desc.dims) for desc in input_desc]
+        made = [tuple(desc.dims) for desc in output_desc[: len(bundle.outputs)]]
+        space = [] if bundle.kernel.workspace is None else [workspace]
+        pointers = [*(each or 0 for each in bundle.padded(inputs)), *outputs, *space]
+        suffix = bundle.suffix([self._type_name(desc.type) for desc in input_desc])
+        self._launcher.launch_all(bundle, suffix, given, made, self.attributes, pointers, stream)
+        return 0
 
 
 class Params(ctypes.Structure):

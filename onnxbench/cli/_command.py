@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from typer import BadParameter
@@ -88,6 +89,21 @@ SECOND_NAMES: dict[str, tuple[str, ...]] = {
 
 They are not in a command's ``--help``, which shows what is best typed, but in docs/cli.md.
 """
+_MODEL_OPTION = "--onnx"
+"""How trtexec takes the model, which is the first argument here."""
+_ELSEWHERE = {
+    "surgeon": "Here they are commands: onnxbench extract, edit, expose, check.",
+    "convert": "onnxbench build-trt makes engines, onnxbench precision converts to fp16.",
+    "debug": "onnxbench bisect finds where a model drifts, onnxbench reduce the smallest part that fails.",
+    "simplify": "onnxbench edit IN OUT --simplify TOOL, or --fold-constants.",
+    "--onnxrt": "onnxbench run is on ONNX Runtime; onnxbench bisect compares it with others.",
+    "--trt": "onnxbench build-trt makes an engine; onnxbench bisect --on trt compares with it.",
+    "--fail-fast": "onnxbench bisect names the first node that goes wrong.",
+    "--layerPrecisions": "Types are in the model: onnxbench precision --keep-fp32 SEL.",
+    "--layer-precisions": "Types are in the model: onnxbench precision --keep-fp32 SEL.",
+    "--precisionConstraints": "Types are in the model: onnxbench precision --keep-fp32 SEL.",
+}
+"""Commands and options of other tools that have no counterpart of the same kind: what does the same here."""
 _VALUE_OPTIONAL = {"--save-external-data": "auto", "--external-data": "auto"}
 
 
@@ -117,6 +133,10 @@ def _told(error: Any, hint: str) -> UsageError:
 class BenchGroup(TyperGroup):
     """The commands; a name that none of them has is answered with those that are near it."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Returns arguments and options, ``--help`` among them."""
+        return _taken_plainly(super().get_params(ctx))
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses what stands before the command."""
         if not args and self.no_args_is_help:
@@ -130,13 +150,17 @@ class BenchGroup(TyperGroup):
         """Returns the command's name, the command and the words behind it; raises UsageError if there is none."""
         names = self.list_commands(ctx)
         if args[0] not in names:
-            hint = did_you_mean(args[0], names) or "'onnxbench --help' shows all commands."
+            hint = _ELSEWHERE.get(args[0]) or did_you_mean(args[0], names) or "'onnxbench --help' shows all commands."
             raise UsageError(f"no such command: {args[0]}", hint=hint)
         return super().resolve_command(ctx, args)
 
 
 class BenchCommand(TyperCommand):
     """A typer command with argparse-style list options, and options that need others."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Returns arguments and options, ``--help`` among them."""
+        return _taken_plainly(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Spreads list options into repeated ones, then parses as usual."""
@@ -153,16 +177,26 @@ class BenchCommand(TyperCommand):
 
     def usage_hint(self, error: Exception) -> str:
         """Returns what helps against a mistake on the command line."""
+        known = _ELSEWHERE.get(str(getattr(error, "option_name", "")))
+        if known is not None:
+            return known
         return f"'onnxbench {self.name} --help' shows what there is."
 
     def _in_first_names(self, args: list[str]) -> list[str]:
         """Puts second names of this command's options into the first ones, and gives values that may be left out."""
         options = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
         words: list[str] = []
+        model: list[str] = []
         for at, word in enumerate(args):
             if word == "--":
-                return [*words, *args[at:]]
+                return [*model, *words, *args[at:]]
+            if args[at - 1 : at] == [_MODEL_OPTION] and _MODEL_OPTION not in options:
+                model.append(word)
+                continue
             name, sign, value = word.partition("=")
+            if name == _MODEL_OPTION and name not in options and (sign or args[at + 1 :]):
+                model += [value] if sign else []
+                continue
             first = SECOND_NAMES.get(name, ()) if name not in options else ()
             if first and first[0] in options:
                 words += [f"{first[0]}{sign}{value}", *first[1:]]
@@ -170,7 +204,7 @@ class BenchCommand(TyperCommand):
             words.append(word)
             if word in _VALUE_OPTIONAL and word in options and (args[at + 1 : at + 2] or ["-"])[0].startswith("-"):
                 words.append(_VALUE_OPTIONAL[word])
-        return words
+        return [*model, *words]
 
     def _require_companions(self, ctx: Any) -> None:
         """Raises UsageError for an option that was typed without one of those it is for."""
@@ -246,6 +280,44 @@ class BenchCommand(TyperCommand):
                 typed.items += [word, *words[:1]]
                 del words[:1]
         return typed
+
+
+def _taken_plainly(params: list[Any]) -> list[Any]:
+    for param in params:
+        by_typer = getattr(param, "get_runtime_param", None)  # older typers have none, and do not use pydantic
+        if by_typer is not None and not isinstance(by_typer, _Plainly):
+            param.get_runtime_param = _Plainly(param.type_descriptor.annotation, by_typer)
+    return params
+
+
+class _Plainly:
+    """Makes a ``str`` or a ``Path`` of a word, and leaves all else to typer.
+
+    Typer loads pydantic for that, and even for options that nobody typed: half of what a short command takes to start.
+    """
+
+    def __init__(self, annotation: Any, by_typer: Callable[[], Any]) -> None:
+        self._annotation, self._by_typer = annotation, by_typer
+
+    def __call__(self) -> _Plainly:
+        return self
+
+    def coerce(self, value: Any, *, param: Any, ctx: Any) -> Any:
+        """Returns what a parameter gets for what was typed, or for its default; as typer's own method does."""
+        takes_several = param.multiple or param.nargs == -1
+        if value is None:
+            return () if takes_several else None
+        if type(value) is self._annotation:  # a default, or text
+            return value
+        words = [*value] if takes_several and isinstance(value, (list, tuple)) else [value]
+        if takes_several == isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in words):
+            if self._annotation == list[str]:
+                return words
+            if self._annotation == list[Path]:
+                return [Path(word) for word in words]
+            if self._annotation is Path:
+                return Path(words[0])
+        return self._by_typer().coerce(value, param=param, ctx=ctx)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from onnxbench.cli._tables import Column, plain, print_table
 from onnxbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from onnxbench.operations import Rewrite
+    from onnxbench.operations import Effect, Rewrite
     from onnxbench.patterns import Explanation
     from onnxbench.recipe import Step
     from onnxbench.rewriting import RuleMatches
@@ -29,10 +29,19 @@ def operations(rules: Sequence[str], at: str | None, most: int | None) -> list[R
 
 
 def guarded(operations: Sequence[Rewrite], expect: str | None) -> list[Step]:
-    """Returns the operations as steps, each of which must match as many places as ``expect`` says."""
+    """Returns the operations as steps, each of which must match as many places as ``expect`` says.
+
+    Each may change what its rules say: rules that change the numerics are not held to rounding.
+    """
+    from onnxbench import patterns
     from onnxbench.recipe import Step
 
-    return [Step(operation, expect, place=f"--rule {operation.rule}") for operation in operations]
+    steps = []
+    for operation in operations:
+        rules = () if operation.is_script else patterns.find_rules(operation.rule)
+        changes: Effect | None = "numerics" if any(rule.effect == "numerics" for rule in rules) else None
+        steps.append(Step(operation, expect, changes, place=f"--rule {operation.rule}"))
+    return steps
 
 
 def required(model: Path | None) -> Path:

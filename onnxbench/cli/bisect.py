@@ -111,7 +111,7 @@ def bisect(
             "--on",
             metavar="PLACE",
             show_default=False,
-            help="What runs MODEL: ort:all, ort:none,threads=1, ort:extended,provider=cuda, reference.",
+            help="What runs MODEL: ort:all, ort:none,threads=1, ort:extended,provider=cuda, reference, trt.",
         ),
     ] = None,
     reference_on: Annotated[
@@ -203,6 +203,15 @@ def bisect(
             help="In --repro, replace names, texts, metadata, weights and inputs, where the failure still shows.",
         ),
     ] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            "--record",
+            metavar="DIR",
+            show_default=False,
+            help="Compare nothing; write what records MODEL's values on --on (trt) elsewhere, for --load-outputs.",
+        ),
+    ] = None,
     over: Annotated[
         str | None,
         typer.Option(
@@ -281,6 +290,9 @@ def bisect(
       onnxbench bisect model.onnx --optimization-level all
       onnxbench bisect model.onnx --on ort:none --reference-on reference
       onnxbench bisect model.onnx --feeds x.npz --load-outputs golden.npz
+      onnxbench bisect model.onnx --on trt
+      onnxbench bisect model.engine --feeds x.npz
+      onnxbench bisect model.onnx --on trt --feeds x.npz --record there/
       onnxbench bisect a.onnx --against b.onnx --samples 8 --memory 2GiB --json
       onnxbench bisect model.onnx --over optimizers --atol 1e-4
       onnxbench bisect model.onnx --over recipe.yaml
@@ -292,6 +304,17 @@ def bisect(
     """
     from onnxbench.cli._supervision import after_a_crash
 
+    if record is not None:
+        from onnxbench.cli._recording import write_recording
+
+        write_recording(
+            model, record, on=_place(on, level, "--optimization-level"), feeds=(feeds, shape, dim, val_range, seed),
+            samples=samples, fill=fill, cast=cast, memory=memory, plugins=plugin, allow_outside=allow_outside,
+            unused={"--against": against, "--torch": torch, "--load-outputs": load_outputs, "--repro": repro,
+                    "--over": over, "--report": report, "--baseline": baseline, "--save-baseline": save_baseline},
+            as_json=as_json, quiet=quiet,
+        )  # fmt: skip
+        return
     isolate = after_a_crash(timeout) or isolate
     from onnxbench import bisection, feeding, specs
     from onnxbench.bundles import load_bundles, operators_of
@@ -459,17 +482,16 @@ def _show_tables(found: Bisection, limit: int) -> None:
         screen.print(
             table(["amplifier (right, but makes more of it)", "operator", ">error in", ">out", ">times"], rows)
         )
-    rows = [
+    several = found.sets > 1
+    outputs: list[tuple[str, ...]] = [
         (
-            drift.name,
-            "passed" if drift.passed else "FAILED",
-            _number(drift.max_abs),
-            _number(drift.sqnr_db),
-            drift.reason,
+            drift.name, "passed" if drift.passed else "FAILED", _number(drift.max_abs), _number(drift.sqnr_db),
+            *([f"{number}"] if several else []), drift.reason,
         )
-        for drift in found.outputs
-    ]
-    screen.print(table(["output", "verdict", ">max abs", ">SQNR dB", "why"], rows))
+        for drift, number in zip(found.outputs, found.worst_sets, strict=True)
+    ]  # fmt: skip
+    columns = ["output", "verdict", ">max abs", ">SQNR dB", *([">worst on set"] if several else []), "why"]
+    screen.print(table(columns, outputs))
     if found.modules and not found.passed:
         screen.print(_module_tree(found.modules))
 
@@ -515,6 +537,8 @@ def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
 
 
 def _next_steps(found: Bisection, model: str, wrote: _Written) -> Iterator[str]:
+    from onnxbench.engine import is_engine
+
     if wrote.report is not None:
         yield f"wrote {wrote.report}: open {wrote.report / 'report.html'}"
     if wrote.baseline is not None:
@@ -525,7 +549,7 @@ def _next_steps(found: Bisection, model: str, wrote: _Written) -> Iterator[str]:
         yield "next: --repro DIR writes the first culprit as a small model with its inputs and a script"
     if wrote.report is None and not found.passed:
         yield "next: --report DIR writes a page with the graph around it, errors along depth, and all tensors"
-    if found.culprits:
+    if found.culprits and not is_engine(Path(model)):
         yield f"next: onnxbench run {model} --outputs '{found.culprits[0].tensor}' shows what the tensor holds"
     elif found.kind == "spread":
         yield "next: onnxbench diff shows how the two models differ"

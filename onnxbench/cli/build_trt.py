@@ -13,6 +13,7 @@ from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from onnxbench.bundles import Plugin
     from onnxbench.engine import BuildSpec, Built, Diagnosis, Observed, Verification
     from onnxbench.model import Model
 
@@ -31,6 +32,7 @@ def _shape_option(name: str, words: str) -> Any:
     save_recipe=("apply_", "fix", "config", "fp16", "bf16"),
     log_file="engine_file",
     verify=("engine_file", "output"),
+    embed_plugins=("plugin", "config"),
     calibration="int8",
     tolerance=("fp16", "bf16", "config"),
 )
@@ -267,11 +269,12 @@ def build_trt(
 
     target = _target(engine_file, output, is_needed=not doctor)
     with engines.standby(engine):
-        from onnxbench.bundles import find_plugins
+        changes = (apply_, fix, config, plugin, fp16, bf16, int8, fp8, int4, best, weakly_typed)
+        if not any(changes) and (target is None or force or not target.exists()):
+            engines.look_ahead(model)
         from onnxbench.cli._render import note
         from onnxbench.feeding import FeedOptions, refuse_to_overwrite
         from onnxbench.model import load
-        from onnxbench.writer import save, write_whole
 
         named = engines.load_config(config, None) if config is not None else {}
         data = [*(calibration or named.get("calibration", ()))]
@@ -297,7 +300,7 @@ def build_trt(
             "max_aux_streams": max_aux_streams, "max_tactics": max_tactics, "avg_timing": avg_timing,
             "tiling_level": tiling_level,
         }  # fmt: skip
-        plugins = find_plugins([*map(str, named.get("plugins", ())), *(plugin or [])])
+        plugins = _plugins([*map(str, named.get("plugins", ())), *(plugin or [])])
         prepared = engines.prepare(
             loaded, fix=fix or (), engine=engine, plugins=plugins, precision=precision,
             keep=_search(precision, tolerance, from_feeds, quiet=quiet),
@@ -308,10 +311,13 @@ def build_trt(
         source = model if edited is loaded else edited
         note(*prepared.notes, quiet=quiet)
         if save_model is not None:
+            from onnxbench.writer import save
+
             save(edited, save_model)
             note(f"wrote {save_model}", quiet=quiet)
         if save_recipe is not None:
             from onnxbench.recipe import Recipe
+            from onnxbench.writer import write_whole
 
             write_whole(save_recipe, [(prepared.recipe or Recipe(())).to_yaml().encode()])
             note(f"wrote {save_recipe}", quiet=quiet)
@@ -331,6 +337,14 @@ def build_trt(
     verified = engines.verify_engine(target, edited, built.record, plugins=plugins) if verify else None
     _print_built(built, verified, as_json=as_json, quiet=quiet)
     raise typer.Exit(1 if verified is not None and verified.holds is False else 0)
+
+
+def _plugins(words: list[str]) -> list[Plugin]:
+    if not words:
+        return []
+    from onnxbench.bundles import find_plugins
+
+    return find_plugins(words)
 
 
 def _search(
@@ -401,7 +415,9 @@ def _spec(model: Model, config: Path | None, flags: dict[str, Any], observed: Ob
     for settled in ("plugins", "calibration", "precisions"):
         fields.pop(settled, None)
     profiles = parse_profiles(shape_words(), names)
-    fields |= {name: value for name, value in flags.items() if value not in (None, False, (), {})}
+    fields |= {
+        name: value for name, value in flags.items() if not (value is None or value is False or value in ((), {}))
+    }
     fields |= {name: False for name in ("propose", "strongly_typed", "tf32") if flags[name] is False}
     if observed is not None:
         now = without_missing(observed, model).profile
@@ -467,6 +483,7 @@ def _print_built(built: Built, verified: Verification | None, *, as_json: bool, 
 
 def _print_summary(built: Built) -> None:
     from onnxbench.cli._render import format_bytes
+    from onnxbench.wording import plural
 
     data = built.record.data
     if not built.fresh:
@@ -475,7 +492,7 @@ def _print_summary(built: Built) -> None:
     hardware = ", ".join(data["compute_capabilities"] or ["TensorRT's default GPUs"])
     print(
         f"{built.path}: {format_bytes(data['engine']['bytes'])} for {hardware}, {data['builder']['name']} "
-        f"{data['builder']['version']}, {data['layers']} layers, {built.seconds:.1f} s "
+        f"{data['builder']['version']}, {plural(data['layers'], 'layer')}, {built.seconds:.1f} s "
         f"(build {data['seconds']['build']:.1f} s, {format_bytes(data['peak_bytes'])} of memory)"
     )
 

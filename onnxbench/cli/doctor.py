@@ -84,7 +84,8 @@ def _backend(runtime: Runtime) -> str:
 
 
 def _plugin_fields(found: Environment) -> Iterable[tuple[str, str]]:
-    for plugin in found.plugins:
+    own = [plugin for plugin in found.plugins if plugin.source != "onnxbench"]
+    for plugin in own:
         yield "plugin", f"{plugin.name} ({plugin.source}: {plugin.target})"
-    if not found.plugins:
-        yield "plugins", "none (entry points onnxbench.plugins, folders in ONNXBENCH_PLUGIN_PATH)"
+    along = f"{len(found.plugins) - len(own)} that come along ('onnxbench plugins list')"
+    yield "plugins", along if own else f"{along}; no others (entry points, ONNXBENCH_PLUGIN_PATH)"

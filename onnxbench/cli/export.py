@@ -222,3 +222,5 @@ def _show(done: Exported, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
         print(f"wrote {done.saved.path}")
     else:
         print("nothing was written (--dry-run)" if dry_run and done.passed else "nothing was written")
+        if not done.passed:
+            note("--atol and --rtol allow a difference, --no-verify does not compare", quiet=quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,7 +61,8 @@ def plugins(
 
     words = names or []
     if action not in _ACTIONS:
-        raise UsageError(f"{action!r} is no action", hint=did_you_mean(action, _ACTIONS) or f"One of {_ACTIONS}.")
+        hint = did_you_mean(action, _ACTIONS) or f"One of {', '.join(_ACTIONS)}."
+        raise UsageError(f"{action!r} is no action", hint=hint)
     if not words and action != "list":
         raise UsageError(f"'plugins {action}' needs the name of a plugin")
     if op is not None and action != "new":
@@ -122,11 +124,15 @@ def _list(found: list[Plugin], engine: str | None, *, tensorrt: bool, as_json: b
 
     built_in: list[Any] = creators(engine)["creators"] if tensorrt else []
     if as_json:
-        print_json("plugins", {"plugins": found, "tensorrt": built_in})
+        said = [{**asdict(plugin), "operators": plugin.operators()} for plugin in found]
+        print_json("plugins", {"plugins": said, "tensorrt": built_in})
         return
     for plugin in found:
-        said = "".join(f"  {name} version {version}" for name, version in plugin.operators())
-        print(f"{plugin.name}  {plugin.kind}{said}  {plugin.path}  ({plugin.origin})")
+        print(f"{plugin.name}  {plugin.kind}  {plugin.path}  ({plugin.origin})")
+        for each in plugin.operators():
+            types = f": {', '.join(each.dtypes)}" if each.dtypes else ""
+            also = f"; also {', '.join(each.aliases)}" if each.aliases else ""
+            print(f"  {each.domain}::{each.op} version {each.version}{types}{also}")
     for namespace, name, version in built_in:
         print(f"{namespace + '::' if namespace else ''}{name}  version {version}  (TensorRT)")
     if not found and not built_in:

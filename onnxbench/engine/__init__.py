@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxbench.engine._building import Built as Built
     from onnxbench.engine._building import Diagnosis as Diagnosis
-    from onnxbench.engine._building import Prepared as Prepared
     from onnxbench.engine._building import build_engine as build_engine
     from onnxbench.engine._building import creators as creators
     from onnxbench.engine._building import describe_plugin as describe_plugin
     from onnxbench.engine._building import diagnose as diagnose
     from onnxbench.engine._building import element_types as element_types
     from onnxbench.engine._building import judge as judge
-    from onnxbench.engine._building import prepare as prepare
+    from onnxbench.engine._child import look_ahead as look_ahead
     from onnxbench.engine._child import standby as standby
+    from onnxbench.engine._child import start as start
     from onnxbench.engine._diagnosis import Problem as Problem
     from onnxbench.engine._diagnosis import way_out as way_out
     from onnxbench.engine._flavors import ENGINES as ENGINES
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from onnxbench.engine._observed import observe as observe
     from onnxbench.engine._observed import observe_sets as observe_sets
     from onnxbench.engine._observed import without_missing as without_missing
+    from onnxbench.engine._preparation import Prepared as Prepared
+    from onnxbench.engine._preparation import prepare as prepare
     from onnxbench.engine._profiles import Profile as Profile
     from onnxbench.engine._profiles import Range as Range
     from onnxbench.engine._profiles import check_profiles as check_profiles
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from onnxbench.engine._running import EngineRun as EngineRun
     from onnxbench.engine._running import open_engine as open_engine
     from onnxbench.engine._running import run_engine as run_engine
+    from onnxbench.engine._sessions import build_part as build_part
     from onnxbench.engine._spec import BuildSpec as BuildSpec
     from onnxbench.engine._spec import graph_precision as graph_precision
     from onnxbench.engine._spec import load_config as load_config
@@ -73,7 +76,7 @@ _HOMES = {
     "EngineRun": "_running",
     "Flavor": "_flavors",
     "Observed": "_observed",
-    "Prepared": "_building",
+    "Prepared": "_preparation",
     "Problem": "_diagnosis",
     "Profile": "_profiles",
     "Range": "_profiles",
@@ -81,6 +84,7 @@ _HOMES = {
     "Verification": "_verification",
     "attempt": "_trial",
     "build_engine": "_building",
+    "build_part": "_sessions",
     "check_profiles": "_profiles",
     "choose": "_flavors",
     "creators": "_building",
@@ -96,13 +100,14 @@ _HOMES = {
     "is_engine": "_record",
     "judge": "_building",
     "load_config": "_spec",
+    "look_ahead": "_child",
     "observe": "_observed",
     "observe_sets": "_observed",
     "open_engine": "_running",
     "parse_capability": "_spec",
     "parse_pool": "_spec",
     "parse_profiles": "_profiles",
-    "prepare": "_building",
+    "prepare": "_preparation",
     "propose": "_profiles",
     "query": "_trial",
     "read_engine": "_record",
@@ -110,6 +115,7 @@ _HOMES = {
     "run_engine": "_running",
     "spelled": "_profiles",
     "standby": "_child",
+    "start": "_child",
     "verify_engine": "_verification",
     "way_out": "_diagnosis",
     "without_missing": "_observed",

@@ -8,13 +8,12 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.bundles import read_bundles
 from onnxbench.captures import input_ports
 from onnxbench.engine._child import run_job
 from onnxbench.engine._flavors import Flavor, choose, has_gpu, installed
@@ -35,23 +34,21 @@ from onnxbench.engine._record import (
     record_path,
 )
 from onnxbench.engine._spec import BuildSpec, check_spec
-from onnxbench.errors import BenchError, EngineError, ExecutionError, NotFoundError, UsageError
+from onnxbench.errors import BenchError, EngineError, ExecutionError, UsageError
 from onnxbench.graph import GraphIndex
 from onnxbench.model import TEXT_FORMATS, Model, load
+from onnxbench.schemas import plain_domain
 from onnxbench.version import STAMP
 from onnxbench.writer import SaveOptions, held_together, save, write_whole
 
 if TYPE_CHECKING:
     from onnxbench.bundles import Plugin
     from onnxbench.engine._diagnosis import Problem
-    from onnxbench.feeding import FeedOptions
     from onnxbench.graph import NodeRef
-    from onnxbench.recipe import Recipe, Step
 
     Obstacle = tuple[Problem, NodeRef | None]
 
 _SHOWN = 12
-_ROUNDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +70,6 @@ class Built:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A model as it is to be built.
-
-    Attributes:
-        model: The model.
-        notes: What was done to it, and what was tried and did not work.
-        recipe: The edits that made it of the given one, calibration aside; None if there were none.
-        calibration: What it was calibrated with, for the engine's record; None if it was not.
-        diagnosis: What TensorRT says of it, if it was asked for what is to be built.
-    """
-
-    model: Model
-    notes: tuple[str, ...] = ()
-    recipe: Recipe | None = None
-    calibration: Mapping[str, Any] | None = None
-    diagnosis: Diagnosis | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +133,8 @@ def build_engine(
     flavor = choose(wanted.engine)
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
     _refuse_targets(model, out, log)
-    settled, notes = settle(model, wanted, flavor)
+    index = GraphIndex(model.proto)
+    settled, notes = settle(model, wanted, flavor, index)
     with ModelFile(source, model) as file, ThreadPoolExecutor(1) as pool:
         digest = pool.submit(model_digest, file.path, file.model)
         key_parts = (settled, flavor, plugins)
@@ -165,12 +144,12 @@ def build_engine(
         heard: list[tuple[str, str]] = []
         try:
             with held_together(out, record_path(out).name) as staging:
-                job = make_job("build", file, settled, flavor, plugins, staging / out.name)
+                job = make_job("build", file, settled, flavor, plugins, staging / out.name, index=index)
                 job["timing_cache_target"] = os.fspath(staging / "timing.cache")
                 done = run_job(job, lambda severity, text: heard.append((severity, text)))
-                _refuse_refusals(model, done, flavor)
+                _refuse_refusals(model, index, done, flavor)
                 record = _record(
-                    model, out, settled, flavor, plugins, done, _key(digest.result(), *key_parts),
+                    model, index, out, settled, flavor, plugins, done, _key(digest.result(), *key_parts),
                     digest.result(), edited=isinstance(source, Model), calibration=calibration,
                 )  # fmt: skip
                 (staging / record_path(out).name).write_text(as_text(record), encoding="utf-8")
@@ -212,9 +191,10 @@ def diagnose(
     wanted = spec or BuildSpec()
     flavor = choose(wanted.engine)
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
-    settled, notes = settle(model, wanted, flavor)
+    index = GraphIndex(model.proto)
+    settled, notes = settle(model, wanted, flavor, index)
     name = "" if model.origin is None else os.fspath(model.origin)
-    builds, obstacles = attempt_build(source, model, settled, flavor, plugins, trial=trial)
+    builds, obstacles = attempt_build(source, model, settled, flavor, plugins, trial=trial, index=index)
     problems = tuple(dict.fromkeys(problem for problem, _ in obstacles))
     return Diagnosis(name, f"{flavor.name} {flavor.version}", builds, problems, tuple(notes))
 
@@ -243,7 +223,6 @@ def attempt_build(
         index: The model's index, if there is one.
     """
     from onnxbench.engine._diagnosis import Explainer
-    from onnxbench.engine._foresight import foresee
 
     known = index if index is not None else GraphIndex(model.proto)
     with ModelFile(source, model) as file, tempfile.TemporaryDirectory(prefix="onnxbench-") as folder:
@@ -263,15 +242,26 @@ def attempt_build(
                     ref or explainer.named_in(error.message),
                 )
             return False, ((problem, ref),)
-    obstacles = explain_all(known, done)
-    if not obstacles and not done["built"]:
-        explainer = Explainer(known)
-        foreseen = foresee(model, known, element_types(model))
-        obstacles = tuple((explainer.foreseen(ref, words), ref) for ref, words in foreseen)
-    if trial and not obstacles and not done["built"]:
-        words = " ".join(text for severity, text in done["messages"] if "error" in severity)
-        obstacles = ((explainer.build_problem(done["messages"]), explainer.named_in(words)),)
+    obstacles = _find_obstacles(model, known, done, tried=trial)
     return bool(done["built"]) if trial and not done["problems"] else None, obstacles
+
+
+def _find_obstacles(model: Model, index: GraphIndex, done: dict[str, Any], *, tried: bool) -> tuple[Obstacle, ...]:
+    """Returns what stood in the way of a build (``tried``), or would as far as is known; nothing if an engine came."""
+    from onnxbench.engine._diagnosis import Explainer
+    from onnxbench.engine._foresight import foresee
+
+    obstacles = explain_all(index, done)
+    if obstacles or done["built"]:
+        return obstacles
+    explainer = Explainer(index)
+    foreseen = tuple(
+        (explainer.foreseen(ref, words), ref) for ref, words in foresee(model, index, element_types(model, index))
+    )
+    if foreseen or not tried:
+        return foreseen
+    words = " ".join(text for severity, text in done["messages"] if "error" in severity)
+    return ((explainer.build_problem(done["messages"]), explainer.named_in(words)),)
 
 
 def judge(model: Model, *, trial: bool = True, plugins: Sequence[Plugin] = ()) -> None:
@@ -299,118 +289,10 @@ def judge(model: Model, *, trial: bool = True, plugins: Sequence[Plugin] = ()) -
         )
 
 
-def prepare(
-    model: Model,
-    *,
-    fix: Sequence[str] = (),
-    spec_for: Callable[[Model], BuildSpec] | None = None,
-    engine: str | None = None,
-    plugins: Sequence[Plugin] = (),
-    precision: str | None = None,
-    keep: Callable[[Model], Sequence[str]] | None = None,
-    calibration: FeedOptions | None = None,
-) -> Prepared:
-    """Returns a model as it is to be built, with the edits that made it so.
-
-    Args:
-        model: The model; it is not changed.
-        fix: Inputs that get one value for good: ``sr=16000``, as for ``onnxbench edit --remove-input``.
-        spec_for: Take the known ways out of what TensorRT refuses, as long as that helps (one problem may hide
-            another). It says what would be built of a model, whose inputs may change on the way.
-        engine: The TensorRT to ask where what would be built does not fit the model yet.
-        plugins: Custom operators.
-        precision: Convert it to ``fp16`` or ``bf16`` (the operation ``set_precision``), after all that.
-        keep: From the model that is to be converted to selectors of the nodes that stay in their types.
-        calibration: Make it an int8 model, with ranges taken from these inputs (see ``onnxbench.quantizing``).
-
-    Raises:
-        UsageError: Both a precision and calibration are asked for.
-        BenchError: An input cannot be fixed, or the model cannot be converted or calibrated.
-    """
-    if precision is not None and calibration is not None:
-        raise UsageError(
-            f"int8 by calibration and {precision} are asked for together, and calibration takes a float32 model",
-            hint="Leave one of the two out.",
-        )
-    from onnxbench.recipe import Step
-
-    steps: list[Step] = []
-    words: list[str] = []
-    now, recipe, found = model, None, None
-    if fix:
-        from onnxbench.engine._remedies import fix_inputs
-        from onnxbench.surgery import edit
-
-        steps = fix_inputs(fix)
-        done = edit(now, steps, stamp=False)
-        now, words = done.model, [change.sentence() for change in done.changes]
-    if spec_for is not None:
-        now, more, said, found = _apply_remedies(now, spec_for, engine, plugins)
-        steps, words = [*steps, *more], [*words, *said]
-    if precision is not None:
-        from onnxbench.operations import SetPrecision
-
-        staying = [*keep(now)] if keep is not None else []
-        steps, found = [*steps, Step(SetPrecision(precision, keep=staying or None))], None
-    if steps:  # all of them once more, so that the model is the one that the recipe makes
-        from onnxbench.recipe import Recipe
-        from onnxbench.surgery import edit
-
-        recipe = Recipe(tuple(steps))
-        whole = edit(model, recipe)
-        now = whole.model
-        if precision is not None:
-            last = whole.steps[-1]
-            words += [f"converted, as 'onnxbench precision' does: {last.changes[0].after}", *last.notes]
-    if calibration is None:
-        return Prepared(now, tuple(words), recipe, diagnosis=found)
-    from onnxbench.quantizing import quantize
-
-    quantized = quantize(now, calibration)
-    record = {"data": [os.fspath(each) for each in calibration.sources], **quantized.to_record()}
-    return Prepared(quantized.model, (*words, *quantized.sentences()), recipe, record)
-
-
-def _apply_remedies(
-    model: Model, spec_for: Callable[[Model], BuildSpec], engine: str | None, plugins: Sequence[Plugin]
-) -> tuple[Model, list[Step], list[str], Diagnosis | None]:
-    """Returns a model with the known ways out taken, the steps, what they did, and what stands in the way after them.
-
-    The last is None where what would be built does not fit the model.
-    """
-    from onnxbench.engine._remedies import take_ways_out
-
-    steps: list[Step] = []
-    words: list[str] = []
-    for _ in range(_ROUNDS):
-        fits = True
-        try:
-            spec = spec_for(model)
-            found = diagnose(model, spec, plugins=plugins)
-        except (UsageError, NotFoundError):  # it does not fit the model as it is now; of the result the build says so
-            fits, spec = False, BuildSpec(engine=engine)
-            found = diagnose(model, spec, plugins=plugins, trial=False)
-        edited, more, said = take_ways_out(model, found.problems, _fixed(spec))
-        words += said
-        if not more:
-            return model, steps, words, found if fits else None
-        model, steps = edited, [*steps, *more]
-    return model, steps, words, None
-
-
-def _fixed(spec: BuildSpec) -> dict[str, tuple[int, ...]]:
-    """Returns the inputs that have the same shape at both ends of every profile, with that shape."""
-    shapes: dict[str, set[tuple[int, ...]]] = {}
-    for profile in spec.profiles:
-        for name, each in profile.items():
-            shapes.setdefault(name, set()).update((each.min, each.max))
-    return {name: next(iter(found)) for name, found in shapes.items() if len(found) == 1}
-
-
 def creators(engine: str | None = None, plugins: Sequence[Plugin] = ()) -> dict[str, Any]:
     """Returns the plugin creators that a TensorRT has: ``version``, ``creators``, and what became of ``plugins``."""
     flavor = choose(engine)
-    return run_job({"task": "describe", "flavor": dataclasses.asdict(flavor), "plugins": _plugin_jobs(plugins)})
+    return run_job({"task": "describe", "engine": flavor.name, "plugins": _plugin_jobs(plugins)})
 
 
 def describe_plugin(plugin: Plugin, engine: str | None = None) -> dict[str, Any]:
@@ -421,6 +303,8 @@ def describe_plugin(plugin: Plugin, engine: str | None = None) -> dict[str, Any]
     """
     shown: dict[str, Any] = {"name": plugin.name, "kind": plugin.kind, "path": plugin.path, "sha256": plugin.digest()}
     if plugin.kind == "bundle":
+        from onnxbench.bundles import read_bundles
+
         operators = [
             {
                 "operator": f"{bundle.domain}::{bundle.op}", "version": bundle.version,
@@ -451,11 +335,13 @@ def _refuse_targets(model: Model, out: Path, log: str | os.PathLike[str] | None)
             raise UsageError(f"there is no folder {target.parent}", hint="Make it first.")
 
 
-def settle(model: Model, spec: BuildSpec, flavor: Flavor) -> tuple[BuildSpec, list[str]]:
+def settle(
+    model: Model, spec: BuildSpec, flavor: Flavor, index: GraphIndex | None = None
+) -> tuple[BuildSpec, list[str]]:
     """Returns the spec with profiles that fit the model, and notes on what was chosen."""
     ports = [port for port in input_ports(model.proto.graph) if port.required]
     require_ranks(ports)
-    notes = check_spec(spec, flavor, element_types=element_types(model), gpu=has_gpu())
+    notes = check_spec(spec, flavor, element_types=element_types(model, index), gpu=has_gpu())
     if spec.profiles:
         names = {port.name: port for port in ports}
         for profile in spec.profiles:
@@ -475,13 +361,13 @@ def settle(model: Model, spec: BuildSpec, flavor: Flavor) -> tuple[BuildSpec, li
     return dataclasses.replace(spec, profiles=(proposed,)), notes
 
 
-def element_types(model: Model) -> frozenset[int]:
+def element_types(model: Model, index: GraphIndex | None = None) -> frozenset[int]:
     """Returns the element types (``TensorProto.DataType``) that a model names: of weights, tensors and casts."""
     from onnxbench import weights
     from onnxbench.tensortype import elem_type
 
     found = {tensor.data_type for tensor in weights.tensors(model.proto)}
-    for scope in GraphIndex(model.proto).scopes:
+    for scope in (GraphIndex(model.proto) if index is None else index).scopes:
         found.update(elem_type(info.type) for info in scope.stated.values())
         for node in scope.nodes:
             if node.op_type in ("Cast", "QuantizeLinear"):
@@ -490,13 +376,16 @@ def element_types(model: Model) -> frozenset[int]:
 
 
 class ModelFile:
-    """A model as a file that TensorRT reads: the given one, or one that is written for it and goes again."""
+    """A model as a file that TensorRT reads: the given one, or one that is written for it and goes again.
+
+    Its parser takes no text, and no weights from outside of the model's folder.
+    """
 
     def __init__(self, source: Model | str | os.PathLike[str], model: Model) -> None:
         self.model = model
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         given = None if isinstance(source, Model) else Path(source)
-        if given is not None and given.suffix.lower() not in TEXT_FORMATS:
+        if given is not None and given.suffix.lower() not in TEXT_FORMATS and not _reads_outside(model):
             self.path = given.resolve()
             return
         self._folder = tempfile.TemporaryDirectory(prefix="onnxbench-")
@@ -513,6 +402,17 @@ class ModelFile:
             self._folder.cleanup()
 
 
+def _reads_outside(model: Model) -> bool:
+    """Tells whether weights lie outside of a model's folder, where they were allowed to."""
+    from onnxbench import weights
+
+    if not model.allow_outside or not model.has_outside:
+        return False
+    places = (model.byte_range(tensor) for tensor in weights.tensors(model.proto))
+    home = (model.real_folder or model.folder).resolve()
+    return any(where is not None and not where.file.resolve().is_relative_to(home) for where in places)
+
+
 def make_job(
     task: str, file: ModelFile, spec: BuildSpec, flavor: Flavor, plugins: Sequence[Plugin], target: Path,
     *, index: GraphIndex | None = None,
@@ -520,8 +420,8 @@ def make_job(
     """Returns a job for TensorRT's process."""
     known = index if index is not None else GraphIndex(file.model.proto)
     return {
-        "task": task, "flavor": dataclasses.asdict(flavor), "model": os.fspath(file.path), "target": os.fspath(target),
-        "has_attention": any(ref.node.op_type == "Attention" for ref in known.nodes()),
+        "task": task, "engine": flavor.name, "model": os.fspath(file.path), "target": os.fspath(target),
+        "operators": sorted({ref.node.op_type for ref in known.nodes() if not plain_domain(ref.node.domain)}),
         "spec": _with_fixed(spec), "plugins": _plugin_jobs(plugins, embed=spec.embed_plugins), "device": spec.device,
     }  # fmt: skip
 
@@ -544,14 +444,15 @@ def explain_all(index: GraphIndex, done: dict[str, Any]) -> tuple[Obstacle, ...]
     from onnxbench.engine._diagnosis import Explainer
 
     explainer = Explainer(index, creators=done["creators"], supported=done["supported"], plugins=done["plugins"])
-    return tuple((explainer.problem(said), explainer.locate(said)) for said in done["problems"])
+    told = [(explainer.problem(said), explainer.locate(said)) for said in done["problems"]]
+    return (*told, *(explainer.passed_over([ref for _, ref in told if ref is not None]) if told else ()))
 
 
-def _refuse_refusals(model: Model, done: dict[str, Any], flavor: Flavor) -> None:
-    """Raises EngineError for what the parser refused, and for plugins that did not load and are needed."""
-    obstacles = explain_all(GraphIndex(model.proto), done) if done["problems"] else ()
+def _refuse_refusals(model: Model, index: GraphIndex, done: dict[str, Any], flavor: Flavor) -> None:
+    """Raises EngineError for what stood in the way, and for plugins that did not load and are needed."""
+    obstacles = () if done["built"] else _find_obstacles(model, index, done, tried=True)
     problems = list(dict.fromkeys(problem for problem, _ in obstacles))
-    if problems:
+    if done["problems"]:
         shown = [problem.sentence() for problem in problems[:_SHOWN]]
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         ways = list(dict.fromkeys(f"-> {problem.way_out}" for problem in problems if problem.way_out))
@@ -562,14 +463,12 @@ def _refuse_refusals(model: Model, done: dict[str, Any], flavor: Flavor) -> None
             hint="'onnxbench build-trt --doctor' lists all of it with the known ways out"
             + (", and --apply takes them." if any(problem.remedy for problem in problems) else "."),
         )
-    if not done["problems"] and not done["built"]:
-        from onnxbench.engine._diagnosis import Explainer
-
-        problem = Explainer(GraphIndex(model.proto)).build_problem(done["messages"])
+    if problems:
         raise EngineError(
             f"{flavor.name} {done['version']} parses the model and cannot build an engine of it",
-            details=[problem.sentence()], hint=problem.way_out,
-        )  # fmt: skip
+            details=[problem.sentence() for problem in problems[:_SHOWN]],
+            hint=next((problem.way_out for problem in problems if problem.way_out), None),
+        )
     failed = [plugin for plugin in done["plugins"] if plugin["failure"]]
     if failed:
         words = [f"{each['path']}: {each['failure']['message']}" for each in failed]
@@ -594,9 +493,11 @@ def _up_to_date(out: Path, digest: Any, parts: tuple[BuildSpec, Flavor, Sequence
 
 
 def _record(
-    model: Model, out: Path, spec: BuildSpec, flavor: Flavor, plugins: Sequence[Plugin],
+    model: Model, index: GraphIndex, out: Path, spec: BuildSpec, flavor: Flavor, plugins: Sequence[Plugin],
     done: dict[str, Any], key: str, digest: str, *, edited: bool, calibration: Mapping[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip
+    from onnxbench.tensortype import dtype_name
+
     origin = model.origin
     try:
         name = None if origin is None else os.path.relpath(origin, out.resolve().parent)
@@ -613,7 +514,7 @@ def _record(
                                  for word in spec.compute_capabilities] or None,
         "profiles": [{name: each.to_json() for name, each in profile.items()} for profile in spec.profiles],
         "options": {k: v for k, v in spec.to_data().items() if k not in ("profiles", "compute_capabilities", "engine")},
-        "types": sorted(_type_names(model)),
+        "types": sorted(dtype_name(number) for number in element_types(model, index) if number),
         "calibration": calibration,
         "plugins": [
             {"name": plugin.name, "version": plugin.version, "sha256": plugin.digest(),
@@ -627,9 +528,3 @@ def _record(
         "peak_bytes": done["peak_bytes"],
         "key": key,
     }  # fmt: skip
-
-
-def _type_names(model: Model) -> set[str]:
-    from onnxbench.tensortype import dtype_name
-
-    return {dtype_name(number) for number in element_types(model) if number}

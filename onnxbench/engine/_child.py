@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxbench import errors, progress
-from onnxbench.engine._flavors import choose
+from onnxbench.engine._flavors import choose_name
 from onnxbench.errors import BenchError, EngineError
 
 Heard = Callable[[str, str], None]
@@ -35,46 +35,65 @@ def run_job(job: Mapping[str, Any], heard: Heard | None = None) -> dict[str, Any
         BenchError: What the job raised, or an ``EngineError`` that says how far a process that died had come.
     """
     device = job.get("device")
-    ready = next((each for each in _STANDBY if each.flavor == job["flavor"] and device is None), None)
+    ready = next((each for each in _STANDBY if each.engine == job["engine"] and device is None), None)
     if ready is not None:
         _STANDBY.remove(ready)
-    with ready or _Process(job["flavor"], device) as process:
+        with ready, contextlib.suppress(_DiedBeforeError):  # by what it looked ahead at: a new one says at which node
+            return ready.run(job, heard)
+    with _Process(job["engine"], device) as process:
         return process.run(job, heard)
 
 
-@contextlib.contextmanager
-def standby(engine: str | None = None) -> Iterator[None]:
+def start(engine: str | None = None) -> None:
     """Starts TensorRT's process beforehand: it loads TensorRT while the caller finds out what to do.
 
-    The first job takes it; one that no job took is ended.
+    The first job takes it. One that no job took ends with this process, or with ``standby``.
 
     Args:
         engine: As for ``choose``; nothing is started for one that is not there.
     """
-    try:
-        ready = _Process(dataclasses.asdict(choose(engine)), None)
-    except BenchError:  # said where the job is made
-        yield
-        return
-    _STANDBY.append(ready)
+    with contextlib.suppress(BenchError, OSError):  # said where the job is made
+        name = choose_name(engine)
+        if not any(each.engine == name for each in _STANDBY):
+            _STANDBY.append(_Process(name, None))
+            atexit.register(_end_unused)
+
+
+def look_ahead(model: Path) -> None:
+    """Lets a process that waits parse a model file, of which an engine will probably be built without any change."""
+    for each in _STANDBY:
+        each.tell({"task": "look ahead", "model": os.fspath(model.resolve())})
+
+
+@contextlib.contextmanager
+def standby(engine: str | None = None) -> Iterator[None]:
+    """Starts TensorRT's process as ``start`` does, if none waits yet, and ends it if no job took it."""
+    start(engine)
     try:
         yield
     finally:
-        if ready in _STANDBY:
-            _STANDBY.remove(ready)
-            ready.close()
+        _end_unused()
+
+
+def _end_unused() -> None:
+    while _STANDBY:
+        _STANDBY.pop().close()
+
+
+class _DiedBeforeError(EngineError):
+    """A process was dead before it began with its job."""
 
 
 class _Process:
     """TensorRT's process, for one job.
 
     Args:
-        flavor: The TensorRT that it loads.
+        engine: The name of the TensorRT that it loads.
         device: The GPU that it sees; None: all.
     """
 
-    def __init__(self, flavor: Mapping[str, Any], device: int | None) -> None:
-        self.flavor = flavor
+    def __init__(self, engine: str, device: int | None) -> None:
+        self.engine = engine
         self._resources = contextlib.ExitStack()
         self._scratch = self._resources.enter_context(
             tempfile.TemporaryDirectory(prefix="onnxbench-trt-", ignore_cleanup_errors=True)
@@ -83,9 +102,8 @@ class _Process:
         self._spilt = self._resources.enter_context(spilt)
         read_end, write_end = os.pipe()
         self._events = self._resources.enter_context(os.fdopen(read_end, encoding="utf-8", errors="replace"))
-        told = [str(write_end), self._scratch, json.dumps(flavor)]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "onnxbench.engine._worker", *told],
+            [sys.executable, "-P", "-m", "onnxbench.engine._worker", str(write_end), self._scratch, engine],
             stdin=subprocess.PIPE, stdout=self._spilt, stderr=self._spilt, pass_fds=(write_end,),
             env={**_environment(device), "TMPDIR": self._scratch}, start_new_session=True, text=True,
         )  # fmt: skip
@@ -101,16 +119,20 @@ class _Process:
         """Returns what a job yields, or raises what ended it."""
         follower = _Follower(heard)
         try:
-            assert self._process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(json.dumps(job) + "\n")
-                self._process.stdin.flush()
+            self.tell(job)
             follower.follow(self._events)
             self._process.wait()
         finally:
             follower.close()
         self._spilt.seek(0)
         return follower.outcome(self._process.returncode, self._spilt.read())
+
+    def tell(self, words: Mapping[str, Any]) -> None:
+        """Sends a line to the process, if it is there still."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(words) + "\n")
+            self._process.stdin.flush()
 
     def close(self) -> None:
         """Ends the process, if it goes on, and removes its files."""
@@ -212,7 +234,8 @@ class _Follower:
         else:
             how, hint = f"TensorRT's process ended with status {status}", "Nothing was written."
         tail = [line for line in spilt.splitlines() if line.strip()][-8:]
-        return EngineError(f"{how} {at}{node}", hint=hint, details=[*self._errors[-4:], *tail])
+        kind = EngineError if self._last_phase else _DiedBeforeError
+        return kind(f"{how} {at}{node}", hint=hint, details=[*self._errors[-4:], *tail])
 
 
 def _restored(sent: Mapping[str, Any]) -> BenchError:

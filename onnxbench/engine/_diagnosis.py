@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.errors import nearest
-from onnxbench.graph import GraphIndex, NodeRef, Scope
+from onnxbench.graph import GraphIndex, NodeRef, Scope, root_of
 from onnxbench.provenance import Origins
 from onnxbench.schemas import plain_domain, standard_operators
 from onnxbench.tensortype import dtype_name, elem_type
@@ -142,8 +142,30 @@ class Explainer:
         words += f"; loaded: {', '.join(loaded)}" if loaded else "; no plugin was loaded"
         words += f"; not loaded: {'; '.join(failed)}" if failed else ""
         known = _WAYS_OUT.get(op)
-        instead = known or (f"Give its plugin with --plugin, or write one: 'onnxbench plugins new {op}'.", None)
+        new = f"onnxbench plugins new {op}{f' --op {domain}::{op}' if domain else ''}"
+        way = f"Give its plugin with --plugin, or write one: '{new}'."
+        instead = known or ("Mend the plugin that was not loaded." if failed else way, None)
         return self._made("plugin", ref, said, words, instead)
+
+    def passed_over(self, told: Sequence[NodeRef]) -> Iterator[tuple[Problem, NodeRef]]:
+        """Yields nodes that TensorRT would refuse as well, had its parser come to them.
+
+        It stops at some errors. Left out are branches, which may not be taken, and functions, which may not be called.
+
+        Args:
+            told: The nodes that it refused.
+        """
+        seen = {(id(ref.scope), ref.position) for ref in told}
+        has_nonzero = any(each[1] == "NonZero" for each in self._creators)
+        for ref in self._index.nodes():
+            op, scope = ref.node.op_type, ref.scope
+            if plain_domain(ref.node.domain) or (id(scope), ref.position) in seen or self._index.function_of(ref.node):
+                continue
+            if _is_in_branch(scope) or root_of(scope) is not self._index.main:
+                continue
+            if self._supported.get(op) is False or (op == "NonZero" and not has_nonzero):
+                words = f"TensorRT has no operator {op}" if op != "NonZero" else "TensorRT wants a plugin named NonZero"
+                yield self._made("unsupported", ref, {}, words, _WAYS_OUT.get(op)), ref
 
     def build_problem(self, messages: Sequence[Sequence[str]]) -> Problem:
         """Returns why a model that parses cannot be built, from the log."""
@@ -230,9 +252,10 @@ def _is_in_branch(scope: Scope) -> bool:
 
 def _plain(text: str) -> str:
     """Returns what TensorRT says without file names of its own sources and C++ around it."""
-    text = re.sub(r"\[[\w.]+\.cpp::\w+::\d+\]\s*", "", text)
+    text = re.sub(r"\[[\w.]+\.cpp::.*?::\d+\]\s*", "", text)
     text = re.sub(r"\s*In \S+ at \S+\.(?:cpp|h):\d+", "", text)
-    text = re.sub(r"^(?:IBuilder::\w+: )?Error Code \d+: ", "", text)
+    text = re.sub(r"^Invalid Node - \S+\s+", "", text)
+    text = re.sub(r"^(?:\w+::\w+: )?Error Code \d+: ", "", text)
     text = re.sub(r"^(?:Internal Error|API Usage Error)\s*\((.*)\)\s*$", r"\1", text)
     text = re.sub(r"^Assertion failed: .*?: ", "", text)
     text = re.sub(r"^\w+ && \"(.*)\"$", r"\1", text)
@@ -283,6 +306,7 @@ _CASES: tuple[tuple[str, str, str | None], ...] = (
         "calibrate the float model again (--int8 --calibration DATA).", "symmetric_quantization"),
     (r"values for profile \d+ violate shape constraints", "The model does not run at the shapes of the profile: "
      "give those that it is used at (--shapes; --min-shapes, --opt-shapes and --max-shapes; --from-feeds DATA).", None),
+    (r"OutOfMemory", "Free some memory, or build with smaller maximum shapes.", None),
     (r"(?i)empty tensor|cannot be negative|output dimension", "The shapes of the profile are too small for the model: "
      "give larger ones with --min-shapes, --opt-shapes and --max-shapes.", None),
 )  # fmt: skip

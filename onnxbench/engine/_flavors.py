@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 from onnxbench.errors import MissingDependencyError, UsageError, did_you_mean
 
 RTX, FULL = "tensorrt-rtx", "tensorrt"
-_MODULES = {FULL: "tensorrt", RTX: "tensorrt_rtx"}
+MODULES = {FULL: "tensorrt", RTX: "tensorrt_rtx"}
+"""What an engine can be built with, and the Python module of each."""
 _DISTRIBUTIONS = {
     FULL: ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
     RTX: ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13-bindings"),
@@ -21,8 +22,7 @@ _INSTALL = {
     FULL: "Install NVIDIA's wheels with 'pip install tensorrt', or use --engine tensorrt-rtx.",
     RTX: "Install it with 'pip install onnxbench[trt]'; it builds engines without a GPU.",
 }
-ENGINES = tuple(_MODULES)
-"""What an engine can be built with."""
+ENGINES = tuple(MODULES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,7 @@ class Flavor:
 
 def installed() -> list[Flavor]:
     """Returns the TensorRTs that are installed, the full one first."""
-    found = []
-    for name, module in _MODULES.items():
-        if not _is_there(module):
-            continue
-        version = next((v for each in _DISTRIBUTIONS[name] if (v := _version(each))), "unknown")
-        found.append(Flavor(name, module, version))
-    return found
+    return [_flavor(name) for name, module in MODULES.items() if _is_there(module)]
 
 
 def choose(wanted: str | None = None) -> Flavor:
@@ -69,20 +63,23 @@ def choose(wanted: str | None = None) -> Flavor:
         UsageError: There is no engine of that name.
         MissingDependencyError: It is not installed.
     """
+    return _flavor(choose_name(wanted))
+
+
+def choose_name(wanted: str | None = None) -> str:
+    """Returns the name of the TensorRT to use, as ``choose`` does, without a look at its version."""
     name = None if wanted is None else wanted.lower().replace("_", "-")
-    if name is not None and name not in _MODULES:
-        hint = did_you_mean(name, _MODULES) or f"Engines: {', '.join(ENGINES)}."
+    if name is not None and name not in MODULES:
+        hint = did_you_mean(name, MODULES) or f"Engines: {', '.join(ENGINES)}."
         raise UsageError(f"{wanted!r} is no engine", hint=hint)
-    there = {flavor.name: flavor for flavor in installed()}
+    order = (name,) if name is not None else (FULL, RTX) if has_gpu() else (RTX, FULL)
+    for each in order:
+        if _is_there(MODULES[each]):
+            return each
     if name is not None:
-        if name in there:
-            return there[name]
         raise MissingDependencyError(f"--engine {name} needs the package {name}, and it is not installed",
                                      hint=_INSTALL[name])  # fmt: skip
-    if not there:
-        raise MissingDependencyError("building an engine needs TensorRT, and none is installed", hint=_INSTALL[RTX])
-    order = (FULL, RTX) if has_gpu() else (RTX, FULL)
-    return next(there[each] for each in order if each in there)
+    raise MissingDependencyError("building an engine needs TensorRT, and none is installed", hint=_INSTALL[RTX])
 
 
 def has_gpu() -> bool:
@@ -99,8 +96,10 @@ def _is_there(module: str) -> bool:
         return False
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
+def _flavor(name: str) -> Flavor:
+    from importlib import metadata  # not at the top: it is slow to load, and TensorRT's process does without
+
+    for distribution in _DISTRIBUTIONS[name]:
+        with suppress(metadata.PackageNotFoundError):
+            return Flavor(name, MODULES[name], metadata.version(distribution))
+    return Flavor(name, MODULES[name], "unknown")

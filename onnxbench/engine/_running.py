@@ -160,7 +160,7 @@ def _load_tensorrt(kind: str, plugins: Sequence[Plugin | str]) -> Any:
     from onnxbench.engine._seam import TensorRT
 
     if kind not in _LOADED:
-        _LOADED[kind] = TensorRT(choose(kind), lambda event, **fields: None)
+        _LOADED[kind] = TensorRT(choose(kind).name, lambda event, **fields: None)
     rt = _LOADED[kind]
     found = [plugin for each in plugins for plugin in (find_plugins([each]) if isinstance(each, str) else [each])]
     for plugin in found:

@@ -20,15 +20,15 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from onnxbench.engine._flavors import FULL, RTX, Flavor
+from onnxbench.engine._flavors import FULL, MODULES, RTX
 from onnxbench.errors import BenchError, EngineError, MissingDependencyError, UsageError, did_you_mean, nearest
 
 Say = Callable[..., None]
@@ -40,6 +40,8 @@ _NOISE = re.compile(
     r"|Attribute onnxbench_ptx not found).*"
 )
 _PARSING = re.compile(r"(?:Static check for parsing|Parsing) node: (.*) \[(\S+)\]$")
+_FIRST_NETWORK = "Unnamed Network 0"
+"""How TensorRT names the first network of a process. The name is in the engine, and would count what came before."""
 _SEPARATOR = re.compile(r"-{5,}$")
 
 FLAGS: dict[str, str] = {
@@ -67,19 +69,19 @@ _POOLS = {
 
 
 @cache
-def load_module(flavor: Flavor) -> Any:
-    """Returns the Python module of a TensorRT, its libraries put right.
+def load_module(name: str) -> Any:
+    """Returns the Python module of the TensorRT of that name, its libraries put right.
 
     Raises:
         MissingDependencyError: It cannot be loaded.
     """
-    if flavor.name == RTX:
-        _supply_library_names(flavor)
+    if name == RTX:
+        _supply_library_names(MODULES[name])
     try:
-        return import_module(flavor.module)
+        return import_module(MODULES[name])
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
-            f"{flavor.name} is installed and cannot be loaded: {error}",
+            f"{name} is installed and cannot be loaded: {error}",
             hint="Its libraries come in packages of their own; reinstall it with 'pip install --force-reinstall'.",
         ) from None
 
@@ -88,20 +90,21 @@ class TensorRT:
     """One loaded TensorRT, with its one logger.
 
     Attributes:
-        flavor: Which one it is.
+        name: Which one it is: ``tensorrt`` or ``tensorrt-rtx``.
         api: The Python module.
         version: What it says itself.
+        say: Is told what goes on.
         messages: What it logged so far, as (severity, text), without noise; no verbose lines.
         plugin_failures: What methods of plugins written in Python raised.
     """
 
-    def __init__(self, flavor: Flavor, say: Say) -> None:
-        self.api = load_module(flavor)
-        self.flavor = flavor
+    def __init__(self, name: str, say: Say) -> None:
+        self.api = load_module(name)
+        self.name = name
         self.version = str(self.api.__version__)
         self.messages: list[tuple[str, str]] = []
         self.plugin_failures: list[str] = []
-        self._say = say
+        self.say = say
         self.bundles: list[Any] = []
         self.logger = _make_logger(self)
         self._builder = self.api.Builder(self.logger)
@@ -120,13 +123,13 @@ class TensorRT:
         if severity >= 4:
             match = _PARSING.match(text)
             if match is not None:
-                self._say("node", name=match[1], op=match[2])
+                self.say("node", name=match[1], op=match[2])
             return
         lines = [line for line in text.splitlines() if not _NOISE.match(line) and not _SEPARATOR.match(line)]
         if lines:
             words = _SEVERITIES[severity] if severity < len(_SEVERITIES) else "info"
             self.messages.append((words, "\n".join(lines)))
-            self._say("log", severity=words, text="\n".join(lines))
+            self.say("log", severity=words, text="\n".join(lines))
 
     # ------------------------------------------------------------ plugins
 
@@ -152,7 +155,7 @@ class TensorRT:
         if made:
             return len(made)
         raise self.error(
-            f"plugin {path}: the library loads and registers no plugin with {self.flavor.name} {self.version}",
+            f"plugin {path}: the library loads and registers no plugin with {self.name} {self.version}",
             since=since,
             hint="It must export getCreators and setLoggerFinder (V3 plugins), or register itself with the library of "
             "this very TensorRT (REGISTER_TENSORRT_PLUGIN).",
@@ -189,6 +192,7 @@ class TensorRT:
             has_attention: The model has Attention, which is then computed by other operators where no kernel fits.
         """
         network = self._builder.create_network(self._network_flags(strongly_typed))
+        network.name = _FIRST_NETWORK
         parser = self._parser_of(network)
         path = os.fspath(model)
         if has_attention:
@@ -203,6 +207,11 @@ class TensorRT:
                          "stack": [], "function": ""}]  # fmt: skip
         self._parser = parser  # the network refers to weights that the parser holds
         return network, problems
+
+    def forget(self) -> None:
+        """Drops what was parsed and said so far."""
+        self._parser = None
+        self.messages.clear()
 
     def query_support(
         self, model: Path, *, content: bytes | None = None
@@ -227,9 +236,9 @@ class TensorRT:
     def _network_flags(self, strongly_typed: bool = True) -> int:
         kinds = self.api.NetworkDefinitionCreationFlag
         flags = 0
-        if strongly_typed and "STRONGLY_TYPED" in kinds.__members__ and self.flavor.name == FULL:
+        if strongly_typed and "STRONGLY_TYPED" in kinds.__members__ and self.name == FULL:
             flags |= 1 << int(kinds.STRONGLY_TYPED)
-        if "EXPLICIT_BATCH" in kinds.__members__ and self.flavor.major < 10:
+        if "EXPLICIT_BATCH" in kinds.__members__ and self.version.startswith(("8.", "9.")):
             flags |= 1 << int(kinds.EXPLICIT_BATCH)
         return flags
 
@@ -310,8 +319,7 @@ class TensorRT:
             return
         if not hasattr(config, "num_compute_capabilities"):
             raise UsageError(
-                f"{self.flavor.name} {self.version} builds for the GPU of this machine and takes no "
-                "--compute-capability",
+                f"{self.name} {self.version} builds for the GPU of this machine and takes no --compute-capability",
                 hint="Leave it out, or use --engine tensorrt-rtx.",
             )
         config.num_compute_capabilities = len(chosen)
@@ -320,7 +328,7 @@ class TensorRT:
             if word not in members:
                 known = ", ".join(_dotted(each) for each in members if each.startswith("SM"))
                 raise UsageError(
-                    f"{self.flavor.name} {self.version} does not build for compute capability {_dotted(word)}",
+                    f"{self.name} {self.version} does not build for compute capability {_dotted(word)}",
                     hint=f"It builds for {known}.",
                 )
             config.set_compute_capability(members[word], slot)
@@ -329,14 +337,12 @@ class TensorRT:
         members = getattr(self.api, kind).__members__ if hasattr(self.api, kind) else {}
         if name not in members:
             hint = did_you_mean(name, members) or (f"It has: {', '.join(members)}." if members else None)
-            raise UsageError(
-                f"{self.flavor.name} {self.version} has no {name} (--{field.replace('_', '-')})", hint=hint
-            )
+            raise UsageError(f"{self.name} {self.version} has no {name} (--{field.replace('_', '-')})", hint=hint)
         return members[name]
 
     def _require_attribute(self, config: Any, attribute: str, field: str) -> None:
         if not hasattr(config, attribute):
-            raise UsageError(f"{self.flavor.name} {self.version} has no --{field.replace('_', '-')}")
+            raise UsageError(f"{self.name} {self.version} has no --{field.replace('_', '-')}")
 
     # ------------------------------------------------------------ profiles
 
@@ -368,17 +374,11 @@ class TensorRT:
         if not profile or config.add_optimization_profile(profile) < 0:
             raise self.error(f"TensorRT refuses profile {number}", since=since)
 
-    def build(self, network: Any, config: Any, target: Path) -> dict[str, Any] | None:
-        """Builds the engine into a file and returns its size and digest; None if TensorRT built nothing."""
+    def build(self, network: Any, config: Any) -> Any:
+        """Returns the engine, in TensorRT's memory, or None if it built nothing."""
         if hasattr(config, "progress_monitor"):
-            config.progress_monitor = self._monitor = _make_monitor(self.api, self._say)
-        memory = self._builder.build_serialized_network(network, config)
-        if memory is None:
-            return None
-        with ThreadPoolExecutor(1) as pool, open(target, "wb") as out:
-            digest = pool.submit(hashlib.sha256, memory)
-            out.write(memory)
-            return {"bytes": int(memory.nbytes), "sha256": digest.result().hexdigest()}
+            config.progress_monitor = self._monitor = _make_monitor(self.api, self.say)
+        return self._builder.build_serialized_network(network, config)
 
     def load_timing_cache(self, config: Any, file: Path) -> Any:
         """Gives the configuration a timing cache, filled from a file if it exists, and returns it."""
@@ -406,6 +406,19 @@ def _with_decomposable_attention(model: Path, content: bytes | None) -> bytes:
                 graphs += [each for each in (attribute.g, *attribute.graphs) if each.node]
     data: bytes = proto.SerializeToString()
     return data
+
+
+def write_engine(memory: Any, target: Path) -> dict[str, Any]:
+    """Writes an engine into a file and returns its size and digest."""
+    digest = hashlib.sha256()
+    digesting = threading.Thread(target=digest.update, args=(memory,))
+    digesting.start()
+    try:
+        with open(target, "wb") as out:
+            out.write(memory)
+    finally:
+        digesting.join()
+    return {"bytes": int(memory.nbytes), "sha256": digest.hexdigest()}
 
 
 def describe_network(network: Any) -> dict[str, Any]:
@@ -496,7 +509,7 @@ def _library_hint(words: str) -> str:
     return "It must be a shared library for this system."
 
 
-def _supply_library_names(flavor: Flavor) -> None:
+def _supply_library_names(module: str) -> None:
     """Loads the libraries of TensorRT-RTX from a folder of links that also has the name its parser asks for.
 
     ``libtensorrt_rtx.so`` without a number is not in the wheel, and the parser opens it from its own folder.
@@ -506,7 +519,7 @@ def _supply_library_names(flavor: Flavor) -> None:
     """
     if sys.platform == "win32":
         return
-    if flavor.module in sys.modules:
+    if module in sys.modules:
         raise MissingDependencyError("TensorRT-RTX was loaded before its libraries could be put right")
     spec = find_spec("tensorrt_rtx_libs")
     if spec is None or spec.origin is None:

@@ -184,6 +184,11 @@ def check_spec(spec: BuildSpec, flavor: Flavor, *, element_types: frozenset[int]
             "graph has",
             hint="Convert the model itself: " + " ".join(_PRECISION_HELP[each] for each in spec.precisions),
         )
+    if not spec.strongly_typed and flavor.is_strongly_typed:
+        raise UsageError(
+            f"{flavor.name} {flavor.version} has no --weakly-typed: it computes in the types that the graph has",
+            hint="Leave it out; --fp16 and --bf16 convert the model.",
+        )
     if spec.strip_weights and not spec.refit and flavor.name != RTX:
         raise UsageError("--strip-weights means nothing without --refit", hint="Add --refit.")
     if spec.exclude_lean_runtime and not spec.version_compatible:
@@ -192,6 +197,9 @@ def check_spec(spec: BuildSpec, flavor: Flavor, *, element_types: frozenset[int]
         raise UsageError("--gpu-fallback means nothing without --dla-core")
     if spec.optimization_level is not None and not 0 <= spec.optimization_level <= 5:
         raise UsageError(f"--optimization-level is 0 to 5, not {spec.optimization_level}")
+    for name in ("max_aux_streams", "max_tactics", "avg_timing", "dla_core", "device"):
+        if (number := getattr(spec, name)) is not None and number < 0:
+            raise UsageError(f"--{name.replace('_', '-')} is 0 or more, not {number}")
     if flavor.name != RTX:
         return []
     _refuse_on_rtx(spec, flavor, gpu)
@@ -199,6 +207,8 @@ def check_spec(spec: BuildSpec, flavor: Flavor, *, element_types: frozenset[int]
     notes = []
     if spec.optimization_level is not None:
         notes.append("TensorRT-RTX takes --optimization-level and builds the same engine for every level")
+    if spec.device is not None and not gpu:
+        notes.append(f"there is no GPU here, so --device {spec.device} changes nothing")
     if "workspace" in spec.pools:
         notes.append("TensorRT-RTX takes a workspace limit for tactics at run time; it does not limit this build")
     return notes

@@ -1,7 +1,8 @@
 """Runs a TensorRT engine with TensorRT, NumPy and the CUDA driver alone, and compares what comes out.
 
-This file stands alone: it imports nothing of onnxbench. 'onnxbench build-trt --verify' copies it beside an engine as
-verify.py, with verify.json and the values to compare:
+This file stands alone: it imports nothing of onnxbench. 'onnxbench bisect' with --record or --repro copies it as
+onnxbench_engines.py. 'onnxbench build-trt --verify' copies it beside an engine as verify.py, with verify.json and the
+values to compare:
 
     python verify.py [--engine FILE] [--json]
 
@@ -174,6 +175,51 @@ def compare(expected: Any, actual: Any, rtol: float, atol_of_largest: float) -> 
     return failing == 0, f"{failing:,} of {expected.size:,} elements are off, {words}" if failing else words
 
 
+# ---------------------------------------------------------------- the build (no GPU needed with TensorRT-RTX)
+
+_LOADED: dict[str, Any] = {}
+
+
+def load(kind: str) -> tuple[Any, Any]:
+    """Returns TensorRT's module and its logger; one only may exist in a process.
+
+    Raises:
+        RunError: It is not installed.
+    """
+    if kind not in _LOADED:
+        try:
+            api = import_module(MODULES[kind])
+        except ImportError:
+            raise RunError(f"{kind} is not installed", NO_DEVICE, f"pip install {kind}") from None
+        _LOADED[kind] = api, api.Logger(api.Logger.ERROR)
+    found: tuple[Any, Any] = _LOADED[kind]
+    return found
+
+
+def build(model: Path, kind: str, target: Path, *, tf32: bool = True) -> None:
+    """Builds an engine of an ONNX file whose inputs have fixed shapes.
+
+    Raises:
+        RunError: TensorRT is not installed, or refuses the model.
+    """
+    api, logger = load(kind)
+    builder = api.Builder(logger)
+    flags = api.NetworkDefinitionCreationFlag.__members__
+    strongly = 1 << int(flags["STRONGLY_TYPED"]) if "STRONGLY_TYPED" in flags and kind == "tensorrt" else 0
+    network = builder.create_network(strongly)
+    parser = api.OnnxParser(network, logger)
+    if not parser.parse_from_file(os.fspath(model)):
+        words = "; ".join(str(parser.get_error(number).desc()) for number in range(min(3, parser.num_errors)))
+        raise RunError(f"{kind} {api.__version__} refuses {model.name}: {words}", UNFIT)
+    config = builder.create_builder_config()
+    if not tf32:
+        config.clear_flag(api.BuilderFlag.TF32)
+    memory = builder.build_serialized_network(network, config)
+    if memory is None:
+        raise RunError(f"{kind} {api.__version__} parses {model.name} and cannot build an engine of it", UNFIT)
+    target.write_bytes(memory)
+
+
 # ---------------------------------------------------------------- the GPU
 
 
@@ -271,10 +317,7 @@ class Engine:
     ) -> None:
         self.cuda = Cuda(device)
         if api is None:
-            try:
-                api = import_module(MODULES[kind])
-            except ImportError:
-                raise RunError(f"{kind} is not installed", NO_DEVICE, f"pip install {kind}") from None
+            api, logger = load(kind)
         self._api = api
         self._logger = logger if logger is not None else api.Logger(api.Logger.ERROR)
         self._runtime = api.Runtime(self._logger)
@@ -477,6 +520,9 @@ def open_engine(path: Path, plan: Mapping[str, Any]) -> Any:
 
 def main(words: Sequence[str]) -> int:
     """Verifies the engine that this script lies beside, and returns the exit code."""
+    if not {"--help", "-h"}.isdisjoint(words):
+        print(__doc__)
+        return AGREES
     as_json = "--json" in words
     at = words.index("--engine") if "--engine" in words else -1
     engine = Path(words[at + 1]) if 0 <= at < len(words) - 1 else None

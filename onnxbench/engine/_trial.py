@@ -62,7 +62,7 @@ def attempt(model: Model, spec: BuildSpec, *, plugins: Sequence[Plugin] = (), in
         MissingDependencyError: No TensorRT is installed.
     """
     flavor = choose(spec.engine)
-    settled, notes = settle(model, spec, flavor)
+    settled, notes = settle(model, spec, flavor, index)
     builds, obstacles = attempt_build(model, model, settled, flavor, plugins, trial=True, index=index)
     return Trial(bool(builds), obstacles, settled, tuple(notes))
 

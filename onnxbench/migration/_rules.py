@@ -58,8 +58,8 @@ class Rule:
 
 _ALL, _NEW, _RTX = TARGETS, ("11", "rtx"), ("rtx",)
 _CONVERT = (
-    "Convert the model itself (ModelOpt's AutoCast for fp16 and bf16; QuantizeLinear/DequantizeLinear nodes for int8, "
-    "fp8 and int4), then build it: the engine computes in the types that the graph has."
+    "Convert the model itself ('onnxbench precision', or ModelOpt's AutoCast, for fp16 and bf16; 'onnxbench quantize' "
+    "for int8; ModelOpt for fp8 and int4), then build it: the engine computes in the types that the graph has."
 )
 _QDQ = (
     "Put QuantizeLinear/DequantizeLinear nodes into the model (onnxruntime.quantization.quantize_static, QDQ, "

@@ -42,6 +42,8 @@ def _value(name: str, **more: object) -> _Option:
 _FULL = ("10", "11")
 _TIMING = "build-trt measures nothing; 'onnxbench run' does"
 _PRECISION = _Option(_FLAG, only=("10",), why="convert the model first")
+_CONVERTED = {"--fp16", "--bf16"}
+"""What build-trt does itself where TensorRT has no such flag, if it is asked for alone."""
 _TRTEXEC: dict[str, _Option] = {
     "--onnx": _Option(_MODEL, takes=True),
     "--saveEngine": _Option(_ENGINE, takes=True),
@@ -260,9 +262,11 @@ class _Builder:
         self._model = self._engine = self._loaded = ""
         self._words: list[str] = []
         self._notes: list[str] = []
-        self._verify = False
+        self._verify = self._converts = False
 
     def build(self, words: Sequence[str]) -> Translation:
+        precisions = {name for word in words if self._options.get(name := word.partition("=")[0]) is _PRECISION}
+        self._converts = len(precisions) == 1 and precisions <= _CONVERTED
         queue = list(words)
         while queue:
             word = queue.pop(0)
@@ -288,6 +292,8 @@ class _Builder:
     def _add(self, name: str, option: _Option | None, values: list[str]) -> None:
         if option is None:
             self._notes.append(f"{name}: no counterpart here")
+        elif option is _PRECISION and self._converts:
+            self._words.append(name)
         elif option.how == _DROP or self._target not in option.only:
             if option.why:
                 self._notes.append(f"{name}: {option.why}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +12,6 @@ from onnxbench.cut import frontier
 from onnxbench.draft import require_free
 from onnxbench.errors import NotFoundError, RefusedResultError, SpecError, UnsupportedError, UsageError, did_you_mean
 from onnxbench.graph import NodeRef, TensorRef, home_of
-from onnxbench.modelspec import fill_attribute, make_tensor
 from onnxbench.modeltext import read, read_functions
 from onnxbench.operations._base import (
     Effect,
@@ -24,12 +22,11 @@ from onnxbench.operations._base import (
     parse_operator,
     schema_of,
 )
-from onnxbench.schemas import attribute_type, find_schema
+from onnxbench.operations._new_nodes import make_constants, make_nodes, path_in
 from onnxbench.tensortype import is_complete, make_value_info
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, NodeProto, ValueInfoProto
-    from onnx.defs import OpSchema
 
     from onnxbench.draft import Draft
     from onnxbench.graph import Scope
@@ -121,7 +118,7 @@ class Insert(Operation):
         _require_known(scope, [name for name in self.inputs if name != _EDGE], self.constants)
         values = {constants[name]: value for name, value in self.constants.items()}
         inserted: dict[int, list[NodeProto]] = {}
-        shared = _constant_nodes(draft, scope, values)
+        shared = make_constants(draft, scope, values)
         if shared:
             inserted[0] = shared
         names: dict[str, str] = {}
@@ -142,7 +139,7 @@ class Insert(Operation):
             source, made = self._ends(draft, scope, edge, hands_out=hands_out)
             at = scope.producers.get(edge, -1) + 1
             inputs = [source if each == _EDGE else constants.get(each, each) for each in self.inputs or [_EDGE]]
-            new = _new_nodes(draft, scope, self.op, inputs, [made], self.attributes, name=self.name)
+            new = make_nodes(draft, scope, self.op, inputs, [made], self.attributes, name=self.name)
             inserted.setdefault(at, []).extend(new)
             if self.before is not None and isinstance(ref, NodeRef):
                 slots.append((ref.position, made))
@@ -151,7 +148,7 @@ class Insert(Operation):
             if is_mark and not hands_out and not scope.is_function:  # inference does not know that it is the same
                 kind = draft.type_of(TensorRef(home_of(scope, edge) or scope, edge))
                 types += [make_value_info(made, kind)] if kind is not None and is_complete(kind) else []
-            draft.record("node", _in(scope, new[-1].name), "inserted", after=f"{self.op} on {_in(scope, edge)}")
+            draft.record("node", path_in(scope, new[-1].name), "inserted", after=f"{self.op} on {path_in(scope, edge)}")
         for position, made in slots:
             scope.nodes[position].input[self.input] = made
         if types:
@@ -209,8 +206,10 @@ class AddNodes(Operation):
                 if name:
                     require_free(draft, scope, name)
             draft.import_domain(scope, node.domain)
-            draft.record("node", _in(scope, node.name or next(iter(node.output), "")), "inserted", after=node.op_type)
-        nodes = [*_constant_nodes(draft, scope, self.constants), *body.node]
+            draft.record(
+                "node", path_in(scope, node.name or next(iter(node.output), "")), "inserted", after=node.op_type
+            )
+        nodes = [*make_constants(draft, scope, self.constants), *body.node]
         draft.splice(scope, {len(scope.nodes): nodes})
 
 
@@ -265,12 +264,14 @@ class Delete(NodeOperation):
             if maker is not None and maker not in gone and source not in scope.outputs and source not in renamed:
                 renamed[source] = made
             else:  # what the model is given, or hands out already, needs a node to have another name
-                identity = _new_nodes(draft, scope, "Identity", [source], [made])
+                identity = make_nodes(draft, scope, "Identity", [source], [made])
                 kept.setdefault(scope.producers[made], []).extend(identity)
-                draft.record("node", _in(scope, identity[0].name), "inserted", after=f"Identity, for output {made!r}")
+                draft.record(
+                    "node", path_in(scope, identity[0].name), "inserted", after=f"Identity, for output {made!r}"
+                )
         for source, made in renamed.items():
             _rename_made(scope, source, made)
-            draft.record("tensor", _in(scope, source), "renamed", before=source, after=made)
+            draft.record("tensor", path_in(scope, source), "renamed", before=source, after=made)
         draft.forget(scope, renamed)
         readers = set(range(len(scope.nodes))) - gone
         names = {made: renamed.get(source, source) for made, source in passed.items() if made not in scope.outputs}
@@ -282,7 +283,7 @@ class Delete(NodeOperation):
         if constants:
             draft.remove_initializers(scope, constants)
             for name in sorted(constants):
-                draft.record("weight", _in(scope, name), "removed", before="nothing reads it any more")
+                draft.record("weight", path_in(scope, name), "removed", before="nothing reads it any more")
         fresh = draft.index.scope_paths[scope.path]
         draft.retype(fresh, [name for name in (*names.values(), *passed) if fresh.defines(name)])
 
@@ -367,16 +368,16 @@ class Replace(NodeOperation):
             )
         inputs = self.inputs if self.inputs is not None else entering
         if self.op is not None:
-            nodes = _new_nodes(draft, scope, self.op, inputs, outputs, self.attributes, self.constants, self.name)
+            nodes = make_nodes(draft, scope, self.op, inputs, outputs, self.attributes, self.constants, self.name)
         else:
             inputs = inputs if self.inputs is not None else [*entering, *_weights_read(scope, inside)]
             nodes = [
-                *_constant_nodes(draft, scope, self.constants), *self._fragment_nodes(draft, scope, inputs, outputs)
+                *make_constants(draft, scope, self.constants), *self._fragment_nodes(draft, scope, inputs, outputs)
             ]  # fmt: skip
         for ref in refs:
             draft.record("node", ref.path, "replaced", before=operator_name(ref.node.domain, ref.node.op_type))
         for node in nodes:
-            draft.record("node", _in(scope, node.name or node.output[0]), "inserted", after=node.op_type)
+            draft.record("node", path_in(scope, node.name or node.output[0]), "inserted", after=node.op_type)
         orphans = set() if self.keep_constants else _orphans(scope, inside)
         orphans -= {name for node in nodes for name in node.input}
         inner = {name for position in inside for name in scope.writes[position]} - set(outputs)
@@ -570,10 +571,6 @@ def _quoted(name: str) -> str:
     return f'"{name}"' if '"' not in name else f"'{name}'"
 
 
-def _in(scope: Scope, name: str) -> str:
-    return f"{scope.path}/{name}" if scope.path else name
-
-
 def _scope(draft: Draft, path: str) -> Scope:
     found = draft.index.scope_paths.get(path)
     if found is None:
@@ -689,84 +686,6 @@ def _orphans(scope: Scope, gone: set[int]) -> set[str]:
     """Returns the initializers that only these nodes read."""
     read_names = {name for position in gone for name in scope.reads[position] if name in scope.constants}
     return {name for name in read_names if gone.issuperset(scope.consumers[name]) and name not in scope.outputs}
-
-
-def _new_nodes(
-    draft: Draft,
-    scope: Scope,
-    op: str,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    attributes: Mapping[str, Any] | None = None,
-    constants: Mapping[str, Any] | None = None,
-    name: str | None = None,
-) -> list[NodeProto]:
-    """Returns a node for a graph, its domain imported, behind the nodes of its constants if these are nodes."""
-    from onnx import NodeProto
-
-    domain, op_type = parse_operator(op)
-    draft.import_domain(scope, domain)
-    if name is not None and any(node.name == name for node in scope.nodes):
-        raise RefusedResultError(f"there is a node {name!r} already", hint="Choose another name.")
-    node = NodeProto(op_type=op_type, domain=domain, input=inputs, output=outputs)
-    node.name = name or draft.fresh_node(scope, _default_name(outputs, op_type))
-    version = draft.opset(scope, domain)
-    is_call = any((f.domain, f.name) == (domain, op_type) for f in draft.model.proto.functions)
-    schema = find_schema(domain, op_type, version) if version and not is_call else None
-    if schema is not None:
-        _require_whole(schema, inputs, attributes or {})
-    for key, value in (attributes or {}).items():
-        wanted = attribute_type(schema, key) if schema is not None else 0
-        if schema is not None and not wanted:
-            hint = did_you_mean(key, schema.attributes)
-            raise RefusedResultError(f"{op_type} has no attribute {key!r}", hint=hint)
-        fill_attribute(
-            node.attribute.add(name=key), value, wanted=wanted, folder=draft.folder, allow_outside=draft.allow_outside,
-            versions={o.domain: o.version for o in draft.model.proto.opset_import},
-        )  # fmt: skip
-    return [*_constant_nodes(draft, scope, constants or {}), node]
-
-
-def _default_name(outputs: Sequence[str], op_type: str) -> str:
-    """Returns ``x_Relu`` for a Relu that makes x, and for one that makes x_Relu or x_Relu_1 that name itself."""
-    made = outputs[0] if outputs else op_type
-    return made if re.search(rf"(?:^|_){op_type}(?:_\d+)?$", made) else f"{made}_{op_type}"
-
-
-def _require_whole(schema: OpSchema, inputs: Sequence[str], attributes: Mapping[str, Any]) -> None:
-    """Raises RefusedResultError if a new node has not all inputs and attributes that its operator needs."""
-    names = [formal.name for formal in schema.inputs]
-    if len(inputs) < schema.min_input:
-        given = f"{len(inputs)} input{'' if len(inputs) == 1 else 's'}"
-        raise RefusedResultError(
-            f"{schema.name} needs the inputs {', '.join(names[: schema.min_input])}, and is given {given}",
-            hint="inputs: [...] names all of them in order, and constants: {NAME: VALUE} makes those that are new.",
-        )
-    missing = [name for name, each in schema.attributes.items() if each.required and name not in attributes]
-    if missing:
-        said = ", ".join(f"{name}: ..." for name in missing)
-        raise RefusedResultError(
-            f"{schema.name} needs {' and '.join(map(repr, missing))}", hint=f"attributes: {{{said}}} gives them."
-        )
-
-
-def _constant_nodes(draft: Draft, scope: Scope, constants: Mapping[str, Any]) -> list[NodeProto]:
-    """Adds constants to a graph as initializers, or returns them as Constant nodes for a function, which has none."""
-    from onnx import NodeProto
-
-    made = []
-    for name, value in constants.items():
-        require_free(draft, scope, name)
-        tensor = make_tensor(name, value, folder=draft.folder, allow_outside=draft.allow_outside)
-        draft.taken(scope).add(name)
-        if scope.is_function:
-            node = NodeProto(op_type="Constant", output=[name])
-            node.attribute.add(name="value", type=4, t=tensor)
-            made.append(node)
-        else:
-            scope.graph.initializer.append(tensor)
-        draft.record("weight", _in(scope, name), "added")
-    return made
 
 
 def _fragment(

@@ -5,7 +5,8 @@ Every tensor has the type that its maker makes, and is read in the types that it
 * A weight is stored in the other type, a second time if both are wanted.
 * What a Cast of the model makes is cast from what that Cast reads, so that there is never a Cast of a Cast; and a Cast
   between what has one type now is gone.
-* Anything else gets one Cast behind its maker, in the graph that defines it, for all who want it, in bodies too.
+* Anything else gets one Cast behind its maker, in the graph that defines it, for all who want it, in bodies too; one
+  that the model has is taken for it, and moved there.
 """
 
 from __future__ import annotations
@@ -72,21 +73,29 @@ class Writer:
         self._done = Applied()
         self._inserted: dict[Scope, dict[int, list[NodeProto]]] = defaultdict(lambda: defaultdict(list))
         self._removed: dict[Scope, set[int]] = defaultdict(set)
-        self._demands: dict[tuple[Scope, str], Demand] = {}
+        self._demands: dict[Tensor, Demand] = {}
         self._forgotten: dict[Scope, set[str]] = defaultdict(set)
 
     def write(self) -> Applied:
         """Carries it out."""
-        weights = Weights(self._index)
-        for scope, tensors in self._plan.tensors.items():
-            for name, tensor in tensors.items():
-                self._demands[scope, name] = self._demand(tensor)
+        plan, weights = self._plan, Weights(self._index)
+        changes, ends = plan.changes, []
+        for tensors in plan.tensors.values():
+            for tensor in tensors.values():
+                side = tensor.maker >= 0 and changes[tensor.maker]
+                is_of_both = False
+                for use in tensor.uses:
+                    is_of_both |= changes[use.group] != side
+                    if use.position < 0:
+                        ends.append((tensor, use))
+                if is_of_both:
+                    self._demand(tensor)
         self._set_attributes()
         self._take_out_casts()
         changed = [each for each in self._demands.values() if each.uses and [*each.uses] != [each.made]]
         stored = [weights.tensor(each.tensor) for each in changed if each.tensor.is_weight]
         self._converter.prepare(stored)
-        self._restate()
+        self._restate(ends)
         for demand in changed:
             if demand.tensor.is_weight:
                 self._store(weights, demand)
@@ -99,11 +108,18 @@ class Writer:
         return self._done
 
     def _demand(self, tensor: Tensor) -> Demand:
-        plan = self._plan
-        demand = Demand(tensor, plan.made(tensor))
-        for use in tensor.uses:
-            demand.uses.setdefault(plan.wanted(tensor, use.group), []).append(use)
+        """Returns where a tensor is read; made when it is first asked for, since most are of one type everywhere."""
+        demand = self._demands.get(tensor)
+        if demand is None:
+            plan = self._plan
+            demand = self._demands[tensor] = Demand(tensor, plan.made(tensor))
+            for use in tensor.uses:
+                demand.uses.setdefault(plan.wanted(tensor, use.group), []).append(use)
         return demand
+
+    def _demand_of(self, scope: Scope, name: str) -> Demand | None:
+        tensor = self._plan.tensors[scope].get(name)
+        return self._demand(tensor) if tensor is not None else None
 
     # -- what stands in nodes and value infos -------------------------------------------------------------------
 
@@ -137,44 +153,35 @@ class Writer:
                 return self._plan.wanted(tensor, use.group)
         return tensor.word
 
-    def _restate(self) -> None:
-        """Makes what graphs state of the types of tensors true again."""
+    def _restate(self, ends: list[tuple[Tensor, Use]]) -> None:
+        """Makes what graphs state of the types of tensors true again; ``ends`` are uses as outputs of graphs."""
         for scope, tensors in self._plan.tensors.items():
             graph: Any = scope.graph
-            if not (graph.value_info or (not scope.is_function and graph.input)):
-                continue
-            changed = {name: made for name, each in tensors.items()
-                       if not each.is_weight and (made := self._demands[scope, name].made) != each.word}  # fmt: skip
-            for info in graph.value_info:
-                if info.name in changed:
-                    set_element(info.type, element(changed[info.name]))
-            if scope.is_function:
-                continue
-            for info in graph.input:
-                if info.name in changed:
-                    set_element(info.type, element(changed[info.name]))
-        for demand in self._demands.values():
-            for word, uses in demand.uses.items():
-                for use in uses if word != demand.tensor.word else ():
-                    if use.position < 0 and not use.scope.is_function:
-                        graph = use.scope.graph
-                        set_element(graph.output[use.slot].type, element(word))
+            for info in (*graph.value_info, *(() if scope.is_function else graph.input)):
+                tensor = tensors.get(info.name)
+                if tensor is not None and not tensor.is_weight and (made := self._plan.made(tensor)) != tensor.word:
+                    set_element(info.type, element(made))
+        for tensor, use in ends:
+            word = self._plan.wanted(tensor, use.group)
+            if word != tensor.word and not use.scope.is_function:
+                set_element(use.scope.graph.output[use.slot].type, element(word))
 
     # -- Casts of the model -------------------------------------------------------------------------------------
 
     def _take_out_casts(self) -> None:
-        """Removes the Casts of the model whose two sides have one type now."""
+        """Removes the Casts of the model whose two sides have one type now, unless they had that before."""
         for place in self._plan.places:
             scope, node = place.scope, place.scope.nodes[place.position]
             if not is_cast(self._index, node):
                 continue
-            made = self._demands.get((scope, node.output[0]))
+            made = self._demand_of(scope, node.output[0])
             source = self._plan.tensor(scope, node.input[0])
-            if made is None or source is None or source.word == made.tensor.word:
+            if made is None or source is None:
                 continue
-            read = self._demands[source.scope, source.name]
+            read = self._demand(source)
             word = self._now(scope, place.position, 0, node.input[0])
-            if word != made.made or (read.made != word and not source.is_weight):
+            is_as_before = made.made == made.tensor.word == source.word
+            if is_as_before or word != made.made or (read.made != word and not source.is_weight):
                 continue
             ends = [use for uses in made.uses.values() for use in uses if use.position < 0]
             if ends and (source.scope is not scope or source.position < 0 or source.is_weight or self._is_end(read)):
@@ -266,7 +273,7 @@ class Writer:
         for word, uses in demand.uses.items():
             if word == demand.made:
                 continue
-            cast = self._cast_before(demand, word)
+            cast = self._cast_of_model(demand, word)
             if cast is not None:
                 for use in uses:
                     self._point(use, cast.tensor.name)
@@ -278,19 +285,25 @@ class Writer:
             for use in uses:
                 self._point(use, name)
 
-    def _cast_before(self, demand: Demand, word: str) -> Demand | None:
-        """Returns what a Cast of the model makes of a tensor, in a type, before all who want that; None without one."""
+    def _cast_of_model(self, demand: Demand, word: str) -> Demand | None:
+        """Returns what a Cast of the model makes of a tensor, in a type; None without one.
+
+        A Cast that stands behind some who want the type is moved to the maker of the tensor.
+        """
         scope, uses = demand.tensor.scope, demand.uses[word]
-        if any(use.position < 0 for use in uses):
+        if any(use.position < 0 and use.scope is self._index.main for use in uses):
             return None
-        first = min(_position_within(scope, use) for use in uses)
         for use in demand.uses.get(demand.made, ()):
-            if use.scope is not scope or not 0 <= use.position < first or use.position in self._removed[scope]:
+            if use.scope is not scope or use.position < 0 or use.position in self._removed[scope]:
                 continue
             node = scope.nodes[use.position]
-            made = self._demands.get((scope, node.output[0])) if is_cast(self._index, node) else None
-            if made is not None and made.made == word:
-                return made
+            made = self._demand_of(scope, node.output[0]) if is_cast(self._index, node) else None
+            if made is None or made.made != word:
+                continue
+            if use.position > min(_position_within(scope, each) for each in uses):
+                self._removed[scope].add(use.position)
+                self._inserted[scope][demand.tensor.position + 1].append(node)
+            return made
         return None
 
     def _insert(self, scope: Scope, position: int, source: str, name: str, number: int) -> None:
@@ -307,11 +320,11 @@ class Writer:
 
 
 def _position_within(scope: Scope, use: Use) -> int:
-    """Returns the position of the node of a graph that reads something, itself or in its bodies."""
+    """Returns the position of the node of a graph that reads something, or in its bodies; for an output its end."""
     inner, position = use.scope, use.position
     while inner is not scope and inner.parent is not None:
         inner, position = inner.parent, inner.owner
-    return position
+    return position if position >= 0 else len(scope.nodes)
 
 
 class Weights:

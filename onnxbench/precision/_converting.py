@@ -17,6 +17,7 @@ from onnxbench.precision import Converted, Kept, Lost, Reason
 from onnxbench.precision._applying import Weights, Writer
 from onnxbench.precision._plan import Plan, Tensor, Use
 from onnxbench.precision._regions import Reasons, find_reasons
+from onnxbench.precision._sides import STAYS
 from onnxbench.precision._signatures import FLOATS, Prober, retyped, type_word
 from onnxbench.precision._specializing import has_several, specialize
 from onnxbench.precision._typing import Typing
@@ -276,9 +277,10 @@ def _kept(plan: Plan) -> tuple[Kept, ...]:
         if all(word == retyped(word, plan.to) for word in words):
             continue
         ref = NodeRef(place.scope, place.position)
-        found = place.reason or ("value" if 0 in map(plan.find, place.groups) else "between")
-        reason: Reason = cast("Reason", found)
-        kept.append(Kept(ref.path, node.op_type, reason, place.detail or _said(plan, place.scope, place.position)))
+        has_no_cast = any(group != STAYS and plan.find(group) == STAYS for group in place.groups)
+        reason = cast("Reason", place.reason or ("value" if has_no_cast else "between"))
+        detail = place.detail if place.reason else ""
+        kept.append(Kept(ref.path, node.op_type, reason, detail or _said(plan, place.scope, place.position)))
     return tuple(kept)
 
 

@@ -8,14 +8,14 @@ no group: they are stored in whatever type is wanted, in two if both are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from onnxbench.graph import Scope
 from onnxbench.precision._sides import CHANGES, STAYS, Link, choose_sides
-from onnxbench.precision._signatures import Signature, element, is_plain, retyped, said_of
-from onnxbench.precision._typing import Typing, ports
+from onnxbench.precision._signatures import element, is_plain, retyped, said_of
+from onnxbench.precision._typing import Form, Typing, ports
 from onnxbench.schemas import plain_domain
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Use(NamedTuple):
     slot: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Tensor:
     """A tensor of floats.
 
@@ -73,24 +73,27 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """What nodes of one operator, with inputs and outputs of the same types, make of their type variables.
+    """What nodes of one form, with attributes that say the same of types, make of their type variables.
 
     Attributes:
-        states: Each variable that has floats, with whether what has it is only moved; None if it stays.
-        united: Pairs of variables that are one group.
+        groups: For each variable that has floats whether what has it is only moved; None if it stays.
+        inputs: Each input that is floats, with the place of its variable in ``groups``.
+        outputs: The same of outputs.
+        united: Pairs of places in ``groups`` that are one group.
         detail: What the schema does not admit.
         lacking: See ``Plan.lacking``.
+        stays: Whether all of it stays.
+        is_open: Whether it makes floats of a type that is not that of an input.
     """
 
-    states: tuple[tuple[int, bool | None], ...]
-    united: tuple[tuple[int, int], ...] = ()
-    detail: str = ""
-    lacking: tuple[tuple[str, int, str, int, str], ...] = ()
-
-    @property
-    def stays(self) -> bool:
-        """Whether all of it stays."""
-        return all(moves is None for _, moves in self.states)
+    groups: tuple[bool | None, ...]
+    inputs: tuple[tuple[int, int], ...]
+    outputs: tuple[tuple[int, int], ...]
+    united: tuple[tuple[int, int], ...]
+    detail: str
+    lacking: tuple[tuple[str, int, str, int, str], ...]
+    stays: bool
+    is_open: bool
 
 
 @dataclass(slots=True)
@@ -175,7 +178,7 @@ class Plan:
 
     def made(self, tensor: Tensor) -> str:
         """Returns the type that a tensor has when it is made; of a weight the one that it has now."""
-        return self.wanted(tensor, tensor.maker) if tensor.maker >= 0 else tensor.word
+        return retyped(tensor.word, self.to) if tensor.maker >= 0 and self.changes[tensor.maker] else tensor.word
 
     def wanted(self, tensor: Tensor, group: int) -> str:
         """Returns the type that a group wants a tensor to have."""
@@ -261,79 +264,68 @@ class Plan:
                 is_given = any(each.ref_attr_name for each in node.attribute)
                 tensor.maker, tensor.position = STAYS if is_given else -1, position
             return
-        names, typing = list(node.input), self.typing
-        outs = list(node.output)
-        given, made = typing.types(scope, names), typing.types(scope, outs)
-        inputs = [slot for slot, word in enumerate(given) if word is not None and element(word)]
-        outputs = [slot for slot, word in enumerate(made) if word is not None and element(word)]
-        if not inputs and not outputs:
+        form = self.typing.form(scope, position)
+        if not form.inputs and not form.outputs:
             return
-        sig = typing.signatures(scope)[position]
         reason, detail = self._reason(scope, position) or ("", "")
-        if not reason and sig is None:
-            reason = "unknown"
-        elif not reason and sig is not None and sig.quantizes:
-            reason = "quantized"
-        groups: dict[int, int] = {}
-        if not reason and sig is not None:
-            pattern = self._pattern(scope, node, sig, given, made)
-            groups = {variable: STAYS if moves is None else self._group(moves=moves)
-                      for variable, moves in pattern.states}  # fmt: skip
-            for one, other in pattern.united:
-                self._unite(groups[one], groups[other])
+        sig = form.sig
+        if not reason and (sig is None or sig.quantizes):
+            reason = "unknown" if sig is None else "quantized"
+        pattern = self._pattern(scope, node, form, stays=bool(reason))
+        groups = [STAYS if moves is None else self._group(moves=moves) for moves in pattern.groups]
+        for one, other in pattern.united:
+            self._unite(groups[one], groups[other])
+        if not reason:
             detail = pattern.detail
-            if pattern.stays:
-                reason = "schema"
-        own = self.tensors[scope]
-        for slot in inputs:
+            reason = "schema" if pattern.stays else ""
+        own, names, outs = self.tensors[scope], scope.reads[position], scope.writes[position]
+        if len(names) != len(form.given):
+            names = list(node.input)
+        if len(outs) != len(form.made):
+            outs = list(node.output)
+        for slot, at in pattern.inputs:
             tensor = own.get(names[slot]) or self.tensor(scope, names[slot])
             if tensor is not None:
-                group = groups[sig.inputs[slot]] if groups and sig is not None else STAYS
-                tensor.uses.append(Use(group, scope, position, slot))
-        for slot in outputs:
-            self._make(scope, position, outs[slot], groups[sig.outputs[slot]] if groups and sig is not None else STAYS)
-        place = Place(scope, position, tuple(groups.values()) or (STAYS,), reason, detail)
+                tensor.uses.append(Use(groups[at], scope, position, slot))
+        for slot, at in pattern.outputs:
+            name, word = outs[slot], form.made[slot]
+            made = own.get(name)
+            if made is not None:
+                made.maker, made.position = groups[at], position
+            elif word is not None:
+                own[name] = Tensor(scope, name, word, groups[at], position)
+        place = Place(scope, position, tuple(groups), reason, detail)
         self.places.append(place)
-        if sig is not None and any(sig.outputs[slot] not in sig.inputs for slot in outputs):
+        if pattern.is_open:
             self.open.append(place)
 
-    def _pattern(
-        self,
-        scope: Scope,
-        node: NodeProto,
-        sig: Signature,
-        given: tuple[str | None, ...],
-        made: tuple[str | None, ...],
-    ) -> Pattern:
+    def _pattern(self, scope: Scope, node: NodeProto, form: Form, *, stays: bool) -> Pattern:
         """Returns the pattern of a node, which is found once for all like it."""
-        resolved = self.typing.resolved(scope, node) if node.attribute else node
-        key = sig, given, made, said_of(resolved) if node.attribute else ()
+        key: tuple[object, ...] = form, stays
+        resolved = node
+        if node.attribute and not stays:
+            resolved = self.typing.resolved(scope, node)
+            key = form, stays, said_of(resolved)
         pattern = self._patterns.get(key)
         if pattern is None:
-            pattern = self._patterns[key] = self._find_pattern(
-                resolved, sig, self.typing.version(scope, node.domain), given, made
-            )
+            version = self.typing.version(scope, node.domain)
+            pattern = self._patterns[key] = _staying(form) if stays else self._find_pattern(resolved, form, version)
         for each in pattern.lacking:
             self.lacking[each] = None
         return pattern
 
-    def _find_pattern(
-        self,
-        node: NodeProto,
-        sig: Signature,
-        version: int,
-        given: tuple[str | None, ...],
-        made: tuple[str | None, ...],
-    ) -> Pattern:
+    def _find_pattern(self, node: NodeProto, form: Form, version: int) -> Pattern:
         """Returns the pattern of a node without references to attributes of a function."""
+        sig, given, made = form.sig, form.given, form.made
+        assert sig is not None
         is_standard = not plain_domain(node.domain)
         changes: dict[int, bool] = {}
         lacking: list[tuple[str, int, str, int, str]] = []
         detail = ""
-        for kind, words, of in (("input", given, sig.inputs), ("output", made, sig.outputs)):
-            for slot, word in enumerate(words):
-                if word is None or not element(word):
-                    continue
+        for kind, words, slots, of in (("input", given, form.inputs, sig.inputs),
+                                       ("output", made, form.outputs, sig.outputs)):  # fmt: skip
+            for slot in slots:
+                word = words[slot] or ""
                 variable, new = of[slot], retyped(word, self.to)
                 changes.setdefault(variable, True)
                 if new not in sig.allowed[variable]:
@@ -341,20 +333,20 @@ class Plan:
                     detail = f"{node.op_type} does not take {new} in opset {version}"
                     if is_standard and word in sig.allowed[variable]:
                         lacking.append((node.op_type, version, kind, slot, new))
-        outputs = [slot for slot, word in enumerate(made) if word is not None and element(word)]
-        main = sig.outputs[outputs[0]] if outputs else None
+        main = sig.outputs[form.outputs[0]] if form.outputs else None
         bound, prober = set(sig.inputs), self.typing.prober
-        told = prober.outputs(node, sig, given) if any(sig.outputs[slot] not in bound for slot in outputs) else None
-        for number, slot in enumerate(outputs):
+        is_open = any(sig.outputs[slot] not in bound for slot in form.outputs)
+        told = prober.outputs(node, sig, given) if is_open else None
+        for number, slot in enumerate(form.outputs):
             variable = sig.outputs[slot]
             if variable in bound or len(sig.allowed[variable]) == 1:
                 continue
             if number and variable != main:
                 changes[variable] = False  # a by-product of a precision of its own, as LayerNormalization's mean
             elif told is None or told[slot] is None:
-                return _all_stay(changes, "nothing tells what types it makes", lacking)
-        if not self._takes_its_tensors(node, sig, given, changes):
-            return _all_stay(changes, "its attributes have the type", lacking)
+                return _pattern_of(form, dict.fromkeys(changes), "nothing tells what types it makes", lacking)
+        if not self._takes_its_tensors(node, form, changes):
+            return _pattern_of(form, dict.fromkeys(changes), "its attributes have the type", lacking)
         united: list[tuple[int, int]] = []
         states = {variable: sig.moves[variable] or main is None if each else None for variable, each in changes.items()}
         for variable, moves in states.items():
@@ -366,13 +358,12 @@ class Plan:
         if len(states) > 1:
             pairs = prober.coupled(node, sig, given, made, self.to)
             united += [(one, other) for one, other in pairs if one in states and other in states]
-        return Pattern(tuple(states.items()), tuple(united), detail, tuple(lacking))
+        return _pattern_of(form, states, detail, lacking, united)
 
-    def _takes_its_tensors(
-        self, node: NodeProto, sig: Signature, given: tuple[str | None, ...], changes: Mapping[int, bool]
-    ) -> bool:
+    def _takes_its_tensors(self, node: NodeProto, form: Form, changes: Mapping[int, bool]) -> bool:
         """Tells whether a node goes with other types, whose attributes hold tensors that may have to have the same."""
-        if not any(each.type == _TENSOR for each in node.attribute):
+        sig, given = form.sig, form.given
+        if sig is None or not any(each.type == _TENSOR for each in node.attribute):
             return True
         new = tuple(
             retyped(word, self.to) if word and element(word) and changes.get(sig.inputs[slot]) else word
@@ -479,5 +470,40 @@ class Plan:
         return lambda: _ONE_CAST + min(self.size_of(tensor), _ONE_CAST >> 10)
 
 
-def _all_stay(variables: Iterable[int], why: str, lacking: Sequence[tuple[str, int, str, int, str]]) -> Pattern:
-    return Pattern(tuple((variable, None) for variable in variables), (), why, tuple(lacking))
+def _staying(form: Form) -> Pattern:
+    """Returns the pattern of nodes that stay for another reason than their types."""
+    sig = form.sig
+    is_open = sig is not None and any(sig.outputs[slot] not in sig.inputs for slot in form.outputs)
+    inputs, outputs = (tuple((slot, 0) for slot in slots) for slots in (form.inputs, form.outputs))
+    return Pattern((None,), inputs, outputs, (), "", (), stays=True, is_open=is_open)
+
+
+def _pattern_of(
+    form: Form,
+    states: Mapping[int, bool | None],
+    detail: str,
+    lacking: Sequence[tuple[str, int, str, int, str]],
+    united: Sequence[tuple[int, int]] = (),
+) -> Pattern:
+    """Returns a pattern.
+
+    Args:
+        form: The form of the nodes.
+        states: Each variable that has floats, with whether what has it is only moved; None if it stays.
+        detail: As in the pattern.
+        lacking: As there.
+        united: Pairs of variables that are one group.
+    """
+    sig = form.sig
+    assert sig is not None
+    at = {variable: number for number, variable in enumerate(states)}
+    return Pattern(
+        tuple(states.values()),
+        tuple((slot, at[sig.inputs[slot]]) for slot in form.inputs),
+        tuple((slot, at[sig.outputs[slot]]) for slot in form.outputs),
+        tuple((at[one], at[other]) for one, other in united),
+        detail,
+        tuple(lacking),
+        stays=all(moves is None for moves in states.values()),
+        is_open=any(sig.outputs[slot] not in sig.inputs for slot in form.outputs),
+    )

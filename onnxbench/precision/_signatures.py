@@ -52,6 +52,11 @@ class Signature:
     is_made: tuple[bool, ...]
     quantizes: bool
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is Constant."""
+        return not self.inputs and self.schema.name == "Constant"
+
 
 @cache
 def signature(domain: str, op_type: str, version: int, inputs: int, outputs: int) -> Signature | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from onnxbench.graph import GraphIndex, NodeRef, Scope, root_of, topological_order
-from onnxbench.precision._signatures import Prober, Signature, signature, tensor_word, type_word
+from onnxbench.precision._signatures import Prober, Signature, element, signature, tensor_word, type_word
 from onnxbench.schemas import plain_domain
 
 if TYPE_CHECKING:
@@ -81,6 +81,25 @@ def ports(node: NodeProto, bodies: list[Scope], version: int) -> list[Port] | No
     return None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """What nodes have in common whose operator, inputs and outputs have the same types; there is one object for each.
+
+    Attributes:
+        sig: The signature of the operator; None where nothing tells it.
+        given: The types of the inputs.
+        made: The types of the outputs.
+        inputs: The inputs that are floats.
+        outputs: The outputs that are.
+    """
+
+    sig: Signature | None
+    given: tuple[str | None, ...]
+    made: tuple[str | None, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
 Call = tuple[tuple[str | None, ...], tuple[tuple[str, int], ...], bool]
 """What a call makes of a function: the types of its inputs, element types given as attributes, and whether it stays."""
 
@@ -107,7 +126,9 @@ class Typing:
     staying: set[Scope] = field(default_factory=set)
     given: dict[Scope, dict[str, int]] = field(default_factory=dict)
     _signatures: dict[Scope, list[Signature | None]] = field(default_factory=dict)
-    _made: dict[tuple[Signature, tuple[str | None, ...]], tuple[str | None, ...]] = field(default_factory=dict)
+    _told: dict[tuple[Signature, tuple[str | None, ...]], Form] = field(default_factory=dict)
+    _forms: dict[tuple[object, ...], Form] = field(default_factory=dict)
+    _form_of: dict[Scope, list[Form | None]] = field(default_factory=dict)
 
     def version(self, scope: Scope, domain: str) -> int:
         """Returns the opset version of a domain within a graph; 0 if it is not imported."""
@@ -148,6 +169,24 @@ class Typing:
         own = self.known[scope]
         return tuple([own.get(name) or (self.type_of(scope, name) if name else None) for name in names])
 
+    def form(self, scope: Scope, position: int) -> Form:
+        """Returns the form of a node, after all types were found."""
+        found = self._form_of[scope][position]
+        if found is None:  # all is known only now
+            node = scope.nodes[position]
+            given, made = self.types(scope, list(node.input)), self.types(scope, list(node.output))
+            found = self._form_of[scope][position] = self._form(self.signatures(scope)[position], given, made)
+        return found
+
+    def _form(self, sig: Signature | None, given: tuple[str | None, ...], made: tuple[str | None, ...]) -> Form:
+        key = sig, given, made
+        found = self._forms.get(key)
+        if found is None:
+            inputs, outputs = ([slot for slot, word in enumerate(words) if word and element(word)]
+                               for words in (given, made))  # fmt: skip
+            found = self._forms[key] = Form(sig, given, made, tuple(inputs), tuple(outputs))
+        return found
+
     def follow(self) -> None:
         """Finds all types."""
         main = self.index.main
@@ -179,6 +218,7 @@ class Typing:
                     own[info.name] = word
         order = topological_order(scope)
         signatures = self.signatures(scope)
+        self._form_of[scope] = [None] * len(scope.nodes)
         for position in range(len(scope.nodes)) if order is None else order:
             node = scope.nodes[position]
             if position in scope.bodies:
@@ -186,49 +226,44 @@ class Typing:
             elif self.index.functions and (function := self.index.function_of(node)) is not None:
                 yield from self._call(scope, position, function, record)
             else:
-                self._node(scope, node, signatures[position])
+                self._node(scope, position, node, signatures[position])
 
-    def _node(self, scope: Scope, node: NodeProto, sig: Signature | None) -> None:
+    def _node(self, scope: Scope, position: int, node: NodeProto, sig: Signature | None) -> None:
         own = self.known[scope]
-        if node.op_type == "Constant" and not plain_domain(node.domain):
-            word = self._constant(scope, node)
-            if word is not None and node.output:
-                own[node.output[0]] = word
+        if sig is None or sig.is_constant:
+            if node.op_type == "Constant" and not plain_domain(node.domain):
+                word = self._constant(scope, node)
+                if word is not None and node.output:
+                    own[node.output[0]] = word
+            elif any(node.output):
+                self._ask(scope, node, sig)
             return
-        made: tuple[str | None, ...] = (None,) * len(node.output)
-        if sig is not None:
+        names, outputs = scope.reads[position], scope.writes[position]
+        if len(names) != len(sig.inputs):
             names = list(node.input)
+        if len(outputs) != len(sig.outputs):
+            outputs = list(node.output)
+        given = tuple([own.get(name) for name in names])
+        if None in given:
             given = self.types(scope, names)
-            made = self._made_by(sig, given)
-            if None in given:
-                pairs = reversed([*zip(sig.inputs, given, strict=True)])
-                found = {variable: word for variable, word in pairs if word is not None}  # the first one counts
-                for slot, name in enumerate(names):
-                    word = found.get(sig.inputs[slot])
-                    if name and given[slot] is None and word is not None:
-                        self._learn(scope, name, word)
-        unknown = False
-        for name, word in zip(node.output, made, strict=True):
+        form = self._told.get((sig, given))
+        if form is None:
+            form = self._told[sig, given] = self._form(sig, given, _told(sig, given))
+        made = form.made
+        for name, word in zip(outputs, made, strict=True):
             if word is not None and name:
                 own[name] = word
-            elif name:
-                unknown = True
-        if unknown:
+        if None not in given and None not in made:
+            self._form_of[scope][position] = form
+            return
+        pairs = reversed([*zip(sig.inputs, given, strict=True)])
+        found = {variable: word for variable, word in pairs if word is not None}  # the first one counts
+        for slot, name in enumerate(names):
+            word = found.get(sig.inputs[slot])
+            if name and given[slot] is None and word is not None:
+                self._learn(scope, name, word)
+        if any(name and word is None for name, word in zip(outputs, made, strict=True)):
             self._ask(scope, node, sig)
-
-    def _made_by(self, sig: Signature, given: tuple[str | None, ...]) -> tuple[str | None, ...]:
-        """Returns the types of outputs that a schema tells, given those of the inputs; None for the others."""
-        made = self._made.get((sig, given))
-        if made is None:
-            found: dict[int, str] = {}
-            for variable, word in zip(sig.inputs, given, strict=True):
-                if word is not None:
-                    found.setdefault(variable, word)
-            for variable in sig.outputs:
-                if variable not in found and len(sig.allowed[variable]) == 1:
-                    (found[variable],) = sig.allowed[variable]
-            made = self._made[sig, given] = tuple([found.get(variable) for variable in sig.outputs])
-        return made
 
     def _learn(self, scope: Scope, name: str, word: str) -> None:
         """Takes what reads a tensor as telling its type, where nothing else did."""
@@ -323,15 +358,27 @@ class Typing:
         elif function in self.calls and next(iter(self.calls[function])) == call:
             made = [self.known[function].get(name) for name in function.outputs]
         else:  # gone through apart, for what it makes; it becomes a function of its own before anything is done
-            before = dict(self.known), dict(self.given), set(self.staying)
+            before = dict(self.known), dict(self._form_of), dict(self.given), set(self.staying)
             self.given[function] = dict(values)
             yield self._graph(function, given, record=False)
             made = [self.known[function].get(name) for name in function.outputs]
-            self.known, self.given, self.staying = before
+            self.known, self._form_of, self.given, self.staying = before
         own = self.known[scope]
         for name, word in zip(node.output, made, strict=False):
             if name and (word := word or self.fallback(scope, name)) is not None:
                 own[name] = word
+
+
+def _told(sig: Signature, given: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """Returns the types of outputs that a schema tells, given those of the inputs; None for the others."""
+    found: dict[int, str] = {}
+    for variable, word in zip(sig.inputs, given, strict=True):
+        if word is not None:
+            found.setdefault(variable, word)
+    for variable in sig.outputs:
+        if variable not in found and len(sig.allowed[variable]) == 1:
+            (found[variable],) = sig.allowed[variable]
+    return tuple([found.get(variable) for variable in sig.outputs])
 
 
 def _item(word: str) -> str:

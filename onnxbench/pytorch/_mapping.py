@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 _COPIES = frozenset({"aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.lift_fresh_copy.default"})
 _TRACE_LINE = re.compile(r"^(.+?)\((\d+)\): (\S+)$", re.MULTILINE)
 _OWN_FRAME = re.compile(
-    r'\s*File "[^"]*[/\\]onnxbench[/\\]pytorch[/\\](?:_patching|_symbolics|rewriters)\.py", line \d+, in \S+'
+    r'\s*File "[^"]*[/\\]onnxbench[/\\]pytorch[/\\]'
+    r'(?:_autograd|_patching|_symbolics|rewrite_context|_stand_ins)\.py", line \d+, in \S+'
     r"(?:\n    [^\n]*)?"
 )
 """What calls a rewrite: no code of the model."""

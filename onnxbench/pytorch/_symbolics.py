@@ -4,17 +4,11 @@ A rewrite's body is an onnxscript function or ONNX text. The default exporter ca
 records nodes: a function runs under it as it is, and the nodes of a text are recorded one by one. The TorchScript
 exporter calls a symbolic with a graph: there, a function runs under the same recorder on stand-ins for the values, and
 what was recorded is replayed into the graph, as a text is. So both exporters give the same nodes.
-
-An ``autograd.Function`` is traced through by ``torch.export``. While one runs, ``apply`` calls an operator made for the
-class instead. Its arguments are not known before, so all such operators have one schema: the tensors, the integers
-(sizes may be open) and the floats as lists, and the way they make up the arguments as text.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +23,6 @@ if TYPE_CHECKING:
 
 REQUIRED: Any = object()
 _LOWEST_OPSET = 9
-_NAMESPACE = "onnxbench_functions"
-_SCHEMA = "(Tensor[] tensors, SymInt[] ints, float[] floats, str layout) -> Tensor[]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,16 +230,6 @@ def _parameters(schema: Any) -> list[Parameter]:
     ]  # fmt: skip
 
 
-def function_parameters(function: Any) -> list[Parameter]:
-    """Returns the arguments of an autograd Function: those of its ``forward`` but the context."""
-    parameters = list(inspect.signature(function.forward).parameters.values())
-    if not _has_setup(function):
-        parameters = parameters[1:]
-    return [
-        Parameter(each.name, True, REQUIRED if each.default is each.empty else each.default, "") for each in parameters
-    ]
-
-
 def require_fit(body: Body) -> None:
     """Raises a UsageError if a body takes what the operator does not have."""
     if body.is_text and not body.order:
@@ -319,12 +301,13 @@ def translation(body: Body, fire: Callable[[], None]) -> Callable[..., Any]:
 
     def translate(*args: Any, **kwargs: Any) -> Any:
         fire()
-        return _translated(body, body.values(args, kwargs))
+        return translated(body, body.values(args, kwargs))
 
     return translate
 
 
-def _translated(body: Body, values: Sequence[Any]) -> Any:
+def translated(body: Body, values: Sequence[Any]) -> Any:
+    """Returns what the default exporter's evaluator made of a body."""
     if not body.is_text:
         made_of_it = body.function(*body.fitted(values))
         if isinstance(made_of_it, (list, tuple)) and not made_of_it:
@@ -431,7 +414,7 @@ def symbolic(
         body, fire = found
         fire()
         values = [_python_value(value, each) for value, each in zip(args, body.parameters, strict=False)]
-        return _scripted(g, body, body.values(values, {}))
+        return scripted(g, body, body.values(values, {}))
 
     return translate
 
@@ -465,7 +448,7 @@ def _python_value(value: Any, parameter: Parameter) -> Any:
     return _maybe_get_const(value, letter)
 
 
-def _scripted(g: Any, body: Body, values: Sequence[Any]) -> Any:
+def scripted(g: Any, body: Body, values: Sequence[Any]) -> Any:
     """Returns the outputs of the nodes that a body adds to a TorchScript graph."""
     if body.is_text:
         inputs, attributes = body.bound(values)
@@ -720,176 +703,3 @@ def _unregister_symbolic(name: str) -> None:
         group = registry.get_function_group(name)
         if group is not None and not group._functions:
             del registry._registry[name]  # PyTorch fails over an empty one when it says what is not supported
-
-
-# ---------------------------------------------------------------- autograd Functions
-
-
-class _Forward:
-    """What a ``forward`` gets for its context outside of autograd: it takes anything, and forgets it."""
-
-    needs_input_grad: tuple[bool, ...] = ()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return lambda *_, **__: None
-
-
-def _has_setup(function: Any) -> bool:
-    """Tells whether ``forward`` takes no context, because ``setup_context`` does."""
-    import torch
-
-    return function.setup_context is not torch.autograd.Function.setup_context
-
-
-def _forward(function: Any, args: Sequence[Any]) -> Any:
-    import torch
-
-    with torch.no_grad():
-        return function.forward(*args) if _has_setup(function) else function.forward(_Forward(), *args)
-
-
-@dataclass(slots=True)
-class _Made:
-    operator: Any
-    library: Any
-    fake: Callable[..., Any] | None = None
-
-
-_made: dict[Any, _Made] = {}
-
-
-def operator_of(function: Any, fake: Callable[..., Any] | None) -> Any:
-    """Returns the operator that stands for an autograd Function in an export; made once for each class.
-
-    Args:
-        function: The class.
-        fake: What gives the results of ``forward`` in shape and type alone; None: ``forward`` itself does.
-    """
-    import torch
-
-    with _symbolic_lock:
-        if function in _made:
-            _made[function].fake = fake
-            return _made[function].operator
-        word = re.sub(r"\W", "_", f"{function.__module__}_{function.__qualname__}_{len(_made)}")
-        library = torch.library.Library(_NAMESPACE, "FRAGMENT")
-        library.define(f"{word}{_SCHEMA}")
-
-        def run(tensors: list[Any], ints: list[int], floats: list[float], layout: str) -> list[Any]:
-            return _listed(_forward(function, _unpacked(tensors, ints, floats, layout)), tensors)
-
-        def run_fake(tensors: list[Any], ints: list[int], floats: list[float], layout: str) -> list[Any]:
-            args = _unpacked(tensors, ints, floats, layout)
-            own = _made[function].fake
-            try:
-                return _listed(_forward(function, args) if own is None else own(*args), tensors)
-            except Exception as error:
-                raise UsageError(
-                    f"the results of {function.__qualname__}.forward have no shape without values: "
-                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-                    hint=f"Say what they are like: rewrites.symbolic({function.__qualname__}, fake=function), "
-                    "which takes the same arguments and returns torch.empty(...) of the right shape.",
-                ) from error
-
-        library.impl(word, run, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"{_NAMESPACE}::{word}", run_fake, lib=library)
-        operator = getattr(getattr(torch.ops, _NAMESPACE), word).default
-        _made[function] = _Made(operator, library, fake)
-        return operator
-
-
-def _listed(result: Any, inputs: Sequence[Any]) -> list[Any]:
-    import torch
-
-    found = list(result) if isinstance(result, (tuple, list)) else [result]
-    wrong = next((each for each in found if not isinstance(each, torch.Tensor)), None)
-    if wrong is not None:
-        raise UsageError(f"forward returns {type(wrong).__name__} among its results, and only tensors can be exported")
-    return [each.clone() if any(each is other for other in inputs) else each for each in found]
-
-
-def routed(function: Any, operator: Any, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns what is called in place of ``function.apply``: in an export by the default exporter, the operator."""
-    import torch
-
-    def call(cls: Any, *args: Any) -> Any:
-        if cls is not function or not torch.compiler.is_exporting():
-            return original(cls, *args)
-        tensors, ints, floats, layout = _packed(function, args)
-        results = operator(tensors, ints, floats, layout)
-        return results[0] if len(results) == 1 else tuple(results)
-
-    return call
-
-
-def _packed(function: Any, args: Sequence[Any]) -> tuple[list[Any], list[Any], list[float], str]:
-    import torch
-
-    tensors: list[Any] = []
-    ints: list[Any] = []
-    floats: list[float] = []
-
-    def pack(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            tensors.append(value)
-            return "t"
-        if value is None or isinstance(value, (bool, str)):
-            return {"c": value}
-        if isinstance(value, (int, torch.SymInt)):
-            ints.append(value)
-            return "i"
-        if isinstance(value, float):
-            floats.append(value)
-            return "f"
-        if isinstance(value, (list, tuple)):
-            return [pack(each) for each in value]
-        raise UnsupportedError(
-            f"{function.__qualname__} is called with {type(value).__name__}, which no operator takes",
-            hint="Tensors, numbers, texts, None and lists of them can be exported. Or rewrite what calls it: "
-            "@rewrites.function('package.Class.forward').",
-        )
-
-    layout = [pack(each) for each in args]
-    return tensors, ints, floats, json.dumps(layout)
-
-
-def _unpacked(tensors: Sequence[Any], ints: Sequence[Any], floats: Sequence[float], layout: str) -> list[Any]:
-    left = {"t": iter(tensors), "i": iter(ints), "f": iter(floats)}
-
-    def unpack(said: Any) -> Any:
-        if isinstance(said, list):
-            return [unpack(each) for each in said]
-        return said["c"] if isinstance(said, dict) else next(left[said])
-
-    return [unpack(each) for each in json.loads(layout)]
-
-
-def function_translation(body: Body, fire: Callable[[], None]) -> Callable[..., Any]:
-    """Returns what the default exporter calls to translate the operator of an autograd Function."""
-
-    def translate(tensors: Any, ints: Any, floats: Any, layout: str) -> Any:
-        fire()
-        made = _translated(body, body.values(_unpacked(tensors, ints, floats, layout), {}))
-        return list(made) if isinstance(made, (list, tuple)) else [made]
-
-    return translate
-
-
-def function_symbolic(
-    body_of: Callable[[int, int], tuple[Body, Callable[[], None]] | None], previous: Any
-) -> Callable[..., Any]:
-    """Returns what the TorchScript exporter takes as ``symbolic`` of an autograd Function."""
-
-    def translate(g: Any, *args: Any) -> Any:
-        found = body_of(g.opset, len(args))
-        if found is None:
-            if previous is None:
-                raise UnsupportedError("an autograd Function has no symbolic, and no rewrite is active in this thread")
-            return previous(g, *args)
-        body, fire = found
-        fire()
-        return _scripted(g, body, body.values(args, {}))
-
-    return translate

@@ -33,7 +33,7 @@ from onnxbench.pytorch._dynamic import Axes, parse_dynamic, sizes_of
 from onnxbench.pytorch._exporters import RawExport, export_program, export_torchscript
 from onnxbench.pytorch._findings import Finding, baked_sizes, frozen_findings, input_findings, random_findings
 from onnxbench.pytorch._verification import Case, Verifier
-from onnxbench.pytorch.rewriters import RewriteContext, unused_findings, warned_findings
+from onnxbench.pytorch.rewrite_context import RewriteContext, unused_findings, warned_findings
 from onnxbench.pytorch.sources import (
     Source,
     as_source,

@@ -19,7 +19,7 @@ from typing import Any
 
 from onnxbench.bundles import Bundle, Case, TorchCall, is_required, kind_of, load_bundle
 from onnxbench.bundles._onnx import Unknown
-from onnxbench.bundles._proof import allowed_in, difference, expected_of
+from onnxbench.bundles._proof import allowed_in, difference, expected_of, some_of
 from onnxbench.errors import SpecError, UsageError
 from onnxbench.pytorch import require_torch
 from onnxbench.pytorch._verification import as_array
@@ -351,8 +351,7 @@ def prove(bundle: Bundle, cases: Sequence[Case]) -> str:
     """
     torch = require_torch("an operator of PyTorch")
     operator = torch_operator(bundle)
-    full = [case for case in cases if all(value.size for value in case[0])]
-    few = full[:: max(1, len(full) // 6)]
+    few = some_of(cases, 6)
     for inputs, attributes in few:
         tensors = [_as_tensor(value, torch) for value in inputs]
         made = operator(*tensors, **bundle.filled(attributes))
@@ -365,7 +364,8 @@ def prove(bundle: Bundle, cases: Sequence[Case]) -> str:
         )
     said = [f"{len(few)} cases"]
     said += [_compare(bundle, name, cases, torch) for name in torch_call(bundle).stands_for]
-    said.append(f"exported by {' and '.join(_export(bundle, few[0]))}")
+    full = next(case for case in cases if all(value.size for value in case[0]))
+    said.append(f"exported by {' and '.join(_export(bundle, full))}")
     return ", ".join(said)
 
 

@@ -145,6 +145,10 @@ class TorchReference:
         """Returns a value computed from values of others; None where they do not suffice."""
         return self.side.rerun(name, given)
 
+    def within(self, name: str, given: Mapping[str, Value]) -> dict[str, Value]:
+        """Returns what the steps make that one value is computed by, from values of others, in their order."""
+        return self.side.within(name, given)
+
     def between(self, name: str, known: Collection[str]) -> list[str]:
         """Returns the values that one is computed from, back to those that are known, in the order of the program."""
         values, found, pending = self.side.values, set(), [name]

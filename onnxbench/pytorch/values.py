@@ -169,6 +169,25 @@ class TorchValues(ABC):
         """
         return None
 
+    def within(self, name: str, given: Mapping[str, Value]) -> dict[str, Value]:
+        """Returns what the steps make that a value is computed by, where that is one call; none if it is one step.
+
+        Args:
+            name: The value.
+            given: Values, as for ``rerun``.
+
+        Returns:
+            The values in their order, named after the operators: ``bmm``, ``bmm_1``.
+        """
+        import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        from onnxbench.pytorch._steps import Steps
+
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), Steps() as steps:  # others are one step each
+            made = self.rerun(name, given)
+        return {} if made is None or len(steps.values) < 2 else {n: as_array(v) for n, v in steps.values.items()}
+
     def weight(self, name: str) -> Value | None:
         """Returns the values of a parameter or buffer, or None."""
         state = self.source.module.state_dict if self.source.kind == "program" else self.source.module.state_dict()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -116,7 +117,7 @@ class RunFailure:
         self._seconds = seconds
         self._same = SameFailure(outcome, place.backend, place.options, seconds)
         options = replace(place.options, isolate=seconds if outcome.kills else 0.0)
-        self._parts = Parts(model, place.backend, options)
+        self._parts = Parts(model, place.recorder, options)
 
     def stream(self, model_sets: Sequence[Mapping[str, Value]]) -> Stream:
         """Returns what records values (see ``Failure``)."""
@@ -146,7 +147,7 @@ class NonFiniteFailure:
 
     def __init__(self, model: Any, found: NonFinite | None, place: Place, number: int) -> None:
         self.place, self.number = place, number
-        self._parts = Parts(model, place.backend, place.options)
+        self._parts = Parts(model, place.recorder, place.options)
         origin = found.nan_origin or found.origin if found is not None else None
         self._nans = origin is None or "NaN" in origin.makes
         self._tensors = [stats.name for stats in origin.outputs] if origin is not None else []
@@ -461,10 +462,16 @@ class CommandFailure:
         if not self._words:
             raise UsageError("--check names no command")
         if not any("{}" in word for word in self._words):
+            unknown = next((word for word in self._words if re.fullmatch(r"\{\w+\}", word) and word != "{feeds}"), None)
+            if unknown is not None:
+                raise UsageError(
+                    f"--check {command!r}: {unknown} stands for nothing",
+                    hint="{} is the model file, {feeds} its inputs.",
+                )
             self._words.append("{}")
         self.place, self.number, self._code, self._seconds = place, 0, code, seconds
         self.text = f"{command!r} ends with {code}"
-        self._parts = Parts(model, place.backend, replace(place.options, isolate=seconds))
+        self._parts = Parts(model, place.recorder, replace(place.options, isolate=seconds))
         self.last: int | None = None
 
     def stream(self, model_sets: Sequence[Mapping[str, Value]]) -> Stream:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from onnxbench.shrinking._anonymizing import without_names, without_values
+from onnxbench.shrinking._carried import ENGINES_FILE, Carried, carried
 from onnxbench.shrinking._files import (
     Names,
     Scene,
@@ -14,6 +15,7 @@ from onnxbench.shrinking._files import (
     check_drifts,
     check_fails,
     check_nonfinite,
+    runtime_name,
     write_files,
 )
 from onnxbench.shrinking._outcomes import Outcome, SameFailure, attempt
@@ -22,7 +24,7 @@ from onnxbench.shrinking._search import Check, OutOfRunsError, Shrinker, fewest
 from onnxbench.shrinking._specimens import Specimen, Specimens
 
 __all__ = [
-    "Check", "Names", "OutOfRunsError", "Outcome", "Records", "SameFailure", "Scene", "Shrinker", "Specimen",
-    "Specimens", "Stream", "attempt", "check_command", "check_drifts", "check_fails", "check_nonfinite", "fewest",
-    "without_names", "without_values", "write_files",
+    "ENGINES_FILE", "Carried", "Check", "Names", "OutOfRunsError", "Outcome", "Records", "SameFailure", "Scene",
+    "Shrinker", "Specimen", "Specimens", "Stream", "attempt", "carried", "check_command", "check_drifts",
+    "check_fails", "check_nonfinite", "fewest", "runtime_name", "without_names", "without_values", "write_files",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onnxbench import backends
 from onnxbench.captures import Value, save
 from onnxbench.errors import OutputError, UnsupportedError
+from onnxbench.shrinking._carried import Carried, carried
 from onnxbench.version import __version__
 from onnxbench.writer import held_together, write_whole
 from onnxbench.writer import save as save_model
@@ -59,13 +60,13 @@ if sys.argv[1:] == ["run"]:
         run()
     except Exception as error:
         print(error)
-        sys.exit(3)
+        sys.exit(16 if getattr(error, "code", 3) == 16 else 3)
     sys.exit(0)
 try:
     code = subprocess.run([sys.executable, __file__, "run"], timeout={seconds!r}).returncode
 except subprocess.TimeoutExpired:
     code = None
-how = "hangs" if code is None else "fails" if code == 3 else "runs" if code == 0 else f"crashes ({{code}})"
+how = {{None: "hangs", 0: "runs", 3: "fails", 16: "cannot be run here"}}.get(code, f"crashes ({{code}})")
 print(f"the model {{how}}")
 shows = {condition}
 """
@@ -153,31 +154,43 @@ class Scene:
     check: str
     against: str | None = None
 
-    def script(self, names: Names) -> str:
-        """Returns the script."""
+    def script(self, names: Names, brought: Carried) -> str:
+        """Returns the script.
+
+        Args:
+            names: What the files are called.
+            brought: The model, with what comes along.
+        """
         is_reference = self.backend == "reference"
         runtime = backends.backend(self.backend)
         text = _HEAD.format(
             what=self.what, version=__version__, source=self.source,
-            runtime=f"{'onnx.reference of onnx' if is_reference else 'ONNX Runtime'} {runtime.version()}",
-            needs="onnx and numpy" if is_reference else "onnxruntime and numpy",
+            runtime=f"{runtime_name(self.backend)} {runtime.version()}", needs=brought.needs(self.backend),
         )  # fmt: skip
         if self.check.startswith("\nshows = subprocess"):
             return text + self.check + _END
         providers = [f"{name.upper()}ExecutionProvider" for name in self.options.providers]
-        body = (_REFERENCE if is_reference else _ORT).format(
+        own = brought.body(self.backend, self.options, model=names.model, feeds=names.feeds)
+        body = f"\n    import numpy as np\n{own}" if own is not None else (_REFERENCE if is_reference else _ORT).format(
             model=names.model, feeds=names.feeds, threads=self.options.threads, providers=providers,
             libraries=[os.fspath(Path(each).resolve()) for each in self.options.libraries],
         )  # fmt: skip
-        head = f"\n\ndef run(level={_LEVELS[self.options.optimization]!r}):"
+        head = f"\n\ndef run(level={_LEVELS.get(self.options.optimization)!r}):"
         return text + head + body + self.check + _END
+
+
+def runtime_name(backend: str) -> str:
+    """Returns what a backend runs models with, in words."""
+    if backend in backends.ENGINES:
+        return backends.engine_builder(backend).kind()
+    return "onnx.reference of onnx" if backend == "reference" else "ONNX Runtime"
 
 
 def check_fails(condition_of: str, seconds: float) -> str:
     """Returns the source text that tells whether a model fails to run as it did (see ``Outcome.how``)."""
     conditions = {"hang": "code is None", "refused": "code == 3", "failed": "code == 3"}
     patience = seconds + (_START if condition_of == "hang" else 12 * _START)  # the script's process has to start, too
-    return _FAILS.format(seconds=patience, condition=conditions.get(condition_of, "code not in (None, 0, 3)"))
+    return _FAILS.format(seconds=patience, condition=conditions.get(condition_of, "code not in (None, 0, 3, 16)"))
 
 
 def check_nonfinite(nans: bool) -> str:
@@ -229,6 +242,7 @@ def write_files(
         OutputError: A file cannot be written.
     """
     names = names or Names.after(target.name)
+    brought = carried(model, scene.backend, scene.options.operators)
     odd = next((n for n, v in {**feeds, **(expected or {})}.items() if not _numpy_knows(v)), None)
     others = [names.feeds]
     if expected is not None:
@@ -238,13 +252,14 @@ def write_files(
     if not target.parent.is_dir():
         raise OutputError(f"there is no folder {target.parent}")
     with held_together(target, *others) as staging:
-        if save_model(model, staging / names.model).external_files:
+        if save_model(brought.model, staging / names.model).external_files:
             raise UnsupportedError("what is left holds more than 2 GiB of weights, which one file cannot hold")
         save(staging / names.feeds, feeds)
         if expected is not None:
             save(staging / names.expected, expected)
         if odd is None:
-            write_whole(staging / names.script, [scene.script(names).encode()])
+            write_whole(staging / names.script, [scene.script(names, brought).encode()])
+            brought.copy_to(target.parent)
     note = "" if odd is None else f"NumPy alone cannot hold {odd!r}, so there is no script"
     return tuple(target.parent / name for name in (names.model, *others)), note
 

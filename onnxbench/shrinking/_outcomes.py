@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from onnxbench import backends
 from onnxbench.captures import Value
-from onnxbench.errors import ExecutionError, LostProcessError
+from onnxbench.errors import DeviceError, ExecutionError, LostProcessError, RefusedModelError
 from onnxbench.model import Model
 from onnxbench.shrinking._specimens import Specimen
 
@@ -71,6 +71,8 @@ def attempt(
             session.run(feeds)
     except LostProcessError as error:
         return Outcome(error.how, phase, error.message, error.details, number)
+    except RefusedModelError as error:
+        return Outcome("refused", _OPENING, error.message, error.details, number)
     except ExecutionError as error:
         return Outcome("refused" if phase == _OPENING else "failed", phase, error.message, error.details, number)
     finally:
@@ -97,5 +99,8 @@ class SameFailure:
         self._options = replace(options, isolate=seconds if outcome.kills else 0.0)
 
     def __call__(self, specimen: Specimen) -> bool:
-        found = attempt(specimen.model, specimen.sets, self._backend, self._options)
+        try:
+            found = attempt(specimen.model, specimen.sets, self._backend, self._options)
+        except DeviceError:  # the engine was built, and there is no GPU: it was not refused as the whole was
+            return False
         return found is not None and found.signature == self._outcome.signature

@@ -19,14 +19,14 @@ ONNXBENCH_DEVICE void suppress(const T* __restrict__ boxes, const T* __restrict_
   if (threadIdx.x == 0) space.counts[block] = made;
 }
 
-#define NMS(name, T)                                                                                            \
-  ONNXBENCH_KERNEL batched_nms_class_##name(const T* boxes, const T* scores, T*, long long*, long long*,        \
-                                            void* space, onnxbench_params p) {                                  \
-    suppress(boxes, scores, space, p);                                                                          \
-  }                                                                                                             \
-  ONNXBENCH_KERNEL batched_nms_image_##name(const T* boxes, const T*, T* dets, long long* labels,               \
-                                            long long* index, void* space, onnxbench_params p) {                \
-    onnxbench_gather<4>(boxes, dets, labels, index, space, p);                                                  \
+#define NMS(name, T)                                                                                             \
+  ONNXBENCH_KERNEL_OF(512) batched_nms_class_##name(const T* boxes, const T* scores, T*, long long*, long long*, \
+                                                    void* space, onnxbench_params p) {                           \
+    suppress(boxes, scores, space, p);                                                                           \
+  }                                                                                                              \
+  ONNXBENCH_KERNEL_OF(512) batched_nms_image_##name(const T* boxes, const T*, T* dets, long long* labels,        \
+                                                    long long* index, void* space, onnxbench_params p) {         \
+    onnxbench_gather<4>(boxes, dets, labels, index, space, p);                                                   \
   }
 NMS(float32, float)
 NMS(float16, onnxbench_half)

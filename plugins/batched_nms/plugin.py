@@ -195,7 +195,9 @@ def cases():
 
     ways = [(1, 1, 1, 1), (1, 40, 1, 1), (2, 30, 3, 1), (2, 25, 3, 3), (1, 65, 2, 1), (3, 7, 5, 1), (1, 130, 1, 1)]
     limits = [(-1, 10), (12, 5), (20, 200)]
-    for (images, count, classes, own), (topk, keep), background in itertools.product(ways, limits, (-1, 0, 1)):
+    for (images, count, classes, own), (topk, keep), background, _ in itertools.product(
+        ways, limits, (-1, 0, 1), range(3)
+    ):
         # Scores on a grid that all element types hold, so that there are equals; corners are whole numbers.
         scores = (random.integers(0, 128, (images, count, classes)) / 128).astype(np.float32)
         said = {"num_classes": classes, "topk": topk, "keep_topk": keep, "background_label_id": background,

@@ -82,7 +82,6 @@ def body(attributes, opset):
         for numbers in (np.repeat(base("w", 1, attributes)[0], down), np.tile(base("h", 1, attributes)[0], across))
     )
     return f"""(value, offset, mask) => (output) {{
-        zero = Constant <value = float {{0}}> ()
         one = Constant <value = float {{1}}> ()
         two = Constant <value = float {{2}}> ()
         low = Constant <value = float {{-10}}> ()

@@ -34,9 +34,9 @@ def scalars(inputs, outputs, attributes):
 
 
 def body(attributes, opset):
-    """ONNX's GatherND, the batches made one dimension.
+    """ONNX's GatherND, the batches made one dimension, and what is in a row another.
 
-    A number that lies outside gives 0 and is an error in ONNX, so it is put inside before, and 0 in its place after.
+    A number that lies outside gives 0 and is an error in ONNX, so the data get a row of zeros at the end for it.
     """
     if opset < 15:
         return None
@@ -52,30 +52,28 @@ def body(attributes, opset):
         count = Slice (shape, last, rank)
         end = Constant <value = int64[1] {9223372036854775807}> ()
         rest = Slice (data_shape, rank, end)
+        size = ReduceProd <keepdims = 1> (rest)
         batch_shape = Slice (shape, zero, last)
         batches = ReduceProd <keepdims = 1> (batch_shape)
         added = Add (numbers, length)
         is_negative = Less (numbers, zero)
         positive = Where (is_negative, added, numbers)
-        largest = Sub (length, one)
-        below = Min (positive, largest)
-        place = Max (below, zero)
-        is_inside = Equal (place, positive)
-        flat_shape = Concat <axis = 0> (batches, length, rest)
+        is_below = Less (positive, length)
+        is_above = GreaterOrEqual (positive, zero)
+        is_inside = And (is_below, is_above)
+        place = Where (is_inside, positive, length)
+        flat_shape = Concat <axis = 0> (batches, length, size)
         flat = Reshape <allowzero = 1> (data, flat_shape)
+        nothing = Constant <value = float {0}> ()
+        row_shape = Concat <axis = 0> (batches, one, size)
+        row = Expand (nothing, row_shape)
+        row_of_zeros = CastLike (row, data)
+        rows = Concat <axis = 1> (flat, row_of_zeros)
         places_shape = Concat <axis = 0> (batches, count, one)
         places = Reshape <allowzero = 1> (place, places_shape)
-        gathered = GatherND <batch_dims = 1> (flat, places)
-        kept_shape = Concat <axis = 0> (batches, count)
-        kept = Reshape <allowzero = 1> (is_inside, kept_shape)
-        rest_count = Shape (rest)
-        ones = Expand (one, rest_count)
-        mask_shape = Concat <axis = 0> (kept_shape, ones)
-        mask = Reshape <allowzero = 1> (kept, mask_shape)
-        nothing = CastLike (zero, data)
-        chosen = Where (mask, gathered, nothing)
+        gathered = GatherND <batch_dims = 1> (rows, places)
         made_shape = Concat <axis = 0> (shape, rest)
-        output = Reshape <allowzero = 1> (chosen, made_shape)
+        output = Reshape <allowzero = 1> (gathered, made_shape)
     }"""
 
 
@@ -83,7 +81,7 @@ def cases():
     random = np.random.default_rng(0)
     ways = [((2, 7, 4), (2, 3)), ((1, 1, 4), (1, 1)), ((3, 9), (3, 5)), ((2, 3, 5, 4), (2, 3, 6)),
             ((2, 8, 3, 5), (2, 4)), ((300, 4), (300,)), ((1, 600, 4), (1, 100)), ((4, 5), (4, 40))]  # fmt: skip
-    for (shape, places), integer, negative, _ in itertools.product(ways, (np.int32, np.int64), (False, True), range(2)):
+    for (shape, places), integer, negative, _ in itertools.product(ways, (np.int32, np.int64), (False, True), range(7)):
         data = random.integers(-120, 120, shape).astype(np.float32)
         length = shape[len(places) - 1]
         yield [data, random.integers(-length if negative else 0, length, places).astype(integer)], {}
@@ -92,7 +90,7 @@ def cases():
     yield [data, outside.astype(np.int32)], {}
     yield [data, outside.astype(np.int64)], {}
     yield [np.where(data > 0, data, np.float32(np.nan)), outside.astype(np.int64)], {}
-    for shape, places in (((0, 6, 3), (0, 2)), ((2, 6, 0), (2, 2)), ((2, 6, 3), (2, 0))):
+    for shape, places in (((0, 6, 3), (0, 2)), ((2, 6, 0), (2, 2)), ((2, 6, 3), (2, 0)), ((2, 0, 3), (2, 4))):
         yield [np.zeros(shape, np.float32), np.zeros(places, np.int64)], {}
 
 

@@ -69,7 +69,8 @@ def cases():
     random = np.random.default_rng(0)
     sizes = [(1, 1, 1), (3, 4, 6), (1, 9, 2), (9, 1, 13), (5, 7, 300), (2, 100, 3), (64, 5, 2)]
     strides = [(1, 1), (8, 8), (16, 32), (4, 7), (0, 3)]
-    for (anchors, height, width), (high, wide), integer in itertools.product(sizes, strides, (np.int64, np.float32)):
+    ways = itertools.product(sizes, strides, (np.int64, np.float32), range(3))
+    for (anchors, height, width), (high, wide), integer, _ in ways:
         base = (random.integers(-512, 512, (anchors, 4)) / 2).astype(np.float32)
         said = {"stride_h": high, "stride_w": wide}
         yield [base, np.zeros(height, integer), np.zeros(width, integer)], said

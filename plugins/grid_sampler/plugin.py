@@ -144,7 +144,7 @@ def cases():
     sizes = [((2, 3, 5, 7), (4, 6)), ((1, 1, 1, 1), (3, 3)), ((1, 2, 1, 9), (5, 1)), ((1, 4, 8, 8), (8, 8))]
     for mode, padding, align in ways:
         said = {"interpolation_mode": mode, "padding_mode": padding, "align_corners": align}
-        for shape, out in sizes:
+        for shape, out in [*sizes, *sizes]:
             # Points of which some lie outside, on a grid of 1/64 that all element types hold exactly; the halves that
             # nearest rounds to even are among them.
             grid = np.round(random.uniform(-1.6, 1.6, (shape[0], *out, 2)) * 64) / 64
@@ -165,6 +165,7 @@ BUNDLE = Bundle(
     name="grid_sampler",
     op="grid_sampler",
     domain="mmdeploy",
+    aliases=("mmcv::grid_sampler",),
     description="Samples images (N, C, H, W) at the points of a grid (N, h, w, 2).",
     inputs=("input", "grid"),
     outputs=("output",),

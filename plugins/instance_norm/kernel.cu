@@ -52,18 +52,18 @@ ONNXBENCH_DEVICE void pieces(const T* __restrict__ input, const T* __restrict__ 
   }
 }
 
-#define INSTANCE_NORM(name, T)                                                                                   \
-  ONNXBENCH_KERNEL instance_norm_whole_##name(const T* input, const T* scale, const T* bias, T* output, void*,   \
-                                              onnxbench_params p) {                                              \
-    whole(input, scale, bias, output, p);                                                                        \
-  }                                                                                                              \
-  ONNXBENCH_KERNEL instance_norm_chunks_##name(const T* input, const T*, const T*, T*, void* found,              \
-                                               onnxbench_params p) {                                             \
-    chunks(input, (moments*)found, p);                                                                           \
-  }                                                                                                              \
-  ONNXBENCH_KERNEL instance_norm_pieces_##name(const T* input, const T* scale, const T* bias, T* output,         \
-                                               void* found, onnxbench_params p) {                                \
-    pieces(input, scale, bias, output, (const moments*)found, p);                                                \
+#define INSTANCE_NORM(name, T)                                                                                  \
+  ONNXBENCH_KERNEL_OF(THREADS) instance_norm_whole_##name(const T* input, const T* scale, const T* bias,        \
+                                                          T* output, void*, onnxbench_params p) {               \
+    whole(input, scale, bias, output, p);                                                                       \
+  }                                                                                                             \
+  ONNXBENCH_KERNEL_OF(THREADS) instance_norm_chunks_##name(const T* input, const T*, const T*, T*, void* found, \
+                                                           onnxbench_params p) {                                \
+    chunks(input, (moments*)found, p);                                                                          \
+  }                                                                                                             \
+  ONNXBENCH_KERNEL_OF(THREADS) instance_norm_pieces_##name(const T* input, const T* scale, const T* bias,       \
+                                                           T* output, void* found, onnxbench_params p) {        \
+    pieces(input, scale, bias, output, (const moments*)found, p);                                               \
   }
 
 INSTANCE_NORM(float32, float)

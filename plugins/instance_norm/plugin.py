@@ -60,14 +60,23 @@ def workspace(inputs, outputs, attributes):
 
 
 def body(attributes, opset):
-    """ONNX's InstanceNormalization, in float32."""
+    """ONNX's InstanceNormalization, in float32; not of planes without elements, which end ONNX Runtime's process."""
     if opset < 15:
         return None
     return f"""(input, scale, B) => (output) {{
         values = Cast <to = 1> (input)
         scales = Cast <to = 1> (scale)
         biases = Cast <to = 1> (B)
-        result = InstanceNormalization <epsilon = {float(np.float32(attributes["epsilon"]))!r}> (values, scales, biases)
+        zero = Constant <value = int64 {{0}}> ()
+        count = Size (values)
+        is_empty = Equal (count, zero)
+        result = If (is_empty) <
+            then_branch = empty () => (float[] nothing) {{ nothing = Identity (values) }},
+            else_branch = full () => (float[] normalized) {{
+                normalized = InstanceNormalization <epsilon = {float(np.float32(attributes["epsilon"]))!r}>
+                                                   (values, scales, biases)
+            }}
+        >
         output = CastLike (result, input)
     }}"""
 
@@ -102,7 +111,7 @@ BUNDLE = Bundle(
     name="instance_norm",
     op="MMCVInstanceNormalization",
     domain="mmdeploy",
-    aliases=("mmcv::MMCVInstanceNormalization",),
+    aliases=("mmdeploy::TRTInstanceNormalization", "mmcv::MMCVInstanceNormalization"),
     description="Normalizes each plane of (N, C, ...) to mean 0 and variance 1, then scales and shifts each channel.",
     inputs=("input", "scale", "B"),
     outputs=("output",),

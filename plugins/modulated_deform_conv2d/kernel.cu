@@ -1,7 +1,9 @@
 #include "deform_core.h"
 
 // A product of matrices, weights by samples, whose samples are never stored: a block makes 64 places by 64 channels of
-// the output, 16 channels of one tap at a time, and each of its threads 4 by 4 of them.
+// the output, 16 channels of one tap at a time, and each of its threads 4 by 4 of them. Both factors lie in shared
+// memory by fours, which a thread reads at once. Neighbouring weights of a tap are far apart in the model, so they are
+// first put next to each other.
 #define THREADS 256
 #define PLACES 64
 #define OUTPUTS 64
@@ -9,12 +11,27 @@
 
 // i: places of the output (images, height and width), channels, height and width of the input, height and width of the
 // output, its channels, kernel, stride, padding and dilation, each height * 2^32 + width, groups, groups of offsets
+struct alignas(16) four {
+  float at[4];
+};
+
+// From weights (outputs, channels, taps) of each group to (taps, channels, outputs), in float32.
+template <typename T>
+ONNXBENCH_DEVICE void arrange(const T* __restrict__ weight, float* __restrict__ arranged, const onnxbench_params& p) {
+  long long at = ONNXBENCH_THREAD(), taps = (p.i[7] >> 32) * (p.i[7] & 0xffffffff);
+  long long channels = p.i[1] / p.i[11], outputs = p.i[6] / p.i[11];
+  if (at >= p.i[6] * channels * taps) return;
+  long long made = at % outputs, rest = at / outputs, channel = rest % channels, tap = rest / channels % taps;
+  long long group = rest / channels / taps;
+  arranged[at] = onnxbench_load(weight + ((group * outputs + made) * channels + channel) * taps + tap);
+}
+
 template <typename T>
 ONNXBENCH_DEVICE void convolve(const T* __restrict__ input, const T* __restrict__ offset, const T* __restrict__ mask,
-                               const T* __restrict__ weight, const T* __restrict__ bias, T* __restrict__ output,
+                               const float* __restrict__ arranged, const T* __restrict__ bias, T* __restrict__ output,
                                const onnxbench_params& p) {
-  ONNXBENCH_SHARED float samples[DEPTH][PLACES];
-  ONNXBENCH_SHARED float weights[DEPTH][OUTPUTS + 2];  // two more, so that threads write to different banks
+  ONNXBENCH_SHARED four samples[DEPTH][PLACES / 4];
+  ONNXBENCH_SHARED four weights[DEPTH][OUTPUTS / 4];
   ONNXBENCH_OWN(float, sums, THREADS, 16);
   ONNXBENCH_OWN(int, own, THREADS, 3);  // image, row and column of the place that a thread samples; no image: -1
 
@@ -54,26 +71,24 @@ ONNXBENCH_DEVICE void convolve(const T* __restrict__ input, const T* __restrict_
                            width);
         }
         const T* map = input + ((long long)image * p.i[1] + absolute + deep) * plane;
+#pragma unroll 2  // all four at once take more registers than three blocks of a multiprocessor have
         for (int i = 0; i < DEPTH * PLACES / THREADS; ++i, map += plane)
-          samples[deep + i][at] = where.seen && from + deep + i < to ? sampled(map, height, width, where) : 0.0f;
+          samples[deep + i][at / 4].at[at % 4] =
+              where.seen && from + deep + i < to ? sampled(map, height, width, where) : 0.0f;
 
-        int made = thread / 4, inner = thread % 4 * 4;
-        const T* w = weight + ((long long)(group * outputs + first + made) * channels + from + inner) * taps + tap;
-        for (int i = 0; i < 4; ++i, w += taps)
-          weights[inner + i][made] = first + made < outputs && from + inner + i < to ? onnxbench_load(w) : 0.0f;
+        int made = thread % OUTPUTS, inner = thread / OUTPUTS * (DEPTH * OUTPUTS / THREADS);
+        const float* w =
+            arranged + (((long long)group * taps + tap) * channels + from + inner) * outputs + first + made;
+        for (int i = 0; i < DEPTH * OUTPUTS / THREADS; ++i, w += outputs)
+          weights[inner + i][made / 4].at[made % 4] = first + made < outputs && from + inner + i < to ? *w : 0.0f;
       }
       ONNXBENCH_PART(thread, THREADS) {
-        int at = thread % 16, made = thread / 16 * 4;
         float* sum = sums[ONNXBENCH_AT(thread)];
-        if (first + made < outputs)
+        if (first + thread / 16 * 4 < outputs)
           for (int k = 0; k < to - from; ++k) {
-            float s[4], w[4];
-            for (int i = 0; i < 4; ++i) {
-              s[i] = samples[k][at + 16 * i];
-              w[i] = weights[k][made + i];
-            }
+            four s = samples[k][thread % 16], w = weights[k][thread / 16];
             for (int i = 0; i < 4; ++i)
-              for (int j = 0; j < 4; ++j) sum[i * 4 + j] += w[i] * s[j];
+              for (int j = 0; j < 4; ++j) sum[i * 4 + j] += w.at[i] * s.at[j];
           }
       }
     }
@@ -81,7 +96,7 @@ ONNXBENCH_DEVICE void convolve(const T* __restrict__ input, const T* __restrict_
   }
   ONNXBENCH_PART(thread, THREADS) {
     for (int j = 0; j < 4; ++j) {
-      long long place = start + thread % 16 + 16 * j, image = place / area;
+      long long place = start + thread % 16 * 4 + j, image = place / area;
       for (int i = 0; i < 4; ++i) {
         int made = first + thread / 16 * 4 + i, channel = group * outputs + made;
         if (place >= p.i[0] || made >= outputs) continue;
@@ -92,12 +107,17 @@ ONNXBENCH_DEVICE void convolve(const T* __restrict__ input, const T* __restrict_
   }
 }
 
-#define MODULATED_DEFORM_CONV2D(name, T)                                                                   \
-  ONNXBENCH_KERNEL name(const T* input, const T* offset, const T* mask, const T* weight, const T* bias,    \
-                        T* output, onnxbench_params p) {                                                   \
-    convolve(input, offset, mask, weight, bias, output, p);                                                \
+#define MODULATED_DEFORM_CONV2D(name, T)                                                                      \
+  ONNXBENCH_KERNEL modulated_deform_conv2d_weights_##name(const T*, const T*, const T*, const T* weight,      \
+                                                          const T*, T*, void* arranged, onnxbench_params p) { \
+    arrange(weight, (float*)arranged, p);                                                                     \
+  }                                                                                                           \
+  ONNXBENCH_KERNEL_OF(THREADS) modulated_deform_conv2d_##name(const T* input, const T* offset, const T* mask, \
+                                                              const T*, const T* bias, T* output,             \
+                                                              void* arranged, onnxbench_params p) {           \
+    convolve(input, offset, mask, (const float*)arranged, bias, output, p);                                   \
   }
 
-MODULATED_DEFORM_CONV2D(modulated_deform_conv2d_float32, float)
-MODULATED_DEFORM_CONV2D(modulated_deform_conv2d_float16, onnxbench_half)
-MODULATED_DEFORM_CONV2D(modulated_deform_conv2d_bfloat16, onnxbench_bfloat16)
+MODULATED_DEFORM_CONV2D(float32, float)
+MODULATED_DEFORM_CONV2D(float16, onnxbench_half)
+MODULATED_DEFORM_CONV2D(bfloat16, onnxbench_bfloat16)

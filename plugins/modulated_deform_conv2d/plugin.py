@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from onnxbench.bundles import Bundle, Kernel, Launch, TorchCall
+from onnxbench.bundles import Bundle, Kernel, Launch, TorchCall, product
 
 TILE = 64
 
@@ -166,7 +166,11 @@ BUNDLE = Bundle(
         source="kernel.cu",
         entry="modulated_deform_conv2d",
         scalars=scalars,
-        launches=(Launch("modulated_deform_conv2d", blocks, together=True),),
+        launches=(
+            Launch("modulated_deform_conv2d_weights", lambda inputs, outputs, attributes: product(inputs[3])),
+            Launch("modulated_deform_conv2d", blocks, together=True),
+        ),
+        workspace=lambda inputs, outputs, attributes: product(inputs[3]) * 4,
     ),
     tolerance={"float32": (1e-4, 1e-4), "float16": (4e-3, 8e-3), "bfloat16": (2e-2, 4e-2)},
 )

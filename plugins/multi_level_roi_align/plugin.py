@@ -20,6 +20,8 @@ def given(inputs):
 def shapes(inputs, attributes):
     rois, *maps = given(inputs)
     strides = attributes["featmap_strides"]
+    if len(maps) > LEVELS:
+        raise ValueError(f"there are {len(maps)} levels, and {LEVELS} are the most")
     if len(maps) > len(strides):
         raise ValueError(f"there are {len(maps)} levels and {len(strides)} featmap_strides")
     return [[rois[0], maps[0][1], attributes["output_height"], attributes["output_width"]]]
@@ -101,7 +103,10 @@ def scalars(inputs, outputs, attributes):
 
 
 def body(attributes, opset, inputs):
-    """Each level by ONNX's RoiAlign, in float32, and of these the one that a region belongs to."""
+    """Each level by ONNX's RoiAlign, in float32, and of these the one that a region belongs to.
+
+    ONNX Runtime reads beyond a map without elements, so it is not asked then.
+    """
     strides = attributes["featmap_strides"][: inputs - 1]
     if opset < 16 or attributes["pool_mode"] != AVG or len(strides) < inputs - 1:
         return None
@@ -113,10 +118,17 @@ def body(attributes, opset, inputs):
     for level, stride in enumerate(strides):
         lines.append(f"""
         map{level} = Cast <to = 1> (feat{level})
-        pooled{level} = RoiAlign <mode = "avg", coordinate_transformation_mode = "{word}",
-                           output_height = {attributes["output_height"]}, output_width = {attributes["output_width"]},
-                           sampling_ratio = {attributes["sampling_ratio"]},
-                           spatial_scale = {float(np.float32(1) / np.float32(stride))!r}> (map{level}, boxes, index)""")
+        size{level} = Size (map{level})
+        is_empty{level} = Equal (size{level}, nowhere)
+        pooled{level} = If (is_empty{level}) <
+            then_branch = empty{level} () => (float[] nothing{level}) {{ nothing{level} = Expand (zero, shape) }},
+            else_branch = full{level} () => (float[] averages{level}) {{
+                averages{level} = RoiAlign <mode = "avg", coordinate_transformation_mode = "{word}",
+                    output_height = {attributes["output_height"]}, output_width = {attributes["output_width"]},
+                    sampling_ratio = {attributes["sampling_ratio"]},
+                    spatial_scale = {float(np.float32(1) / np.float32(stride))!r}> (map{level}, boxes, index)
+            }}
+        >""")
         if level:
             lines.append(f"""
         power{level} = Constant <value = float {{{2**level}}}> ()
@@ -153,6 +165,11 @@ def body(attributes, opset, inputs):
         numbers = Slice (regions, to_0, to_1, to_1)
         images = Shape <start = 0, end = 1> (feat0)
         count = Cast <to = 1> (images)
+        nowhere = Constant <value = int64 {{0}}> ()
+        channels = Shape <start = 1, end = 2> (feat0)
+        region_count = Shape <start = 0, end = 1> (rois)
+        bins = Constant <value = int64[2] {{{attributes["output_height"]}, {attributes["output_width"]}}}> ()
+        shape = Concat <axis = 0> (region_count, channels, bins)
         below = Less (numbers, count)
         above = GreaterOrEqual (numbers, zero)
         there = And (below, above)
@@ -223,7 +240,13 @@ def cases():
         yield [regions(6, 2, 128), *pyramid(2, 1, 128, strides)], how
     maps = pyramid(2, 2, 64, said["featmap_strides"])
     yield [np.zeros((0, 5), np.float32), *maps], said
-    yield [np.zeros((3, 5), np.float32), *(each[:, :0] for each in maps)], said
+    some = np.array([[1, 0, 0, 40, 40], [0, 4, 4, 12, 9]], np.float32)
+    for mode in (MAX, AVG):
+        how = {**said, "pool_mode": mode}
+        yield [np.zeros((3, 5), np.float32), *(each[:, :0] for each in maps)], how
+        yield [some, *(each[:0] for each in maps)], how
+        yield [some, maps[0][:, :, :0], *maps[1:3], maps[3][:, :, :, :0]], how
+        yield [some[:0], *maps], how
     yield [np.array([[1, 0, 0, 16, 16]], np.float32), *maps], {**said, "pool_mode": AVG}
 
 

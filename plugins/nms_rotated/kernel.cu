@@ -37,18 +37,19 @@ ONNXBENCH_DEVICE void list(long long* index, long long* total, void* memory, con
   }
 }
 
-#define NMS(name, T)                                                                                                   \
-  ONNXBENCH_KERNEL nms_rotated_class_##name(const T* boxes, const T* scores, void*, void*, void* space,                \
-                                            onnxbench_params p) {                                                      \
-    suppress(boxes, scores, space, p);                                                                                 \
-  }                                                                                                                    \
-  ONNXBENCH_KERNEL nms_rotated_list_##name(const T*, const T*, long long* index, long long* total, void* space,        \
-                                           onnxbench_params p) {                                                       \
-    list(index, total, space, p);                                                                                      \
-  }                                                                                                                    \
-  ONNXBENCH_KERNEL batched_rotated_nms_image_##name(const T* boxes, const T*, T* dets, long long* labels, void* space, \
-                                                    onnxbench_params p) {                                              \
-    onnxbench_gather<5>(boxes, dets, labels, nullptr, space, p);                                                       \
+#define NMS(name, T)                                                                                            \
+  ONNXBENCH_KERNEL_OF(256) nms_rotated_class_##name(const T* boxes, const T* scores, void*, void*, void* space, \
+                                                    onnxbench_params p) {                                       \
+    suppress(boxes, scores, space, p);                                                                          \
+  }                                                                                                             \
+  ONNXBENCH_KERNEL_OF(256) nms_rotated_list_##name(const T*, const T*, long long* index, long long* total,      \
+                                                   void* space, onnxbench_params p) {                           \
+    list(index, total, space, p);                                                                               \
+  }                                                                                                             \
+  ONNXBENCH_KERNEL_OF(256) batched_rotated_nms_image_##name(const T* boxes, const T*, T* dets,                  \
+                                                            long long* labels, void* space,                     \
+                                                            onnxbench_params p) {                               \
+    onnxbench_gather<5>(boxes, dets, labels, nullptr, space, p);                                                \
   }
 NMS(float32, float)
 NMS(float16, onnxbench_half)

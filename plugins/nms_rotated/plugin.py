@@ -113,7 +113,7 @@ def list_workspace(inputs, outputs, attributes):
 
 def list_cases():
     random = np.random.default_rng(0)
-    sizes = [(1, 1, 1), (1, 24, 1), (2, 9, 2), (2, 5, 3), (1, 35, 1), (2, 1, 3)]
+    sizes = [(1, 1, 1), (1, 24, 1), (2, 9, 2), (2, 5, 3), (1, 35, 1), (2, 1, 3), *[(1, 4, 1), (1, 6, 1), (1, 8, 1)] * 4]
     for (images, count, classes), least, _ in itertools.product(sizes, (0.0, 0.25, 0.75), range(4)):
         scores = (random.integers(0, 128, (images, classes, count)) / 128).astype(np.float32)
         said = {"iou_threshold": float(random.choice([0.013, 0.137, 0.31, 0.57])), "score_threshold": least}
@@ -171,7 +171,8 @@ def batched_workspace(inputs, outputs, attributes):
 
 def batched_cases():
     random = np.random.default_rng(1)
-    sizes = [(1, 1, 1, 1), (1, 24, 1, 1), (2, 9, 2, 1), (2, 7, 2, 2), (2, 5, 3, 1), (1, 35, 1, 1)]
+    sizes = [(1, 1, 1, 1), (1, 24, 1, 1), (2, 9, 2, 1), (2, 7, 2, 2), (2, 5, 3, 1), (1, 35, 1, 1),
+             *[(1, 4, 1, 1), (1, 6, 1, 1), (1, 8, 1, 1)] * 4]  # fmt: skip
     limits = [(-1, 10), (12, 5), (20, 100)]
     for (images, count, classes, own), (topk, keep), background, _ in itertools.product(
         sizes, limits, (-1, 1), range(2)

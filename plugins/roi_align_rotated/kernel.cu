@@ -52,3 +52,7 @@ ONNXBENCH_KERNEL roi_align_rotated_float16(const onnxbench_half* input, const on
                                            onnxbench_half* output, onnxbench_params p) {
   align(input, rois, output, p);
 }
+ONNXBENCH_KERNEL roi_align_rotated_bfloat16(const onnxbench_bfloat16* input, const onnxbench_bfloat16* rois,
+                                            onnxbench_bfloat16* output, onnxbench_params p) {
+  align(input, rois, output, p);
+}

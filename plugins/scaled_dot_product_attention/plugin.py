@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxbench.bundles import Bundle, Kernel, Launch, TorchCall
 
-ROWS, COLUMNS = 8, 32
+ROWS, COLUMNS = 32, 64
 """Rows and columns of a product that a block of the kernel makes."""
 
 
@@ -78,7 +78,7 @@ def cases():
 
     sizes = [(1, 1, 1, 1, 1), (2, 8, 32, 32, 32), (1, 9, 33, 33, 40), (3, 5, 7, 16, 16), (2, 17, 3, 5, 5),
              (1, 3, 100, 64, 8), (4, 16, 16, 8, 8), (1, 40, 65, 12, 70)]  # fmt: skip
-    for (heads, rows, keys, size, width), masks, _ in itertools.product(sizes, (None, 0, 1, -1), range(2)):
+    for (heads, rows, keys, size, width), masks, _ in itertools.product(sizes, (None, 0, 1, -1), range(6)):
         inputs = [normal(heads, rows, size), normal(heads, keys, size), normal(heads, keys, width)]
         if masks is not None:
             mask = np.where(random.random((heads, rows, keys)) < 0.3, -np.inf, random.random((heads, rows, keys)))
@@ -116,8 +116,8 @@ BUNDLE = Bundle(
         entry="attention",
         scalars=scalars,
         launches=(
-            Launch("attention_weights", row_tiles, together=True),
-            Launch("attention_output", output_tiles, together=True),
+            Launch("attention_weights", row_tiles, threads=128, together=True),
+            Launch("attention_output", output_tiles, threads=128, together=True),
         ),
     ),
     tolerance={"float32": (1e-4, 1e-5), "float16": (4e-3, 1e-3), "bfloat16": (2e-2, 1e-2)},

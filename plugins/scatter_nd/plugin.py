@@ -41,43 +41,41 @@ def scalars(inputs, outputs, attributes):
 
 
 def body(attributes, opset):
-    """ONNX's ScatterND. What lies outside is an error there and nothing here, so the data get one place more on every
-    indexed dimension, which takes that and is cut off again."""
+    """ONNX's ScatterND of the updates whose places are there: others are an error in ONNX and nothing here."""
     if opset < 15:
         return None
     return """(data, indices, updates) => (output) {
         zero = Constant <value = int64[1] {0}> ()
-        one = Constant <value = int64[1] {1}> ()
         last = Constant <value = int64[1] {-1}> ()
         end = Constant <value = int64[1] {9223372036854775807}> ()
         shape = Shape (data)
         places_shape = Shape (indices)
+        counts = Slice (places_shape, zero, last)
+        count = ReduceProd <keepdims = 1> (counts)
         depth = Slice (places_shape, last, end)
         sizes = Slice (shape, zero, depth)
-        numbers = Cast <to = 7> (indices)
+        rest = Slice (shape, depth, end)
+        flat_shape = Concat <axis = 0> (count, depth)
+        integers = Cast <to = 7> (indices)
+        numbers = Reshape <allowzero = 1> (integers, flat_shape)
         is_negative = Less (numbers, zero)
         added = Add (numbers, sizes)
-        positive = Where (is_negative, added, numbers)
-        is_below = Less (positive, sizes)
-        is_above = GreaterOrEqual (positive, zero)
+        places = Where (is_negative, added, numbers)
+        is_below = Less (places, sizes)
+        is_above = GreaterOrEqual (places, zero)
         is_between = And (is_below, is_above)
         flags = Cast <to = 1> (is_between)
-        lowest = REDUCE
-        is_inside = Cast <to = 9> (lowest)
-        places = Where (is_inside, positive, sizes)
-        rank = Shape (shape)
-        before = ConstantOfShape <value = int64[1] {0}> (rank)
-        indexed = ConstantOfShape <value = int64[1] {1}> (depth)
-        others = Sub (rank, depth)
-        after = ConstantOfShape <value = int64[1] {0}> (others)
-        pads = Concat <axis = 0> (before, indexed, after)
-        wider = Pad (data, pads)
-        replaced = ScatterND (wider, places, updates)
-        starts = ConstantOfShape <value = int64[1] {0}> (depth)
-        output = Slice (replaced, starts, sizes)
+        is_inside = REDUCE
+        inside = NonZero (is_inside)
+        kept = Squeeze (inside, zero)
+        kept_places = Gather (places, kept)
+        updates_shape = Concat <axis = 0> (count, rest)
+        flat_updates = Reshape <allowzero = 1> (updates, updates_shape)
+        kept_updates = Gather (flat_updates, kept)
+        output = ScatterND (data, kept_places, kept_updates)
     }""".replace(
         "REDUCE",
-        "ReduceMin <keepdims = 1> (flags, last)" if opset >= 18 else "ReduceMin <axes = [-1], keepdims = 1> (flags)",
+        "ReduceMin <keepdims = 0> (flags, last)" if opset >= 18 else "ReduceMin <axes = [-1], keepdims = 0> (flags)",
     )
 
 
@@ -87,7 +85,7 @@ def cases():
             ((2, 3, 4, 5), 3, (4,)), ((2, 3, 4, 5), 4, (10,)), ((300, 3), 1, (40,)), ((600,), 1, (500,)),
             ((1, 1, 1, 1), 4, (1,))]  # fmt: skip
     for (shape, depth, count), integer, negative, _ in itertools.product(
-        ways, (np.int32, np.int64), (False, True), range(2)
+        ways, (np.int32, np.int64), (False, True), range(5)
     ):
         data = random.integers(-120, 120, shape).astype(np.float32)
         # No slice is replaced twice: which of two writes is the last is not said.
@@ -113,7 +111,7 @@ BUNDLE = Bundle(
     description="Data with the slices at some places replaced by updates.",
     inputs=("data", "indices", "updates"),
     outputs=("output",),
-    dtypes=("float32", "float16", "bfloat16", "int32"),
+    dtypes=("float32", "float16", "bfloat16", "int32", "int64"),
     types={"indices": ("int32", "int64")},
     shapes=shapes,
     reference=reference,

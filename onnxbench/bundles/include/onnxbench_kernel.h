@@ -5,6 +5,7 @@
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define ONNXBENCH_KERNEL extern "C" __global__ void
+#define ONNXBENCH_KERNEL_OF(threads) extern "C" __global__ void __launch_bounds__(threads)
 #define ONNXBENCH_DEVICE __device__ __forceinline__
 #define ONNXBENCH_DEVICE_MEMBER __device__ __forceinline__
 #define ONNXBENCH_SHARED __shared__
@@ -19,6 +20,7 @@
 struct onnxbench_dim { unsigned x, y, z; };
 static thread_local onnxbench_dim blockIdx{0, 0, 0}, threadIdx{0, 0, 0}, blockDim{1, 1, 1}, gridDim{1, 1, 1};
 #define ONNXBENCH_KERNEL extern "C" void
+#define ONNXBENCH_KERNEL_OF(threads) extern "C" void
 #define ONNXBENCH_DEVICE static inline
 #define ONNXBENCH_DEVICE_MEMBER inline
 #define ONNXBENCH_SHARED static
@@ -33,6 +35,9 @@ static inline float __int_as_float(int bits) { float value; std::memcpy(&value, 
 static inline int __float_as_int(float value) { int bits; std::memcpy(&bits, &value, 4); return bits; }
 #endif
 
+// ONNXBENCH_KERNEL_OF(256) is ONNXBENCH_KERNEL for blocks of no more threads than that, so that the compiler gives each
+// no more registers than there are for so many.
+//
 // Where a block has to have a certain number of threads, what they do together is written in parts, each of which all
 // threads do before any goes on: ONNXBENCH_PART(thread, 256) { ... }. On the CPU a part is a loop that the first thread
 // of the block runs. What a thread keeps from part to part lies in ONNXBENCH_OWN(float, sums, 256, 8), as

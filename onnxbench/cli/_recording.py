@@ -1,0 +1,51 @@
+"""``onnxbench bisect --record``: what records a model's values on another machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_recording(
+    model: Path,
+    folder: Path,
+    *,
+    on: str | None,
+    feeds: tuple[list[str] | None, list[str] | None, list[str] | None, list[str] | None, int],
+    samples: int | None,
+    fill: bool,
+    cast: bool,
+    memory: str | None,
+    plugins: Sequence[str] | None,
+    allow_outside: bool,
+    unused: Mapping[str, Any],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Writes it, and says what to do there and afterwards here."""
+    from onnxbench import bisection, specs
+    from onnxbench.bundles import load_bundles, operators_of
+    from onnxbench.cli._render import chosen, note, print_json
+    from onnxbench.errors import UsageError
+    from onnxbench.feeding import FeedOptions
+    from onnxbench.wording import plural
+
+    for option, value in unused.items():
+        if value is not None:
+            raise UsageError(f"{option} means nothing with --record, which compares nothing")
+    data, shapes, dims, ranges, seed = feeds
+    options = FeedOptions(data or (), shapes or (), dims or (), ranges or (), seed, samples, fill, cast)
+    found = bisection.write_recording(
+        model, folder, on=on, feeds=options, memory=None if memory is None else specs.parse_size(memory),
+        operators=operators_of(load_bundles(plugins or ())), allow_outside=allow_outside,
+    )  # fmt: skip
+    note(*found.notes, *chosen(found.choices), quiet=quiet)
+    if as_json:
+        print_json("bisect", {"recording": found})
+        return
+    built = f", {plural(found.built, 'engine')} built" if found.built else ""
+    print(f"wrote {found.folder}: {plural(found.tensors, 'tensor')} of {plural(found.sets, 'set')} of inputs, in "
+          f"{plural(found.parts, 'part')}{built}, for {found.place}")  # fmt: skip
+    print(f"there: python {found.folder}/record.py")
+    print(f"here:  {found.next}")
