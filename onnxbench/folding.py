@@ -17,7 +17,7 @@ called after what was found before.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -589,7 +589,7 @@ def _merge_in(draft: Draft, scope: Scope, wanted: Collection[tuple[str, str]] | 
             continue
         if not scope.writes[position] or not _is_repeatable(draft, scope, node):
             continue
-        key = _meaning(node, same)
+        key = meaning_of(node, same)
         other = first.setdefault(key, position)
         if other == position:
             continue
@@ -638,8 +638,13 @@ def _is_repeatable(draft: Draft, scope: Scope, node: NodeProto) -> bool:
     return True
 
 
-def _meaning(node: NodeProto, same: dict[str, str]) -> Any:
-    """Returns what two nodes that compute the same have in common."""
+def meaning_of(node: NodeProto, same: Mapping[str, str]) -> Any:
+    """Returns what two nodes that compute the same have in common; it can be hashed.
+
+    Args:
+        node: The node.
+        same: Tensors that are known by another name as well, by name.
+    """
     bare = copy_of(node)
     for message in ("name", "doc_string", "metadata_props", "input", "output", "attribute"):
         bare.ClearField(message)

@@ -14,17 +14,16 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from onnxbench import backends, weights
-from onnxbench.captures import Feeds, Value, check_feeds, input_ports
+from onnxbench.captures import Value
 from onnxbench.drift import DriftReport, TensorDrift, compare_all
 from onnxbench.errors import (
-    FeedsError,
     MissingDependencyError,
     NotFoundError,
     RefusedResultError,
@@ -37,12 +36,15 @@ from onnxbench.graph import GraphIndex
 from onnxbench.messages import copy_of
 from onnxbench.model import Model, load
 from onnxbench.opsets import convert_opset
+from onnxbench.ranges import fit_ranges
+from onnxbench.samples import Samples, gather
 from onnxbench.validity import validate
 from onnxbench.wording import plural
 from onnxbench.writer import SaveOptions, save
 
 Target = Literal["tensorrt", "onnxruntime"]
-Method = Literal["minmax", "entropy", "percentile"]
+Ranges = Literal["minmax", "entropy", "percentile"]
+Method = Literal["auto", "mse", "minmax", "entropy", "percentile"]
 Quantizer = Literal["onnxruntime", "modelopt"]
 
 QUANTIZED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -158,7 +160,7 @@ def calibrate(
     *,
     target: Target = "tensorrt",
     quantizer: Quantizer = "onnxruntime",
-    method: Method = "minmax",
+    method: Method = "auto",
     percentile: float | None = None,
     per_channel: bool = True,
     operators: Sequence[str] | None = None,
@@ -171,7 +173,9 @@ def calibrate(
         calibration: Sets of inputs like those that it will get: the ranges of all tensors are taken from them.
         target: What will run it, and so the form that it has.
         quantizer: What inserts the nodes: ONNX Runtime's quantizer, or NVIDIA's modelopt, which is for TensorRT.
-        method: How a range is taken from values: all of them, the one that loses least information, or a percentile.
+        method: How a range is taken from values: what leaves the smallest squared error (``mse``, for zero points 0),
+            all of them, the one that loses least information, or a percentile. ``auto`` is ``mse`` for TensorRT by ONNX
+            Runtime's quantizer, and ``minmax`` else.
         percentile: The share of values within the range, in percent, for ``method="percentile"``.
         per_channel: Whether weights have a scale for each channel.
         operators: The types of nodes that are quantized; None: ``QUANTIZED``, or all that ONNX Runtime takes.
@@ -189,6 +193,7 @@ def calibrate(
     _require_word(target, get_args(Target), "target")
     _require_word(method, get_args(Method), "method")
     _require_word(quantizer, get_args(Quantizer), "quantizer")
+    method = resolve_method(method, target, quantizer)
     if quantizer == "modelopt":
         _require_modelopt(target, method, per_channel=per_channel)
     if percentile is not None and (method != "percentile" or not 50 < percentile <= 100):
@@ -206,22 +211,42 @@ def calibrate(
         source, file = folder / "float.onnx", folder / "int8.onnx"
         size = sum(weights.tensor_bytes(tensor) for tensor in weights.tensors(prepared.proto))
         save(prepared, source, options=SaveOptions(external=size > _LARGE))
-        sets = _Counted(model, calibration)
+        samples, _ = gather(model, calibration)
+        ranges: Ranges = "minmax" if method == "auto" or method == "mse" else method
         if quantizer == "modelopt":
             backends.quantize_by_modelopt(
-                source, file, sets, operators=wanted, exclude=exclude, external=size > _LARGE, method=method
-            )
+                source, file, samples, operators=wanted, exclude=exclude, external=size > _LARGE,
+                method=ranges,
+            )  # fmt: skip
         else:
             backends.quantize(
-                source, file, sets, operators=wanted, exclude=exclude, external=size > _LARGE, form=target,
-                method=method, percentile=percentile, per_channel=per_channel,
+                source, file, samples, operators=wanted, exclude=exclude, external=size > _LARGE, form=target,
+                method=ranges, percentile=percentile, per_channel=per_channel,
             )  # fmt: skip
         made = _gathered(load(file))
+    if method == "mse":
+        fit_ranges(made, prepared, samples)
     _restore_heads(made, prepared)
     validate(made.proto)
     if _ports(made) != _ports(prepared):
         raise RefusedResultError("the quantizer changed the inputs or outputs of the model")
-    return Calibrated(made, prepared, names, wanted, sets.count, sets.digest)
+    return Calibrated(made, prepared, names, wanted, len(samples), _digest(samples))
+
+
+def resolve_method(method: Method, target: Target, quantizer: Quantizer) -> Method:
+    """Returns what ``auto`` stands for, and any other method as it is.
+
+    Raises:
+        UsageError: ``mse`` is asked for where zero points need not be 0, or scales are another quantizer's.
+    """
+    if method == "auto":
+        return "mse" if (target, quantizer) == ("tensorrt", "onnxruntime") else "minmax"
+    if method == "mse" and (target, quantizer) != ("tensorrt", "onnxruntime"):
+        raise UsageError(
+            "the method mse is for the target tensorrt and ONNX Runtime's quantizer",
+            hint="Leave it out, or say minmax, entropy or percentile.",
+        )
+    return method
 
 
 def restore_names(model: Model, made: Calibrated) -> None:
@@ -290,34 +315,16 @@ def _restore_heads(made: Model, prepared: Model) -> None:
     made.proto.metadata_props.extend(prepared.proto.metadata_props)
 
 
-class _Counted:
-    """Sets of inputs that tell how many they were, and the digest of all."""
+def _digest(samples: Samples) -> str:
+    import numpy as np
 
-    def __init__(self, model: Model, calibration: FeedOptions | Sequence[Mapping[str, Value]]) -> None:
-        self._model, self._calibration = model, calibration
-        self.count, self.digest = 0, ""
-
-    def __iter__(self) -> Iterator[Any]:
-        import numpy as np
-
-        self.count, digest = 0, hashlib.sha256()
-        for feeds in self._sets():
-            self.count += 1
-            for name in sorted(feeds):
-                value = np.ascontiguousarray(feeds[name])
-                digest.update(f"{name} {value.dtype} {value.shape}\0".encode())
-                digest.update(value.tobytes())
-            yield feeds
-        if not self.count:
-            raise FeedsError("the calibration data holds no set of inputs")
-        self.digest = digest.hexdigest()
-
-    def _sets(self) -> Iterator[Feeds]:
-        if isinstance(self._calibration, FeedOptions):
-            yield from (each.feeds for each in feed_sets(self._model, self._calibration))
-        else:
-            ports = input_ports(self._model.proto.graph)
-            yield from (check_feeds(dict(each), ports) for each in self._calibration)
+    digest = hashlib.sha256()
+    for sample in samples:
+        for name in sorted(sample):
+            value = np.ascontiguousarray(sample[name])
+            digest.update(f"{name} {value.dtype} {value.shape}\0".encode())
+            digest.update(value.tobytes())
+    return digest.hexdigest()
 
 
 def _gathered(model: Model) -> Model:

@@ -31,10 +31,11 @@ class Scratch:
 
     Args:
         folder: Where it lies; None means the usual folder for temporary files (``TMPDIR``).
+        what: What it holds, for errors.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None = None, *, what: str = "new weights") -> None:
+        self._folder, self._what = folder, what
         self._file: IO[bytes] | None = None
         self._path: Path | None = None
         self._end = 0
@@ -89,10 +90,10 @@ class Scratch:
             where = self._folder or tempfile.gettempdir()
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OutputError(
-                    f"no space left in {where}, where the new weights lie until they are written",
+                    f"no space left in {where}, where {self._what} lie for a while",
                     hint="TMPDIR names another folder.",
                 ) from None
-            raise OutputError(f"cannot write temporary weights in {where}: {error.strerror or error}") from None
+            raise OutputError(f"cannot write temporary {self._what} in {where}: {error.strerror or error}") from None
         return length
 
     def _open(self) -> IO[bytes]:

@@ -277,3 +277,31 @@ def test_a_real_model(tmp_path):
     for node in done.graph.node:
         if node.op_type in ("Conv", "MatMul"):
             assert dequantized.issuperset(node.input[:2]) == (node.op_type == "MatMul")
+
+
+def test_ranges_are_fitted_to_what_tensors_hold():
+    proto = planted(outlier=1.0)
+    random = np.random.default_rng(3)
+    samples = [{"x": (random.standard_normal((512, 8)) ** 3).astype(np.float32)} for _ in range(3)]  # long tails
+    plain, fitted = (quantize(from_proto(proto), feeds=samples, method=method) for method in ("minmax", "auto"))
+    before, after = ({each.tensor: each.sqnr_db for each in made.activations} for made in (plain, fitted))
+    assert after["x"] > before["x"] + 0.1
+    assert all(after[name] >= before[name] - 1e-6 for name in before)
+    assert fitted.method == "mse"
+    with pytest.raises(UsageError, match="mse is for the target tensorrt"):
+        quantize(from_proto(proto), feeds=samples, method="mse", target="onnxruntime")
+
+
+def test_costs_decide_what_is_left_in_float(tmp_path):
+    table = tmp_path / "cost.yaml"
+    table.write_text("MatMul: 2.5\n")
+    how = {"feeds": SAMPLES, "metric": "sqnr", "tolerance": ["25"]}
+    made = quantize(from_proto(planted()), cost=str(table), **how)
+    assert made.search is not None
+    assert made.search.cost == pytest.approx(2.5 * len(made.kept))
+    sized = quantize(from_proto(planted()), cost="bytes", **how)
+    assert {each.cost for each in sized.nodes} == {3.0 * (64 + 64 * 8)}  # weights and outputs, 3 bytes an element
+    with pytest.raises(UsageError, match="no cost 'byte'"):
+        quantize(from_proto(planted()), cost="byte", **how)
+    with pytest.raises(MissingDependencyError, match="no execution provider 'nowhere'"):
+        quantize(from_proto(planted()), on="ort:all,provider=nowhere", **how)

@@ -78,14 +78,14 @@ def kept_reader(sets: Iterable[Feeds]) -> Any:
 
     class Kept(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is not typed
         def __init__(self) -> None:
-            self._kept = list(sets)
+            self._kept = sets if isinstance(sets, Sequence) else list(sets)
             self.rewind()
 
         def __len__(self) -> int:
             return len(self._kept)
 
         def set_range(self, start_index: int, end_index: int) -> None:
-            self._next = iter(self._kept[start_index:end_index])
+            self._next = (self._kept[at] for at in range(start_index, min(end_index, len(self._kept))))
 
         def get_next(self) -> Any:
             return next(self._next, None)
@@ -94,7 +94,7 @@ def kept_reader(sets: Iterable[Feeds]) -> Any:
             return self._kept[0]
 
         def rewind(self) -> None:
-            self._next = iter(self._kept)
+            self.set_range(0, len(self._kept))
 
     return Kept()
 

@@ -67,7 +67,7 @@ On = Annotated[
     str | None,
     typer.Option(
         "--on", metavar="PLACE", show_default=False,
-        help="Run converted models there (ort-cuda, trt, ort:all) in place of emulating half precision on the CPU.",
+        help="Run the models that are tried there (ort-cuda, trt, ort:all), not by definition on the CPU.",
     ),
 ]  # fmt: skip
 SaveSet = Annotated[

@@ -40,7 +40,7 @@ _ALL = "--json and --report have all"
 
 @means_nothing_without(
     external_threshold=("external_data", "per_tensor"),
-    **dict.fromkeys(("metric", "max_runs", "budget", "resume"), ("search", "tolerance")),
+    **dict.fromkeys(("metric", "cost", "on", "max_runs", "budget", "resume"), ("search", "tolerance")),
 )
 def quantize(
     model: ModelArgument,
@@ -51,12 +51,13 @@ def quantize(
     method: Annotated[
         str,
         typer.Option(
+            "--calibration",
             "--method",
             "--calibrate-method",
-            metavar="minmax|entropy|percentile",
-            help="How the range of a tensor is taken from its values.",
+            metavar="auto|mse|minmax|entropy|percentile",
+            help="How the range of a tensor is taken from its values (auto: mse for TensorRT, minmax else).",
         ),
-    ] = "minmax",
+    ] = "auto",
     percentile: Annotated[
         float | None,
         typer.Option(
@@ -112,6 +113,8 @@ def quantize(
         int,
         typer.Option("--holdout", min=0, metavar="N", help="Calibrate without the last N sets, and judge on them."),
     ] = 0,
+    cost: _searching.Cost = "count",
+    on: _searching.On = None,
     max_runs: _searching.MaxRuns = 200,
     budget: _searching.BudgetOption = None,
     resume: _searching.Resume = None,
@@ -144,7 +147,7 @@ def quantize(
     \b
     Examples:
       onnxbench quantize model.onnx int8.onnx --feeds samples/
-      onnxbench quantize model.onnx int8.onnx --feeds samples/ --target onnxruntime --method entropy
+      onnxbench quantize model.onnx int8.onnx --feeds samples/ --target onnxruntime --calibration entropy
       onnxbench quantize model.onnx int8.onnx --feeds samples.npz --keep op:Gemm --report report/
       onnxbench quantize model.onnx int8.onnx --feeds samples/ --metric sqnr --tolerance 20 --holdout 4
       onnxbench quantize model.onnx int8.onnx --feeds samples/ --tolerance '>=0.99' --metric top1.py:agreement
@@ -165,7 +168,7 @@ def quantize(
     found = int8.quantize_file(
         model, goal, options=save_options(external_data, per_tensor, external_threshold, share_weights), feeds=wanted,
         **how, percentile=percentile, per_channel=per_channel, operators=operators, keep=keep or (),
-        tolerance=tolerance or None, metric=metric, holdout=holdout, max_runs=max_runs,
+        tolerance=tolerance or None, metric=metric, holdout=holdout, cost=cost, on=on, max_runs=max_runs,
         budget=None if budget is None else specs.parse_duration(budget), resume=resume, save_set=save_set,
         report=report, allow_outside=allow_outside,
     )  # fmt: skip

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from onnxbench import backends
 from onnxbench.bisection import model_digest, value_digest
 from onnxbench.drift import TensorDrift, compare_all
-from onnxbench.errors import FeedsError, NotFoundError, UsageError, did_you_mean
+from onnxbench.errors import NotFoundError, UsageError, did_you_mean
 from onnxbench.feeding import FeedOptions, choices_explained, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef
 from onnxbench.int8._measures import TensorError, activation_errors, weight_errors
@@ -33,8 +33,9 @@ from onnxbench.int8._placement import Placement
 from onnxbench.int8._result import OutputError, Quantization
 from onnxbench.model import Model, load
 from onnxbench.progress import track
-from onnxbench.quantizing import Method, Quantizer, Target, calibrate, restore_names
+from onnxbench.quantizing import Method, Quantizer, Target, calibrate, resolve_method, restore_names
 from onnxbench.reporting import require_report
+from onnxbench.samples import gather, hold_out
 from onnxbench.tuning import (
     MAX_RUNS,
     Budget,
@@ -46,17 +47,23 @@ from onnxbench.tuning import (
     Score,
     Search,
     State,
+    Together,
     Tuning,
+    alone,
+    cost_digest,
+    costs_of,
     digest,
     frontier,
     node_selectors,
+    open_together,
+    place_of,
     rank,
-    samples_of,
 )
 from onnxbench.version import __version__
 from onnxbench.writer import SaveOptions, held_back, save, write_whole
 
 if TYPE_CHECKING:
+    from onnxbench.bisection import Place
     from onnxbench.captures import Value
 
 __all__ = [
@@ -69,6 +76,8 @@ _ENDED: Mapping[Ended, str] = {
     "enough": "all nodes can be in int8", "smallest": "no single node can be quantized as well",
     "spent": "the runs or the time were used up", "stopped": "it was interrupted",
 }  # fmt: skip
+_SAVED = 3
+"""Bytes that an element takes less in int8."""
 _RANKING = 4
 """Runs that a ranking takes, as a rule."""
 
@@ -79,7 +88,7 @@ def quantize(
     feeds: FeedOptions | Sequence[Mapping[str, Value]] | None = None,
     target: Target = "tensorrt",
     quantizer: Quantizer = "onnxruntime",
-    method: Method = "minmax",
+    method: Method = "auto",
     percentile: float | None = None,
     per_channel: bool = True,
     operators: Sequence[str] | None = None,
@@ -87,6 +96,8 @@ def quantize(
     tolerance: Sequence[str] | float | None = None,
     metric: str = "max",
     holdout: int = 0,
+    cost: str = "count",
+    on: str | None = None,
     max_runs: int | None = MAX_RUNS,
     budget: float | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -101,7 +112,7 @@ def quantize(
         target: ``tensorrt`` (zero points 0, bias in float, outputs left alone) or ``onnxruntime`` (what its quantizer
             does by itself: uint8 activations, int8 weights, int32 bias).
         quantizer: ``onnxruntime``, or ``modelopt``: NVIDIA's, if it is installed.
-        method: How ranges are taken: ``minmax``, ``entropy`` or ``percentile``.
+        method: How ranges are taken: ``auto``, ``mse``, ``minmax``, ``entropy`` or ``percentile``.
         percentile: The share of values within the range, in percent.
         per_channel: Whether weights have a scale for each channel.
         operators: Types of nodes that are quantized; None: those that the target gains by.
@@ -109,6 +120,9 @@ def quantize(
         tolerance: What outputs may be off by the metric. None does not search: all nodes are quantized.
         metric: As for ``onnxbench.tuning.tune``.
         holdout: So many samples, the last ones, are neither calibrated with nor shown to the search.
+        cost: What is made small: ``count``, ``bytes``, ``time``, or a table in a YAML or JSON file.
+        on: What runs the models that are tried: ``ort-cuda``, ``trt``, or a place as for ``bisect``. None: ONNX Runtime
+            on the CPU, without optimization.
         max_runs: How often the model may run in a search; None: any number.
         budget: Seconds that the search may take; None: any number.
         resume: A file that has what was found of every set, and is read by a later search.
@@ -122,20 +136,17 @@ def quantize(
     if tolerance is not None:
         words = [f"{tolerance!r}"] if isinstance(tolerance, (int, float)) else tolerance
         criterion = Criterion(metric, words, [info.name for info in whole.proto.graph.output])
-    samples, choices = samples_of(whole, feeds)
-    if not 0 <= holdout < len(samples):
-        raise FeedsError(
-            f"{holdout} samples are to be held out, and there are {len(samples)}",
-            hint="At least one is for the calibration.",
-        )
-    seen, held = samples[: len(samples) - holdout], samples[len(samples) - holdout :]
+    place = place_of(on)
+    samples, choices = gather(whole, feeds)
+    seen, held = hold_out(samples, holdout, "calibration")
+    method = resolve_method(method, target, quantizer)
     with choices_explained(choices):
         made = calibrate(
             whole, seen, target=target, quantizer=quantizer, method=method, percentile=percentile,
             per_channel=per_channel, operators=operators,
         )  # fmt: skip
         placement = Placement(made, GraphIndex(whole.proto), writes=target == "onnxruntime")
-        job = _Job(whole, placement, keep, seen, held)
+        job = _Job(whole, placement, keep, seen, held, place)
         found = None
         question = [target, quantizer, method, percentile, per_channel, sorted(made.operators)]
         if criterion is not None:
@@ -145,7 +156,7 @@ def quantize(
                     hint="Allow more runs, or give fewer samples.",
                 )
             state = None if resume is None else Path(resume)
-            found = job.search(criterion, Budget(max_runs, budget), state, question)
+            found = job.search(criterion, Budget(max_runs, budget), state, question, cost)
         kept = job.kept
         done = None if found is not None and not found.found else placement.leave(kept)
         outputs = job.compare(placement.leave(kept) if done is None else done)
@@ -194,8 +205,11 @@ class _Job:
         keep: Collection[NodeRef],
         samples: Sequence[Mapping[str, Value]],
         held: Sequence[Mapping[str, Value]],
+        place: Place | None,
     ) -> None:
         self._model, self._placement, self._samples, self._held = model, placement, samples, held
+        self._place = place
+        self._costs = [1.0] * len(placement.units)
         named = {(ref.scope.path, ref.position) for ref in keep}
         units = [(unit.ref.scope.path, unit.ref.position) for unit in placement.units]
         self._always = frozenset(number for number, place in enumerate(units) if place in named)
@@ -211,22 +225,28 @@ class _Job:
         """Returns the units that a set of the search means."""
         return self._always | {self._free[number] for number in kept}
 
-    def _open(self, kept: Collection[int]) -> backends.Session:
-        return backends.open_session(self._placement.leave(self._units(kept)), options=_FLOAT)
+    def _open(self, sets: Iterator[frozenset[int]], most: float) -> Together:
+        if self._place is not None:
+            made = self._placement.leave(self._units(next(sets)))
+            return alone(backends.open_session(made, self._place.backend, options=self._place.options))
+        return open_together((self._placement.leave(self._units(kept)) for kept in sets), most=most)
 
     def rank(self) -> int:
         """Measures the nodes by themselves, on the first sample; returns how many runs of the model that took."""
         self.ranks, runs = rank(self._placement, self._samples[0])
         return math.ceil(runs)
 
-    def search(self, criterion: Criterion, budget: Budget, resume: Path | None, question: Sequence[Any]) -> Tuning:
+    def search(
+        self, criterion: Criterion, budget: Budget, resume: Path | None, question: Sequence[Any], cost: str
+    ) -> Tuning:
         """Returns what the search finds; what is to be kept is in ``kept`` then."""
         units = [self._placement.units[number] for number in self._free]
-        state = State(resume, self._key(criterion, question))
-        search = Search(
-            lambda kept: evaluator(kept), [1.0] * len(units), [unit.op_type for unit in units],
-            power=1.0 if criterion.metric == "cosine" else 2.0,
-        )  # fmt: skip
+        place = PLACE if self._place is None else self._place.text
+        state = State(resume, self._key(criterion, [*question, place, cost_digest(cost)]))
+        self._costs, runs = costs_of(self._placement, cost, self._samples[0], saved=_SAVED)
+        budget.count(runs)
+
+        costs = [self._costs[number] for number in self._free]
 
         def ranked() -> Sequence[Rank]:
             budget.take(_RANKING)
@@ -238,6 +258,7 @@ class _Job:
             evaluator = Evaluator(
                 self._open, lambda sample: sample, self._placement.model, self._samples, criterion, budget, state
             )
+            search = Search(evaluator, costs, [unit.op_type for unit in units], criterion.power)
             ended = search.run(ranked)
         best = search.best
         self.kept = self._units(best.kept if best is not None else ())
@@ -247,7 +268,7 @@ class _Job:
             model=self._model.origin.name if self._model.origin is not None else "the model",
             to="int8",
             criterion=criterion.text,
-            place=PLACE,
+            place=place,
             candidates=tuple(self.candidates()),
             found=best is not None,
             score=best.score if best is not None else plain,
@@ -304,7 +325,7 @@ class _Job:
         before = self._inputs_of_units()
         for number, (unit, known) in enumerate(zip(units, self.ranks, strict=True)):
             yield Candidate(
-                unit.path, unit.op_type, number in self.kept, 1.0, known.own, known.gain, known.effect,
+                unit.path, unit.op_type, number in self.kept, self._costs[number], known.own, known.gain, known.effect,
                 tuple(units[each].path for each in before[number]),
             )  # fmt: skip
 

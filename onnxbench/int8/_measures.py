@@ -13,15 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxbench import backends
 from onnxbench.captures import Value, input_ports
 from onnxbench.drift import BLOCK
+from onnxbench.ranges import values_of
 
 if TYPE_CHECKING:
     import numpy as np
 
     from onnxbench.int8._placement import Pair, Placement
-    from onnxbench.model import Model
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -168,27 +167,9 @@ def activation_errors(placement: Placement, samples: Sequence[Mapping[str, Value
     for sample in samples:
         for name in quantizers.keys() & inputs & sample.keys():
             quantizers[name].look(sample[name])
-    for name, value in _values(placement.model, samples, [name for name in quantizers if name not in inputs]):
+    for name, value in values_of(placement.model, samples, [name for name in quantizers if name not in inputs]):
         quantizers[name].look(value)
     return _sorted([each.sums.result(name, each.zero.dtype.name, each.channels) for name, each in quantizers.items()])
-
-
-def _values(
-    model: Model, samples: Sequence[Mapping[str, Value]], names: Sequence[str]
-) -> Iterator[tuple[str, Any]]:  # fmt: skip
-    """Yields tensors of a model on all samples: from one session, if what they take on the first one fits."""
-    if not names:
-        return
-    options = backends.Options(optimization="none", frugal=True)
-    sizes = backends.observed_sizes(model, samples[0], names, options=options)
-    if sum(sizes.get(name, 0) for name in names) > backends.MAX_BYTES:
-        for sample in samples:
-            yield from backends.stream_outputs(model, sample, names, options=options)
-        return
-    session = backends.open_session(model, outputs=list(names), options=options)
-    for sample in samples:
-        yield from session.run(sample).items()
-    session.close()
 
 
 def _quantizer(placement: Placement, pair: Pair) -> _Quantizer:

@@ -15,20 +15,20 @@ import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxbench import backends
 from onnxbench.bisection import as_dtype, model_digest, parse_place, value_digest
-from onnxbench.captures import Value, check_feeds, input_ports
-from onnxbench.errors import FeedsError, UnsupportedError, UsageError
-from onnxbench.feeding import FeedOptions, choices_explained, feed_sets, refuse_to_overwrite
+from onnxbench.captures import Value
+from onnxbench.errors import UnsupportedError, UsageError
+from onnxbench.feeding import FeedOptions, choices_explained, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, NodeRef
-from onnxbench.model import Model, load
+from onnxbench.model import Model, from_proto, load
 from onnxbench.precision import convert
 from onnxbench.progress import track
 from onnxbench.reporting import require_report
+from onnxbench.samples import gather, hold_out
 from onnxbench.tensortype import dtype_name, dtype_number
 from onnxbench.tuning._costs import costs_of
 from onnxbench.tuning._criteria import METRICS, Criterion, Score
@@ -39,6 +39,7 @@ from onnxbench.tuning._ranking import Rank, merge, rank
 from onnxbench.tuning._result import Candidate, Point, Tuning
 from onnxbench.tuning._search import Ended, Search
 from onnxbench.tuning._selectors import node_selectors, selector_file
+from onnxbench.tuning._sharing import Together, alone, open_together
 from onnxbench.version import __version__
 from onnxbench.writer import SaveOptions, held_back, save, write_whole
 
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
     from onnxbench.bisection import Place
 
 __all__ = [
-    "MAX_RUNS", "METRICS", "Budget", "Candidate", "Criterion", "Ended", "Evaluator", "Point", "Rank",
-    "Score", "Search", "State", "Tuning", "Unit", "digest", "frontier", "frontier_chart", "node_selectors", "rank",
-    "samples_of", "tune", "tune_file", "write_tuning",
+    "MAX_RUNS", "METRICS", "Budget", "Candidate", "Criterion", "Ended", "Evaluator", "Point", "Rank", "Score", "Search",
+    "State", "Together", "Tuning", "Unit", "alone", "cost_digest", "costs_of", "digest", "frontier", "frontier_chart",
+    "node_selectors", "open_together", "place_of", "rank", "tune", "tune_file", "write_tuning",
 ]  # fmt: skip
 
 Weights = Literal["refuse", "clamp", "keep"]
@@ -57,8 +58,8 @@ EMULATED = "ONNX Runtime on the CPU in float32, rounded at the inputs and output
 _MOST_RANKED = 3
 _RANKING = 4
 """Runs that a ranking takes, as a rule; counted before it begins, and mended after."""
-_NATIVE = {"ort-cuda": "ort:all,provider=cuda", "ort-trt": "ort:all,provider=tensorrt+cuda",
-           "trt": "ort:all,provider=tensorrt+cuda"}  # fmt: skip
+_CUDA, _TENSORRT = "ort:all,provider=cuda", "ort:all,provider=tensorrt+cuda"
+_NATIVE = {"ort-cuda": _CUDA, "cuda": _CUDA, "ort-trt": _TENSORRT, "trt": _TENSORRT, "tensorrt": _TENSORRT}
 _ENDED: Mapping[Ended, str] = {
     "enough": "nothing has to be kept", "smallest": "no single node can be left out",
     "spent": "the runs or the time were used up", "stopped": "it was interrupted",
@@ -118,21 +119,16 @@ def tune(
         raise UsageError(f"a search is for fp16 or bf16, not for {to!r}")
     whole = model if isinstance(model, Model) else load(model, allow_outside=allow_outside)
     job = _Job(
-        whole, number, keep, io, weights, opset, _place(on),
+        whole, number, keep, io, weights, opset, place_of(on),
         Criterion(metric, [f"{tolerance!r}"] if isinstance(tolerance, (int, float)) else tolerance, _outputs(whole)),
     )  # fmt: skip
-    samples, choices = samples_of(whole, feeds)
-    if not 0 <= holdout < len(samples):
-        raise FeedsError(
-            f"{holdout} samples are to be held out, and there are {len(samples)}",
-            hint="At least one is for the search.",
-        )
-    if max_runs is not None and max_runs < len(samples) - holdout + 1:
+    samples, choices = gather(whole, feeds)
+    seen, held = hold_out(samples, holdout, "search")
+    if max_runs is not None and max_runs < len(seen) + 1:
         raise UsageError(
-            f"{max_runs} runs are too few: the float32 model alone runs {len(samples) - holdout} times",
+            f"{max_runs} runs are too few: the float32 model alone runs {len(seen)} times",
             hint="Allow more runs, or give fewer samples.",
         )
-    seen, held = samples[: len(samples) - holdout], samples[len(samples) - holdout :]
     with choices_explained(choices):
         return job.run(seen, held, choices, cost, Budget(max_runs, budget), None if resume is None else Path(resume))
 
@@ -141,29 +137,24 @@ def _outputs(model: Model) -> list[str]:
     return [info.name for info in model.proto.graph.output]
 
 
-def _place(on: str | None) -> Place | None:
-    return None if on in (None, "emulated") else parse_place(_NATIVE.get(str(on), str(on)), level="all")
+def place_of(on: str | None) -> Place | None:
+    """Returns where converted models run: ``ort-cuda``, ``trt``, or a place as for ``bisect``; None for the CPU.
 
-
-def samples_of(
-    model: Model, feeds: FeedOptions | Sequence[Mapping[str, Value]] | None
-) -> tuple[list[Mapping[str, Value]], tuple[str, ...]]:
-    """Returns the samples that a search runs on, and what was decided about them without being told.
+    A model of one node is opened there, so that what cannot run is known before anything long begins.
 
     Raises:
-        FeedsError: They do not fit the model, or there are none.
+        UsageError: There is no such place.
+        MissingDependencyError: The runtime there lacks what it takes.
+        ExecutionError: It has it, and that does not run.
     """
-    if feeds is not None and not isinstance(feeds, FeedOptions):
-        ports = input_ports(model.proto.graph)
-        samples: list[Mapping[str, Value]] = [check_feeds(each, ports) for each in feeds]
-        choices: tuple[str, ...] = ()
-    else:
-        sets = list(feed_sets(model, feeds))
-        samples = [each.feeds for each in sets]
-        choices = tuple(dict.fromkeys(chain.from_iterable(each.choices for each in sets)))
-    if not samples:
-        raise FeedsError("the data holds no set of inputs")
-    return samples, choices
+    from onnx import parser
+
+    if on in (None, "emulated"):
+        return None
+    place = parse_place(_NATIVE.get(str(on), str(on)), level="all")
+    proto = parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) {y = Abs(x)}')
+    backends.open_session(from_proto(proto), place.backend, options=place.options).close()
+    return place
 
 
 class _Job:
@@ -194,12 +185,11 @@ class _Job:
         if criterion.unjudged:
             self._notes.append(f"no tolerance was given for {', '.join(criterion.unjudged)}: not judged")
 
-    def _open(self, kept: Collection[int]) -> backends.Session:
+    def _open(self, sets: Iterator[frozenset[int]], most: float) -> Together:
         if self._place is None:
-            options = backends.Options(optimization="none")
-            return backends.open_session(self._emulation.emulated(kept), options=options)
-        made = convert(self._model, keep=self._refs(kept), **self._how).model
-        return _Fitted(backends.open_session(made, self._place.backend, options=self._place.options))
+            return open_together((self._emulation.emulated(kept) for kept in sets), most=most)
+        made = convert(self._model, keep=self._refs(next(sets)), **self._how).model
+        return alone(_Fitted(backends.open_session(made, self._place.backend, options=self._place.options)))
 
     def _refs(self, kept: Collection[int]) -> list[NodeRef]:
         return [*self._always, *(self._emulation.units[unit].ref for unit in sorted(kept))]
@@ -222,19 +212,16 @@ class _Job:
         state = State(resume, self._key(samples, cost))
         costs, runs = costs_of(self._emulation, cost, samples[0])
         budget.count(runs)
-        search = Search(
-            lambda kept: evaluator(kept), costs, [unit.op_type for unit in self._emulation.units],
-            power=1.0 if self._criterion.metric == "cosine" else 2.0,
-        )  # fmt: skip
         ranks: list[Rank] = []
-
-        def ranked() -> Sequence[Rank]:
-            ranks.extend(self._ranked(search, evaluator, samples, state))
-            return ranks
-
         with track("looking for what to keep", budget.runs or MAX_RUNS, "runs") as advance:
             budget.heard = advance
             evaluator = Evaluator(self._open, self._fed, self._model, samples, self._criterion, budget, state)
+            search = Search(evaluator, costs, [unit.op_type for unit in self._emulation.units], self._criterion.power)
+
+            def ranked() -> Sequence[Rank]:
+                ranks.extend(self._ranked(search, evaluator, samples, state))
+                return ranks
+
             ended = search.run(ranked)
         return self._result(search, evaluator, ranks, ended, samples, held, choices)
 
@@ -272,9 +259,8 @@ class _Job:
 
     def _key(self, samples: Sequence[Mapping[str, Value]], cost: str) -> dict[str, str]:
         """Returns digests of what a search is about."""
-        table = Path(cost).read_bytes().hex() if Path(cost).is_file() else cost
         question = [
-            __version__, self._criterion.question, table, self._place.text if self._place else EMULATED,
+            __version__, self._criterion.question, cost_digest(cost), self._place.text if self._place else EMULATED,
             {name: value for name, value in self._how.items() if name != "sources"},
             sorted(ref.path for ref in self._always), [unit.path for unit in self._emulation.units],
         ]  # fmt: skip
@@ -370,6 +356,11 @@ def frontier(trials: Sequence[Trial], search: Search) -> tuple[Point, ...]:
         if not points or trial.score.ratio < points[-1].score.ratio:
             points.append(Point(len(trial.kept), search.cost(trial.kept), trial.score, trial.passed))
     return tuple(points)
+
+
+def cost_digest(cost: str) -> str:
+    """Returns a cost by name, or the digest of the file that has its table."""
+    return hashlib.sha256(Path(cost).read_bytes()).hexdigest() if Path(cost).is_file() else cost
 
 
 def digest(data: Any) -> str:

@@ -5,7 +5,7 @@
     rel      the length of the difference over the length of what is expected, both as vectors
     cosine   the cosine similarity, at least so much
     sqnr     signal to quantization noise in dB, at least so much
-    FILE.py:FUNCTION   a function of (reference, outputs): two lists with the outputs by name, one entry per sample
+    FILE.py:FUNCTION   a function of (reference, outputs): two sequences of outputs by name, one entry per sample
 
 A value that is NaN or infinite on one side only fails whatever the measure says.
 """
@@ -129,6 +129,11 @@ class Criterion:
         )
 
     @property
+    def power(self) -> float:
+        """The power of a score's ratio that independent errors add up in: 2 for lengths, 1 for squares of them."""
+        return 1.0 if self.metric == "cosine" else 2.0
+
+    @property
     def question(self) -> list[str]:
         """All that decides what passes: the criterion in words, and the code of a user's own function."""
         return [self.text, self._code]
@@ -172,7 +177,7 @@ class Criterion:
         assert self.function is not None
         bound = self._bounds[None]
         with _told(f"metric {self.metric}"):
-            made: Any = self.function([dict(each) for each in reference], [dict(each) for each in outputs])
+            made: Any = self.function(reference, outputs)
             value = float(made)
         if math.isnan(value):
             return Score(math.inf, None, problem="the metric is NaN")

@@ -1,8 +1,10 @@
 """Sets of kept nodes, tried: each is a model that is run on all samples, and judged; nothing is run twice.
 
 What limits a search is how often the model runs, so that is what is counted: one run is the model on one sample. A set
-that fails is known to fail after one sample, so the sample that failed last is tried first. What was found is saved
-after every set, if a file is named, and a later search with the same model, inputs and question starts from there.
+that fails is known to fail after one sample, so the one that failed last, or was the worst, is tried first. Sets that
+are alike can be looked at in one session, which computes once what they have in common (``_sharing``); that counts as
+many runs as it is long. What was found is saved after every set, if a file is named, and a later search with the same
+model, inputs and question starts from there.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from onnxbench import backends
 from onnxbench.captures import Value
 from onnxbench.errors import ExecutionError, UsageError
+from onnxbench.samples import Samples
 from onnxbench.tuning._criteria import Criterion, Score
+from onnxbench.tuning._sharing import Together
 from onnxbench.writer import write_whole
 
 if TYPE_CHECKING:
@@ -60,6 +64,11 @@ class Budget:
             raise OutOfBudgetError
         self.count(runs)
 
+    @property
+    def left(self) -> float:
+        """The runs that may still be taken."""
+        return math.inf if self.runs is None else self.runs - self.spent
+
     def count(self, runs: int) -> None:
         """Counts runs that are made whatever is left."""
         self.spent += runs
@@ -86,11 +95,20 @@ class Trial:
         return self.failing < 0
 
 
+Open = Callable[[Iterator[frozenset[int]], float], Together]
+"""Opens a session for sets of kept units: as many of the first as together are not longer than so many runs, or one."""
+_MOST_AT_ONCE = 32
+_MOST_BYTES = 1 << 28
+"""So much may the outputs of sets in one session take."""
+_LONGEST = 8.0
+"""So many runs may one session be long."""
+
+
 class Evaluator:
     """Tries sets of kept nodes on samples.
 
     Args:
-        open_kept: Returns a session in which all but these units are in half precision.
+        open_kept: Opens sessions in which all but these units are in low precision.
         fed: Returns a sample as such a session reads it.
         reference: The model as it is, which says what is expected.
         samples: Inputs by name.
@@ -105,7 +123,7 @@ class Evaluator:
 
     def __init__(
         self,
-        open_kept: Callable[[frozenset[int]], backends.Session],
+        open_kept: Open,
         fed: Callable[[Mapping[str, Value]], Mapping[str, Value]],
         reference: Model,
         samples: Sequence[Mapping[str, Value]],
@@ -119,11 +137,14 @@ class Evaluator:
         self.trials: list[Trial] = []
         self._known = {trial.kept: trial for trial in state.trials}
         session = backends.open_session(reference, options=backends.Options(optimization="none"))
-        self.expected = []
+        self.expected = Samples()
         for sample in samples:
             budget.count(1)
             self.expected.append(session.run(sample))
         session.close()
+        self._looked: dict[tuple[frozenset[int], int], Score] = {}
+        size = sum(getattr(value, "nbytes", 0) for value in self.expected[0].values())
+        self._at_once = 1 if criterion.function else min(_MOST_AT_ONCE, max(1, _MOST_BYTES // max(1, size)))
 
     def __call__(self, kept: Collection[int]) -> Trial:
         """Returns what comes of a set of kept units.
@@ -134,19 +155,70 @@ class Evaluator:
         chosen = frozenset(kept)
         trial = self._known.get(chosen)
         if trial is None:
-            trial = self._try(chosen)
-            self._known[chosen] = trial
-            self.state.add(trial)
+            trial = self._add(self._try(chosen))
         if trial not in self.trials:
             self.trials.append(trial)
-        if trial.failing >= 0:
-            self._order.remove(trial.failing)
-            self._order.insert(0, trial.failing)
+        first = trial.failing if trial.failing >= 0 else trial.score.sample
+        self._order.remove(first)
+        self._order.insert(0, first)
         return trial
+
+    def _add(self, trial: Trial) -> Trial:
+        self._known[trial.kept] = trial
+        self.state.add(trial)
+        return trial
+
+    def look(self, sets: Sequence[frozenset[int]]) -> list[Score]:
+        """Returns the scores of sets that are alike, of as many of the first as one session takes, on one sample.
+
+        That is the sample that failed last, or was the worst of a set that passed. A set that fails on it is tried; one
+        that passes is so only if there is no other sample.
+
+        Raises:
+            OutOfBudgetError: There is nothing left to look at the first one with.
+        """
+        number = self._order[0]
+        new = [kept for kept in sets if kept not in self._known and (kept, number) not in self._looked]
+        if new:
+            self._look(new[: self._at_once], number)
+        found = []
+        for kept in sets:
+            if kept in self._known:
+                found.append(self(kept).score)
+            elif (kept, number) in self._looked:
+                found.append(self._looked[kept, number])
+            else:
+                break
+        return found
+
+    def _look(self, sets: Sequence[frozenset[int]], number: int) -> None:
+        try:
+            session = self._open(iter(sets), min(_LONGEST, self.budget.left))
+        except ExecutionError:
+            self(sets[0])
+            return
+        try:
+            if len(session.names) == 1:
+                self._add(self._judged(sets[0], session))
+                return
+            self.budget.take(math.ceil(session.cost))
+            outputs = session.run(self._fed(self._samples[number]))
+        except ExecutionError:
+            self(sets[0])
+            return
+        finally:
+            session.close()
+        expected = self.expected[number]
+        for kept, made in zip(sets, outputs, strict=False):  # it may have taken the first ones alone
+            score = self._criterion.judge(expected, made, number)
+            if score.passed and len(self._samples) > 1:
+                self._looked[kept, number] = score
+            else:
+                self._add(Trial(kept, score, -1 if score.passed else number))
 
     def _try(self, kept: frozenset[int]) -> Trial:
         try:
-            session = self._open(kept)
+            session = self._open(iter([kept]), 1.0)
         except ExecutionError as error:
             return Trial(kept, Score(math.inf, problem=error.message), self._order[0])
         try:
@@ -154,41 +226,50 @@ class Evaluator:
         finally:
             session.close()
 
-    def _judged(self, kept: frozenset[int], session: backends.Session) -> Trial:
+    def _judged(self, kept: frozenset[int], session: Together) -> Trial:
         worst = Score()
-        made: dict[int, dict[str, Value]] = {}
+        if self._criterion.function is not None:
+            worst = self._by_function(session)
+            return Trial(kept, worst, -1 if worst.passed else worst.sample)
         for number in self._order:
-            score = self._score(number, session, made)
+            score = self._looked.get((kept, number)) or self._score(number, session)
             if not score.passed:
                 return Trial(kept, score, number)
             worst = _worse(worst, score)
-        if self._criterion.function is not None:
-            order = sorted(made)
-            worst = self._criterion.judge_all([self.expected[n] for n in order], [made[n] for n in order])
-        return Trial(kept, worst, -1 if worst.passed else self._order[0])
+        return Trial(kept, worst)
 
-    def _score(self, number: int, session: backends.Session, made: dict[int, dict[str, Value]]) -> Score:
-        """Returns the score of one sample; its outputs are kept for a function of all samples."""
+    def _by_function(self, session: Together) -> Score:
+        """Returns what the user's function says of all samples, or what is wrong in kind with one of them."""
+        made = Samples()
+        for number in range(len(self._samples)):
+            score = self._score(number, session, made)
+            if not score.passed:
+                return score
+        return self._criterion.judge_all(self.expected, made)
+
+    def _score(self, number: int, session: Together, made: Samples | None = None) -> Score:
+        """Returns the score of one sample; its outputs are added to what is made."""
         try:
             self.budget.take()
-            outputs = session.run(self._fed(self._samples[number]))
+            outputs = session.run(self._fed(self._samples[number]))[0]
         except ExecutionError as error:
             return Score(math.inf, sample=number, problem=error.message)
-        if self._criterion.function is not None:
-            made[number] = outputs
+        if made is not None:
+            made.append(outputs)
         return self._criterion.judge(self.expected[number], outputs, number)
 
     def worst(self, kept: Collection[int]) -> Score:
         """Returns the worst score of all samples, whether they pass or not."""
-        session = self._open(frozenset(kept))
-        made: dict[int, dict[str, Value]] = {}
-        worst = Score()
-        for number in range(len(self._samples)):
-            worst = _worse(worst, self._score(number, session, made))
-        session.close()
-        if self._criterion.function is not None and worst.passed:
-            return self._criterion.judge_all(self.expected, [made[number] for number in sorted(made)])
-        return worst
+        session = self._open(iter([frozenset(kept)]), 1.0)
+        try:
+            if self._criterion.function is not None:
+                return self._by_function(session)
+            worst = Score()
+            for number in range(len(self._samples)):
+                worst = _worse(worst, self._score(number, session))
+            return worst
+        finally:
+            session.close()
 
 
 def _worse(one: Score, other: Score) -> Score:

@@ -10,31 +10,48 @@ then longer and shorter ones, until a short one is known that passes. It has wha
 To shrink, nodes are left out: all that overflow of one operator (a network repeats itself, and what is not needed in
 one layer is not needed in any, as a rule), then as many as should fit into what the tolerance leaves, those with the
 smallest share for their cost first, and at last single nodes. A set whose absence still passes stays out. This is
-Zeller's delta debugging with its parts chosen by the shares and not by position. When each single node was tried in
-vain, the set is 1-minimal: no node can be left out by itself.
+Zeller's delta debugging with its parts chosen by the shares and not by position.
 
-To make sure of that takes as many sets as nodes are kept. Whatever ends the search earlier (runs, time, Ctrl-C), the
-best set that passed stands.
+Single nodes are left out in turn, each by itself and many in one session, on the sample that fails first (``look``).
+That measures what each is worth, so those that can go are left out together, as many as should fit. When each single
+node was tried in vain, the set is 1-minimal: no node can be left out by itself. Whatever ends the search earlier (runs,
+time, Ctrl-C), the best set that passed stands.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, Protocol
 
+from onnxbench.tuning._criteria import Score
 from onnxbench.tuning._evaluation import OutOfBudgetError, Trial
 from onnxbench.tuning._ranking import Rank
 
-Try = Callable[[Collection[int]], Trial]
+
+class Trying(Protocol):
+    """Tries sets of kept units (``Evaluator``)."""
+
+    def __call__(self, kept: Collection[int]) -> Trial:
+        """Returns what comes of a set."""
+        ...
+
+    def look(self, sets: Sequence[frozenset[int]]) -> Sequence[Score]:
+        """Returns the scores of sets that are alike on one sample, of as many of the first as it can at once."""
+        ...
+
+
 Ended = Literal["enough", "smallest", "spent", "stopped"]
 """How a search ended: nothing has to be kept; no single node can be left out; its budget was spent; by Ctrl-C."""
 _ROOM = 0.9
 """The part of the tolerance that a set should take by its shares to be tried."""
-_NEAR_ENOUGH = 12
-"""A prefix is short enough if no prefix that is shorter by one part in so many is known not to fail."""
+_LEAST_SHARE = 1e-9
+_FAR = 3.0
+"""How many times what the tolerance leaves is tried to be left out at once, by the shares."""
+_AT_ONCE = 12
+"""So many single nodes are looked at at once, or half of them, the least worth first: the others may be in vain."""
 
 
 @dataclass(slots=True)
@@ -42,7 +59,7 @@ class Search:
     """One search.
 
     Attributes:
-        attempt: Tries a set of kept units.
+        trying: Tries sets of kept units.
         costs: What it costs to keep each unit, above 0.
         kinds: The operator of each.
         power: The power of a score's ratio that errors add up in: 2 for lengths, 1 for squares of them.
@@ -50,7 +67,7 @@ class Search:
         shares: The share of each unit in the error, in units of what is allowed; infinite for what overflows.
     """
 
-    attempt: Try
+    trying: Trying
     costs: Sequence[float]
     kinds: Sequence[str]
     power: float = 2.0
@@ -64,7 +81,7 @@ class Search:
 
     def try_out(self, kept: Collection[int]) -> Trial:
         """Tries a set, and remembers it if it is the best so far."""
-        trial = self.attempt(kept)
+        trial = self.trying(kept)
         self._tried[trial.kept] = trial
         if trial.passed and (self.best is None or self._key(trial) < self._key(self.best)):
             self.best = trial
@@ -73,16 +90,13 @@ class Search:
     def _key(self, trial: Trial) -> tuple[float, int, float]:
         return self.cost(trial.kept), len(trial.kept), trial.score.ratio
 
-    def _energy(self, trial: Trial) -> float:
-        ratio = trial.score.ratio
-        return ratio**self.power if ratio < 1e100 else math.inf
+    def _energy(self, score: Score) -> float:
+        return score.ratio**self.power if score.ratio < 1e100 else math.inf
 
     @property
     def untried(self) -> int:
         """How many nodes of the best set were not left out of it by themselves."""
-        if self.best is None:
-            return 0
-        return sum(self.best.kept - {unit} not in self._tried for unit in self.best.kept)
+        return 0 if self.best is None else len(self._untried())
 
     def run(self, ranked: Callable[[], Sequence[Rank]]) -> Ended:
         """Searches, and returns how that ended; what was found is in ``best``.
@@ -104,28 +118,13 @@ class Search:
     # ------------------------------------------------------------ growing
 
     def grow(self, ranks: Sequence[Rank]) -> None:
-        """Finds a prefix of the ranking that passes, and a short one among these."""
+        """Finds a prefix of the ranking that passes; what keeps all does without doubt."""
         self.shares = [rank.effect**2 for rank in ranks]
         order = sorted(range(len(ranks)), key=self._worth, reverse=True)
-        certain = sum(math.isinf(self.shares[unit]) for unit in order)
-        low, high, step = -1, len(order) + 1, 1  # prefixes that fail, and that pass; what keeps all passes untried
-        guess = certain
-        while high - low > max(1, min(high, len(order)) // _NEAR_ENOUGH):
-            trial = self.try_out(order[:guess])
-            if trial.passed:
-                high = guess
-                if guess <= certain:
-                    return
-            else:
-                low = guess
+        length = sum(math.isinf(share) for share in self.shares)
+        while not (trial := self.try_out(order[:length])).passed and length < len(order):
             self._calibrate(trial)
-            wanted = self._prefix(order)
-            if high > len(order):  # nothing passed so far: on by ever larger steps
-                guess = min(max(wanted, low + step), len(order))
-                step *= 2
-            else:
-                third = max(1, (high - low) // 4)
-                guess = min(max(wanted, low + third), high - third)
+            length = min(max(self._prefix(order), 2 * length, 1), len(order))
 
     def _prefix(self, order: Sequence[int]) -> int:
         """Returns the length of the prefix that should pass by the shares."""
@@ -135,7 +134,7 @@ class Search:
 
     def _calibrate(self, trial: Trial) -> None:
         """Scales the shares to what a set was measured to be off by."""
-        energy = self._energy(trial)
+        energy = self._energy(trial.score)
         rest = math.fsum(
             share for unit, share in enumerate(self.shares) if unit not in trial.kept and math.isfinite(share)
         )
@@ -154,24 +153,83 @@ class Search:
         self._calibrate(self.best)
         for part in self._parts_by_operator():
             self._leave_out(part)
-        while len(part := self._what_should_fit()) > 1:
-            self._leave_out(part)
-        while (unit := self._next_single()) is not None:
-            self._leave_out([unit])
+        while self._leave_out_most(self._least_worth(self.best.kept), least=2):
+            pass
+        while units := self._untried():
+            if not self._leave_out_each(units[: max(_AT_ONCE, len(units) // 2)]):
+                self._leave_out_each(self._untried())
 
-    def _leave_out(self, part: Collection[int]) -> None:
-        """Tries the best set without some of it; if it fails, these have a larger share than was thought."""
+    def _leave_out(self, part: Collection[int]) -> bool:
+        """Tries the best set without some of it, and returns whether that passes."""
         assert self.best is not None
         before = self.best
         left = before.kept - frozenset(part)
         if left == before.kept:
-            return
+            return False
         trial = self.try_out(left)
-        if trial.passed:
-            return
+        if not trial.passed:
+            self._learn(part, self._energy(trial.score) - self._energy(before.score))
+        return trial.passed
+
+    def _leave_out_most(self, units: Sequence[int], *, least: int = 1) -> bool:
+        """Tries the best set without the first of these units, as many as can go, and returns whether any can.
+
+        Args:
+            units: The units.
+            least: How few are worth a try.
+        """
+        assert self.best is not None
+        kept = self.best.kept
+        counts = [count for count in self._steps(units) if count >= least]
+        while counts:
+            scores = self.trying.look([kept - frozenset(units[:count]) for count in counts])
+            for count, score in zip(counts, scores, strict=False):  # it need not have looked at all of them
+                if score.passed and self._leave_out(units[:count]):
+                    return True
+            counts = counts[len(scores) :]
+        return False
+
+    def _steps(self, units: Sequence[int]) -> list[int]:
+        """Returns how many units to leave out at once, the most first: by the shares, that is too much by far."""
+        assert self.best is not None
+        room = _FAR * (1 - self._energy(self.best.score))
+        most = sum(total <= room for total in accumulate(self.shares[unit] for unit in units))
+        counts = [most or min(1, len(units))]
+        while counts[-1] > 1:
+            counts.append(counts[-1] * 2 // 3)
+        return counts
+
+    def _untried(self) -> list[int]:
+        """Returns the units that were not left out of the best set by themselves, those first that are least worth."""
+        assert self.best is not None
+        kept = self.best.kept
+        return self._least_worth(unit for unit in kept if kept - {unit} not in self._tried)
+
+    def _leave_out_each(self, units: Sequence[int]) -> bool:
+        """Tries the best set without each of these units by itself, then without those together that can go.
+
+        Returns whether any can.
+        """
+        assert self.best is not None
+        before = self.best
+        scores = self.trying.look([before.kept - {unit} for unit in units])
+        going: list[int] = []
+        for unit, score in zip(units, scores, strict=False):  # it need not have looked at all of them
+            self._learn([unit], self._energy(score) - self._energy(before.score))
+            if score.passed:
+                going.append(unit)
+            else:
+                self.try_out(before.kept - {unit})  # which is known
+        return self._leave_out_most(self._least_worth(going))
+
+    def _learn(self, part: Collection[int], more: float) -> None:
+        """Takes over by how much the error grows without some units, as their share in it.
+
+        Several together have twice the share that was thought at least, so that they are not tried again.
+        """
         finite = [unit for unit in part if math.isfinite(self.shares[unit])]
         thought = math.fsum(self.shares[unit] for unit in finite)
-        found = max(self._energy(trial) - self._energy(before), 2 * thought if len(part) > 1 else 0.0, 1e-9)
+        found = max(more, 2 * thought if len(part) > 1 else 0.0, _LEAST_SHARE)
         for unit in finite:
             self.shares[unit] = found * (self.shares[unit] / thought if thought else 1 / len(finite))
 
@@ -183,17 +241,6 @@ class Search:
                 groups.setdefault(self.kinds[unit], []).append(unit)
         return [group for group in groups.values() if 1 < len(group) < len(self.best.kept)]
 
-    def _what_should_fit(self) -> list[int]:
-        """Returns what can go by the shares, given what the tolerance leaves: as much as possible."""
-        assert self.best is not None
-        order = sorted((unit for unit in self.best.kept if math.isfinite(self.shares[unit])), key=self._worth)
-        room = 1 - self._energy(self.best)
-        sums = accumulate(self.shares[unit] for unit in order)
-        return order[: sum(total <= room for total in sums)]
-
-    def _next_single(self) -> int | None:
-        """Returns the unit to leave out next: the one with the smallest share for its cost that was not tried."""
-        assert self.best is not None
-        kept = self.best.kept
-        left = [unit for unit in kept if kept - {unit} not in self._tried]
-        return min(left, key=self._worth, default=None)
+    def _least_worth(self, units: Iterable[int]) -> list[int]:
+        """Returns units in order, those first that are least worth to be kept."""
+        return sorted(units, key=self._worth)
