@@ -11,7 +11,9 @@ likes it is mended by the operation ``symmetric_quantization``, where that chang
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -44,6 +46,7 @@ from onnxbench.writer import SaveOptions, save
 
 Target = Literal["tensorrt", "onnxruntime"]
 Ranges = Literal["minmax", "entropy", "percentile"]
+Way = Literal["mse", "minmax", "entropy", "percentile"]
 Method = Literal["auto", "mse", "minmax", "entropy", "percentile"]
 Quantizer = Literal["onnxruntime", "modelopt"]
 
@@ -119,6 +122,8 @@ class Calibrated:
         operators: The types of nodes that were quantized.
         sets: With how many sets of inputs it was calibrated.
         digest: The sha256 of these inputs.
+        method: How ranges were taken.
+        tried: Where methods were compared, the signal to noise that each leaves, in dB (see ``calibrate``).
     """
 
     model: Model
@@ -127,6 +132,8 @@ class Calibrated:
     operators: tuple[str, ...]
     sets: int
     digest: str
+    method: str
+    tried: dict[str, float]
 
 
 def quantize(
@@ -174,8 +181,8 @@ def calibrate(
         target: What will run it, and so the form that it has.
         quantizer: What inserts the nodes: ONNX Runtime's quantizer, or NVIDIA's modelopt, which is for TensorRT.
         method: How a range is taken from values: what leaves the smallest squared error (``mse``, for zero points 0),
-            all of them, the one that loses least information, or a percentile. ``auto`` is ``mse`` for TensorRT by ONNX
-            Runtime's quantizer, and ``minmax`` else.
+            all of them, the one that loses least information, or a percentile. ``auto`` tries those that need no
+            number, and takes the one with the highest signal to noise at the output where that is lowest.
         percentile: The share of values within the range, in percent, for ``method="percentile"``.
         per_channel: Whether weights have a scale for each channel.
         operators: The types of nodes that are quantized; None: ``QUANTIZED``, or all that ONNX Runtime takes.
@@ -193,9 +200,10 @@ def calibrate(
     _require_word(target, get_args(Target), "target")
     _require_word(method, get_args(Method), "method")
     _require_word(quantizer, get_args(Quantizer), "quantizer")
-    method = resolve_method(method, target, quantizer)
+    methods = _methods(method, target, quantizer)
     if quantizer == "modelopt":
-        _require_modelopt(target, method, per_channel=per_channel)
+        for each in methods:
+            _require_modelopt(target, each, per_channel=per_channel)
     if percentile is not None and (method != "percentile" or not 50 < percentile <= 100):
         raise UsageError(
             f"a percentile of {percentile:g} means nothing here",
@@ -212,41 +220,67 @@ def calibrate(
         size = sum(weights.tensor_bytes(tensor) for tensor in weights.tensors(prepared.proto))
         save(prepared, source, options=SaveOptions(external=size > _LARGE))
         samples, _ = gather(model, calibration)
-        ranges: Ranges = "minmax" if method == "auto" or method == "mse" else method
-        if quantizer == "modelopt":
-            backends.quantize_by_modelopt(
-                source, file, samples, operators=wanted, exclude=exclude, external=size > _LARGE,
-                method=ranges,
-            )  # fmt: skip
-        else:
-            backends.quantize(
-                source, file, samples, operators=wanted, exclude=exclude, external=size > _LARGE, form=target,
-                method=ranges, percentile=percentile, per_channel=per_channel,
-            )  # fmt: skip
-        made = _gathered(load(file))
-    if method == "mse":
-        fit_ranges(made, prepared, samples)
-    _restore_heads(made, prepared)
-    validate(made.proto)
-    if _ports(made) != _ports(prepared):
-        raise RefusedResultError("the quantizer changed the inputs or outputs of the model")
-    return Calibrated(made, prepared, names, wanted, len(samples), _digest(samples))
+        made: dict[str, Model] = {}
+        for each in methods:
+            ranges: Ranges = "minmax" if each == "mse" else each
+            if each == "mse" and "minmax" in made:
+                made[each] = made["minmax"].derive(copy_of(made["minmax"].proto))
+            elif quantizer == "modelopt":
+                backends.quantize_by_modelopt(
+                    source, file, samples, operators=wanted, exclude=exclude, external=size > _LARGE, method=ranges,
+                )  # fmt: skip
+            else:
+                backends.quantize(
+                    source, file, samples, operators=wanted, exclude=exclude, external=size > _LARGE, form=target,
+                    method=ranges, percentile=percentile, per_channel=per_channel,
+                )  # fmt: skip
+            made.setdefault(each, _gathered(load(file)))
+            if each == "mse":
+                fit_ranges(made[each], prepared, samples)
+    for quantized in made.values():
+        _restore_heads(quantized, prepared)
+        validate(quantized.proto)
+        if _ports(quantized) != _ports(prepared):
+            raise RefusedResultError("the quantizer changed the inputs or outputs of the model")
+    tried = _signal_to_noise(prepared, made, samples) if len(made) > 1 else {}
+    best = max(made, key=lambda each: tried.get(each, 0.0))
+    return Calibrated(made[best], prepared, names, wanted, len(samples), _digest(samples), best, tried)
 
 
-def resolve_method(method: Method, target: Target, quantizer: Quantizer) -> Method:
-    """Returns what ``auto`` stands for, and any other method as it is.
+def _methods(method: Method, target: Target, quantizer: Quantizer) -> list[Way]:
+    """Returns how ranges are taken: by one method, or for ``auto`` by those that are compared.
 
     Raises:
         UsageError: ``mse`` is asked for where zero points need not be 0, or scales are another quantizer's.
     """
+    fits = (target, quantizer) == ("tensorrt", "onnxruntime")
     if method == "auto":
-        return "mse" if (target, quantizer) == ("tensorrt", "onnxruntime") else "minmax"
-    if method == "mse" and (target, quantizer) != ("tensorrt", "onnxruntime"):
+        return ["minmax", "mse", "entropy"] if fits else ["minmax", "entropy"]
+    if method == "mse" and not fits:
         raise UsageError(
             "the method mse is for the target tensorrt and ONNX Runtime's quantizer",
             hint="Leave it out, or say minmax, entropy or percentile.",
         )
-    return method
+    return [method]
+
+
+def _signal_to_noise(
+    reference: Model, made: Mapping[str, Model], samples: Sequence[Mapping[str, Value]]
+) -> dict[str, float]:
+    """Returns the lowest signal to noise of an output that each model has on the first sets of inputs, in dB."""
+    options = backends.Options("basic")
+    with contextlib.ExitStack() as opened:
+        plain, *others = (
+            opened.enter_context(contextlib.closing(backends.open_session(model, options=options)))
+            for model in (reference, *made.values())
+        )
+        lowest = dict.fromkeys(made, math.inf)
+        for sample in itertools.islice(samples, _COMPARED):
+            expected = plain.run(sample)
+            for name, session in zip(made, others, strict=True):
+                drifts = compare_all(expected, session.run(sample)).tensors
+                lowest[name] = min(lowest[name], *map(_noise_ratio, drifts))
+    return lowest
 
 
 def restore_names(model: Model, made: Calibrated) -> None:

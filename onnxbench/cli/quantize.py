@@ -55,7 +55,7 @@ def quantize(
             "--method",
             "--calibrate-method",
             metavar="auto|mse|minmax|entropy|percentile",
-            help="How the range of a tensor is taken from its values (auto: mse for TensorRT, minmax else).",
+            help="How the range of a tensor is taken from its values (auto: tries them, and measures which is best).",
         ),
     ] = "auto",
     percentile: Annotated[

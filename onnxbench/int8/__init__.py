@@ -33,7 +33,7 @@ from onnxbench.int8._placement import Placement
 from onnxbench.int8._result import OutputError, Quantization
 from onnxbench.model import Model, load
 from onnxbench.progress import track
-from onnxbench.quantizing import Method, Quantizer, Target, calibrate, resolve_method, restore_names
+from onnxbench.quantizing import Calibrated, Method, Quantizer, Target, calibrate, restore_names
 from onnxbench.reporting import require_report
 from onnxbench.samples import gather, hold_out
 from onnxbench.tuning import (
@@ -112,7 +112,7 @@ def quantize(
         target: ``tensorrt`` (zero points 0, bias in float, outputs left alone) or ``onnxruntime`` (what its quantizer
             does by itself: uint8 activations, int8 weights, int32 bias).
         quantizer: ``onnxruntime``, or ``modelopt``: NVIDIA's, if it is installed.
-        method: How ranges are taken: ``auto``, ``mse``, ``minmax``, ``entropy`` or ``percentile``.
+        method: How ranges are taken: ``mse``, ``minmax``, ``entropy``, ``percentile``, or ``auto``, the best.
         percentile: The share of values within the range, in percent.
         per_channel: Whether weights have a scale for each channel.
         operators: Types of nodes that are quantized; None: those that the target gains by.
@@ -139,7 +139,6 @@ def quantize(
     place = place_of(on)
     samples, choices = gather(whole, feeds)
     seen, held = hold_out(samples, holdout, "calibration")
-    method = resolve_method(method, target, quantizer)
     with choices_explained(choices):
         made = calibrate(
             whole, seen, target=target, quantizer=quantizer, method=method, percentile=percentile,
@@ -167,7 +166,7 @@ def quantize(
         source=whole.origin.name if whole.origin is not None else "the model",
         target=target,
         quantizer=quantizer,
-        method=method,
+        method=made.method,
         per_channel=per_channel,
         samples=len(seen),
         sha256=made.digest,
@@ -177,13 +176,16 @@ def quantize(
         activations=activation_errors(placement, seen),
         search=found,
         choices=choices,
-        notes=tuple(_notes(placement, criterion)),
+        notes=tuple(_notes(made, placement, criterion)),
         refs=tuple(placement.units[unit].ref for unit in sorted(kept)),
         model=done,
     )
 
 
-def _notes(placement: Placement, criterion: Criterion | None) -> Iterator[str]:
+def _notes(made: Calibrated, placement: Placement, criterion: Criterion | None) -> Iterator[str]:
+    if made.tried:
+        words = ", ".join(f"{name} {ratio:.1f}" for name, ratio in made.tried.items())
+        yield f"ranges by {made.method}: the outputs' lowest signal to noise in dB is, by method: {words}"
     if placement.unnamed:
         yield f"{placement.unnamed} quantized nodes came with the opset that the quantizer needs: they stay quantized"
     if criterion is not None and criterion.unjudged:
