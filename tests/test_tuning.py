@@ -323,6 +323,16 @@ def test_too_few_runs_find_nothing_and_say_so(norm: Path):
         tune(norm, to="fp16", tolerance=["1e-2"], feeds=_normal(3, 64), holdout=3)
 
 
+def test_what_no_set_can_meet_or_miss_is_refused(norm: Path):
+    with pytest.raises(UsageError, match="does not meet the tolerance"):
+        tune(norm, to="fp16", metric="cosine", tolerance=["2"], feeds=_normal(1, 64))
+    proto = _model(
+        '<ir_version: 9, opset_import: ["": 17]> g (float[4] x) => (float[4] y) { z = Sub(x, x) y = Div(z, z) }'
+    )
+    with pytest.raises(FeedsError, match="output 'y' of the model as it is is NaN throughout"):
+        tune(from_proto(proto), to="fp16", tolerance=["1e-2"], feeds=[{"x": np.ones(4, np.float32)}])
+
+
 # ---------------------------------------------------------------- criteria
 
 

@@ -53,6 +53,8 @@ class OutputError:
         largest = max((each.max_abs for each in drifts if each.max_abs is not None), default=None)
         cosine = min((each.cosine for each in drifts if each.cosine is not None), default=None)
         reason = next((each.reason for each in drifts if each.nonfinite), "")
+        if all(each.elements and each.both_nan == each.elements for each in drifts):
+            reason = "NaN throughout, as of the float model: that says nothing"
         return cls(output, worst, largest, cosine, sample, reason)
 
     @property

@@ -128,6 +128,10 @@ class Criterion:
             f"{self.metric}{f' of {name}' if name else ''} {bound.text}" for name, bound in self._bounds.items()
         )
 
+    def judges(self, output: str) -> bool:
+        """Tells whether something is said of an output."""
+        return output in self._bounds or None in self._bounds
+
     @property
     def power(self) -> float:
         """The power of a score's ratio that independent errors add up in: 2 for lengths, 1 for squares of them."""

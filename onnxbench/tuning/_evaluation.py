@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends
 from onnxbench.captures import Value
-from onnxbench.errors import ExecutionError, UsageError
+from onnxbench.errors import ExecutionError, FeedsError, UsageError
 from onnxbench.samples import Samples
 from onnxbench.tuning._criteria import Criterion, Score
 from onnxbench.tuning._sharing import Together
+from onnxbench.wording import plural
 from onnxbench.writer import write_whole
 
 if TYPE_CHECKING:
@@ -104,6 +105,24 @@ _LONGEST = 8.0
 """So many runs may one session be long."""
 
 
+def _refuse_nan(expected: Sequence[Mapping[str, Value]], criterion: Criterion) -> None:
+    """Raises a FeedsError for an output that is NaN throughout on all samples: whatever is done to it would pass."""
+    for name in expected[0]:
+        if criterion.judges(name) and all(_is_nan_throughout(sample[name]) for sample in expected):
+            raise FeedsError(
+                f"output {name!r} of the model as it is is NaN throughout, on {plural(len(expected), 'sample')}",
+                hint="Give inputs that it was made for (--feeds), or judge other outputs: --tolerance OUTPUT:VALUE.",
+            )
+
+
+def _is_nan_throughout(value: Value) -> bool:
+    import numpy as np
+
+    if not isinstance(value, np.ndarray) or not value.size or value.dtype.kind in "OUS":
+        return False
+    return bool(np.isnan(value).all())
+
+
 class Evaluator:
     """Tries sets of kept nodes on samples.
 
@@ -142,6 +161,7 @@ class Evaluator:
             budget.count(1)
             self.expected.append(session.run(sample))
         session.close()
+        _refuse_nan(self.expected, criterion)
         self._looked: dict[tuple[frozenset[int], int], Score] = {}
         size = sum(getattr(value, "nbytes", 0) for value in self.expected[0].values())
         self._at_once = 1 if criterion.function else min(_MOST_AT_ONCE, max(1, _MOST_BYTES // max(1, size)))

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal, Protocol
 
+from onnxbench.errors import UsageError
 from onnxbench.tuning._criteria import Score
 from onnxbench.tuning._evaluation import OutOfBudgetError, Trial
 from onnxbench.tuning._ranking import Rank
@@ -103,11 +104,19 @@ class Search:
 
         Args:
             ranked: Measures the units; asked if something has to be kept.
+
+        Raises:
+            UsageError: Not even all units kept pass.
         """
         try:
             if self.try_out(()).passed:
                 return "enough"
             self.grow(ranked())
+            if self.best is None:
+                raise UsageError(
+                    "the model itself does not meet the tolerance: with every node kept as it is, it does not pass",
+                    hint="The tolerance asks for more than the metric can give, or --on rounds otherwise.",
+                )
             self.shrink()
         except OutOfBudgetError:
             return "spent"
