@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from onnxbench import backends, weights
 from onnxbench.captures import Value
@@ -40,9 +40,13 @@ from onnxbench.model import Model, load
 from onnxbench.opsets import convert_opset
 from onnxbench.ranges import fit_ranges
 from onnxbench.samples import Samples, gather
+from onnxbench.tensortype import dtype_name
 from onnxbench.validity import validate
 from onnxbench.wording import plural
 from onnxbench.writer import SaveOptions, save
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Target = Literal["tensorrt", "onnxruntime"]
 Ranges = Literal["minmax", "entropy", "percentile"]
@@ -55,6 +59,7 @@ QUANTIZED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LEAST_OPSET = 13
 """From here on DequantizeLinear has an axis."""
 _LEAST_IR = 7
+_FLOATS = ("float32", "float16")
 _LARGE = 1 << 30
 _COMPARED = 4
 _USELESS = 10.0
@@ -317,7 +322,7 @@ def _refuse_quantized(model: Model) -> None:
 
 
 def _prepared(model: Model) -> tuple[Model, dict[str, str]]:
-    """Returns a model as the quantizer wants it (opset 13, weights that are no inputs), and names that are new."""
+    """Returns a model as the quantizer wants it (opset 13, weights stored and no inputs), and names that are new."""
     opset = next((each.version for each in model.proto.opset_import if each.domain in ("", "ai.onnx")), 0)
     if opset < _LEAST_OPSET:
         model, _ = convert_opset(model, _LEAST_OPSET)
@@ -333,12 +338,31 @@ def _prepared(model: Model) -> tuple[Model, dict[str, str]]:
             node.name = name
             taken.add(name)
         seen.add(node.name)
+    _store_constants(proto)
     stored = {tensor.name for tensor in proto.graph.initializer}
     inputs = [copy_of(info) for info in proto.graph.input if info.name not in stored]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     proto.ir_version = max(proto.ir_version, _LEAST_IR)
     return model.derive(proto), names
+
+
+def _store_constants(proto: ModelProto) -> None:
+    """Makes initializers of the main graph's Constant nodes with a float tensor: quantizers take only those as weights.
+
+    Some exporters (Paddle's) write all weights as Constant nodes.
+    """
+    for at in reversed(range(len(proto.graph.node))):
+        node = proto.graph.node[at]
+        if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+            continue
+        value = next((each.t for each in node.attribute if each.name == "value" and not each.ref_attr_name), None)
+        if value is None or dtype_name(value.data_type) not in _FLOATS:
+            continue
+        tensor = proto.graph.initializer.add()
+        tensor.CopyFrom(value)
+        tensor.name = node.output[0]
+        del proto.graph.node[at]
 
 
 def _restore_heads(made: Model, prepared: Model) -> None:

@@ -279,11 +279,34 @@ def test_a_real_model(tmp_path):
             assert dequantized.issuperset(node.input[:2]) == (node.op_type == "MatMul")
 
 
+def test_weights_in_constant_nodes_are_weights():
+    proto = planted(outlier=1.0)
+    expected = quantize(from_proto(proto), feeds=SAMPLES, method="minmax")
+    for tensor in proto.graph.initializer:
+        proto.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del proto.graph.initializer[:]
+    made = quantize(from_proto(proto), feeds=SAMPLES, method="minmax")
+    assert [(each.tensor, each.channels) for each in made.weights] == [
+        (each.tensor, each.channels) for each in expected.weights
+    ]
+    assert made.outputs == expected.outputs
+
+
+def test_the_ways_of_taking_ranges_are_compared():
+    model = from_proto(planted(outlier=1.0))
+    ways = ("minmax", "mse", "entropy")
+    ratios = {way: quantize(model, feeds=SAMPLES, method=way).outputs[0].sqnr_db for way in ways}
+    chosen = quantize(model, feeds=SAMPLES)
+    assert chosen.method == max(ways, key=lambda way: ratios[way])
+    assert chosen.outputs[0].sqnr_db == pytest.approx(max(ratios.values()), abs=0.01)
+    assert f"ranges by {chosen.method}" in chosen.notes[0]
+
+
 def test_ranges_are_fitted_to_what_tensors_hold():
     proto = planted(outlier=1.0)
     random = np.random.default_rng(3)
     samples = [{"x": (random.standard_normal((512, 8)) ** 3).astype(np.float32)} for _ in range(3)]  # long tails
-    plain, fitted = (quantize(from_proto(proto), feeds=samples, method=method) for method in ("minmax", "auto"))
+    plain, fitted = (quantize(from_proto(proto), feeds=samples, method=method) for method in ("minmax", "mse"))
     before, after = ({each.tensor: each.sqnr_db for each in made.activations} for made in (plain, fitted))
     assert after["x"] > before["x"] + 0.1
     assert all(after[name] >= before[name] - 1e-6 for name in before)
