@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from onnxbench.bisection._evidence import Evidence
 
 CLEAN, ROUNDING, DRIFT, SPREAD, FAILED = "clean", "rounding", "drift", "spread", "failed"
+_NEAR = 4
+"""A region of more nodes is not one place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,8 @@ def verdict(
     worst = max((_relative(drift) for drift in outputs), default=0.0)
     if kind == CLEAN and not outputs:
         return f"no drift in {judged:,} tensors; the reference has none of the outputs, so these were not compared"
+    if kind == CLEAN and all(drift.elements and drift.both_nan == drift.elements for drift in outputs):
+        return "nothing can be told of the outputs: they are NaN throughout on both sides"
     if kind == CLEAN:
         same = all(drift.bitwise_equal for drift in outputs)
         return f"no drift: {'outputs are equal bit for bit' if same else f'outputs agree within {worst:.1e}'}"
@@ -266,7 +270,10 @@ def verdict(
     inherited = first.inherited.text if first.inherited is not None else "0"
     more = f", and {len(culprits) - 1} more" if len(culprits) > 1 else ""
     what = {"nonfinite": "makes NaN or Inf out of finite values", "shape": "makes another shape"}.get(first.own.problem)
-    return f"drift starts at {first.place}: {what or f'own error {first.own.text}, inherited {inherited}'}{more}"
+    where = f"at {first.place}"
+    if len(first.region) > _NEAR and not first.narrowed:
+        where = f"within the {len(first.region):,} nodes that end in {first.place}"
+    return f"drift starts {where}: {what or f'own error {first.own.text}, inherited {inherited}'}{more}"
 
 
 def _relative(drift: TensorDrift) -> float:
