@@ -523,8 +523,10 @@ class TestEngines:
         model = saved(tmp_path, net((1, 3, 8, 8)))
         with pytest.raises(UsageError, match="is read, so it cannot be written"):
             build_engine(model, model, SM89)
-        with pytest.raises(UsageError, match="no folder"):
+        with pytest.raises(OutputError, match="no folder"):
             build_engine(model, tmp_path / "none" / "m.engine", SM89)
+        with pytest.raises(UsageError, match=r"other.onnx is a model's name"):
+            build_engine(model, tmp_path / "other.onnx", SM89)
 
     def test_a_crash_is_told_with_how_far_it_came(self, tmp_path):
         job = {"task": "build", "engine": "tensorrt-rtx",

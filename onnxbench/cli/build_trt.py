@@ -328,6 +328,8 @@ def build_trt(
                 source, spec, plugins=plugins, trial=not no_trial, allow_outside=allow_outside
             )
             _print_diagnosis(found, as_json=as_json, quiet=quiet)
+            if target is not None:
+                note(f"--doctor only looks: {target} was not written", quiet=quiet)
             raise typer.Exit(1 if found.problems or found.builds is False else 0)
         assert target is not None
         built = engines.build_engine(

@@ -34,7 +34,7 @@ from onnxbench.engine._record import (
     record_path,
 )
 from onnxbench.engine._spec import BuildSpec, check_spec
-from onnxbench.errors import BenchError, EngineError, ExecutionError, UsageError
+from onnxbench.errors import BenchError, EngineError, ExecutionError, OutputError, UsageError
 from onnxbench.graph import GraphIndex
 from onnxbench.model import TEXT_FORMATS, Model, load
 from onnxbench.schemas import plain_domain
@@ -332,7 +332,9 @@ def _refuse_targets(model: Model, out: Path, log: str | os.PathLike[str] | None)
         if target.resolve() in read:
             raise UsageError(f"{target} is read, so it cannot be written")
         if not target.parent.is_dir():
-            raise UsageError(f"there is no folder {target.parent}", hint="Make it first.")
+            raise OutputError(f"there is no folder {target.parent}", hint="Make it first.")
+    if out.suffix.lower() == ".onnx":
+        raise UsageError(f"{out} is a model's name, and an engine is to be written", hint="Name it .engine or .plan.")
 
 
 def settle(
