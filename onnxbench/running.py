@@ -40,6 +40,11 @@ from onnxbench.specs import parse_tolerances
 from onnxbench.timing import Latency as Latency
 from onnxbench.timing import summarize
 
+_HALF = (10, 16)
+_HALF_ON_CPU = (
+    "half precision on a CPU: ONNX Runtime computes most of it in float32 and rounds now and then, so what overflows "
+    "on a GPU may not here ('onnxbench precision --search' runs what a GPU would compute)"
+)
 _MANY_NODES = 20_000
 
 
@@ -161,6 +166,8 @@ def run(
     model = source if isinstance(source, Model) else load_model(source, allow_outside=allow_outside)
     index = GraphIndex(model.proto)
     chosen, notes = _settled(options or backends.Options("auto"), index, timed=bool(bench))
+    if backends.backend(backend).name == "ort" and {*chosen.providers} == {"cpu"} and _has_half_weights(index):
+        notes += (_HALF_ON_CPU,)
     tolerances = _Tolerances(index, atol, rtol, bitwise=bitwise)
     expected = _Expected(model, expect) if expect else None
     names = _with_expected(index, _chosen_names(index, outputs), expected)
@@ -244,6 +251,10 @@ def _settled(options: backends.Options, index: GraphIndex, *, timed: bool) -> tu
         return replace(options, optimization="all"), ()
     note = f"optimizations none, since the model has {count:,} nodes (--optimization-level all may take minutes)"
     return replace(options, optimization="none"), (note,)
+
+
+def _has_half_weights(index: GraphIndex) -> bool:
+    return any(tensor.data_type in _HALF for tensor in index.proto.graph.initializer)
 
 
 def _search(
