@@ -317,7 +317,7 @@ def _refuse_quantized(model: Model) -> None:
         if ref.node.op_type in _LINEAR or ref.node.op_type.startswith("QLinear"):
             raise UnsupportedError(
                 f"the model is quantized already ({ref.node.op_type} {ref.node.name or ref.node.output[0]!r})",
-                hint="Calibrate the float model that it was made of, or build this one as it is (build-trt without --int8).",
+                hint="Calibrate the float model that it was made of, or build this one without calibration.",
             )
 
 

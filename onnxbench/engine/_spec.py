@@ -217,8 +217,8 @@ def check_spec(spec: BuildSpec, flavor: Flavor, *, element_types: frozenset[int]
 _PRECISION_HELP = {
     "fp16": "'onnxbench precision --to fp16' (build-trt --fp16 alone does it).",
     "bf16": "'onnxbench precision --to bf16' (build-trt --bf16 alone does it).",
-    "int8": "give inputs to calibrate with (--calibration DATA), or make an int8 model first: 'onnxbench quantize', whose "
-    "--tolerance leaves in float what has to stay.",
+    "int8": "give inputs to calibrate with (--calibration DATA), or make an int8 model first: 'onnxbench quantize', "
+    "whose --tolerance leaves in float what has to stay.",
     "fp8": "give it float8 QuantizeLinear/DequantizeLinear nodes (ModelOpt).",
     "int4": "give it int4 weights with DequantizeLinear (ModelOpt).",
 }

@@ -62,8 +62,8 @@ _CONVERT = (
     "for int8; ModelOpt for fp8 and int4), then build it: the engine computes in the types that the graph has."
 )
 _QDQ = (
-    "Put QuantizeLinear/DequantizeLinear nodes into the model ('onnxbench quantize MODEL OUT --feeds DATA', or ModelOpt) "
-    "and build that."
+    "Put QuantizeLinear/DequantizeLinear nodes into the model ('onnxbench quantize MODEL OUT --feeds DATA', or "
+    "ModelOpt) and build that."
 )
 _PLUGIN = "Write it as IPluginV3 with an IPluginCreatorV3One; 'onnxbench plugins new' makes one that works."
 _NAMES = "Tensors have names in place of binding numbers: "
