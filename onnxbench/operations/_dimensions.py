@@ -87,7 +87,7 @@ class SetShape(Operation):
 
 @dataclass(frozen=True)
 class NameDim(Operation):
-    """Give a dimension of an input or output a name, or another one.
+    """Give a dimension of an input or output a name, or another one: ``x:0=batch``.
 
     Attributes:
         dim: Which one, and its name: ``x:0=batch``. A name that it has already is replaced in the whole model:
@@ -349,7 +349,7 @@ class _Told:
 
 
 def _parse_dim(draft: Draft, text: str, what: str, *, outputs: bool = False) -> _Told:
-    """Reads ``x:0=batch`` or ``N=batch``; names of tensors may hold colons and equal signs themselves."""
+    """Reads ``x:0=batch``, ``x[0]=batch`` or ``N=batch``; names of tensors may hold such characters themselves."""
     left, sign, value = text.rpartition("=")
     if not sign or not left.strip():
         raise UsageError(f"{what} {text!r} cannot be read", hint="Write x:0=VALUE, or NAME=VALUE.")
@@ -357,6 +357,8 @@ def _parse_dim(draft: Draft, text: str, what: str, *, outputs: bool = False) -> 
     graph = draft.main.graph
     infos = {info.name: info for info in (*(graph.output if outputs else ()), *graph.input)}
     name, colon, axis_text = left.rpartition(":")
+    if left.endswith("]") and (bracketed := left[:-1].rpartition("["))[0].strip("\"'") in infos:  # as inspect prints it
+        name, colon, axis_text = bracketed
     name = name.strip("\"'")
     if colon and name in infos:
         info = infos[name]
