@@ -106,6 +106,8 @@ def _new(words: list[str], op: str | None, *, cpp: bool, quiet: bool) -> None:
         title = "".join(part.capitalize() for part in folder.name.replace("-", "_").split("_"))
         # 'plugins new MyOp', as build-trt's hint says, keeps the operator's name as it is
         files = make_skeleton(folder, op or (folder.name if folder.name[:1].isupper() else title))
+        if op is None or "::" not in op:
+            note(f"{folder}: the domain is 'custom'; --op my.domain::MyOp names another", quiet=quiet)
         if shutil.which("nvcc"):
             from onnxbench.bundles import compile_ptx
 
