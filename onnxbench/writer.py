@@ -185,12 +185,13 @@ def held_back(path: str | os.PathLike[str] | None) -> Iterator[Path | None]:
 
 
 @contextlib.contextmanager
-def held_together(target: str | os.PathLike[str], *others: str) -> Iterator[Path]:
+def held_together(target: str | os.PathLike[str], *others: str, flushed: bool = True) -> Iterator[Path]:
     """Gives a folder for files that appear beside a target, all of them or none, if the block goes well.
 
     Args:
         target: The file that gives the folder its place; one of its name must be made.
         others: Names of further files that must be made.
+        flushed: Wait until they are on the disk, so that they are whole after a power cut, too.
 
     Raises:
         OutputError: A file cannot be written.
@@ -204,7 +205,8 @@ def held_together(target: str | os.PathLike[str], *others: str) -> Iterator[Path
             yield staging
             for name in (*others, whole.name):
                 with open(staging / name, "rb+") as made:
-                    os.fsync(made.fileno())
+                    if flushed:
+                        os.fsync(made.fileno())
             _publish(staging, whole.parent, [*others, whole.name])
     except OSError as error:
         raise _cannot_write(error, whole) from None
