@@ -62,6 +62,8 @@ _LEAST_IR = 7
 _FLOATS = ("float32", "float16")
 _LARGE = 1 << 30
 _COMPARED = 4
+_JUDGED = 32
+"""So many sets of inputs, the first ones, decide between ways of taking ranges."""
 _USELESS = 10.0
 """Signal to noise in dB below which a model is told to be another one."""
 _LINEAR = ("QuantizeLinear", "DequantizeLinear")
@@ -280,7 +282,7 @@ def _signal_to_noise(
             for model in (reference, *made.values())
         )
         lowest = dict.fromkeys(made, math.inf)
-        for sample in itertools.islice(samples, _COMPARED):
+        for sample in itertools.islice(samples, _JUDGED):
             expected = plain.run(sample)
             for name, session in zip(made, others, strict=True):
                 drifts = compare_all(expected, session.run(sample)).tensors
