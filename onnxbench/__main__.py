@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 _OTHER_PROCESS = ("--engine", "--device", "--help", "-h")
+"""Options with which the process would be another one, or none at all."""
 
 
 def start() -> None:

@@ -20,10 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from onnxbench import backends, weights
 from onnxbench.captures import Value
+from onnxbench.draft import Draft
 from onnxbench.drift import DriftReport, TensorDrift, compare_all
 from onnxbench.errors import (
     MissingDependencyError,
@@ -34,9 +35,10 @@ from onnxbench.errors import (
     did_you_mean,
 )
 from onnxbench.feeding import FeedOptions, feed_sets
-from onnxbench.graph import GraphIndex
+from onnxbench.graph import GraphIndex, NodeRef
 from onnxbench.messages import copy_of
 from onnxbench.model import Model, load
+from onnxbench.operations import store_constants
 from onnxbench.opsets import convert_opset
 from onnxbench.ranges import fit_ranges
 from onnxbench.samples import Samples, gather
@@ -44,9 +46,6 @@ from onnxbench.tensortype import dtype_name
 from onnxbench.validity import validate
 from onnxbench.wording import plural
 from onnxbench.writer import SaveOptions, save
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 Target = Literal["tensorrt", "onnxruntime"]
 Ranges = Literal["minmax", "entropy", "percentile"]
@@ -217,8 +216,8 @@ def calibrate(
             hint="It is for the method percentile, above 50 and up to 100: 99.99.",
         )
     _refuse_quantized(model)
-    prepared, names = _prepared(model)
     wanted = tuple(operators or (QUANTIZED if target == "tensorrt" else backends.quantizable_operators()))
+    prepared, names = _prepared(model, wanted)
     if not _of_type(prepared, wanted):
         raise NotFoundError(f"the model has no {', '.join(wanted)} to quantize")
     with tempfile.TemporaryDirectory(prefix="onnxbench-") as name:
@@ -323,11 +322,12 @@ def _refuse_quantized(model: Model) -> None:
             )
 
 
-def _prepared(model: Model) -> tuple[Model, dict[str, str]]:
+def _prepared(model: Model, operators: Sequence[str]) -> tuple[Model, dict[str, str]]:
     """Returns a model as the quantizer wants it (opset 13, weights stored and no inputs), and names that are new."""
     opset = next((each.version for each in model.proto.opset_import if each.domain in ("", "ai.onnx")), 0)
     if opset < _LEAST_OPSET:
         model, _ = convert_opset(model, _LEAST_OPSET)
+    model = _with_stored_weights(model, operators)
     proto = copy_of(model.proto)
     taken, seen = {node.name for node in proto.graph.node}, set[str]()
     names: dict[str, str] = {}
@@ -340,7 +340,6 @@ def _prepared(model: Model) -> tuple[Model, dict[str, str]]:
             node.name = name
             taken.add(name)
         seen.add(node.name)
-    _store_constants(proto)
     stored = {tensor.name for tensor in proto.graph.initializer}
     inputs = [copy_of(info) for info in proto.graph.input if info.name not in stored]
     del proto.graph.input[:]
@@ -349,22 +348,27 @@ def _prepared(model: Model) -> tuple[Model, dict[str, str]]:
     return model.derive(proto), names
 
 
-def _store_constants(proto: ModelProto) -> None:
-    """Makes initializers of the main graph's Constant nodes with a float tensor: quantizers take only those as weights.
+def _with_stored_weights(model: Model, operators: Sequence[str]) -> Model:
+    """Returns a model whose Constant nodes that these operators read are initializers: quantizers take only those.
 
     Some exporters (Paddle's) write all weights as Constant nodes.
     """
-    for at in reversed(range(len(proto.graph.node))):
-        node = proto.graph.node[at]
-        if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
-            continue
-        value = next((each.t for each in node.attribute if each.name == "value" and not each.ref_attr_name), None)
-        if value is None or dtype_name(value.data_type) not in _FLOATS:
-            continue
-        tensor = proto.graph.initializer.add()
-        tensor.CopyFrom(value)
-        tensor.name = node.output[0]
-        del proto.graph.node[at]
+    main = GraphIndex(model.proto).main
+    weights_made = [
+        NodeRef(main, at)
+        for at, node in enumerate(main.nodes)
+        if node.op_type == "Constant"
+        and node.domain in ("", "ai.onnx")
+        and any(
+            main.nodes[reader].op_type in operators for name in node.output for reader in main.consumers.get(name, ())
+        )
+        and any(dtype_name(each.t.data_type) in _FLOATS for each in node.attribute if each.name == "value")
+    ]
+    if not weights_made:
+        return model
+    draft = Draft.of(model)
+    store_constants(draft, [NodeRef(draft.main, ref.position) for ref in weights_made])
+    return draft.model
 
 
 def _restore_heads(made: Model, prepared: Model) -> None:

@@ -292,6 +292,16 @@ def test_weights_in_constant_nodes_are_weights():
     assert made.outputs == expected.outputs
 
 
+def test_constants_that_no_quantized_node_reads_stay_nodes(tmp_path):
+    proto = planted(outlier=1.0)
+    (output,) = proto.graph.output
+    one = helper.make_node("Constant", [], ["one"], value=numpy_helper.from_array(np.ones(1, np.float32)))
+    proto.graph.node.extend([one, helper.make_node("Add", [output.name, "one"], ["more"])])
+    output.name = "more"
+    done = whole(quantize(from_proto(proto), feeds=SAMPLES, method="minmax").model, tmp_path)
+    assert [list(node.output) for node in done.graph.node if node.op_type == "Constant"] == [["one"]]
+
+
 def test_the_ways_of_taking_ranges_are_compared():
     model = from_proto(planted(outlier=1.0))
     ways = ("minmax", "mse", "entropy")

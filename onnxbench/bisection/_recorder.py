@@ -85,7 +85,7 @@ class OnnxRuntime:
             names = [output.name for output in session.get_outputs()]
             wanted = {port.name: feeds[port.name] for port in session.get_inputs() if port.name in feeds}
             return dict(zip(names, session.run(names, wanted), strict=True))
-        except Exception as error:
+        except Exception as error:  # the runtime raises a dozen unrelated classes
             raise StopError(f"ONNX Runtime fails on {part['model']}: {error}", UNFIT) from None
 
     def _open(self, name: str) -> Any:

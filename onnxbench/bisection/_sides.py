@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 _ACTIVATIONS = ("Relu", "Clip")
 _NAMES_AGREE = 0.9
 _TF32 = 2.0**-10
-_SETTINGS = ("threads", "provider", "level")
-_ENGINE_SETTINGS = ("device", "tf32")
+_SETTINGS = {"threads": "N", "provider": "EP", "level": "L"}
+_ENGINE_SETTINGS = {"device": "N", "tf32": "off"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +102,7 @@ def parse_place(text: str, *, level: str, options: backends.Options | None = Non
     if backend in backends.ENGINES:
         return _engine_place(text, backend, typed, settings, options or backends.Options(), what)
     chosen = replace(options or backends.Options(), optimization=typed or level)
-    for setting in settings:
-        key, sign, value = setting.partition("=")
-        if not sign or key not in _SETTINGS:
-            raise UsageError(
-                f"{what} {text!r}: {setting!r} is no setting",
-                hint=did_you_mean(key, _SETTINGS) or "Settings: threads=N, provider=EP, level=L.",
-            )
+    for key, value in _read_settings(settings, _SETTINGS, f"{what} {text!r}"):
         if key == "threads" and not value.isdigit():
             raise UsageError(f"{what} {text!r}: {value!r} is no number of threads")
         if key == "threads":
@@ -128,6 +122,18 @@ def parse_place(text: str, *, level: str, options: backends.Options | None = Non
     return Place(backend, chosen)
 
 
+def _read_settings(settings: Sequence[str], known: Mapping[str, str], where: str) -> Iterator[tuple[str, str]]:
+    """Yields ``key=value`` words as pairs; raises a UsageError for another word or key."""
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign or key not in known:
+            spelled = ", ".join(f"{name}={example}" for name, example in known.items())
+            raise UsageError(
+                f"{where}: {setting!r} is no setting", hint=did_you_mean(key, known) or f"Settings: {spelled}."
+            )
+        yield key, value
+
+
 def _engine_place(
     text: str, backend: str, typed: str, settings: Sequence[str], options: backends.Options, what: str
 ) -> Place:
@@ -135,13 +141,7 @@ def _engine_place(
     build = dict(options.build)
     if typed:
         raise UsageError(f"{what} {text!r}: TensorRT has no optimization levels")
-    for setting in settings:
-        key, sign, value = setting.partition("=")
-        if not sign or key not in _ENGINE_SETTINGS:
-            raise UsageError(
-                f"{what} {text!r}: {setting!r} is no setting",
-                hint=did_you_mean(key, _ENGINE_SETTINGS) or "Settings: device=N, tf32=off.",
-            )
+    for key, value in _read_settings(settings, _ENGINE_SETTINGS, f"{what} {text!r}"):
         if key == "device" and not value.isdigit():
             raise UsageError(f"{what} {text!r}: {value!r} is no number of a GPU")
         if key == "tf32" and value not in ("on", "off"):

@@ -70,7 +70,7 @@ def prove_bundle(bundle: Bundle, *, build: Build | None = None, tests: Sequence[
             outcomes.append(Outcome(name, None, str(reason)))
         except (BenchError, AssertionError) as error:
             outcomes.append(Outcome(name, False, str(error)))
-        except Exception as error:
+        except Exception as error:  # a plugin's own code; what is not raised there goes on
             place = raised_in(error, bundle.folder)
             if place is None:
                 raise

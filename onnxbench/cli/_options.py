@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -106,6 +107,15 @@ NoStamp = Annotated[bool, typer.Option("--no-stamp", help="Do not name the recip
 ShortOutput = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="OUT", help="The same as OUT.", show_default=False)
 ]
+
+
+def refuse_given(options: Mapping[str, Any], why: str) -> None:
+    """Raises UsageError for an option that was given and means nothing with another one, which ``why`` names."""
+    from onnxbench.errors import UsageError
+
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"{option} means nothing with {why}")
 
 
 def feed_options(

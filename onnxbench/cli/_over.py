@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from onnxbench.cli._options import refuse_given
+
 if TYPE_CHECKING:
     from onnxbench.changes import ChangeSearch
     from onnxbench.feeding import FeedOptions
@@ -31,11 +33,8 @@ def search_over(
 ) -> None:
     """Searches, shows what was found, and ends the command: with 0 without drift, with 1 otherwise."""
     from onnxbench import changes
-    from onnxbench.errors import UsageError
 
-    for option, value in unused.items():
-        if value is not None:
-            raise UsageError(f"{option} means nothing with --over, which compares MODEL with itself")
+    refuse_given(unused, "--over, which compares MODEL with itself")
     found = changes.bisect_over(
         model, over, on=on, reference_on=reference_on, feeds=feeds, atol=_one_number(atol, "--atol"),
         rtol=_one_number(rtol, "--rtol"), isolate=isolate, allow_outside=allow_outside,

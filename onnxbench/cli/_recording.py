@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxbench.cli._options import refuse_given
+
 
 def write_recording(
     model: Path,
@@ -27,13 +29,10 @@ def write_recording(
     from onnxbench import bisection, specs
     from onnxbench.bundles import load_bundles, operators_of
     from onnxbench.cli._render import chosen, note, print_json
-    from onnxbench.errors import UsageError
     from onnxbench.feeding import FeedOptions
     from onnxbench.wording import plural
 
-    for option, value in unused.items():
-        if value is not None:
-            raise UsageError(f"{option} means nothing with --record, which compares nothing")
+    refuse_given(unused, "--record, which compares nothing")
     data, shapes, dims, ranges, seed = feeds
     options = FeedOptions(data or (), shapes or (), dims or (), ranges or (), seed, samples, fill, cast)
     found = bisection.write_recording(

@@ -28,7 +28,7 @@ from onnxbench.operations._cleanup import (
     Sort,
     TakeBranches,
 )
-from onnxbench.operations._constants import ToConstant, ToInitializer
+from onnxbench.operations._constants import ToConstant, ToInitializer, store_constants
 from onnxbench.operations._dimensions import MakeBatchDynamic, MakeDynamic, NameDim, SetDim, SetShape
 from onnxbench.operations._files import content_digest, files_of
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
@@ -149,6 +149,7 @@ __all__ = [
     "files_of",
     "spelled_fields",
     "spelled_form",
+    "store_constants",
 ]
 
 _CLASSES: tuple[type[Operation], ...] = (

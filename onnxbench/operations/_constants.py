@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -128,36 +129,49 @@ class ToInitializer(NodeOperation):
         left = sum(is_constant(draft, ref.node) for ref in draft.nodes(self.at)) - len(found)
         if left:
             draft.notes.append(f"{left} Constant nodes in functions stay: functions have no initializers")
-        is_old = draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
-        removed: dict[int, tuple[Scope, list[int]]] = {}
-        for ref in found:
-            if is_old and ref.scope.parent is not None:
-                raise UnsupportedError(
-                    f"{ref.path} is in a body, and before IR version 4 initializers of bodies would be inputs",
-                    hint="Raise the IR version first.",
-                )
-            graph, name = ref.scope.graph, ref.node.output[0] if ref.node.output else ""
-            if not name:
-                raise UnsupportedError(f"{ref.path} is a Constant whose output has no name")
-            attribute = ref.node.attribute[0] if ref.node.attribute else None
-            if attribute is not None and attribute.name == "sparse_value":
-                sparse = graph.sparse_initializer.add()
-                sparse.CopyFrom(attribute.sparse_tensor)
-                tensor = sparse.values
-            else:
-                made = constant_tensor(ref)
-                tensor = graph.initializer.add()
-                tensor.CopyFrom(made)
-            tensor.name = name
-            _hand_over(draft, ref, tensor)
-            if is_old:
-                graph.input.append(make_value_info(name, initializer_type(tensor)))
-            removed.setdefault(id(ref.scope), (ref.scope, []))[1].append(ref.position)
-            where = TensorRef(ref.scope, name).path
-            draft.record("weight", where, "made an initializer", after=describe_tensor(tensor))
-        for scope, positions in sorted(removed.values(), key=lambda each: -each[0].depth):  # as in ``Workshop.finish``
-            draft.splice(scope, removed=positions)
-        draft.touch()
+        store_constants(draft, found)
+
+
+def store_constants(draft: Draft, found: Sequence[NodeRef]) -> None:
+    """Makes initializers of Constant nodes outside of functions.
+
+    Args:
+        draft: The model.
+        found: The nodes.
+
+    Raises:
+        UnsupportedError: One has no output, or its graph can hold no initializer.
+    """
+    is_old = draft.model.proto.ir_version < FIRST_IR_WITH_WEIGHTS_APART
+    removed: dict[int, tuple[Scope, list[int]]] = {}
+    for ref in found:
+        if is_old and ref.scope.parent is not None:
+            raise UnsupportedError(
+                f"{ref.path} is in a body, and before IR version 4 initializers of bodies would be inputs",
+                hint="Raise the IR version first.",
+            )
+        graph, name = ref.scope.graph, ref.node.output[0] if ref.node.output else ""
+        if not name:
+            raise UnsupportedError(f"{ref.path} is a Constant whose output has no name")
+        attribute = ref.node.attribute[0] if ref.node.attribute else None
+        if attribute is not None and attribute.name == "sparse_value":
+            sparse = graph.sparse_initializer.add()
+            sparse.CopyFrom(attribute.sparse_tensor)
+            tensor = sparse.values
+        else:
+            made = constant_tensor(ref)
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(made)
+        tensor.name = name
+        _hand_over(draft, ref, tensor)
+        if is_old:
+            graph.input.append(make_value_info(name, initializer_type(tensor)))
+        removed.setdefault(id(ref.scope), (ref.scope, []))[1].append(ref.position)
+        where = TensorRef(ref.scope, name).path
+        draft.record("weight", where, "made an initializer", after=describe_tensor(tensor))
+    for scope, positions in sorted(removed.values(), key=lambda each: -each[0].depth):  # as in ``Workshop.finish``
+        draft.splice(scope, removed=positions)
+    draft.touch()
 
 
 def _hand_over(draft: Draft, ref: NodeRef, tensor: TensorProto) -> None:

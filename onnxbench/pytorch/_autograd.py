@@ -94,7 +94,7 @@ def operator_of(function: Any, fake: Callable[..., Any] | None) -> Any:
             own = _made[function].fake
             try:
                 return _listed(_forward(function, args) if own is None else own(*args), tensors)
-            except Exception as error:
+            except Exception as error:  # the user's own code, on tensors without values
                 raise UsageError(
                     f"the results of {function.__qualname__}.forward have no shape without values: "
                     f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",

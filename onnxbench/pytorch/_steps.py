@@ -12,7 +12,7 @@ _MOST = 64
 """More steps than this are no single operator."""
 
 
-class Steps(TorchDispatchMode):  # type: ignore[misc]
+class Steps(TorchDispatchMode):  # type: ignore[misc]  # torch does not type it
     """Keeps what the operators give that are called while it is active.
 
     Attributes:
