@@ -7,10 +7,10 @@ session. The export of the model, which gives the values of its fx nodes, is tim
 of searches. Medians of three, each in turns with the others; the fault is one row of one weight.
 
 Beside it, in turns too: ``sbs`` with a second run of onnx-diagnostic, and afterwards, once, since it opens a session
-for each value, ``verify_onnx_program`` of torch with intermediates. Both are handed the exported program and the model in
-memory; a peer that is not installed is named and left out. Memory is what the process grows by at its peak. A peer names
-the node if the first value that is off by more than a thousandth (for ``sbs``: on PyTorch's inputs) is what the faulty
-node makes, or what is made of that alone.
+for each value, ``verify_onnx_program`` of torch with intermediates. Both are handed the exported program and the model
+in memory; a peer that is not installed is named and left out. Memory is what the process grows by at its peak. A peer
+names the node if the first value that is off by more than a thousandth (for ``sbs``: on PyTorch's inputs) is what the
+faulty node makes, or what is made of that alone.
 """
 
 from __future__ import annotations
