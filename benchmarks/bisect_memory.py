@@ -162,9 +162,9 @@ def main() -> None:
                 command = [sys.executable, "-m", "onnxbench", "bisect", str(here / "wrong.onnx"), *words, *memory]
                 said, seconds, peaks = watched([*command, "--json", "--quiet"])
                 told = json.loads(said)
-                found = told.get("culprits")
-                if found is None:
-                    sys.exit(str(told))
+                if "result" not in told:
+                    sys.exit(f"{' '.join(command)}: {said}")
+                found = told["result"]["culprits"]
                 # PyTorch knows no value between the Sigmoid and the product that make up a SiLU.
                 right = "yes" if len(found) == 1 and node in found[0]["region"] else f"no: {found}"
                 print(
