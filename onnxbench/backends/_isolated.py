@@ -62,7 +62,7 @@ class IsolatedSession:
         self._model = model  # its scratch file has to live as long as this does
         home = Path(self._folder.name)
         root: str | None = None
-        if name == "reference":
+        if name != "ort":
             data = _with_weights(model, proto)
         else:
             from onnxbench.backends import _ort

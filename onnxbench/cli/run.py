@@ -127,7 +127,12 @@ def run(
         bool,
         typer.Option("--validate", help="Exit code 1 if an output, or a tensor asked for, holds NaN or Inf."),
     ] = False,
-    backend: Annotated[str, typer.Option("--backend", help="ort, or reference (onnx's evaluator).")] = "ort",
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend", "--on", metavar="NAME", help="ort, reference (onnx's evaluator), or of another package."
+        ),
+    ] = "ort",
     provider: Annotated[
         list[str] | None,
         typer.Option(
