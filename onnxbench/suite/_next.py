@@ -1,0 +1,68 @@
+"""What finds out more about a cell that is wrong: command lines that make its model and search it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from onnxbench.envelope import jsonable
+from onnxbench.feeding import FeedOptions
+from onnxbench.suite._file import INT8, Limits, Stage, Suite, SuiteModel
+
+_AGAINST = {"recorded": "--load-outputs", "torch": "--torch", "model": "--against"}
+
+
+def next_steps(suite: Suite, entry: SuiteModel, stage: Stage) -> Iterator[str]:
+    """Yields the command lines: one that writes the converted model, if it is one, and ``onnxbench bisect``."""
+    source = str(suite.folder / entry.file)
+    suspect = source
+    said = entry.feed_options(suite.folder)
+    name = f"{entry.name}.{stage.name}".replace("/", "_")
+    if stage.edits.steps:
+        suspect = f"{name}.onnx" if stage.said.precision != INT8 else f"{name}.float.onnx"
+        yield shlex.join(["onnxbench", "edit", source, suspect, *_edit_words(suite.folder, stage)])
+    if stage.said.precision == INT8:
+        target = "tensorrt" if stage.place is not None and stage.place.is_engine else "onnxruntime"
+        settings = ["--target", target, "--calibration", "minmax"]
+        yield shlex.join(["onnxbench", "quantize", suspect, f"{name}.onnx", *settings, *_feed_words(said)])
+        suspect = f"{name}.onnx"
+    kind, word = suite.against(entry, stage)
+    against = [_AGAINST[kind], word] if kind != "place" else ["--reference-on", word]
+    if kind == "place" and stage.converts:
+        against = ["--against", source, *against]
+    limits = _limit_words(suite.limits(entry, stage))
+    yield shlex.join(
+        ["onnxbench", "bisect", suspect, "--on", _place_word(stage), *against, *_feed_words(said), *limits]
+    )
+
+
+def _edit_words(folder: Path, stage: Stage) -> list[str]:
+    words = [part for recipe in stage.said.recipe for part in ("--recipe", str(folder / recipe))]
+    words += [part for name, value in stage.said.variables.items() for part in ("--var", f"{name}={_plain(value)}")]
+    return words + [part for step in stage.own for part in ("--step", _plain(step.to_data()))]
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(jsonable(value))
+
+
+def _feed_words(said: FeedOptions) -> list[str]:
+    options = {"--feeds": said.sources, "--shape": said.shapes, "--dim": said.dims, "--val-range": said.ranges}
+    words = [part for option, values in options.items() if values for part in (option, *values)]
+    words += ["--seed", str(said.seed)] if said.seed else []
+    return words + (["--samples", str(said.iterations)] if said.iterations else [])
+
+
+def _limit_words(limits: Limits) -> list[str]:
+    words = {"--atol": limits.atol, "--rtol": limits.rtol}
+    return [part for option, value in words.items() if value is not None for part in (option, f"{value:g}")]
+
+
+def _place_word(stage: Stage) -> str:
+    """Returns the place with its level, which is another one by default where ``bisect`` is typed."""
+    head, comma, rest = stage.said.on.partition(",")
+    if stage.backend == "ort" and ":" not in head and "level=" not in rest:
+        head += ":all"
+    return f"{head}{comma}{rest}"
