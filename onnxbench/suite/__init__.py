@@ -69,7 +69,7 @@ def run_suite(
         raise UsageError("runs in processes of their own are not timed", hint="Leave one of them out.")
     given = [suites] if isinstance(suites, (Suite, str, os.PathLike)) else suites
     read = [each if isinstance(each, Suite) else load_suite(os.fspath(each)) for each in given]
-    wanted = {backends.backend(name).name for name in on}
+    wanted = {backends.backend(name).name if backends.is_known_backend(name) else name for name in on}
     narrowed = [_narrowed(suite, models, pipelines, wanted) for suite in read]
     _require_some(read, narrowed, models, pipelines, wanted)
     bundles = load_bundles(plugins)

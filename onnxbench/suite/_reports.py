@@ -32,15 +32,14 @@ def _table_lines(table: SuiteTable) -> Iterator[str]:
         yield f"{table.description.strip()}\n"
     yield f"| model | {' | '.join(map(_text, table.pipelines))} |"
     yield f"|---|{':-:|' * len(table.pipelines)}"
-    noted: list[Cell] = []
+    notes: dict[str, int] = {}
     for model in table.models:
-        cells = [table.cell(model, pipeline) for pipeline in table.pipelines]
         shown = []
-        for cell in cells:
+        for cell in (table.cell(model, pipeline) for pipeline in table.pipelines):
             mark = _MARKS[cell.status][0]
-            if cell.message:
-                noted.append(cell)
-                mark += f" <sup>{len(noted)}</sup>"
+            if cell.message and cell.status != "built":
+                note = f"{_text(cell.pipeline)}: {_text(_why(cell))}"
+                mark += f" <sup>{notes.setdefault(note, len(notes) + 1)}</sup>"
             shown.append(mark if cell.latency is None else f"{mark} {cell.latency.median_ms:.3g} ms")
         yield f"| {_text(model)} | {' | '.join(shown)} |"
     used = {cell.status for cell in table.cells}
@@ -52,9 +51,8 @@ def _table_lines(table: SuiteTable) -> Iterator[str]:
         on, against = (" or ".join(dict.fromkeys(getattr(cell, name) for cell in of)) for name in ("on", "against"))
         yield f"| {_text(pipeline)} | {_text(done) or 'nothing'} | {_text(on)} | {_text(against)} |"
     yield ""
-    for number, cell in enumerate(noted, start=1):
-        yield f"{number}. {_text(cell.model)}, {_text(cell.pipeline)}: {_text(_why(cell))}"
-    if noted:
+    yield from (f"{number}. {note}" for note, number in notes.items())
+    if notes:
         yield ""
 
 

@@ -103,7 +103,9 @@ class SuiteTable:
         """One line."""
         words = {"pass": "passed", "fail": "failed", "error": "with an error", "built": "built only", "skip": "skipped"}
         said = ", ".join(f"{count:,} {words.get(status, status)}" for status, count in self.counts.items())
-        return f"{'PASSED' if self.passed else 'FAILED'}: {plural(len(self.cells), 'cell')}: {said}"
+        ran = {"pass", "built"} & self.counts.keys()
+        head = "FAILED" if not self.passed else "PASSED" if ran else "NOTHING RUN"
+        return f"{head}: {plural(len(self.cells), 'cell')}: {said}"
 
     def cell(self, model: str, pipeline: str) -> Cell:
         """Returns the cell of a model in a pipeline."""
