@@ -16,6 +16,7 @@ from cases import ROOT, named
 import onnxbench
 from onnxbench import backends, environment
 from onnxbench.bisection import parse_place
+from onnxbench.bundles import operators_of
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
 from onnxbench.errors import ExecutionError, FeedsError, UsageError
@@ -91,14 +92,26 @@ def test_a_search_for_drift_runs_on_it(site, tmp_path):
     assert done.returncode == 1, done.stdout + done.stderr
 
 
-def test_it_runs_in_a_process_of_its_own(site, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", _environment(site)["PYTHONPATH"])
+def test_it_runs_in_a_process_of_its_own(site):
     model = load(MODEL)
     session = backends.open_session(model, "plain-python", options=backends.Options(isolate=60))
     feeds = {port.name: np.ones([1, 1, 17, 17], np.float32) for port in session.inputs}
     made = session.run(feeds)
     session.close()
     assert made.keys() == {info.name for info in model.proto.graph.output}
+
+
+def test_custom_operators_with_a_body_run_on_it(site):
+    bundle = onnxbench.load_bundle(ROOT / "plugins" / "instance_norm")
+    inputs, attributes = next(iter(bundle.cases()))
+    model = onnxbench.from_proto(bundle.model(inputs, attributes))
+    feeds = dict(zip([info.name for info in model.proto.graph.input], inputs, strict=True))
+    options = backends.Options(operators=operators_of([bundle]))
+    (made,) = backends.open_session(model, "plain-python", options=options).run(feeds).values()
+    (wanted,) = bundle.reference(inputs, bundle.filled(attributes))
+    np.testing.assert_allclose(made, wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ExecutionError, match="plain-python"):
+        backends.open_session(model, "plain-python")
 
 
 def test_nothing_is_loaded_unasked(site):

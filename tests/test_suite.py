@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -273,6 +272,7 @@ def test_int8_is_judged_by_noise(cell_of):
     assert 1 < noise < 80
     more = cell_of("net.onnx", precision="int8", on="ort:none", tolerance={"sqnr": noise + 1})
     assert more.status == "fail"
+    assert [shlex.split(line)[1] for line in more.next] == ["suite", "bisect"]
     assert more.message == f"31: {noise:.1f} dB signal to noise, and {noise + 1:g} dB are asked for"
 
 
@@ -297,6 +297,33 @@ def test_without_a_tolerance_half_precision_may_round(folder):
     path = suite_of(folder, models=["net.onnx"], pipelines={"half": {"precision": "fp16"}})
     (cell,) = run_suite(path).cells
     assert (cell.status, cell.allowed) == ("pass", "atol 0.01, rtol 0.01")
+
+
+def test_converted_models_of_wrong_cells_are_kept(folder, tmp_path):
+    net = {"file": "net.onnx", "name": "my/net"}
+    half = {"precision": "fp16", "tolerance": {"bitwise": True}}
+    path = suite_of(folder, models=["square.onnx", net], pipelines={"half": half, "same": {"on": "ort:none"}})
+    found = run_suite(path, models=["my/net"], keep=tmp_path / "kept").tables[0]
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert found.cell("my/net", "same").status == "pass"
+    assert found.cell("my/net", "half").status == "fail"
+    (line,) = found.cell("my/net", "half").next
+    assert shlex.split(line)[2] == str(kept) == str(tmp_path / "kept" / "my_net.half.onnx")
+    made = run(kept, options=backends.Options("all")).values[0]
+    right = run(folder / "net.onnx", options=backends.Options("none")).values[0]
+    off = np.abs(made["31"].astype(np.float64) - right["31"]).max()
+    assert found.cell("my/net", "half").worst.max_abs == pytest.approx(float(off))
+
+
+def test_custom_operators(folder):
+    bundle = onnxbench.load_bundle(ROOT / "plugins" / "instance_norm")
+    inputs, attributes = next(iter(bundle.cases()))
+    (folder / "norm.onnx").write_bytes(bundle.model(inputs, attributes).SerializeToString())
+    path = suite_of(
+        folder, models=["norm.onnx"], pipelines={"ort": {}, "second": {"on": "reference"}, "clean": {"clean": True}}
+    )
+    assert [cell.status for cell in run_suite(path).cells] == ["error"] * 3
+    assert [cell.status for cell in run_suite(path, plugins=["instance_norm"]).cells] == ["pass"] * 3
 
 
 # ---------------------------------------------------------------- where it runs
@@ -347,7 +374,6 @@ def test_a_crash_in_a_process_of_its_own_is_one_cell(folder, tmp_path, monkeypat
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: crashing\nVersion: 1\n", encoding="utf-8")
     (about / "entry_points.txt").write_text(f"[{backends.ENTRY_POINTS}]\ncrashing = crashing:Crashing\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     path = suite_of(folder, models=["square.onnx"], pipelines={"bad": {"on": "crashing"}, "good": {"on": "ort"}})
     bad, good = run_suite(path, isolate=60).cells
     assert (bad.status, bad.step, good.status) == ("error", "run", "pass")

@@ -94,6 +94,12 @@ class RegisteredBackend:
         self._loaded: Backend | None = None
 
     @property
+    def folder(self) -> str | None:
+        """The folder of ``sys.path`` that its package is in; None if that is not known."""
+        package = self.registration.point.dist
+        return None if package is None else str(package.locate_file(""))
+
+    @property
     def heeds(self) -> tuple[str, ...]:
         """The fields of ``Options`` that mean something to it."""
         return tuple(getattr(self._real(), "heeds", ()))

@@ -95,6 +95,8 @@ def _open(job: dict[str, Any]) -> Session:
     if job["backend"] != "ort":
         from onnxbench.model import from_proto
 
+        if job["package"] is not None and job["package"] not in sys.path:
+            sys.path.append(job["package"])
         return backend(job["backend"]).open(from_proto(proto), outputs=None, options=options)
     from onnxbench.backends._ort import OrtSession
 

@@ -45,6 +45,10 @@ def suite(
         Path | None,
         typer.Option("--junit", metavar="FILE.xml", show_default=False, help="Write JUnit's XML, a test case a cell."),
     ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", metavar="DIR", show_default=False, help="Write converted models of wrong cells."),
+    ] = None,
     isolate: Annotated[
         float,
         typer.Option(
@@ -88,7 +92,8 @@ def suite(
 
     found = run_suite(
         [str(file) for file in files], models=model or (), pipelines=pipeline or (), on=on or (), time=time,
-        warmup=warmup, isolate=isolate, plugins=plugin or (), dry_run=dry_run, allow_outside=allow_outside, heard=heard,
+        warmup=warmup, isolate=isolate, plugins=plugin or (), keep=keep, dry_run=dry_run,
+        allow_outside=allow_outside, heard=heard,
     )  # fmt: skip
     reports = ((markdown, support_table), (junit, junit_report))
     written = [(path, make(found)) for path, make in reports if path is not None]

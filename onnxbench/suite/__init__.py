@@ -14,10 +14,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from onnxbench import backends
 from onnxbench.bundles import load_bundles, operators_of, registered
-from onnxbench.errors import NotFoundError, UsageError, did_you_mean
+from onnxbench.errors import NotFoundError, OutputError, UsageError, did_you_mean
 from onnxbench.suite._cells import ModelRuns, Settings, chosen
 from onnxbench.suite._file import Limits, Pipeline, Suite, SuiteModel, load_suite
 from onnxbench.suite._reports import junit_report, support_table
@@ -40,6 +41,7 @@ def run_suite(
     warmup: int = 5,
     isolate: float = 0.0,
     plugins: Sequence[str] = (),
+    keep: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     allow_outside: bool = False,
     heard: Callable[[Cell, int, int], None] | None = None,
@@ -56,6 +58,7 @@ def run_suite(
         isolate: Seconds that opening a model, and each run, may take in a process of its own, which may crash; 0 runs
             everything in this process.
         plugins: Custom operators: bundles by name or folder; their code is run.
+        keep: A folder that the converted models of cells that are wrong are written to; it is made.
         dry_run: Run nothing: the cells are those that would be run.
         allow_outside: Follow external data that leaves a model's folder.
         heard: Is told of each cell when it is done, its number from 1, and how many there are.
@@ -64,6 +67,7 @@ def run_suite(
         NotFoundError: A suite, or a file that it names, is not there; or a pattern matches nothing in any suite.
         SpecError: A suite has a mistake.
         UsageError: There is no such backend, or times are asked for of processes of their own.
+        OutputError: The folder for ``keep`` cannot be made.
     """
     if time and isolate:
         raise UsageError("runs in processes of their own are not timed", hint="Leave one of them out.")
@@ -74,7 +78,7 @@ def run_suite(
     _require_some(read, narrowed, models, pipelines, wanted)
     bundles = load_bundles(plugins)
     options = backends.Options(operators=operators_of(bundles), isolate=isolate)
-    settings = Settings(time, warmup, options, allow_outside)
+    settings = Settings(time, warmup, options, allow_outside, None if keep is None else _made(Path(keep)))
     total, done = sum(len(suite.models) * len(suite.stages) for suite in narrowed), 0
     tables = []
     with registered(bundles):
@@ -92,6 +96,14 @@ def run_suite(
                     runs.close()
             tables.append(_table(suite, cells))
     return SuiteResult(tuple(tables))
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}") from None
+    return folder
 
 
 def _table(suite: Suite, cells: Sequence[Cell]) -> SuiteTable:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from onnxbench import backends
 from onnxbench.bisection import Place, parse_place
@@ -17,14 +17,16 @@ from onnxbench.errors import BenchError, DeviceError, FeedsError, MissingDepende
 from onnxbench.model import Model, load
 from onnxbench.running import time_session
 from onnxbench.suite._file import INT8, Limits, Stage, Suite, SuiteModel, reference_kind
-from onnxbench.suite._next import next_steps
+from onnxbench.suite._next import file_name, next_steps
 from onnxbench.suite._references import References, fitted
 from onnxbench.suite._results import Cell, Step
 from onnxbench.surgery import edit
 from onnxbench.validity import find_complaints
+from onnxbench.writer import save
 
 if TYPE_CHECKING:
     from onnxbench.captures import Feeds, Value
+    from onnxbench.feeding import FeedOptions
 
 _OTHERS = {"recorded": "recorded outputs", "torch": "PyTorch"}
 
@@ -38,12 +40,14 @@ class Settings:
         warmup: How many come before them.
         options: Custom operators, and the time limit in a process of its own.
         allow_outside: Follow external data that leaves a model's folder.
+        keep: The folder that converted models of cells that are wrong are written to; None writes none.
     """
 
     time: int = 0
     warmup: int = 5
     options: backends.Options = backends.Options()  # noqa: RUF009 - it is frozen
     allow_outside: bool = False
+    keep: Path | None = None
 
 
 class ModelRuns:
@@ -53,6 +57,7 @@ class ModelRuns:
         self._suite, self._entry, self._settings = suite, entry, settings
         self._folder = tempfile.TemporaryDirectory(prefix="onnxbench-")
         self._step: Step = "load"
+        self._made: Model | None = None
 
     def close(self) -> None:
         """Removes what was kept."""
@@ -72,7 +77,7 @@ class ModelRuns:
     def cell(self, stage: Stage) -> Cell:
         """Returns how the model comes out of a pipeline."""
         cell = self.planned(stage)
-        self._step = "load"
+        self._step, self._made = "load", None
         try:
             reason = self._reason_to_skip(stage)
             if reason is not None:
@@ -126,7 +131,7 @@ class ModelRuns:
         model = self._model
         if stage.converts:
             self._step = "convert"
-            model = self._converted(stage, stage.place)
+            model = self._made = self._converted(stage, stage.place)
         self._step = "check"
         complaints = self._complaints if model is self._model else find_complaints(
             model.proto, complete=model.with_small_weights
@@ -186,14 +191,22 @@ class ModelRuns:
             return model
         from onnxbench.int8 import quantize
 
-        target = "tensorrt" if place.is_engine else "onnxruntime"
-        said = self._entry.feed_options(self._suite.folder)
-        made = quantize(model, feeds=said, target=target, method="minmax").model  # type: ignore[arg-type]
+        target: Literal["tensorrt", "onnxruntime"] = "tensorrt" if place.is_engine else "onnxruntime"
+        said: FeedOptions | list[Feeds] = self._entry.feed_options(self._suite.folder)
+        kind, word = self._suite.against(self._entry, stage)
+        if kind in ("recorded", "torch"):  # it is compared on inputs that come from there, if no others are told
+            said = [feeds for feeds, _ in self._references.expected(kind, word)]
+        made = quantize(model, feeds=said, target=target, method="minmax").model
         assert made is not None, "there is a model where nothing is searched"
         return made
 
     def _next(self, stage: Stage) -> tuple[str, ...]:
-        return tuple(next_steps(self._suite, self._entry, stage))
+        """Returns what finds out more about a cell that is wrong, its converted model written if that is wanted."""
+        kept = None
+        if self._settings.keep is not None and self._made is not None:
+            kept = self._settings.keep / file_name(self._entry, stage)
+            save(self._made, kept, is_valid=True)
+        return tuple(next_steps(self._suite, self._entry, stage, kept))
 
 
 def compare_outputs(

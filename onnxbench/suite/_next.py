@@ -14,21 +14,33 @@ from onnxbench.suite._file import INT8, Limits, Stage, Suite, SuiteModel
 _AGAINST = {"recorded": "--load-outputs", "torch": "--torch", "model": "--against"}
 
 
-def next_steps(suite: Suite, entry: SuiteModel, stage: Stage) -> Iterator[str]:
-    """Yields the command lines: one that writes the converted model, if it is one, and ``onnxbench bisect``."""
+def file_name(entry: SuiteModel, stage: Stage) -> str:
+    """Returns what the file of a converted model is called."""
+    return f"{entry.name}.{stage.name}".replace("/", "_") + ".onnx"
+
+
+def next_steps(suite: Suite, entry: SuiteModel, stage: Stage, kept: Path | None) -> Iterator[str]:
+    """Yields the command lines: one that writes the converted model, if it is one, and ``onnxbench bisect``.
+
+    Args:
+        suite: The suite.
+        entry: The model.
+        stage: The pipeline.
+        kept: Where the converted model was written already; None if it was not.
+    """
     source = str(suite.folder / entry.file)
-    suspect = source
     said = entry.feed_options(suite.folder)
-    name = f"{entry.name}.{stage.name}".replace("/", "_")
-    if stage.edits.steps:
-        suspect = f"{name}.onnx" if stage.said.precision != INT8 else f"{name}.float.onnx"
-        yield shlex.join(["onnxbench", "edit", source, suspect, *_edit_words(suite.folder, stage)])
-    if stage.said.precision == INT8:
-        target = "tensorrt" if stage.place is not None and stage.place.is_engine else "onnxruntime"
-        settings = ["--target", target, "--calibration", "minmax"]
-        yield shlex.join(["onnxbench", "quantize", suspect, f"{name}.onnx", *settings, *_feed_words(said)])
-        suspect = f"{name}.onnx"
     kind, word = suite.against(entry, stage)
+    suspect = source
+    if kept is not None:
+        suspect = str(kept)
+    elif stage.said.precision == INT8:  # what it was calibrated with may be in no file of its own
+        words = ["--model", entry.name, "--pipeline", stage.name, "--keep", "kept"]
+        yield shlex.join(["onnxbench", "suite", str(suite.path), *words])
+        suspect = str(Path("kept", file_name(entry, stage)))
+    elif stage.edits.steps:
+        suspect = file_name(entry, stage)
+        yield shlex.join(["onnxbench", "edit", source, suspect, *_edit_words(suite.folder, stage)])
     against = [_AGAINST[kind], word] if kind != "place" else ["--reference-on", word]
     if kind == "place" and stage.converts:
         against = ["--against", source, *against]
