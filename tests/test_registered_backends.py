@@ -27,6 +27,36 @@ MODEL = named("whole_model_small").path
 PAGE = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
 
 
+COMPILED = """
+from pathlib import Path
+
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from onnxbench.backends import FileBackend
+
+
+class Compiled(FileBackend):
+    name = "compiled"
+
+    def version(self):
+        return "3"
+
+    def convert(self, model, folder, options):
+        built = folder / "built.bin"
+        built.write_bytes(model.read_bytes()[::-1])
+        return built
+
+    def load(self, file, options):
+        self.file = file
+        evaluator = ReferenceEvaluator(onnx.ModelProto.FromString(file.read_bytes()[::-1]))
+        return lambda feeds, names: dict(zip(names, evaluator.run(names, feeds)))
+
+
+BACKEND = Compiled()
+"""
+
+
 def install(folder: Path, name: str, source: str, *, package: str, module: str, target: str) -> None:
     """Writes a package as an installer does: its module, and what it says of itself."""
     (folder / f"{module}.py").write_text(source, encoding="utf-8")
@@ -53,12 +83,16 @@ def site(tmp_path_factory):
         "forgetful": "class Session:\n    def run(self, feeds, outputs):\n        return {}\n"
         "class Made:\n    name = 'forgetful'\n    def version(self):\n        return '9'\n"
         "    def open(self, model, *, outputs, options):\n        return Session()\n",
+        "threaded": "class Made:\n    name = 'threaded'\n    heeds = ('threads',)\n    def version(self):\n"
+        "        return '9'\n    def open(self, model, *, outputs, options):\n"
+        "        raise RuntimeError(f'{options.threads} threads')\n",
         "without-device": "class Made:\n    name = 'without-device'\n    def version(self):\n        return '9'\n"
         "    def unavailable(self):\n        return 'there is no device'\n    open = version\n",
     }
     for each, text in broken.items():
         module = each.replace("-", "_")
         install(folder, each, text, package=f"{each}-package", module=module, target=f"{module}:Made")
+    install(folder, "compiled", COMPILED, package="compiled", module="compiled", target="compiled:BACKEND")
     sys.path.insert(0, str(folder))
     yield folder
     sys.path.remove(str(folder))
@@ -73,6 +107,19 @@ def test_the_backend_of_the_page_runs_a_model(site):
         np.testing.assert_allclose(found.values[0][name], value, rtol=1e-4, atol=1e-5)
     inner = run(MODEL, backend="PLAIN-PYTHON", outputs=["op:Conv"])
     assert len(inner.outputs) > 3
+
+
+def test_what_a_backend_builds_goes_with_the_session(site):
+    feeds = {"input.1": np.ones([1, 1, 17, 17], np.float32)}
+    session = backends.open_session(load(MODEL), "compiled", outputs=["23", "31"])
+    built = Path(sys.modules["compiled"].BACKEND.file)
+    made = session.run(feeds)
+    assert built.is_file()
+    session.close()
+    assert not built.parent.exists()
+    wanted = backends.run_with_outputs(load(MODEL), feeds, ["23", "31"])
+    assert [made[name].shape for name in wanted] == [value.shape for value in wanted.values()]
+    np.testing.assert_allclose(made["23"], wanted["23"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_search_for_drift_runs_on_it(site, tmp_path):
@@ -132,6 +179,17 @@ def test_settings_that_mean_nothing_to_it_are_told(site):
     for word in ("plain-python:all", "plain-python,level=all"):
         with pytest.raises(UsageError, match="plain-python has no optimization"):
             parse_place(word, level="none")
+
+
+def test_settings_that_mean_something_to_it_get_there(site):
+    for backend, options in [("threaded", backends.Options(threads=3)), _placed("threaded,threads=3")]:
+        with pytest.raises(ExecutionError, match="RuntimeError: 3 threads"):
+            run(MODEL, backend=backend, options=options)
+
+
+def _placed(word: str) -> tuple[str, backends.Options]:
+    place = parse_place(word, level="none")
+    return place.backend, place.options
 
 
 def test_names_that_are_near_are_proposed(site):

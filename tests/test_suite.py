@@ -197,6 +197,32 @@ def test_reports_of_cells_that_are_wrong(mixed):
     assert "onnxbench bisect net.tight.onnx" in case.find("failure").text
 
 
+def test_a_model_that_runs_though_it_is_not_valid_passes_with_a_note(folder):
+    (folder / "open.onnx").write_bytes(named("dim_minus_one").path.read_bytes())
+    (cell,) = run_suite(suite_of(folder, models=["open.onnx"], pipelines={"plain": {}})).cells
+    assert cell.status == "pass"
+    assert cell.notes
+    assert all("not valid as it stands" in note and "dimension of -1" in note for note in cell.notes)
+
+
+def test_a_failure_on_drawn_inputs_says_what_was_drawn(folder):
+    text = TEXT.replace("a = Add(x, w)", "s = Reshape(x, k) a = Add(s, w)").replace(
+        "<float[4] w", "<int64[2] k = {3, 4}, float[4] w"
+    )
+    write(folder / "three.onnx", text)
+    cell, told = run_suite(
+        suite_of(
+            folder,
+            models=["three.onnx", {"file": "three.onnx", "name": "told", "dims": "N=3"}],
+            pipelines={"plain": {}},
+        )
+    ).cells
+    assert (cell.status, cell.step, cell.kind) == ("error", "reference", "execution")
+    assert any("(N) = 1" in line for line in cell.details)
+    assert cell.hint == "shapes, dims and ranges of the model in the suite say how to draw."
+    assert told.status == "pass"
+
+
 # ---------------------------------------------------------------- what is right
 
 
@@ -386,7 +412,7 @@ def test_a_crash_in_a_process_of_its_own_is_one_cell(folder, tmp_path, monkeypat
 
 
 def test_filters(capsys):
-    assert bounded(app, ["suite", str(EXAMPLE), "--model", "two*", "res*", "--on", "onnxruntime", "--json", "-q"]) == 0
+    assert bounded(app, ["suite", "-q", "--json", "--on", "onnxruntime", "--model", "two*", "res*", str(EXAMPLE)]) == 0
     said = capsys.readouterr()
     assert said.err == ""
     (table,) = json.loads(said.out)["result"]["suites"]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxbench.suite import Cell, SuiteResult, SuiteTable
 
 _WORDS = {"pass": "pass", "fail": "FAIL", "error": "ERROR", "built": "build only", "skip": "skip", "planned": "planned"}
+_DETAILS = 4
 Patterns = list[str] | None
 
 
@@ -141,6 +142,10 @@ def _show_cells(table: SuiteTable) -> None:
             worst = cell.worst
             measures = {"max abs": worst.max_abs, "max rel": worst.max_rel, "SQNR dB": worst.sqnr_db}
             print("  " + ", ".join(f"{name} {number(value)}" for name, value in measures.items()))
+        for line in cell.details[:_DETAILS]:
+            print(f"  {line}")
+        for line in cell.notes:
+            print(f"{cell.model}, {cell.pipeline}: {line}")
         if cell.is_wrong and cell.hint:
             print(f"  {cell.hint}")
         for line in cell.next:

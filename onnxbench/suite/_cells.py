@@ -13,7 +13,15 @@ from onnxbench import backends
 from onnxbench.bisection import Place, parse_place
 from onnxbench.drift import DriftReport, TensorDrift, compare_values
 from onnxbench.engine import has_gpu
-from onnxbench.errors import BenchError, DeviceError, FeedsError, MissingDependencyError, ModelError
+from onnxbench.errors import (
+    BenchError,
+    DeviceError,
+    FeedsError,
+    MissingDependencyError,
+    ModelError,
+    RefusedResultError,
+)
+from onnxbench.messages import copy_of
 from onnxbench.model import Model, load
 from onnxbench.running import time_session
 from onnxbench.suite._file import INT8, Limits, Stage, Suite, SuiteModel, reference_kind
@@ -21,7 +29,7 @@ from onnxbench.suite._next import file_name, next_steps
 from onnxbench.suite._references import References, fitted
 from onnxbench.suite._results import Cell, Step
 from onnxbench.surgery import edit
-from onnxbench.validity import find_complaints
+from onnxbench.validity import find_complaints, make_valid
 from onnxbench.writer import save
 
 if TYPE_CHECKING:
@@ -97,8 +105,9 @@ class ModelRuns:
     def _failed(self, cell: Cell, stage: Stage, error: BenchError) -> Cell:
         lines = self._next(stage) if self._step == "run" else ()
         return replace(
-            cell, status="error", step=self._step, kind=error.kind, message=error.message, hint=error.hint, next=lines
-        )
+            cell, status="error", step=self._step, kind=error.kind, message=error.message, details=error.details,
+            hint=error.hint, next=lines,
+        )  # fmt: skip
 
     def _reason_to_skip(self, stage: Stage) -> str | None:
         settings = self._entry.cells.get(stage.name)
@@ -123,8 +132,8 @@ class ModelRuns:
         )  # fmt: skip
 
     @cached_property
-    def _complaints(self) -> list[str]:
-        return find_complaints(self._model.proto, complete=self._model.with_small_weights)
+    def _repairs(self) -> tuple[str, ...]:
+        return check_model(self._model)
 
     def _run(self, stage: Stage, cell: Cell) -> Cell:
         assert stage.place is not None
@@ -133,11 +142,8 @@ class ModelRuns:
             self._step = "convert"
             model = self._made = self._converted(stage, stage.place)
         self._step = "check"
-        complaints = self._complaints if model is self._model else find_complaints(
-            model.proto, complete=model.with_small_weights
-        )  # fmt: skip
-        if complaints:
-            raise ModelError(f"the model is not valid: {complaints[0]}", details=complaints[1:])
+        repairs = self._repairs if model is self._model else check_model(model)
+        cell = replace(cell, notes=tuple(f"the model is not valid as it stands: {repair}" for repair in repairs))
         limits = self._suite.limits(self._entry, stage)
         options = replace(
             stage.place.options, operators=self._settings.options.operators, isolate=self._settings.options.isolate
@@ -207,6 +213,21 @@ class ModelRuns:
             kept = self._settings.keep / file_name(self._entry, stage)
             save(self._made, kept, is_valid=True)
         return tuple(next_steps(self._suite, self._entry, stage, kept))
+
+
+def check_model(model: Model) -> tuple[str, ...]:
+    """Returns what would have to be mended of a model so that the onnx checker takes it: nothing, as a rule.
+
+    Raises:
+        ModelError: It is not valid, and cannot be mended.
+    """
+    complaints = find_complaints(model.proto, complete=model.with_small_weights)
+    if not complaints:
+        return ()
+    try:
+        return tuple(make_valid(copy_of(model.proto), complete=model.with_small_weights))
+    except RefusedResultError:
+        raise ModelError(f"the model is not valid: {complaints[0]}", details=complaints[1:]) from None
 
 
 def compare_outputs(

@@ -377,7 +377,7 @@ def _found_files(item: Item, folder: Path) -> list[SuiteModel]:
                 f"there is no model {model.file} in {folder}", hint=did_you_mean(Path(model.file).name, siblings)
             )
         return [model]
-    files = sorted(path.relative_to(folder).as_posix() for path in _matches(model.file, folder, item))
+    files = sorted(_matches(model.file, folder, item))
     if not files:
         raise item.error(f"no file in {folder} matches {model.file!r}")
     if model.name:
@@ -385,15 +385,16 @@ def _found_files(item: Item, folder: Path) -> list[SuiteModel]:
     return [dataclasses.replace(model, file=file) for file in files]
 
 
-def _matches(pattern: str, folder: Path, item: Item) -> list[Path]:
+def _matches(pattern: str, folder: Path, item: Item) -> list[str]:
     """Returns the files that a pattern matches; ``..`` may stand before the first sign of it."""
     parts = Path(pattern).parts
     plain = next(at for at, part in enumerate(parts) if any(sign in part for sign in _PATTERN))
-    if Path(pattern).is_absolute() or ".." in parts[plain:]:
+    if ".." in parts[plain:]:
         raise item.error(f"{pattern!r} is no pattern of files within a folder")
-    home = folder.joinpath(*parts[:plain])
-    return [folder.joinpath(*parts[:plain], each.relative_to(home)) for each in home.glob("/".join(parts[plain:]))
-            if each.is_file()]  # fmt: skip
+    before = Path(*parts[:plain])
+    home = folder / before
+    found = [each for each in home.glob("/".join(parts[plain:])) if each.is_file()]
+    return [(before / each.relative_to(home)).as_posix() for each in found]
 
 
 def _stage(name: str, item: Item, folder: Path) -> Stage:

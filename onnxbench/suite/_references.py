@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from onnxbench import backends
 from onnxbench.bisection import as_dtype, parse_place, recorded_reference
 from onnxbench.captures import Capture, CaptureWriter, Feeds, Port, Value, input_ports
-from onnxbench.errors import BenchError, FeedsError
-from onnxbench.feeding import FeedOptions, choices_explained, feed_sets
+from onnxbench.errors import BenchError, ExecutionError, FeedsError
+from onnxbench.feeding import FeedOptions, feed_sets
 from onnxbench.model import Model, load
 
 if TYPE_CHECKING:
@@ -82,8 +82,14 @@ class References:
         session = backends.open_session(model, place.backend, options=place.options)
         try:
             for each in feed_sets(self._model, self._said):
-                with choices_explained(each.choices):
-                    yield each.feeds, session.run(fitted(each.feeds, session.inputs))
+                try:
+                    values = session.run(fitted(each.feeds, session.inputs))
+                except ExecutionError as error:
+                    if each.choices:
+                        error.details = (*error.details, "The inputs were drawn, and this was chosen:", *each.choices)
+                        error.hint = error.hint or "shapes, dims and ranges of the model in the suite say how to draw."
+                    raise
+                yield each.feeds, values
         finally:
             session.close()
 

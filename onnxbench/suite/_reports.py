@@ -77,8 +77,8 @@ def junit_report(result: SuiteResult) -> str:
         counts = table.counts
         skipped = sum(counts.get(status, 0) for status in ("built", "skip", "planned"))
         suite = ElementTree.SubElement(
-            root, "testsuite", name=table.title, tests=str(len(table.cells)), failures=str(counts.get("fail", 0)),
-            errors=str(counts.get("error", 0)), skipped=str(skipped),
+            root, "testsuite", name=_legal(table.title), tests=str(len(table.cells)), skipped=str(skipped),
+            failures=str(counts.get("fail", 0)), errors=str(counts.get("error", 0)),
         )  # fmt: skip
         for cell in table.cells:
             _add_case(suite, cell)

@@ -37,7 +37,9 @@ class Cell:
         message: Why it failed, was skipped, or could not be run; ``""`` when it passed.
         step: The step at which an error came; None without one.
         kind: The kind of the error (``onnxbench.errors``); None without one.
+        details: Further lines of the error.
         hint: What to do about it, or None.
+        notes: What else there is to know: what is wrong with the model file, and does not keep it from running.
         worst: How the output compares that is off most, or passes by least; None where nothing was compared.
         outputs: How many values were compared, over all sets of inputs.
         sets: How many sets of inputs were run.
@@ -54,7 +56,9 @@ class Cell:
     message: str = ""
     step: Step | None = None
     kind: str | None = None
+    details: tuple[str, ...] = ()
     hint: str | None = None
+    notes: tuple[str, ...] = ()
     worst: TensorDrift | None = None
     outputs: int = 0
     sets: int = 0
