@@ -10,12 +10,12 @@ itself, then the reference computes something in between that the suspect does n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from onnxbench.bisection._finding import FACTOR
 from onnxbench.bisection._measures import measure
-from onnxbench.bisection._search import FACTOR
 from onnxbench.bisection._sides import as_dtype, is_floating
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
@@ -23,8 +23,9 @@ from onnxbench.errors import ExecutionError
 
 if TYPE_CHECKING:
     from onnxbench.bisection._effects import Telling
+    from onnxbench.bisection._finding import Finding
     from onnxbench.bisection._report import Culprit
-    from onnxbench.bisection._search import Finding, Search
+    from onnxbench.bisection._search import Search
 
 _MOST_TRIES = 200
 _LEAST_ELEMENTS = 4
@@ -98,17 +99,22 @@ class _Region:
         self._parts, self._finding = parts, finding
         inputs = [name for name in finding.inputs if name in tensors]
         asked = list(dict.fromkeys([*steps, *(tensors[name] for name in inputs), finding.partner]))
-        values = next(iter(search.reference.stream(feeds, [asked], number=finding.number)))
+        values = _kept(search, finding, inputs, steps, feeds) or next(
+            iter(search.reference.stream(feeds, [asked], number=finding.number))
+        )
         self._wanted = values[finding.partner]
         self.within = self._within(search, values, feeds)
         self._steps = {**{name: values[name] for name in steps}, **self.within}
-        kinds = parts.kinds(inputs)
+        kinds = parts.kinds(inputs, stated=True)
         self._given = {name: feeds[name] for name in finding.inputs if name in feeds}
         self._given.update(
             (name, as_dtype(values[tensors[name]], kinds[name].tensor_type.elem_type)) for name in inputs
         )
         inner = [name for at in finding.nodes for name in parts.scope.writes[at]]
-        self._inner = parts.run(finding.nodes, self._given, inner)
+        self._inner = self._run(self._given, inner)
+
+    def _run(self, given: Mapping[str, Value], outputs: Sequence[str]) -> dict[str, Value]:
+        return self._parts.run(self._finding.nodes, given, outputs, unpacked=True)  # more than rounding is asked for
 
     def _within(self, search: Search, values: Mapping[str, Value], feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Returns what the steps of the one call make that the reference makes its value by."""
@@ -123,15 +129,19 @@ class _Region:
     def place(self) -> _Place | None:
         """Returns the first tensor that should have been another; None if nothing is told."""
         right = {name for name, value in self._inner.items() if self._is_known(value)} - {self._finding.tensor}
-        for name, step in self._pairs():
+        for name, step in self._pairs(right):
             if self._is_right({**self._given, name: step[1]}):
                 return _Place(name, step[0], self._upstream(name, right))
         if right:
             return _Place(self._finding.tensor, self._finding.partner, self._upstream(self._finding.tensor, right))
         return None
 
-    def _pairs(self) -> Iterator[tuple[str, tuple[str, Value]]]:
-        """Yields tensors, from front to back, with values that they could have been meant to be, and are not."""
+    def _pairs(self, right: Collection[str]) -> Iterator[tuple[str, tuple[str, Value]]]:
+        """Yields tensors, from front to back, with values that they could have been meant to be, and are not.
+
+        In the place of one that is right, a value shows that what makes it is missing here. The steps of a call are no
+        such values: a later one of them may well undo the fault.
+        """
         tensors = {
             **self._given,
             **{name: value for name, value in self._inner.items() if name != self._finding.tensor},
@@ -139,7 +149,8 @@ class _Region:
         tries = 0
         for name, own in tensors.items():
             for step, value in self._steps.items():
-                if not _is_of_a_kind(own, value) or self._agrees(own, value):
+                says_nothing = step in self.within and (name in self._given or name in right)
+                if says_nothing or not _is_of_a_kind(own, value) or self._agrees(own, value):
                     continue
                 tries += 1
                 if tries > _MOST_TRIES:
@@ -148,7 +159,7 @@ class _Region:
 
     def _is_right(self, given: Mapping[str, Value]) -> bool:
         try:
-            made = self._parts.run(self._finding.nodes, given, [self._finding.tensor])[self._finding.tensor]
+            made = self._run(given, [self._finding.tensor])[self._finding.tensor]
         except ExecutionError:
             return False
         return self._agrees(made, self._wanted)
@@ -171,12 +182,31 @@ class _Region:
     def _upstream(self, tensor: str, right: set[str]) -> tuple[int, ...]:
         """Returns the nodes that make a tensor of what is known to be right."""
         scope = self._parts.scope
-        if tensor in self._given:
+        if tensor in self._given or (tensor in right and tensor != self._finding.tensor):
             return ()
         start = scope.producers[tensor]
         stops = (right - {tensor}) | self._given.keys()
         nodes = {start, *reach_back(scope, scope.reads[start], stops).nodes}
         return tuple(sorted(nodes, key=self._parts.rank.__getitem__))
+
+
+def _kept(
+    search: Search, finding: Finding, inputs: Sequence[str], steps: Sequence[str], feeds: Mapping[str, Value]
+) -> dict[str, Value] | None:
+    """Returns the reference's values around a region, by its names, if the search has kept what they are made of."""
+    kept, tensors = search.kept, search.match.tensors
+    recompute = getattr(search.reference, "recompute", None)
+    if (
+        recompute is None
+        or kept.number != finding.number
+        or finding.tensor not in kept.values
+        or any(name not in kept.inputs for name in inputs)
+    ):
+        return None
+    values = {finding.partner: kept.values[finding.tensor][0]}
+    values.update((tensors[name], kept.inputs[name]) for name in inputs)
+    made = recompute(steps, {**feeds, **values}) if steps else {}
+    return None if made is None else {**values, **made}
 
 
 def _is_of_a_kind(one: Value, other: Value) -> bool:
