@@ -105,6 +105,13 @@ def folder(tmp_path_factory):
     (home / "custom.onnx").write_bytes(named("custom_op").path.read_bytes())
     (home / "damaged.onnx").write_bytes(NET.read_bytes()[:100])
     write(home / "invalid.onnx", TEXT.replace("Neg(b)", "Neg(c)"))
+    (home / "square.py").write_text(
+        "import torch\n\n\nclass Square(torch.nn.Module):\n    def forward(self, x):\n"
+        "        return -(x + torch.tensor([1.0, 2.0, 3.0, 4.0])) ** 2\n\n\n"
+        "def make():\n    return Square(), (torch.randn(2, 4),)\n\n\n"
+        "def wrong():\n    return torch.nn.Identity(), (torch.randn(2, 4),)\n",
+        encoding="utf-8",
+    )
     (home / "golden").mkdir()
     x = np.linspace(-3, 3, 8, dtype=np.float32).reshape(2, 4)
     z = -((x + np.array([1, 2, 3, 4], np.float32)) ** 2)
@@ -371,13 +378,6 @@ def test_an_engine_is_built_where_there_is_no_gpu(folder):
 @pytest.mark.torch
 def test_a_pytorch_model_as_what_is_right(folder):
     pytest.importorskip("torch", reason="torch is not installed: pip install onnxbench[torch]")
-    (folder / "square.py").write_text(
-        "import torch\n\n\nclass Square(torch.nn.Module):\n    def forward(self, x):\n"
-        "        return -(x + torch.tensor([1.0, 2.0, 3.0, 4.0])) ** 2\n\n\n"
-        "def make():\n    return Square(), (torch.randn(2, 4),)\n\n\n"
-        "def wrong():\n    return torch.nn.Identity(), (torch.randn(2, 4),)\n",
-        encoding="utf-8",
-    )
     path = suite_of(
         folder,
         models=[{"file": "square.onnx", "samples": 2}],
@@ -387,6 +387,26 @@ def test_a_pytorch_model_as_what_is_right(folder):
     assert (right.status, right.sets, right.against) == ("pass", 2, "PyTorch square.py:make")
     assert wrong.status == "fail"
     assert "--torch" in wrong.next[-1]
+
+
+@pytest.mark.torch
+def test_a_pytorch_model_is_exported_and_compared_with_itself(folder, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="torch is not installed: pip install onnxbench[torch]")
+    model = {"file": "square.py:make", "export": {"exporter": "torchscript", "opset": 17, "dynamic": "x:0=batch"}}
+    broken = {"file": "square.py:nothing", "name": "broken"}
+    path = suite_of(
+        folder,
+        models=[model, broken],
+        pipelines={"plain": {}, "half": {"precision": "bf16", "on": "reference", "tolerance": {"bitwise": True}}},
+    )
+    plain, half, *errors = run_suite(path).cells
+    assert (plain.model, plain.status, plain.against) == ("make", "pass", "PyTorch square.py:make")
+    assert (half.status, [shlex.split(line)[1] for line in half.next]) == ("fail", ["export", "edit", "bisect"])
+    assert {(cell.status, cell.step, cell.kind) for cell in errors} == {("error", "load", "not-found")}
+    monkeypatch.chdir(tmp_path)
+    assert bounded(app, shlex.split(half.next[0])[1:]) == 0
+    (opset,) = load(tmp_path / "make.onnx").proto.opset_import
+    assert opset.version == 17
 
 
 def test_a_crash_in_a_process_of_its_own_is_one_cell(folder, tmp_path, monkeypatch):
@@ -491,6 +511,8 @@ def test_patterns_and_names(tmp_path):
         ("models: [square.onnx]\npipelines: {a: {variables: {x: 1}}}", "variables mean nothing without a recipe", None),
         ("models: [square.onnx]\npipelines: {a: {steps: [set_pp: {}]}}", "2:25: there is no operation 'set_pp'", None),
         ("models: [square.onnx]\npipelines: {a: {precision: int8}}", "2:13: the pipeline 'a' makes int8", "sqnr"),
+        ("models: [{file: square.onnx, export: {opset: 17}}]\npipelines: {a: {}}", "export means nothing", "model.py"),
+        ("models: ['squar.py:make']\npipelines: {a: {}}", "there is no model squar.py in", None),
         ("models: [{file: square.onnx, cells: {b: {}}}]\npipelines: {a: {}}", "names a pipeline 'b'", "Pipelines: a."),
         ("models: [square.onnx, square.onnx]\npipelines: {a: {}}", "two models are called 'square'", "name"),
         ("models: [square.onnx]\npipelines: {a: {tolerance: {atol: -1}}}", "atol must be a number from 0 up", None),

@@ -78,7 +78,8 @@ def run_suite(
     _require_some(read, narrowed, models, pipelines, wanted)
     bundles = load_bundles(plugins)
     options = backends.Options(operators=operators_of(bundles), isolate=isolate)
-    settings = Settings(time, warmup, options, allow_outside, None if keep is None else _made(Path(keep)))
+    kept = None if keep is None else _made(Path(keep))
+    settings = Settings(time, warmup, options, allow_outside, kept, tuple(plugins))
     total, done = sum(len(suite.models) * len(suite.stages) for suite in narrowed), 0
     tables = []
     with registered(bundles):

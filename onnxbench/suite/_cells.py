@@ -24,7 +24,7 @@ from onnxbench.errors import (
 from onnxbench.messages import copy_of
 from onnxbench.model import Model, load
 from onnxbench.running import time_session
-from onnxbench.suite._file import INT8, Limits, Stage, Suite, SuiteModel, reference_kind
+from onnxbench.suite._file import INT8, Export, Limits, Stage, Suite, SuiteModel, in_folder, reference_kind
 from onnxbench.suite._next import file_name, next_steps
 from onnxbench.suite._references import References, fitted
 from onnxbench.suite._results import Cell, Step
@@ -49,6 +49,7 @@ class Settings:
         options: Custom operators, and the time limit in a process of its own.
         allow_outside: Follow external data that leaves a model's folder.
         keep: The folder that converted models of cells that are wrong are written to; None writes none.
+        plugins: The bundles of the custom operators.
     """
 
     time: int = 0
@@ -56,6 +57,7 @@ class Settings:
     options: backends.Options = backends.Options()  # noqa: RUF009 - it is frozen
     allow_outside: bool = False
     keep: Path | None = None
+    plugins: tuple[str, ...] = ()
 
 
 class ModelRuns:
@@ -121,8 +123,31 @@ class ModelRuns:
         return next((reason for reason in reasons if reason is not None), None)
 
     @cached_property
+    def _loaded(self) -> Model | BenchError:
+        try:
+            file = self._exported() if self._entry.is_torch else self._suite.folder / self._entry.file
+            return load(file, allow_outside=self._settings.allow_outside)
+        except BenchError as error:
+            return error
+
+    @property
     def _model(self) -> Model:
-        return load(self._suite.folder / self._entry.file, allow_outside=self._settings.allow_outside)
+        if isinstance(self._loaded, BenchError):
+            raise self._loaded
+        return self._loaded
+
+    def _exported(self) -> Path:
+        """Returns the file that a PyTorch model is exported to; pipelines compare it, so nothing else does."""
+        from onnxbench.pytorch.exporting import ExportOptions, export
+
+        entry, file = self._entry, Path(self._folder.name, "exported.onnx")
+        said = entry.export or Export()
+        options = ExportOptions(
+            exporter=said.exporter, opset=said.opset, dynamic=said.dynamic, shapes=entry.shapes, seed=entry.seed,
+            rewrites=self._suite.rewrites(entry), plugins=self._settings.plugins, verify=False,
+        )  # fmt: skip
+        export(in_folder(entry.file, self._suite.folder), file, options=options)
+        return file
 
     @cached_property
     def _references(self) -> References:

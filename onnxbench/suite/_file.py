@@ -99,12 +99,30 @@ class CellSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """How a PyTorch model is exported, as by ``onnxbench export``.
+
+    Attributes:
+        exporter: ``torch.export`` or ``torchscript``.
+        opset: The opset; by default the exporter's own.
+        dynamic: Open dimensions: ``x:0=batch``.
+        rewrites: What replaces PyTorch code for the export: files, or names of those that come along.
+    """
+
+    exporter: Literal["torch.export", "torchscript"] = "torch.export"
+    opset: int | None = None
+    dynamic: tuple[str, ...] = ()
+    rewrites: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class SuiteModel:
     """A model file, or several by a pattern. Without data, inputs are drawn from a seed.
 
     Attributes:
-        file: The model file, or a pattern: ``models/*.onnx``.
+        file: The model file, or a pattern: ``models/*.onnx``; or a PyTorch model, which is exported: ``model.py:make``.
         name: What it is called; by default the file's name without its ending.
+        export: How a PyTorch model is exported.
         feeds: Data for its inputs, as ``onnxbench run --feeds`` takes it; ``{model}`` stands for the name.
         shapes: Shapes of drawn inputs: ``x:[1,3,224,224]``.
         dims: Sizes of symbolic dimensions of drawn inputs: ``batch=2``.
@@ -118,6 +136,7 @@ class SuiteModel:
 
     file: str
     name: str = ""
+    export: Export | None = None
     feeds: tuple[str, ...] = ()
     shapes: tuple[str, ...] = ()
     dims: tuple[str, ...] = ()
@@ -128,9 +147,20 @@ class SuiteModel:
     tolerance: Limits | None = None
     cells: dict[str, CellSettings] = field(default_factory=dict)
 
+    @property
+    def is_torch(self) -> bool:
+        """Whether it is a PyTorch model."""
+        return reference_kind(self.file) == "torch"
+
+    @property
+    def stem(self) -> str:
+        """What it is called by default: the file, or the function that makes it."""
+        head, colon, function = self.file.rpartition(":")
+        return function if colon and head.endswith(".py") else Path(self.file).stem
+
     def feed_options(self, folder: Path) -> FeedOptions:
         """Returns what is said of its inputs."""
-        sources = tuple(_in_folder(word.replace("{model}", self.name), folder) for word in self.feeds)
+        sources = tuple(in_folder(word.replace("{model}", self.name), folder) for word in self.feeds)
         return FeedOptions(sources, self.shapes, self.dims, self.ranges, self.seed, self.samples)
 
 
@@ -254,6 +284,11 @@ class Suite:
         """What files are relative to."""
         return self.path.parent
 
+    def rewrites(self, model: SuiteModel) -> list[str]:
+        """Returns what replaces PyTorch code where a model is exported: files with their place, and names."""
+        said = model.export.rewrites if model.export is not None else ()
+        return [str(self.folder / word) if (self.folder / word).is_file() else word for word in said]
+
     def limits(self, model: SuiteModel, stage: Stage) -> Limits:
         """Returns what a model's outputs may be off in a pipeline: the most special that is said."""
         special = model.cells.get(stage.name, CellSettings()).tolerance
@@ -265,13 +300,14 @@ class Suite:
 
     def against_word(self, model: SuiteModel, stage: Stage) -> str:
         """Returns what a model is compared with in a pipeline, as it is spelled."""
-        return (stage.said.against or model.against or _ORIGINAL).replace("{model}", model.name)
+        default = model.file if model.is_torch else _ORIGINAL
+        return (stage.said.against or model.against or default).replace("{model}", model.name)
 
     def against(self, model: SuiteModel, stage: Stage) -> tuple[ReferenceKind, str]:
         """Returns what a model is compared with in a pipeline: its kind, and how it is spelled, files found."""
         word = self.against_word(model, stage)
         kind = reference_kind(word)
-        return kind, word if kind == "place" else _in_folder(word, self.folder)
+        return kind, word if kind == "place" else in_folder(word, self.folder)
 
 
 def reference_kind(word: str) -> ReferenceKind:
@@ -352,11 +388,11 @@ def _models(listed: Item, folder: Path, pipelines: Sequence[str]) -> tuple[Suite
             raise item.error(f"cells names a pipeline {unknown[0]!r} that is not there", hint=hint)
     if not found:
         raise listed.error("a suite needs a model")
-    stems = Counter(model.name or Path(model.file).stem for model, _ in found)
+    stems = Counter(model.name or model.stem for model, _ in found)
     named: list[SuiteModel] = []
     for model, item in found:
-        short = model.name or Path(model.file).stem
-        name = short if stems[short] == 1 else Path(model.file).with_suffix("").as_posix()
+        short = model.name or model.stem
+        name = short if stems[short] == 1 else model.file.removesuffix(Path(model.file).suffix)
         if (model.name and stems[short] > 1) or name in {each.name for each in named}:
             raise item.error(f"two models are called {name!r}", hint="Give one of them a name: {file: ..., name: ...}")
         named.append(dataclasses.replace(model, name=name))
@@ -369,20 +405,24 @@ def _found_files(item: Item, folder: Path) -> list[SuiteModel]:
         model = read_fields(SuiteModel, item, "a model")
     else:
         model = SuiteModel(file=item.require_text("a model file"))
-    if not any(sign in model.file for sign in _PATTERN) or (folder / model.file).is_file():
-        if not (folder / model.file).is_file():
-            place = (folder / model.file).parent
+    if model.export is not None and not model.is_torch:
+        raise item.error(
+            f"export means nothing for {model.file}, which is no PyTorch model", hint="file: model.py:make"
+        )
+    head = model.file.rpartition(":")[0] if model.is_torch else ""
+    file = head if head.endswith(".py") else model.file
+    if not any(sign in file for sign in _PATTERN) or (folder / file).is_file():
+        if not (folder / file).is_file():
+            place = (folder / file).parent
             siblings = [each.name for each in place.iterdir()] if place.is_dir() else []
-            raise item.error(
-                f"there is no model {model.file} in {folder}", hint=did_you_mean(Path(model.file).name, siblings)
-            )
+            raise item.error(f"there is no model {file} in {folder}", hint=did_you_mean(Path(file).name, siblings))
         return [model]
-    files = sorted(_matches(model.file, folder, item))
+    files = sorted(_matches(file, folder, item))
     if not files:
-        raise item.error(f"no file in {folder} matches {model.file!r}")
+        raise item.error(f"no file in {folder} matches {file!r}")
     if model.name:
         raise item.error("a pattern stands for several models, which cannot all have one name")
-    return [dataclasses.replace(model, file=file) for file in files]
+    return [dataclasses.replace(model, file=each) for each in files]
 
 
 def _matches(pattern: str, folder: Path, item: Item) -> list[str]:
@@ -444,7 +484,7 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def _in_folder(word: str, folder: Path) -> str:
+def in_folder(word: str, folder: Path) -> str:
     """Returns a word that names a file, ``x:f.npy`` or ``script.py:func`` too, with the file's place in it."""
     if (folder / word).exists():
         return str(folder / word)

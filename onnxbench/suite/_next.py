@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnxbench.envelope import jsonable
 from onnxbench.feeding import FeedOptions
-from onnxbench.suite._file import INT8, Limits, Stage, Suite, SuiteModel
+from onnxbench.suite._file import INT8, Export, Limits, Stage, Suite, SuiteModel, in_folder
 
 _AGAINST = {"recorded": "--load-outputs", "torch": "--torch", "model": "--against"}
 
@@ -31,10 +31,16 @@ def next_steps(suite: Suite, entry: SuiteModel, stage: Stage, kept: Path | None)
     source = str(suite.folder / entry.file)
     said = entry.feed_options(suite.folder)
     kind, word = suite.against(entry, stage)
+    is_there = kept is not None or stage.said.precision == INT8
+    if entry.is_torch:
+        source = f"{entry.name}.onnx".replace("/", "_")
+        if not is_there or kind == "place":
+            words = [in_folder(entry.file, suite.folder), source, *_export_words(suite, entry)]
+            yield shlex.join(["onnxbench", "export", *words])
     suspect = source
     if kept is not None:
         suspect = str(kept)
-    elif stage.said.precision == INT8:  # what it was calibrated with may be in no file of its own
+    elif is_there:  # what it was calibrated with may be in no file of its own
         words = ["--model", entry.name, "--pipeline", stage.name, "--keep", "kept"]
         yield shlex.join(["onnxbench", "suite", str(suite.path), *words])
         suspect = str(Path("kept", file_name(entry, stage)))
@@ -48,6 +54,14 @@ def next_steps(suite: Suite, entry: SuiteModel, stage: Stage, kept: Path | None)
     yield shlex.join(
         ["onnxbench", "bisect", suspect, "--on", _place_word(stage), *against, *_feed_words(said), *limits]
     )
+
+
+def _export_words(suite: Suite, entry: SuiteModel) -> list[str]:
+    said = entry.export or Export()
+    words = ["--no-verify"] + (["--exporter", said.exporter] if said.exporter != Export().exporter else [])
+    words += ["--opset", str(said.opset)] if said.opset is not None else []
+    options = {"--dynamic": said.dynamic, "--shape": entry.shapes, "--rewrites": suite.rewrites(entry)}
+    return words + [part for option, values in options.items() if values for part in (option, *values)]
 
 
 def _edit_words(folder: Path, stage: Stage) -> list[str]:

@@ -95,10 +95,13 @@ class References:
 
     def _of_torch(self, word: str) -> Iterator[Expected]:
         """Yields what a PyTorch model returns: for its example inputs and others like them, if no inputs are told."""
-        from onnxbench.pytorch.sources import load_source
+        from onnxbench.pytorch.sources import load_source, with_inputs
         from onnxbench.pytorch.values import similar_inputs, torch_values
 
-        model = torch_values(load_source(word), model=self._model, how="modules")
+        source = load_source(word)
+        if self._said.shapes and not source.has_inputs:
+            source = with_inputs(source, self._said.shapes)
+        model = torch_values(source, model=self._model, how="modules")
         names = [info.name for info in self._model.proto.graph.output]
         examples = model.examples()
         drawn = (similar_inputs(examples, number) for number in islice(count(), self._said.iterations or 1))
