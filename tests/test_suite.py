@@ -116,6 +116,7 @@ def folder(tmp_path_factory):
     x = np.linspace(-3, 3, 8, dtype=np.float32).reshape(2, 4)
     z = -((x + np.array([1, 2, 3, 4], np.float32)) ** 2)
     save_values(home / "golden" / "square.npz", {"x": x, "z": z})
+    np.save(home / "golden" / "x.npy", x.astype(np.float16))
     save_values(home / "golden" / "off.npz", {"x": x, "z": z + np.float32(0.5)})
     save_values(home / "golden" / "nan.npz", {"x": x, "z": np.where(z < -20, np.float32("nan"), z)})
     return home
@@ -289,13 +290,32 @@ def test_inputs_and_outputs_that_a_conversion_renames_and_retypes(cell_of):
     assert found.worst.max_abs > 0
 
 
+def test_outputs_are_paired_by_name_first_and_the_others_in_order(cell_of, folder):
+    text = TEXT.replace("(float[N,4] z)", "(float[N,4] z, float[N,4] a, float[N,4] b)")
+    write(folder / "three_outputs.onnx", text)
+    steps = [{"reorder_outputs": ["b", "z", "a"]}, {"rename_output": "z=made"}]
+    found = cell_of({"file": "three_outputs.onnx", "dims": "N=2"}, steps=steps, on="ort:none")
+    assert (found.status, found.outputs) == ("pass", 3)
+    assert found.worst.bitwise_equal
+
+
+def test_another_element_type_counts_unless_another_model_is_right(cell_of, folder):
+    half = onnxbench.convert(load(folder / "square.onnx"), to="fp16", io="convert").model
+    onnxbench.save(half, folder / "half_square.onnx")
+    model = {"file": "half_square.onnx", "dims": "N=2"}
+    assert cell_of(model, against="square.onnx", tolerance={"atol": 0.1, "rtol": 1e-2}).status == "pass"
+    recorded = cell_of({**model, "feeds": "x:golden/x.npy"}, against="golden/square.npz", tolerance={"atol": 0.1})
+    assert recorded.message == "z: the element type is float16, expected float32"
+
+
 def test_outputs_that_a_conversion_adds_do_not_count_and_those_it_removes_do(cell_of):
     assert cell_of({"file": "square.onnx", "dims": "N=3"}, steps=[{"add_output": "a"}]).status == "pass"
     two = cell_of(
         {"file": "square.onnx", "dims": "N=3"}, steps=[{"add_output": "a"}, {"rename_output": "z=made"}]
     )  # fmt: skip
     assert (two.status, two.step) == ("error", "compare")
-    assert two.message == "the model has other outputs after the conversion: made, a"
+    assert two.message == "the outputs are called otherwise, and are not as many: z"
+    assert two.details == ("on the other side: made, a",)
 
 
 def test_int8_is_judged_by_noise(cell_of):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -26,7 +26,7 @@ from onnxbench.model import Model, load
 from onnxbench.running import time_session
 from onnxbench.suite._file import INT8, Export, Limits, Stage, Suite, SuiteModel, in_folder, reference_kind
 from onnxbench.suite._next import file_name, next_steps
-from onnxbench.suite._references import References, fitted
+from onnxbench.suite._references import References, fitted, paired
 from onnxbench.suite._results import Cell, Step
 from onnxbench.surgery import edit
 from onnxbench.validity import find_complaints, make_valid
@@ -54,7 +54,7 @@ class Settings:
 
     time: int = 0
     warmup: int = 5
-    options: backends.Options = backends.Options()  # noqa: RUF009 - it is frozen
+    options: backends.Options = field(default_factory=backends.Options)
     allow_outside: bool = False
     keep: Path | None = None
     plugins: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ class ModelRuns:
     def cell(self, stage: Stage) -> Cell:
         """Returns how the model comes out of a pipeline."""
         cell = self.planned(stage)
-        self._step, self._made = "load", None
+        self._begin()
         try:
             reason = self._reason_to_skip(stage)
             if reason is not None:
@@ -96,13 +96,16 @@ class ModelRuns:
         except MissingDependencyError as error:
             return replace(cell, status="skip", message=error.message, hint=error.hint)
         except DeviceError as error:
-            if stage.place is not None and stage.place.is_engine and not has_gpu():
+            if self._step == "run" and stage.place is not None and stage.place.is_engine and not has_gpu():
                 return replace(cell, status="built", message=error.details[0] if error.details else error.message)
             return self._failed(cell, stage, error)
         except BenchError as error:
             return self._failed(cell, stage, error)
         except MemoryError:
             return replace(cell, status="error", step=self._step, kind="memory", message="memory ran out")
+
+    def _begin(self) -> None:
+        self._step, self._made = "load", None
 
     def _failed(self, cell: Cell, stage: Stage, error: BenchError) -> Cell:
         lines = self._next(stage) if self._step == "run" else ()
@@ -184,7 +187,9 @@ class ModelRuns:
         """Returns the cell with what a session gives, compared with what is right, set by set."""
         drifts: list[TensorDrift] = []
         number, first = 0, None
-        sets = self._references.expected(*self._suite.against(self._entry, stage))
+        kind, word = self._suite.against(self._entry, stage)
+        same_types = not stage.converts and kind != "model"
+        sets = self._references.expected(kind, word)
         while True:
             self._step = "reference"
             pair = next(sets, None)
@@ -195,7 +200,7 @@ class ModelRuns:
             actual = session.run(feeds)
             self._step = "compare"
             first = feeds if first is None else first
-            drifts += compare_outputs(pair[1], actual, limits, number=number, same_types=not stage.converts)
+            drifts += compare_outputs(pair[1], actual, limits, number=number, same_types=same_types)
             number += 1
         if first is None:
             raise FeedsError("the data holds no set of inputs")
@@ -205,7 +210,7 @@ class ModelRuns:
         latency = time_session(session, first, settings.time, settings.warmup) if settings.time else None
         worst = report.worst
         wrong = [drift for drift in drifts if not drift.passed]
-        message = ""
+        message = "" if drifts else "there is nothing in the outputs that could be compared"
         if wrong and worst is not None:
             several = f" ({len(wrong)} of {len(drifts)} values are off)" if len(drifts) > 1 else ""
             message = f"{worst.name}: {worst.reason}{several}"
@@ -258,7 +263,7 @@ def check_model(model: Model) -> tuple[str, ...]:
 def compare_outputs(
     expected: Mapping[str, Value], actual: Mapping[str, Value], limits: Limits, *, number: int, same_types: bool
 ) -> list[TensorDrift]:
-    """Returns how the outputs of one run compare with those that are right: by name, else by place.
+    """Returns how the outputs of one run compare with those that are right: by name, the others by place.
 
     Args:
         expected: What is right; it may be a file.
@@ -268,20 +273,12 @@ def compare_outputs(
         same_types: Whether another element type is wrong.
 
     Raises:
-        FeedsError: They are not as many, and have other names.
+        FeedsError: They have other names, and are not as many.
     """
-    names = list(actual)
-    by_name = all(name in actual for name in expected)
-    if not by_name and len(expected) != len(actual):
-        raise FeedsError(
-            f"the model has other outputs after the conversion: {', '.join(names)}",
-            details=[f"expected: {', '.join(expected)}"],
-        )
     found: list[TensorDrift] = []
-    for at, name in enumerate(expected):
+    for name, made in paired(list(expected), list(actual), "outputs").items():
         label = f"{name} (set {number + 1})" if number else name
-        made = actual[name if by_name else names[at]]
-        drifts = compare_values(label, expected[name], made, tolerance=limits.tolerance, check_dtype=same_types)
+        drifts = compare_values(label, expected[name], actual[made], tolerance=limits.tolerance, check_dtype=same_types)
         found += [_judged(drift, limits.sqnr) for drift in drifts]
     return found
 

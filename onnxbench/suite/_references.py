@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,18 +131,30 @@ class References:
             raise FeedsError(f"{word} has {len(reference.recorded)} sets of outputs, and there are inputs for {number}")
 
 
-def fitted(feeds: Mapping[str, Value], ports: list[Port]) -> Feeds:
-    """Returns a model's inputs as those of another form of it: by name, else by place, in its floating types.
+def fitted(feeds: Mapping[str, Value], ports: Sequence[Port]) -> Feeds:
+    """Returns a model's inputs as those of another form of it, in its floating types (see ``paired``).
 
     Raises:
-        FeedsError: They are not as many.
+        FeedsError: They have other names, and are not as many.
     """
-    wanted = [port for port in ports if port.required or port.name in feeds]
-    by_name = all(port.name in feeds for port in wanted)
-    if not by_name and len(wanted) != len(feeds):
+    wanted = {port.name: port for port in ports if port.required or port.name in feeds}
+    pairs = paired(list(wanted), list(feeds), "inputs")
+    return {name: as_dtype(feeds[given], wanted[name].dtype) for name, given in pairs.items()}
+
+
+def paired(wanted: Sequence[str], given: Sequence[str], what: str) -> dict[str, str]:
+    """Returns which of the given names each of the wanted ones is: the same, or what is left, in order.
+
+    Raises:
+        FeedsError: Names are left on both sides, or on the wanted one, and are not as many.
+    """
+    known = set(given)
+    left = [name for name in given if name not in set(wanted)]
+    others = [name for name in wanted if name not in known]
+    if others and len(others) != len(left):
         raise FeedsError(
-            f"the model has other inputs after the conversion: {', '.join(port.name for port in wanted)}",
-            details=[f"before: {', '.join(feeds)}"],
+            f"the {what} are called otherwise, and are not as many: {', '.join(others)}",
+            details=[f"on the other side: {', '.join(left) or 'none'}"],
         )
-    named = feeds if by_name else dict(zip((port.name for port in wanted), feeds.values(), strict=True))
-    return {port.name: as_dtype(named[port.name], port.dtype) for port in wanted}
+    renamed = dict(zip(others, left, strict=True)) if others else {}
+    return {name: renamed.get(name, name) for name in wanted}
