@@ -329,6 +329,27 @@ def test_int8_is_judged_by_noise(cell_of):
     assert more.message == f"31: {noise:.1f} dB signal to noise, and {noise + 1:g} dB are asked for"
 
 
+def test_recipes_with_variables_and_what_they_include(folder):
+    (folder / "recipes").mkdir()
+    (folder / "parts.yaml").write_text("steps: [name_nodes]\n", encoding="utf-8")
+    (folder / "recipes" / "version.yaml").write_text(
+        "variables: {opset: 18}\ninclude: ../parts.yaml\nsteps:\n  - set_opset: {version: '${opset}'}\n",
+        encoding="utf-8",
+    )
+    said = {"recipe": "recipes/version.yaml", "variables": {"opset": 20}}
+    path = suite_of(folder, models=[{"file": "square.onnx", "dims": "N=2"}], pipelines={"it": said})
+    with pytest.raises(SpecError, match="outside of the recipe's folder"):
+        run_suite(path)
+    (found,) = run_suite(path, allow_outside=True).tables
+    assert found.passed
+    assert found.pipelines == {"it": "name_nodes, set_opset 20"}
+    said["variables"] = {"opst": 20}
+    path = suite_of(folder, models=["square.onnx"], pipelines={"it": said})
+    with pytest.raises(SpecError, match=r"suite.yaml:\d+:\d+: the recipe has no variable 'opst'") as caught:
+        load_suite(path, allow_outside=True)
+    assert caught.value.hint == "Did you mean 'opset'?"
+
+
 def test_tolerances_the_most_special_first(folder):
     path = suite_of(
         folder,

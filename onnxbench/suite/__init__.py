@@ -60,7 +60,7 @@ def run_suite(
         plugins: Custom operators: bundles by name or folder; their code is run.
         keep: A folder that the converted models of cells that are wrong are written to; it is made.
         dry_run: Run nothing: the cells are those that would be run.
-        allow_outside: Follow external data that leaves a model's folder.
+        allow_outside: Follow external data that leaves a model's folder, and what recipes include out of theirs.
         heard: Is told of each cell when it is done, its number from 1, and how many there are.
 
     Raises:
@@ -72,7 +72,9 @@ def run_suite(
     if time and isolate:
         raise UsageError("runs in processes of their own are not timed", hint="Leave one of them out.")
     given = [suites] if isinstance(suites, (Suite, str, os.PathLike)) else suites
-    read = [each if isinstance(each, Suite) else load_suite(os.fspath(each)) for each in given]
+    read = [
+        each if isinstance(each, Suite) else load_suite(os.fspath(each), allow_outside=allow_outside) for each in given
+    ]
     wanted = {backends.backend(name).name if backends.is_known_backend(name) else name for name in on}
     narrowed = [_narrowed(suite, models, pipelines, wanted) for suite in read]
     _require_some(read, narrowed, models, pipelines, wanted)

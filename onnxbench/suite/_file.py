@@ -320,8 +320,12 @@ def reference_kind(word: str) -> ReferenceKind:
     return "model" if word.endswith((".onnx", ".onnxtxt")) else "recorded"
 
 
-def load_suite(path: str | Path) -> Suite:
+def load_suite(path: str | Path, *, allow_outside: bool = False) -> Suite:
     """Returns the suite in a YAML (or JSON) file; models are found, recipes read, and no model is opened.
+
+    Args:
+        path: The file.
+        allow_outside: Follow what recipes include out of their folders.
 
     Raises:
         NotFoundError: There is no such file, or it names a model or recipe that is not there.
@@ -345,7 +349,8 @@ def load_suite(path: str | Path) -> Suite:
         raise version.error(f"this is a suite of version {version.text}, and {VERSION} is understood")
     listed, named = (_required(root, key) for key in ("models", "pipelines"))
     stages = tuple(
-        _stage(name, item, file.parent) for name, _, item in named.require_map("the pipelines by name").pairs()
+        _stage(name, item, file.parent, allow_outside=allow_outside)
+        for name, _, item in named.require_map("the pipelines by name").pairs()
     )
     if not stages:
         raise named.error("a suite needs a pipeline", hint='plain: {on: "ort:all"}')
@@ -437,15 +442,15 @@ def _matches(pattern: str, folder: Path, item: Item) -> list[str]:
     return [(before / each.relative_to(home)).as_posix() for each in found]
 
 
-def _stage(name: str, item: Item, folder: Path) -> Stage:
+def _stage(name: str, item: Item, folder: Path, *, allow_outside: bool) -> Stage:
     """Returns a pipeline as it is run."""
     steps = item.entries.get("steps") if item.kind == "map" else None
     said = read_fields(Pipeline, item, f"the pipeline {name!r}")
     made: list[Step] = []
     try:
-        for at, word in enumerate(said.recipe):
-            made += load_recipe(folder / word, variables=said.variables if not at else None).steps
-    except NotFoundError as error:
+        for word in said.recipe:
+            made += load_recipe(folder / word, variables=said.variables, allow_outside=allow_outside).steps
+    except (NotFoundError, UsageError) as error:
         raise item.entries["recipe"][1].error(error.message, hint=error.hint) from None
     if said.variables and not said.recipe:
         raise item.entries["variables"][0].error("variables mean nothing without a recipe")
