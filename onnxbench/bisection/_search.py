@@ -46,7 +46,7 @@ from onnxbench.bisection._measures import Distance, epsilon, measure
 from onnxbench.bisection._sides import ModelReference, RecordedReference, as_dtype, is_floating
 from onnxbench.boundary import depends_on, reach_back
 from onnxbench.captures import Value, onnx_dtype
-from onnxbench.drift import Tolerance, default_tolerance
+from onnxbench.drift import TensorDrift, Tolerance, compare_values, default_tolerance
 from onnxbench.errors import ExecutionError, UsageError
 from onnxbench.tensortype import elem_type
 
@@ -171,7 +171,8 @@ class Search:
                 if name not in self._forced and not totals[name].equal:
                     constants.add(name)
             groups = self._regions(batch, constants, held)
-            self._judge(groups, held, got, totals, dtypes, seen)
+            drifts = self._drifts(references, got) if self._thorough else {}
+            self._judge(groups, held, got, totals, drifts, dtypes, seen)
             for name in [name for name in held if last.get(name, -1) <= at and name not in constants]:
                 if name not in feeds:
                     del held[name]
@@ -210,6 +211,17 @@ class Search:
             return measure(reference, value, self._allowed(name, reference, value))
 
         return dict(zip(references, _in_threads(distance, references), strict=True))
+
+    def _drifts(self, references: Mapping[str, Value], got: Mapping[str, Value]) -> dict[str, TensorDrift]:
+        """Returns all that there is to know of how far the suspect's values are from the reference's."""
+
+        def drift(name: str) -> TensorDrift:
+            reference, value = references[name], got[name]
+            allowed = self._allowed(name, reference, value)
+            return compare_values(name, reference, value, check_dtype=False, tolerance=allowed)[0]
+
+        found = map(drift, references) if self._strict else _in_threads(drift, references)
+        return dict(zip(references, found, strict=True))
 
     def _split(self, feeds: Mapping[str, Value]) -> list[list[str]]:
         """Returns the matched tensors in batches: as the budget says, or of a quarter of the memory each.
@@ -289,6 +301,7 @@ class Search:
         held: Mapping[str, Value],
         got: Mapping[str, Value],
         totals: Mapping[str, Distance],
+        drifts: Mapping[str, TensorDrift],
         dtypes: Mapping[str, int],
         seen: Kept,
     ) -> None:
@@ -297,6 +310,7 @@ class Search:
         for finding in found:
             finding.number, finding.total = seen.number, totals[finding.tensor]
             finding.allowed = self._allowed(finding.tensor, held[finding.tensor], got[finding.tensor])
+            finding.drift = drifts.get(finding.tensor)
             finding.precision = max(map(epsilon, finding.total.dtypes))
             if self._unit and finding.precision and self._multiplies(finding):
                 finding.precision = max(finding.precision, self._unit)
