@@ -148,8 +148,7 @@ def write_whole(target: Path, parts: Iterable[bytes | weights.ByteRange]) -> Non
         OutputError: It cannot be written; nothing was left behind.
     """
     try:
-        if target.exists() and not target.is_file():
-            raise OutputError(f"{target} exists and is not a regular file")
+        require_place(target)
         with _staging(target) as staging:
             with open(staging / target.name, "wb") as out:
                 for part in parts:
@@ -161,6 +160,18 @@ def write_whole(target: Path, parts: Iterable[bytes | weights.ByteRange]) -> Non
             _publish(staging, target.parent, [target.name])
     except OSError as error:
         raise _cannot_write(error, target) from None
+
+
+def require_place(target: Path) -> None:
+    """Raises OutputError where no file can be written: its folder is not there, or something else has its name."""
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{target} exists and is not a regular file")
+    _require_folder(target)
+
+
+def _require_folder(target: Path) -> None:
+    if not target.parent.is_dir():
+        raise OutputError(f"there is no folder {target.parent}", hint="Make it first.")
 
 
 @contextlib.contextmanager
@@ -535,8 +546,7 @@ def _refuse_inputs(model: Model, target: Path, external: set[str]) -> None:
 @contextlib.contextmanager
 def _staging(target: Path) -> Iterator[Path]:
     """Gives a hidden folder beside the target, gone afterwards whatever happens."""
-    if not target.parent.is_dir():
-        raise OutputError(f"there is no folder {target.parent}", hint="Make it first.")
+    _require_folder(target)
     with staging_folder(target) as folder:
         yield folder
 

@@ -54,6 +54,7 @@ class Distance:
         size: Length of the reference, as a vector.
         elements: How many elements there are.
         nonfinite: How many are NaN or infinite on one side only, or differ in that.
+        missing: How many of these are finite in the value, and not in the reference.
         failing: How many are beyond the tolerance.
         equal: Whether all elements are equal, NaN to NaN too.
         dtypes: Element types of the reference and the value.
@@ -68,6 +69,7 @@ class Distance:
     size: float = 0.0
     elements: int = 0
     nonfinite: int = 0
+    missing: int = 0
     failing: int = 0
     equal: bool = False
     dtypes: tuple[str, str] = ("", "")
@@ -151,7 +153,7 @@ def _numbers(found: Distance, reference: Array, value: Array, tolerance: Toleran
     squares = [0.0, 0.0]
     peak = most = 0.0
     at = first = -1
-    nonfinite = failing = start = 0
+    nonfinite = missing = failing = start = 0
     for one, other in _blocks(reference, value):
         e, a = one, other
         if limit:
@@ -167,6 +169,7 @@ def _numbers(found: Distance, reference: Array, value: Array, tolerance: Toleran
                 if wrong.size and first < 0:
                     first = start + int(wrong[0])
                 nonfinite += int(wrong.size)
+                missing += int(np.count_nonzero(np.isfinite(a[wrong])))
                 e, a = np.where(finite, e, 0.0), np.where(finite, a, 0.0)
             difference = a - e
             dots = float(np.dot(difference, difference)), float(np.dot(e, e))
@@ -203,6 +206,7 @@ def _numbers(found: Distance, reference: Array, value: Array, tolerance: Toleran
         at=tuple(int(i) for i in np.unravel_index(where, found.shapes[0])) if where >= 0 else (),
         size=length,
         nonfinite=nonfinite,
+        missing=missing,
         failing=failing + nonfinite,
         equal=not nonfinite and not most,
     )

@@ -260,6 +260,8 @@ def verdict(
     worst = max((_relative(drift) for drift in outputs), default=0.0)
     if kind == CLEAN and not outputs:
         return f"no drift in {judged:,} tensors; the reference has none of the outputs, so these were not compared"
+    if kind == CLEAN and not any(drift.elements for drift in outputs):
+        return "nothing can be told of the outputs: they have no elements"
     if kind == CLEAN and all(drift.elements and drift.both_nan == drift.elements for drift in outputs):
         return "nothing can be told of the outputs: they are NaN throughout on both sides"
     if kind == CLEAN:
@@ -281,6 +283,8 @@ def verdict(
     inherited = first.inherited.text if first.inherited is not None else "0"
     more = f", and {len(culprits) - 1} more" if len(culprits) > 1 else ""
     what = {"nonfinite": "makes NaN or Inf out of finite values", "shape": "makes another shape"}.get(first.own.problem)
+    if first.own.problem == "nonfinite" and first.own.missing == first.own.nonfinite:
+        what = "makes finite values where the reference has NaN or Inf"
     where = f"at {first.place}"
     if len(first.region) > _NEAR and not first.narrowed:
         where = f"within the {len(first.region):,} nodes that end in {first.place}"

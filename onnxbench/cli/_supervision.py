@@ -9,9 +9,12 @@ their own.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
+import time
+from types import FrameType
 
 import typer
 
@@ -22,6 +25,8 @@ _CRASHES = {
     for name in ("SIGSEGV", "SIGFPE", "SIGABRT", "SIGILL", "SIGBUS", "SIGKILL", "SIGTRAP", "SIGSYS", "SIGALRM")
     if hasattr(signal, name)
 }
+
+_ECHO = 0.5  # seconds within which a second interrupt is the first one, passed on
 
 
 def after_a_crash(seconds: float) -> bool:
@@ -58,6 +63,7 @@ def _ending_of_the_work(seconds: float) -> int | None:
     worker = os.fork()
     if not worker:
         _prepare(seconds)
+        _take_interrupts_once()
         return None
     ending = os.waitstatus_to_exitcode(_wait(worker))
     if ending >= 0:
@@ -76,11 +82,24 @@ def _prepare(seconds: float) -> None:
     backends.end_process_after(seconds)
 
 
+def _take_interrupts_once() -> None:
+    """Makes Ctrl-C one interrupt: the terminal sends it to both processes, and the waiting one passes it on."""
+    last = -math.inf
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        previous, last = last, time.monotonic()
+        if last - previous > _ECHO:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+
+
 def _wait(worker: int) -> int:
     """Returns how the worker ended; signals that are meant for us reach it, and it decides what becomes of them."""
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, lambda number, frame: None)  # the terminal sends it to both
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(worker, number))
+    for number in previous:
+        signal.signal(number, lambda number, frame: os.kill(worker, number))
     try:
         return os.waitpid(worker, 0)[1]
     finally:

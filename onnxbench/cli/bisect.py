@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -454,7 +455,7 @@ def _show_failure(failure: FailingPiece, repro: Path | None) -> None:
         if value:
             print(f"  {word}: {value}")
     if repro is not None:
-        print(f"wrote {repro}: run 'python {repro}/reproduce.py'")
+        print(f"wrote {repro}: run {_python(repro)}")
     else:
         print("next: --repro DIR writes this part with what flows into it and a script")
 
@@ -536,21 +537,28 @@ def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
             yield f"  {line}"
 
 
+def _python(repro: Path) -> str:
+    """Returns the command line that runs a repro, in quotes of a kind that it does not have itself."""
+    return f"'python {repro}/reproduce.py'" if shlex.quote(str(repro)) == str(repro) else (
+        f"`python {shlex.quote(str(repro / 'reproduce.py'))}`"
+    )
+
+
 def _next_steps(found: Bisection, model: str, wrote: _Written) -> Iterator[str]:
     from onnxbench.engine import is_engine
 
     if wrote.report is not None:
         yield f"wrote {wrote.report}: open {wrote.report / 'report.html'}"
     if wrote.baseline is not None:
-        yield f"wrote {wrote.baseline}: --baseline {wrote.baseline} holds later runs against it"
+        yield f"wrote {wrote.baseline}: --baseline {shlex.quote(str(wrote.baseline))} holds later runs against it"
     if wrote.repro is not None:
-        yield f"wrote {wrote.repro}: run 'python {wrote.repro}/reproduce.py'"
+        yield f"wrote {wrote.repro}: run {_python(wrote.repro)}"
     elif found.culprits:
         yield "next: --repro DIR writes the first culprit as a small model with its inputs and a script"
     if wrote.report is None and not found.passed:
         yield "next: --report DIR writes a page with the graph around it, errors along depth, and all tensors"
     if found.culprits and not is_engine(Path(model)):
-        yield f"next: onnxbench run {model} --outputs '{found.culprits[0].tensor}' shows what the tensor holds"
+        yield f"next: onnxbench run {shlex.quote(model)} --outputs '{found.culprits[0].tensor}' shows what the tensor holds"
     elif found.kind == "spread":
         yield "next: onnxbench diff shows how the two models differ"
     elif not found.passed:

@@ -61,6 +61,7 @@ from onnxbench.shrinking import (
     without_values,
     write_files,
 )
+from onnxbench.writer import require_place
 
 if TYPE_CHECKING:
     from onnxbench.backends import Options
@@ -197,14 +198,17 @@ def reduce_failure(
     if target is not None and Path(target).suffix.lower() != ".onnx":
         raise UsageError(f"{target} does not end in .onnx", hint="Runtimes and the script read the binary form alone.")
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
+    other = load(against, allow_outside=allow_outside) if isinstance(against, (str, os.PathLike)) else against
     if target is not None:
         names = Names.after(Path(target).name)
-        words = [] if not isinstance(feeds, FeedOptions) else list(feeds.sources)
+        words = list(feeds.sources) if isinstance(feeds, FeedOptions) else []
+        words += [] if isinstance(recorded, Mapping) else recorded
+        words += map(str, (other.origin, *other.sources)) if isinstance(other, Model) else []
         beside = (Path(target).parent / name for name in (names.feeds, names.expected, names.script))
         refuse_to_overwrite(model, words, target, *beside)
+        require_place(Path(target))
     place = _place(on, "none" if against is not None or len(recorded) else "all", "--on", libraries)
     inlined = inline_functions(model)[0]
-    other = load(against, allow_outside=allow_outside) if isinstance(against, (str, os.PathLike)) else against
     if len(recorded):
         other = recorded_reference(model, recorded)
     sets, choices = _sets(model, inlined, other, feeds)

@@ -205,6 +205,14 @@ class ModelRuns:
         if first is None:
             raise FeedsError("the data holds no set of inputs")
         report = DriftReport(tuple(drifts))
+        self._step = "compare"
+        if drifts and all(each.elements and each.both_nan == each.elements for each in drifts):
+            raise FeedsError(
+                "nothing can be told of the outputs: they are NaN throughout on both sides",
+                hint="onnxbench run MODEL --find-nan names the first node that makes NaN.",
+            )
+        if drifts and not any(each.elements for each in drifts):
+            cell = replace(cell, notes=(*cell.notes, "the outputs have no elements, so nothing was compared"))
         self._step = "run"
         settings = self._settings
         latency = time_session(session, first, settings.time, settings.warmup) if settings.time else None

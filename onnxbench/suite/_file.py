@@ -147,6 +147,12 @@ class SuiteModel:
     tolerance: Limits | None = None
     cells: dict[str, CellSettings] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise UsageError(f"samples must be 1 or more, and is {self.samples}")
+        if self.seed < 0:
+            raise UsageError(f"seed must be 0 or more, and is {self.seed}")
+
     @property
     def is_torch(self) -> bool:
         """Whether it is a PyTorch model."""
@@ -284,6 +290,16 @@ class Suite:
         """What files are relative to."""
         return self.path.parent
 
+    @property
+    def files(self) -> set[str]:
+        """The files that it reads, as far as it names them: itself, models, their data, recipes, and what is right."""
+        said = [str(self.path), *(str(self.folder / word) for stage in self.stages for word in stage.said.recipe)]
+        for model in self.models:
+            said += [in_folder(model.file, self.folder), *model.feed_options(self.folder).sources]
+            against = (self.against(model, stage) for stage in self.stages)
+            said += [word for kind, word in against if kind != "place"]
+        return set(said)
+
     def rewrites(self, model: SuiteModel) -> list[str]:
         """Returns what replaces PyTorch code where a model is exported: files with their place, and names."""
         said = model.export.rewrites if model.export is not None else ()
@@ -399,7 +415,7 @@ def _models(listed: Item, folder: Path, pipelines: Sequence[str]) -> tuple[Suite
         short = model.name or model.stem
         name = short if stems[short] == 1 else model.file.removesuffix(Path(model.file).suffix)
         if (model.name and stems[short] > 1) or name in {each.name for each in named}:
-            raise item.error(f"two models are called {name!r}", hint="Give one of them a name: {file: ..., name: ...}")
+            raise item.error(f"two models are called {model.name or name!r}", hint="Give one of them a name: {file: ..., name: ...}")
         named.append(dataclasses.replace(model, name=name))
     return tuple(named)
 
