@@ -32,19 +32,19 @@ FACTOR = 10.0
 _FLOAT, _DOUBLE = 1, 11
 
 
-def calibrated(reference: Value, other: Value, dtype: str) -> Tolerance | None:
+def calibrated(reference: Value, other: Value, unit: float) -> Tolerance | None:
     """Returns what an element may be off; None where the two computations differ in kind, so nothing can be said.
 
     Args:
         reference: The reference's value.
         other: The same, rounded otherwise.
-        dtype: The suspect's element type; one that is coarser than both may be off by as much more.
+        unit: The unit of precision of the suspect's element types; one coarser than both may be off by as much more.
     """
     apart = measure(reference, other)
     if apart.problem:
         return None
     precision = max(map(epsilon, apart.dtypes))
-    coarser = max(1.0, epsilon(dtype) / precision) if precision else 1.0
+    coarser = max(1.0, unit / precision) if precision else 1.0
     return Tolerance(FACTOR * coarser * apart.max_abs, FACTOR * coarser * precision)
 
 

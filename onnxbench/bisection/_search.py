@@ -48,7 +48,7 @@ from onnxbench.boundary import depends_on, reach_back
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.drift import TensorDrift, Tolerance, compare_values, default_tolerance
 from onnxbench.errors import ExecutionError, UsageError
-from onnxbench.tensortype import elem_type
+from onnxbench.tensortype import dtype_name, elem_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,6 +147,7 @@ class Search:
         self.calibrated: dict[str, Tolerance] = {}
         self.kept = Kept()
         self._outputs = set(scope.outputs)
+        self._units = self._coarsest_units() if calibrate else {}
 
     def _is_tensor(self, name: str) -> bool:
         kind = self._kinds.get(name)
@@ -216,9 +217,23 @@ class Search:
         for name, reference in references.items():
             partner = self.match.tensors[name]
             if partner in other and self._tolerance(name) is None and hasattr(got[name], "dtype"):
-                told = calibrated(reference, other[partner], got[name].dtype.name)
+                unit = max(self._units.get(name, 0.0), epsilon(got[name].dtype.name))
+                told = calibrated(reference, other[partner], unit)
                 if told is not None:
                     self.calibrated[name] = told
+
+    def _coarsest_units(self) -> dict[str, float]:
+        """Returns the unit of precision of the coarsest of the tensors that each one comes from, itself included.
+
+        A Cast back to float32 at the end takes no rounding back.
+        """
+        units: dict[str, float] = {}
+        for node, made in zip(self.parts.scope.nodes, self.parts.scope.writes, strict=True):
+            above = max((units.get(name, 0.0) for name in node.input if name in self.parts.varying), default=0.0)
+            for name in made:
+                kind = self._kinds.get(name)
+                units[name] = max(above, epsilon(dtype_name(elem_type(kind))) if kind is not None else 0.0)
+        return units
 
     def _distances(self, references: Mapping[str, Value], got: Mapping[str, Value]) -> dict[str, Distance]:
         """Returns how far the suspect's values are from the reference's."""
