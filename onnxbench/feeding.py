@@ -241,7 +241,7 @@ def _first_sets(sets: Iterator[Feeds], count: int) -> Iterator[Feeds]:
         found += 1
         yield values
     if found < count:
-        raise FeedsError(f"{count} sets of inputs are asked for (--iterations), and the data holds {found}")
+        raise FeedsError(f"{count} sets of inputs are asked for, and the data holds {found}")
 
 
 def _load(source: str, ports: Sequence[Port]) -> Iterator[Feeds]:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx.parser import parse_model
 
-from onnxbench.bisection import bisect
+from onnxbench.bisection import bisect, open_baseline
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
+from onnxbench.errors import SpecError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions
 from onnxbench.model import Model, from_proto
+from onnxbench.precision import convert
 from onnxbench.writer import save
 
 _HEAD = '<ir_version: 8, opset_import: ["" : 18]> g'
@@ -59,3 +66,92 @@ def test_a_recording_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     said = json.loads(capsys.readouterr().out)
     assert said["command"] == "bisect"
     assert said["result"]["recording"]["tensors"] == 3
+
+
+def test_nan_that_only_the_reference_has_is_not_made_by_the_suspect() -> None:
+    x = np.ones(4, np.float32)
+    right = {"a": -x, "b": x, "y": np.full(4, np.nan, np.float32)}
+    found = bisect(scaled("Relu"), recorded=right, feeds={"x": x})
+    assert found.verdict == "drift starts at Relu#2 (Relu): makes finite values where the reference has NaN or Inf"
+    assert found.culprits[0].own.missing == 4
+
+
+def test_outputs_without_elements_tell_nothing() -> None:
+    text = f"{_HEAD} (float[n] x) => (float[n] y) {{ y = OPERATOR(x) }}"
+    one, other = (from_proto(parse_model(text.replace("OPERATOR", each))) for each in ("Tanh", "Softsign"))
+    found = bisect(one, against=other, feeds={"x": np.ones(0, np.float32)})
+    assert found.verdict == "nothing can be told of the outputs: they have no elements"
+
+
+def test_inputs_on_which_the_reference_fails_too() -> None:
+    text = f"{_HEAD} (int64[2] x) => (float[2] y) <float[3] w = {{1, 2, 3}}> {{ a = Gather(w, x) y = OPERATOR(a) }}"
+    one, other = (from_proto(parse_model(text.replace("OPERATOR", each))) for each in ("Tanh", "Softsign"))
+    found = bisect(one, against=other, feeds={"x": np.array([0, 9])})
+    assert found.failure is not None
+    assert any("the reference fails on these inputs too" in note for note in found.notes)
+
+
+def test_a_half_precision_twin_with_float_outputs_is_within_calibrated_tolerances() -> None:
+    """A Cast at the end takes no rounding back."""
+    text = f"{_HEAD} (float[64] x) => (float[64] y) {{ a = Tanh(x) b = Sigmoid(a) y = OPERATOR(b) }}"
+    right, wrong = (from_proto(parse_model(text.replace("OPERATOR", each))) for each in ("Softsign", "Tanh"))
+    x = np.linspace(-2, 2, 64, dtype=np.float32)
+    half = convert(right, to="fp16").model
+    assert bisect(half, against=right, feeds={"x": x}, auto_tolerance=True).passed
+    assert not bisect(half, against=wrong, feeds={"x": x}, auto_tolerance=True).passed
+
+
+def test_what_is_not_recorded_is_told() -> None:
+    with pytest.raises(UnsupportedError) as told:
+        bisect(scaled("Relu"), recorded={"q": np.ones(4, np.float32)}, feeds={"x": np.ones(4, np.float32)})
+    assert told.value.hint == "Recorded are: q."
+
+
+def test_command_lines_that_are_proposed_are_quoted(tmp_path: Path) -> None:
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    save(scaled("Tanh"), folder / "right.onnx")
+    save(scaled("Softsign"), folder / "m.onnx")
+    words = ["bisect", f"{folder}/m.onnx", "--against", f"{folder}/right.onnx", "--repro", f"{folder}/r"]
+    done = subprocess.run([sys.executable, "-m", "onnxbench", *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert f"run `python '{folder}/r/reproduce.py'`" in done.stdout
+    assert f"onnxbench run '{folder}/m.onnx' --outputs" in done.stdout
+
+
+def test_options_that_cannot_be_heeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bounded(app, ["bisect", "m.onnx", "--against", "r.onnx", "--by", "names"]) == 2
+    assert "--by means nothing without --torch" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="may hold none"):
+        bisect(scaled("Relu"), against=scaled("Tanh"), memory=0)
+    with pytest.raises(SpecError, match="is a folder, not a baseline"):
+        open_baseline(tmp_path)
+
+
+_SUPERVISED = """
+import sys, time, typer
+from onnxbench.cli._supervision import after_a_crash
+try:
+    after_a_crash(60)
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.01)
+except typer.Exit as end:
+    sys.exit(end.exit_code)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    sys.exit(130)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the work is done in a forked process")
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["kill", "terminal"])
+def test_an_interrupt_reaches_the_work_once(send: Callable[[int, int], None]) -> None:
+    """``kill -INT`` reaches the waiting process alone, Ctrl-C in a terminal both."""
+    command = [sys.executable, "-c", _SUPERVISED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        send(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=120)[0] == "interrupted\n"
+    assert process.returncode == 130

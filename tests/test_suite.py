@@ -119,6 +119,8 @@ def folder(tmp_path_factory):
     np.save(home / "golden" / "x.npy", x.astype(np.float16))
     save_values(home / "golden" / "off.npz", {"x": x, "z": z + np.float32(0.5)})
     save_values(home / "golden" / "nan.npz", {"x": x, "z": np.where(z < -20, np.float32("nan"), z)})
+    save_values(home / "all_nan.npz", {"x": np.full_like(x, np.nan)})
+    save_values(home / "empty.npz", {"x": x[:0]})
     return home
 
 
@@ -253,6 +255,46 @@ def test_recorded_outputs_with_their_inputs(cell_of):
     assert off.worst.max_abs == pytest.approx(0.5, abs=1e-5)
     assert off.against == "recorded outputs golden/off.npz"
     assert "--load-outputs" in off.next[-1]
+
+
+def test_outputs_that_tell_nothing_do_not_pass_in_silence(cell_of):
+    nan = cell_of({"file": "square.onnx", "feeds": "all_nan.npz"})
+    assert (nan.status, nan.step) == ("error", "compare")
+    assert "NaN throughout" in nan.message
+    empty = cell_of({"file": "square.onnx", "feeds": "empty.npz"})
+    assert empty.status == "pass"
+    assert empty.notes == ("the outputs have no elements, so nothing was compared",)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ([{"file": "square.onnx", "samples": 0}], "samples must be 1 or more"),
+        (["net.onnx", {"file": "square.onnx", "name": "net"}], "two models are called 'net'"),
+    ],
+)
+def test_what_is_wrong_with_a_model_is_said_of_it(folder, models, message):
+    with pytest.raises(SpecError, match=message):
+        load_suite(suite_of(folder, models=models, pipelines={"it": {"on": "ort"}}))
+
+
+@pytest.mark.parametrize("written", ["square.onnx", "golden/square.npz", "suite", "absent/table.md", "golden"])
+def test_a_report_takes_the_place_of_nothing_that_is_read(folder, capsys, written):
+    models = [{"file": "square.onnx", "against": "golden/{model}.npz"}]
+    path = suite_of(folder, models=models, pipelines={"it": {"on": "ort"}})
+    target = path if written == "suite" else folder / written
+    before = target.read_bytes() if target.is_file() else None
+    code = bounded(app, ["suite", str(path), "--markdown", str(target)])
+    assert code == (2 if before is not None else 7)
+    assert "[1/1]" not in capsys.readouterr().err  # before anything was run
+    assert (target.read_bytes() if target.is_file() else None) == before
+
+
+def test_two_reports_are_two_files(folder, capsys):
+    path = suite_of(folder, models=["square.onnx"], pipelines={"it": {"on": "ort"}})
+    both = str(folder / "report")
+    assert bounded(app, ["suite", str(path), "--markdown", both, "--junit", both]) == 2
+    assert "written twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tolerance", [{"atol": 1e9}, {"sqnr": -100}])

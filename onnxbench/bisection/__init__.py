@@ -73,6 +73,7 @@ from onnxbench.model import Model
 from onnxbench.model import load as load_model
 from onnxbench.progress import track
 from onnxbench.reporting import require_report
+from onnxbench.shrinking import attempt
 from onnxbench.specs import parse_tolerances
 from onnxbench.wording import plural
 
@@ -91,6 +92,7 @@ __all__ = [
 
 _LARGE = 1e-3
 """Outputs that are off by more, relatively, have drifted, even if no node does more than round."""
+_MOST_NAMED = 8
 _ENGINE_FACTOR = 10.0
 """In units of TF32: what the outputs of a finished engine may be off without a search."""
 _DEFAULT_MEMORY = 2 << 30
@@ -161,6 +163,8 @@ def bisect(
     """
     if anonymize and repro is None:
         raise UsageError("anonymize is for the repro: name a folder for it")
+    if memory is not None and memory < 1:
+        raise UsageError("the search needs memory, and may hold none", hint="--memory 2GiB, say.")
     if against is not None and len(recorded):
         raise UsageError("the reference is either a model (against) or recorded values, not both")
     if repro is not None:
@@ -203,7 +207,7 @@ def bisect(
     sources = _sources(suspect, against, recorded) if evidence or report is not None else None
     try:
         bisector = _Bisector(
-            accused, reference, atol, rtol, memory or free_memory(), auto_tolerance=auto_tolerance,
+            accused, reference, atol, rtol, free_memory() if memory is None else memory, auto_tolerance=auto_tolerance,
             keep_fusions=keep_fusions, strict=memory is not None, thorough=sources is not None,
         )  # fmt: skip
         kept = contextlib.nullcontext() if memory is None else returned_memory()
@@ -273,7 +277,22 @@ def _failing(
     if found is None:
         return None
     name = model.origin.name if model.origin is not None else "the model"
-    return failed(f"{name} on {place.text}", reference.label, len(sets), *found)
+    piece, notes = found
+    if piece.how == "failed" and _fails_too(reference, sets, timeout):
+        notes = (*notes, "the reference fails on these inputs too, so it may be they that are wrong")
+    return failed(f"{name} on {place.text}", reference.label, len(sets), piece, notes)
+
+
+def _fails_too(reference: Reference, sets: Sequence[Mapping[str, Value]], seconds: float) -> bool:
+    """Returns whether another model fails while it runs on these inputs, if it has inputs of their names."""
+    if not isinstance(reference, ModelReference):
+        return False
+    model, place = reference.side.model, reference.side.place
+    required = {port.name for port in input_ports(model.proto.graph) if port.required}
+    if not all(required == set(feeds) for feeds in sets):
+        return False
+    outcome = attempt(model, sets, place.backend, replace(place.options, isolate=seconds))
+    return outcome is not None and outcome.how == "failed"
 
 
 def free_memory() -> int:
@@ -377,10 +396,10 @@ class _Bisector:
         )
         self._notes: list[str] = [*getattr(reference, "notes", ())]
         if not self._search.names:
-            raise UnsupportedError(
-                f"no tensor of the suspect is known to the reference ({reference.label})",
-                hint="Are these two forms of one model? 'onnxbench diff' shows what they have in common.",
-            )
+            hint = "Are these two forms of one model? 'onnxbench diff' shows what they have in common."
+            if isinstance(reference, RecordedReference):
+                hint = f"Recorded are: {', '.join(list(reference.recorded[0])[:_MOST_NAMED])}."
+            raise UnsupportedError(f"no tensor of the suspect is known to the reference ({reference.label})", hint=hint)
         self._outputs: dict[str, list[TensorDrift]] = {}
         self._worst: dict[str, int] = {}
         self._disturbed: dict[str, Distance] = {}

@@ -275,7 +275,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             data = json.loads(file.read()) if file.read(1) == b"{" and not file.seek(0) else None
-    except (FileNotFoundError, IsADirectoryError):
+    except IsADirectoryError:
+        raise SpecError(f"{path} is a folder, not a baseline", hint="--save-baseline makes one.") from None
+    except FileNotFoundError:
         raise NotFoundError(f"there is no file {path}", hint="--save-baseline makes one.") from None
     except (OSError, ValueError):
         data = None

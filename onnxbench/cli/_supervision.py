@@ -14,11 +14,14 @@ import os
 import signal
 import sys
 import time
-from types import FrameType
+from typing import TYPE_CHECKING
 
 import typer
 
 from onnxbench.errors import ExecutionError
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 _CRASHES = {
     getattr(signal, name)
@@ -26,6 +29,7 @@ _CRASHES = {
     if hasattr(signal, name)
 }
 
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 _ECHO = 0.5  # seconds within which a second interrupt is the first one, passed on
 
 
@@ -60,12 +64,14 @@ def _ending_of_the_work(seconds: float) -> int | None:
     """Returns None in a forked process, and in this one the signal (negative) that the fork died of."""
     sys.stdout.flush()
     sys.stderr.flush()
+    unmasked = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     worker = os.fork()
     if not worker:
-        _prepare(seconds)
         _take_interrupts_once()
+        signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
+        _prepare(seconds)
         return None
-    ending = os.waitstatus_to_exitcode(_wait(worker))
+    ending = os.waitstatus_to_exitcode(_wait(worker, unmasked))
     if ending >= 0:
         raise typer.Exit(ending)
     if -ending not in _CRASHES:
@@ -95,11 +101,12 @@ def _take_interrupts_once() -> None:
     signal.signal(signal.SIGINT, interrupt)
 
 
-def _wait(worker: int) -> int:
+def _wait(worker: int, unmasked: set[int]) -> int:
     """Returns how the worker ended; signals that are meant for us reach it, and it decides what becomes of them."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in _PASSED_ON}
     for number in previous:
         signal.signal(number, lambda number, frame: os.kill(worker, number))
+    signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
     try:
         return os.waitpid(worker, 0)[1]
     finally:

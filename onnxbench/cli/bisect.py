@@ -36,6 +36,7 @@ _MOST_MODULES = 24
     fill="feeds",
     cast="feeds",
     reference_dtype="torch",
+    by="torch",
     argument="torch",
     state_dict="torch",
     key="state_dict",
@@ -539,8 +540,10 @@ def _detail_lines(culprit: Culprit, sets: int) -> Iterator[str]:
 
 def _python(repro: Path) -> str:
     """Returns the command line that runs a repro, in quotes of a kind that it does not have itself."""
-    return f"'python {repro}/reproduce.py'" if shlex.quote(str(repro)) == str(repro) else (
-        f"`python {shlex.quote(str(repro / 'reproduce.py'))}`"
+    return (
+        f"'python {repro}/reproduce.py'"
+        if shlex.quote(str(repro)) == str(repro)
+        else (f"`python {shlex.quote(str(repro / 'reproduce.py'))}`")
     )
 
 
@@ -558,7 +561,8 @@ def _next_steps(found: Bisection, model: str, wrote: _Written) -> Iterator[str]:
     if wrote.report is None and not found.passed:
         yield "next: --report DIR writes a page with the graph around it, errors along depth, and all tensors"
     if found.culprits and not is_engine(Path(model)):
-        yield f"next: onnxbench run {shlex.quote(model)} --outputs '{found.culprits[0].tensor}' shows what the tensor holds"
+        command = f"onnxbench run {shlex.quote(model)} --outputs '{found.culprits[0].tensor}'"
+        yield f"next: {command} shows what the tensor holds"
     elif found.kind == "spread":
         yield "next: onnxbench diff shows how the two models differ"
     elif not found.passed:

@@ -107,6 +107,13 @@ class Matching:
         return ", ".join(way for way in WAYS if way in used)
 
 
+def require_way(by: str) -> None:
+    """Raises UsageError if there is no such way to match values."""
+    if by != "auto" and by not in WAYS:
+        hint = did_you_mean(by, [*WAYS, "auto"]) or f"Ways: auto, {', '.join(WAYS)}."
+        raise UsageError(f"there is no way {by!r} to match values", hint=hint)
+
+
 def match(
     model: Model,
     side: TorchValues,
@@ -131,8 +138,7 @@ def match(
         UsageError: There is no such way.
         ExecutionError: A side failed.
     """
-    if by != "auto" and by not in WAYS:
-        raise UsageError(f"there is no way {by!r} to match values", hint=did_you_mean(by, [*WAYS, "auto"]))
+    require_way(by)
     made = [name for names in GraphIndex(model.proto).main.writes for name in names]
     found = Matching()
     if by in ("auto", "metadata"):

@@ -22,7 +22,7 @@ from onnxbench.bisection import Match
 from onnxbench.captures import Feeds, Value
 from onnxbench.provenance import Provenance
 from onnxbench.pytorch import require_torch
-from onnxbench.pytorch.matching import Matching, match
+from onnxbench.pytorch.matching import Matching, match, require_way
 from onnxbench.pytorch.sources import Source, as_source, require_inputs, with_dtype, with_inputs, with_weights
 from onnxbench.pytorch.values import TorchValues, similar_inputs, torch_values
 from onnxbench.tensortype import dtype_bits, dtype_number, elem_type
@@ -217,6 +217,7 @@ def torch_reference(
         UsageError: There are no example inputs, or an option does not fit.
         ExecutionError: The file or the factory failed.
     """
+    require_way(by)
     require_torch("comparing with PyTorch")
     found = as_source(source)
     if shapes and not found.has_inputs:

@@ -217,7 +217,7 @@ def reduce_failure(
     if kind == "drift":
         right = _place(reference_on, "none", "--reference-on", libraries)
         tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
-        failure, close = job.drift(other, right, tolerance, memory or free_memory())
+        failure, close = job.drift(other, right, tolerance, free_memory() if memory is None else memory)
     elif kind == "command":
         assert check is not None
         failure, close = CommandFailure(inlined, check, check_exit, place, timeout), _nothing

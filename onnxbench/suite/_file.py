@@ -415,7 +415,9 @@ def _models(listed: Item, folder: Path, pipelines: Sequence[str]) -> tuple[Suite
         short = model.name or model.stem
         name = short if stems[short] == 1 else model.file.removesuffix(Path(model.file).suffix)
         if (model.name and stems[short] > 1) or name in {each.name for each in named}:
-            raise item.error(f"two models are called {model.name or name!r}", hint="Give one of them a name: {file: ..., name: ...}")
+            raise item.error(
+                f"two models are called {model.name or name!r}", hint="Give one of them a name: {file: ..., name: ...}"
+            )
         named.append(dataclasses.replace(model, name=name))
     return tuple(named)
 
