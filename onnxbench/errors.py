@@ -62,6 +62,20 @@ class UsageError(BenchError):
     kind = "usage"
 
 
+class EmptyPieceError(UsageError):
+    """No node lies between the inputs and the outputs that a piece shall have.
+
+    Attributes:
+        is_reversed: Whether there is a piece if inputs and outputs are exchanged.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, details: Sequence[str] = (), is_reversed: bool = False
+    ) -> None:
+        super().__init__(message, hint=hint, details=details)
+        self.is_reversed = is_reversed
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A set of inputs that bounds a piece.

@@ -109,6 +109,11 @@ def test_a_redundant_input_is_reported_and_dropped(run):
         (("extract", WHOLE, "out.onnx", "--outputs", "node:Conv_33"), 4, "Conv_3"),
         (("extract", WHOLE, "out.onnx", "--outputs", "op:Konv"), 4, "'Conv'"),
         (("extract", WHOLE, "out.onnx", "--outputs", "(28"), 2, "')'"),
+        (
+            ("extract", WHOLE, "out.onnx", "--from=28", "--to", "24"),
+            2,
+            f"Exchange them: onnxbench extract {WHOLE} out.onnx --outputs=28 --inputs 24",
+        ),
         (("extract", WHOLE, "out.onnx"), 2, "--outputs"),
         (("extract", WHOLE, "out.onnx", "--inputs", "input.1:[1,3,10,10]:float32"), 2, "[1, 3, 10, 10], and in the "),
         (("extract", WHOLE, "out.onnx", "--inputs", "input.1:[1,3,10,10]"), 2, "it is [1, 3, 20, 20]: dimension 2 is"),
