@@ -593,7 +593,9 @@ def _refuse_empty(scope: Scope, starts: Sequence[str] | None, ends: Sequence[str
     if reach.nodes or reach.undefined:  # neither follows from the other: the cut says what is missing
         return
     if not set(starts).isdisjoint(ends):
-        raise EmptyPieceError(f"no node lies between {of} and {at}", hint="Name another tensor as the end, or the start.")
+        raise EmptyPieceError(
+            f"no node lies between {of} and {at}", hint="Name another tensor as the end, or the start."
+        )
     what = "of the model's weights" if not set(ends).isdisjoint(scope.constants) else "of the model's inputs"
     raise EmptyPieceError(
         f"no node computes {at}: it is one {what}", hint="Name what nodes make: 'onnxbench inspect --nodes' lists it."

@@ -1063,4 +1063,6 @@ def test_a_piece_without_nodes_is_refused(inputs, outputs, said):
     with pytest.raises(EmptyPieceError) as caught:
         pieces.extract(model, inputs, outputs, auto_inputs=inputs is not None)
     assert said in str(caught.value)
-    assert len(pieces.extract(model, ["conv0_out"], ["conv1_out", "x"]).cut.nodes) == 3  # what is passed on may be there
+    assert (
+        len(pieces.extract(model, ["conv0_out"], ["conv1_out", "x"]).cut.nodes) == 3
+    )  # what is passed on may be there
