@@ -255,6 +255,8 @@ def test_compute_capabilities(text):
 def test_pools():
     assert engine.parse_pool("workspace:4G,tactic_dram=1M") == {"workspace": 4 << 30, "tactic_dram": 1 << 20}
     assert engine.parse_pool("dlaSRAM:1K") == {"dla_sram": 1024}
+    with pytest.raises(UsageError, match="would be 1,024 bytes"):
+        engine.parse_pool("workspace:1024")
     with pytest.raises(UsageError, match="not a memory pool"):
         engine.parse_pool("workspac:1G")
 

@@ -36,7 +36,7 @@ def write_recording(
     data, shapes, dims, ranges, seed = feeds
     options = FeedOptions(data or (), shapes or (), dims or (), ranges or (), seed, samples, fill, cast)
     found = bisection.write_recording(
-        model, folder, on=on, feeds=options, memory=None if memory is None else specs.parse_size(memory),
+        model, folder, on=on, feeds=options, memory=None if memory is None else specs.parse_memory(memory),
         operators=operators_of(load_bundles(plugins or ())), allow_outside=allow_outside,
     )  # fmt: skip
     note(*found.notes, *chosen(found.choices), quiet=quiet)

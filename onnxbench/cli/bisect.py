@@ -342,7 +342,7 @@ def bisect(
         reference_on=_place(reference_on, reference_level, "--reference-level"),
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
         atol=atol or (), rtol=rtol or (), auto_tolerance=auto_tolerance, keep_fusions=keep_fusions,
-        memory=None if memory is None else specs.parse_size(memory), repro=repro,
+        memory=None if memory is None else specs.parse_memory(memory), repro=repro,
         anonymize=anonymize,
         report=report, evidence=bool(baseline or save_baseline),
         isolate=isolate, timeout=timeout, operators=operators_of(load_bundles(plugin or ())),

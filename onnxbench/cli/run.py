@@ -219,7 +219,7 @@ def run(
             operators=bundles.operators_of(bundles.load_bundles(plugin or [])),
         ),
         find_nan=find_nan, validate=validate, bench=bench, warmup=warmup, save=save, save_inputs=save_inputs,
-        max_bytes=specs.parse_size(max_memory), keep_values=False, allow_outside=allow_outside,
+        max_bytes=specs.parse_memory(max_memory), keep_values=False, allow_outside=allow_outside,
     )  # fmt: skip
     _show(result, as_json=as_json, quiet=quiet)
     raise typer.Exit(0 if result.passed else 1)

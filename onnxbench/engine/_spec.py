@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from onnxbench.engine._flavors import RTX, Flavor
 from onnxbench.engine._profiles import Profile, profiles_from_data
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
-from onnxbench.specs import parse_size
+from onnxbench.specs import parse_memory
 
 if TYPE_CHECKING:
     from onnxbench.documents import Item
@@ -159,7 +159,7 @@ def parse_pool(text: str) -> dict[str, int]:
         if key not in POOLS:
             raise UsageError(f"{name.strip()!r} is not a memory pool", hint=did_you_mean(key, POOLS)
                              or f"Pools: {', '.join(sorted(set(POOLS.values())))}.")  # fmt: skip
-        pools[POOLS[key]] = parse_size(size)
+        pools[POOLS[key]] = parse_memory(size)
     return pools
 
 
