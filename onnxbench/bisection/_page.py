@@ -581,7 +581,7 @@ def _outputs(found: Bisection) -> Table:
     )  # fmt: skip
     rows = [
         (
-            drift.name, "passed" if drift.passed else "FAILED",
+            drift.name, found.judged(drift),
             *(_plain(value) for value in (drift.max_abs, drift.mean_abs, drift.p99_abs, drift.max_rel)),
             _plain(drift.max_ulp), _plain(drift.cosine), _plain(drift.sqnr_db), _plain(number), drift.reason,
         )

@@ -485,7 +485,7 @@ def _show_tables(found: Bisection, limit: int) -> None:
     several = found.sets > 1
     outputs: list[tuple[str, ...]] = [
         (
-            drift.name, "passed" if drift.passed else "FAILED", _number(drift.max_abs), _number(drift.sqnr_db),
+            drift.name, found.judged(drift), _number(drift.max_abs), _number(drift.sqnr_db),
             *([f"{number}"] if several else []), drift.reason,
         )
         for drift, number in zip(found.outputs, found.worst_sets, strict=True)
