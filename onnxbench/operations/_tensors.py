@@ -227,6 +227,7 @@ def _rename_all(draft: Draft, pairs: list[tuple[TensorRef, str]]) -> None:
     Raises:
         RefusedResultError: A new name is taken, or wanted twice.
     """
+    pairs = [(ref, new) for ref, new in pairs if ref.name != new]
     by_scope: dict[Scope, dict[str, str]] = {}
     for ref, new in pairs:
         by_scope.setdefault(ref.scope, {})[ref.name] = new
