@@ -250,7 +250,12 @@ def from_proto(proto: ModelProto, *, folder: str | os.PathLike[str] | None = Non
     return Model(proto, Path(folder) if folder is not None else Path.cwd())
 
 
+_SPOOL = "Weights are read where they lie in a file, so write it to one first, and name that."
+
+
 def _require_file(file: Path) -> None:
+    if str(file) == "-":
+        raise UsageError("a model is not read from standard input", hint=_SPOOL)
     try:
         if file.is_file():
             with open(file, "rb"):
@@ -258,7 +263,7 @@ def _require_file(file: Path) -> None:
         if file.is_dir():
             raise UsageError(f"{file} is a folder, not a model file")
         if file.exists():
-            raise UsageError(f"{file} is not a regular file")
+            raise UsageError(f"{file} is not a regular file", hint=_SPOOL)
         if file.is_symlink():
             file.stat()
         siblings = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []

@@ -114,6 +114,8 @@ def test_a_redundant_input_is_reported_and_dropped(run):
             2,
             f"Exchange them: onnxbench extract {WHOLE} out.onnx --outputs=28 --inputs 24",
         ),
+        (("check", "-"), 2, "not read from standard input"),
+        (("extract", WHOLE, "-", "--outputs", "28"), 2, "not written to standard output"),
         (("extract", WHOLE, "out.onnx"), 2, "--outputs"),
         (("extract", WHOLE, "out.onnx", "--inputs", "input.1:[1,3,10,10]:float32"), 2, "[1, 3, 10, 10], and in the "),
         (("extract", WHOLE, "out.onnx", "--inputs", "input.1:[1,3,10,10]"), 2, "it is [1, 3, 20, 20]: dimension 2 is"),

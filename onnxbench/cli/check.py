@@ -181,7 +181,7 @@ def _deliver(found: Findings, form: str, output: Path | None, *, limit: int, qui
     from onnxbench.cli._render import note
     from onnxbench.lint.reports import write_report
 
-    if output is None:
+    if output is None or str(output) == "-":
         _print(found, form, limit)
         return
     with contextlib.redirect_stdout(io.StringIO()) as text:
