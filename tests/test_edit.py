@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -671,24 +672,24 @@ def test_a_step_that_finds_the_model_as_it_wants_it_makes_no_change(tmp_path):
     model = load(named("residual").path)
     weight = next(tensor for tensor in model.proto.graph.initializer if tensor.name == "block0.weight")
     np.save(tmp_path / "w.npy", model.array(weight))
-    lines = """
-        set_dim: x:0=1
-        set_shape: "x:[1,4,8,8]"
-        rename_node: conv0=conv0
-        rename_tensor: y=y
-        rename_input: x=x
-        set_op: relu1=Relu
-        set_attribute: "conv0:pads=[1,1,1,1]"
-        rewire: add2:0=relu2_out
-        redirect: relu0_out=relu0_out
-        set_weight: {at: block0.weight, value: {file: w.npy}}
-        reorder_inputs: {names: [x]}
-        set_ir_version: 9
-        set_opset: 19
-        set_doc: ""
-        set_producer: onnxbench-fixtures
-    """.split("\n")[1:-1]
-    (tmp_path / "same.yaml").write_text("".join(f"- {line.strip()}\n" for line in lines))
+    recipe = """
+        - set_dim: x:0=1
+        - set_shape: "x:[1,4,8,8]"
+        - rename_node: conv0=conv0
+        - rename_tensor: y=y
+        - rename_input: x=x
+        - set_op: relu1=Relu
+        - set_attribute: "conv0:pads=[1,1,1,1]"
+        - rewire: add2:0=relu2_out
+        - redirect: relu0_out=relu0_out
+        - set_weight: {at: block0.weight, value: {file: w.npy}}
+        - reorder_inputs: {names: [x]}
+        - set_ir_version: 9
+        - set_opset: 19
+        - set_doc: ""
+        - set_producer: onnxbench-fixtures
+    """
+    (tmp_path / "same.yaml").write_text(textwrap.dedent(recipe))
     done = edit(model, tmp_path / "same.yaml")
     assert (done.changes, len(done.steps)) == ((), 15)
     assert done.model.proto == model.proto

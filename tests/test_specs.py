@@ -12,8 +12,8 @@ from onnxbench.specs import (
     parse_data_files,
     parse_dims,
     parse_duration,
-    parse_ranges,
     parse_memory,
+    parse_ranges,
     parse_size,
     parse_tensor_specs,
     parse_tolerances,
@@ -150,7 +150,6 @@ def test_memory_without_a_unit_is_no_small_number():
     with pytest.raises(UsageError, match="1024 would be 1,024 bytes") as caught:
         parse_memory(" 1024 ")
     assert caught.value.hint == "Write 1024M for MiB, or 1024B for bytes."
-
 
 
 def test_durations():
