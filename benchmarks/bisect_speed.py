@@ -6,10 +6,11 @@ Weights are random. The bar is three times (one forward of PyTorch and one run o
 session. The export of the model, which gives the values of its fx nodes, is timed apart: it is made once for any number
 of searches. Medians of three, each in turns with the others; the fault is one row of one weight.
 
-Beside it, in turns too: ``sbs`` with a second run of onnx-diagnostic, and ``verify_onnx_program`` of torch with
-intermediates. Both are handed the exported program and the model in memory; a peer that is not installed is named and
-left out. Memory is what the process grows by at its peak. A peer names the node if the first value that is off by more
-than a thousandth (for ``sbs``: on PyTorch's inputs) is what the faulty node makes, or what is made of that alone.
+Beside it, in turns too: ``sbs`` with a second run of onnx-diagnostic, and afterwards, once, since it opens a session
+for each value, ``verify_onnx_program`` of torch with intermediates. Both are handed the exported program and the model
+in memory; a peer that is not installed is named and left out. Memory is what the process grows by at its peak. A peer
+names the node if the first value that is off by more than a thousandth (for ``sbs``: on PyTorch's inputs) is what the
+faulty node makes, or what is made of that alone.
 """
 
 from __future__ import annotations
@@ -136,6 +137,20 @@ def measure(name: str) -> None:
         taken: dict[str, list[float]] = {key: [] for key in ("forward", "session", "run", "clean", *rivals)}
         grown: dict[str, int] = {}
         named: dict[str, str] = {}
+
+        def attempt(title: str) -> None:
+            try:
+                found, seconds, size = measured(rivals[title])
+            except Exception as error:  # a peer may fail in any way
+                named[title] = f"fails: {type(error).__name__}: {' '.join(str(error).split())[:80]}"
+                return
+            taken[title].append(seconds)
+            grown[title] = max(size, grown.get(title, 0))
+            if isinstance(found, Bisection):
+                named[title] = "yes" if [each.tensor in truth for each in found.culprits] == [True] else "no"
+            else:
+                named[title] = "yes" if found in peer_truth else f"no: {found or 'nothing'}"
+
         for _ in range(ROUNDS):
             with torch.no_grad():
                 start = time.perf_counter()
@@ -152,18 +167,10 @@ def measure(name: str) -> None:
             start = time.perf_counter()
             assert bisect(files[0], against=reference).passed
             taken["clean"].append(time.perf_counter() - start)
-            for title, rival in rivals.items():
-                try:
-                    found, seconds, size = measured(rival)
-                except Exception as error:  # a peer may fail in any way
-                    named[title] = f"fails: {type(error).__name__}: {' '.join(str(error).split())[:80]}"
-                    continue
-                taken[title].append(seconds)
-                grown[title] = max(size, grown.get(title, 0))
-                if isinstance(found, Bisection):
-                    named[title] = "yes" if [each.tensor in truth for each in found.culprits] == [True] else "no"
-                else:
-                    named[title] = "yes" if found in peer_truth else f"no: {found or 'nothing'}"
+            for title in (each for each in rivals if each != VERIFY):
+                attempt(title)
+        if VERIFY in rivals:
+            attempt(VERIFY)
     t = {key: statistics.median(values) for key, values in taken.items() if values}
     bar = 3 * (t["forward"] + t["run"]) + t["session"]
     print("| model | forward, s | run, s | session, s | bar, s | bisect, clean | bisect, fault | export, once |")

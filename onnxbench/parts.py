@@ -251,13 +251,23 @@ class Parts:
             tensor = held.t if held is not None and held.name == "value" else None
         return None if tensor is None else self.model.array(tensor)
 
-    def kinds(self, names: Sequence[str]) -> dict[str, TypeProto]:
-        """Returns the types of tensors, as far as a runtime or onnx can tell; each is asked for once."""
-        new = [name for name in names if name not in self._kinds]
+    def kinds(self, names: Sequence[str], *, stated: bool = False) -> dict[str, TypeProto]:
+        """Returns the types of tensors, as far as a runtime or onnx can tell; each is asked for once.
+
+        Args:
+            names: The tensors.
+            stated: Take the file's word where it states a type. A wrong element type is refused by every runtime, so
+                that is right in a model that runs; sizes may be wrong.
+        """
+        there = {name: self._declared[name] for name in names if stated and self._has_type(name)}
+        new = [name for name in names if name not in self._kinds and name not in there]
         if new:
             self._kinds.update(dict.fromkeys(new))
             self._kinds.update(backends.tensor_types(self.model, new))
-        return {name: kind for name in names if (kind := self._kinds[name]) is not None}
+        return {name: kind for name in names if (kind := there.get(name) or self._kinds[name]) is not None}
+
+    def _has_type(self, name: str) -> bool:
+        return name in self._declared and elem_type(self._declared[name]) != 0
 
     def sizes(self, feeds: Mapping[str, Value], names: Sequence[str]) -> dict[str, int]:
         """Returns the bytes that tensors take for these inputs: as onnx infers them, else from a run that keeps none.

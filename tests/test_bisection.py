@@ -23,8 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxbench import backends, captures
 from onnxbench.bisection import Bisection, bisect, parse_place
+from onnxbench.bisection._finding import Finding
 from onnxbench.bisection._measures import Distance, measure
-from onnxbench.bisection._search import Finding
 from onnxbench.errors import BenchError, FeedsError, OutputError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions
 from onnxbench.graph import GraphIndex, node_bodies
@@ -228,12 +228,40 @@ def test_little_memory_finds_the_same(corpus: Corpus) -> None:
     path, injected, feeds = _inject(corpus, "ppocr_v2_cls", ("truncated constant",), 1)
     suspect = from_proto(injected.model)
     runs = [
-        bisect(suspect, against=path, on=ONE, reference_on=ONE, feeds=feeds, memory=size)
+        bisect(suspect, against=path, on=ONE, reference_on=ONE, feeds=feeds, memory=size, evidence=True)
         for size in (1 << 30, 32 << 20)
     ]
     rows = [[(row.tensor, row.total, row.own, row.excess) for row in run.tensors] for run in runs]
     assert rows[0] == rows[1]
     _names(runs[1], injected)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("ppocr_v2_cls", ("truncated constant",)),
+        ("minilm_int8w", ("gelu by tanh",)),
+        ("attacut_sc", ("perturbed weight", "swapped operator")),
+    ],
+)
+@pytest.mark.parametrize("on", [ONE, "ort:basic,threads=1"])
+def test_what_is_settled_is_right_when_it_is_measured(
+    name: str, kinds: tuple[str, ...], on: str, corpus: Corpus
+) -> None:
+    path, injected, feeds = _inject(corpus, name, kinds, 0)
+    suspect = from_proto(injected.model)
+    quick, whole = (
+        bisect(suspect, against=path, on=on, reference_on=ONE, feeds=feeds, evidence=evidence)
+        for evidence in (False, True)
+    )
+    assert [culprit.tensor for culprit in quick.culprits] == [culprit.tensor for culprit in whole.culprits]
+    effects = [[culprit.effect for culprit in found.culprits] for found in (quick, whole)]
+    assert effects[0] == pytest.approx(effects[1], abs=1e-3)
+    settled = [row.tensor for row in quick.tensors if row.settled]
+    measured = {row.tensor: row for row in whole.tensors}
+    assert settled or len(kinds) > 1
+    assert not any(row.settled for row in whole.tensors)
+    assert all(measured[name].excess <= 1 for name in settled)
 
 
 _PEAK = """

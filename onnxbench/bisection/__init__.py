@@ -33,6 +33,7 @@ from onnxbench.bisection._failing import (
     find_failing,
     shrink_failing,
 )
+from onnxbench.bisection._finding import FACTOR
 from onnxbench.bisection._measures import Distance, epsilon, measure
 from onnxbench.bisection._narrowing import narrowed
 from onnxbench.bisection._page import COMMAND, write_bisection
@@ -51,7 +52,7 @@ from onnxbench.bisection._report import (
     verdict,
 )
 from onnxbench.bisection._repro import require_empty, write_repro
-from onnxbench.bisection._search import FACTOR, Search, make_twins
+from onnxbench.bisection._search import Search, make_twins
 from onnxbench.bisection._sides import (
     Match,
     ModelReference,
@@ -78,7 +79,7 @@ from onnxbench.wording import plural
 if TYPE_CHECKING:
     from onnxbench.backends import Operator
     from onnxbench.bisection._engines import EngineSide
-    from onnxbench.bisection._search import Finding
+    from onnxbench.bisection._finding import Finding
 
 __all__ = [
     "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "FailingPiece", "Judgement", "Match",
@@ -143,7 +144,8 @@ def bisect(
             ending this process is searched for the part that fails either way.
         timeout: Seconds that opening the suspect, or a run of it, may take in a process of its own.
         report: Write ``report.json`` and ``report.html`` here: all that was measured, and a page to look at.
-        evidence: Return digests of all that was compared and histograms of values, too (with ``report`` always).
+        evidence: Return digests of all that was compared and histograms of values, too, and measure the own error of
+            every node, also where it is clear that it is within rounding (with ``report`` always).
         operators: Custom operators that both sides are taught.
         allow_outside: For model files: follow external data that leaves their folder.
 
@@ -202,7 +204,7 @@ def bisect(
     try:
         bisector = _Bisector(
             accused, reference, atol, rtol, memory or free_memory(), auto_tolerance=auto_tolerance,
-            keep_fusions=keep_fusions, strict=memory is not None,
+            keep_fusions=keep_fusions, strict=memory is not None, thorough=sources is not None,
         )  # fmt: skip
         kept = contextlib.nullcontext() if memory is None else returned_memory()
         with _told_without_gpu(in_engine), kept:
@@ -353,6 +355,7 @@ class _Bisector:
         auto_tolerance: bool = False,
         keep_fusions: bool = False,
         strict: bool = False,
+        thorough: bool = False,
     ) -> None:
         self._strict = strict
         self._keep_fusions = keep_fusions
@@ -370,6 +373,7 @@ class _Bisector:
             twins=twins,
             strict=strict,
             calibrate=auto_tolerance,
+            thorough=thorough,
         )
         self._notes: list[str] = [*getattr(reference, "notes", ())]
         if not self._search.names:
@@ -522,7 +526,7 @@ class _Bisector:
         outputs = tuple(drift for drifts in self._outputs.values() for drift in drifts)
         kind, passed = self._judge(outputs, bool(culprits), median)
         rows = tuple(telling.rows(median))
-        judged = sum(row.own is not None for row in rows)
+        judged = sum(row.is_judged for row in rows)
         self._add_notes(rows, outputs, bool(culprits))
         if repro is not None and ordered:
             first = ordered[0]
@@ -610,7 +614,7 @@ class _Bisector:
 
     def _add_notes(self, rows: Sequence[Row], outputs: Sequence[TensorDrift], found: bool) -> None:
         search = self._search
-        unjudged = [row for row in rows if row.own is None]
+        unjudged = [row for row in rows if not row.is_judged]
         if unjudged:
             self._notes.append(
                 f"the own error of {len(unjudged):,} tensors could not be told: "

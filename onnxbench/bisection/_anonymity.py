@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.bisection._finding import FACTOR, TWIN
 from onnxbench.bisection._measures import measure
-from onnxbench.bisection._search import FACTOR, TWIN
 from onnxbench.bisection._sides import as_dtype, is_floating
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.errors import ExecutionError, UnsupportedError
@@ -34,7 +34,8 @@ from onnxbench.tensortype import make_type, make_value_info
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from onnxbench.bisection._search import Finding, Search
+    from onnxbench.bisection._finding import Finding
+    from onnxbench.bisection._search import Search
     from onnxbench.model import Model
 
 _FEW = 8

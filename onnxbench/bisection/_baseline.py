@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxbench.bisection._evidence import Evidence
+from onnxbench.bisection._finding import FACTOR
 from onnxbench.bisection._report import Bisection, Row
-from onnxbench.bisection._search import FACTOR
 from onnxbench.drift import TensorDrift
 from onnxbench.envelope import jsonable
 from onnxbench.errors import NotFoundError, OutputError, SpecError, UsageError

@@ -18,7 +18,8 @@ from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
 
 if TYPE_CHECKING:
-    from onnxbench.bisection._search import Finding, Search
+    from onnxbench.bisection._finding import Finding
+    from onnxbench.bisection._search import Search
     from onnxbench.graph import Scope
     from onnxbench.model import Model
     from onnxbench.parts import Parts

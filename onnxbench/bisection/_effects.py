@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from onnxbench.bisection._finding import FACTOR, mended
 from onnxbench.bisection._measures import measure
 from onnxbench.bisection._report import Amplifier, Culprit, ModuleError, Row
-from onnxbench.bisection._search import FACTOR
-from onnxbench.bisection._sides import ModelReference, as_dtype, is_floating
+from onnxbench.bisection._sides import ModelReference, as_dtype
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.drift import Tolerance
@@ -22,7 +22,8 @@ from onnxbench.records import attribute_value
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-    from onnxbench.bisection._search import Finding, Search
+    from onnxbench.bisection._finding import Finding
+    from onnxbench.bisection._search import Search
     from onnxbench.provenance import Provenance
 
 MOST_RANKED = 12
@@ -259,7 +260,7 @@ class Telling:
                 Row(
                     f.tensor, f.partner, self.label(f.maker), self.op_type(f.maker), f.total, f.own, f.inherited,
                     f.excess(median), f.number, f.note, f.inputs, len(f.nodes), f.precision, whence.scope or None,
-                    whence.source, whence.code, f.allowed,
+                    whence.source, whence.code, f.allowed, f.settled,
                 )
             )  # fmt: skip
         return rows
@@ -401,7 +402,8 @@ class _Mending:
         if any(self._unfit(finding.tensor) for finding in group):
             return None
         forced = self._forced or self._run_on_the_references(group)
-        return self._less({f.tensor: self._mended(f.tensor, forced[f.tensor]) for f in group})
+        names = [finding.tensor for finding in group]
+        return self._less({name: mended(self._as_suspects(name), self._plain[name], forced[name]) for name in names})
 
     def _run_on_the_references(self, group: Sequence[Finding]) -> dict[str, Value]:
         given = {
@@ -422,20 +424,11 @@ class _Mending:
         plain = self._plain[name]
         return as_dtype(self._wanted[name], onnx_dtype(plain.dtype) if hasattr(plain, "dtype") else 0)
 
-    def _mended(self, name: str, forced: Value) -> Value:
-        import numpy as np
-
-        right, plain = self._as_suspects(name), self._plain[name]
-        if not is_floating(plain) or plain.shape != right.shape or forced.shape != right.shape:
-            return right
-        wide = np.float64 if plain.dtype.itemsize > 2 else np.float32
-        with np.errstate(all="ignore"):
-            inherited = plain.astype(wide) - forced.astype(wide)
-            value = right.astype(wide) + np.where(np.isfinite(inherited), inherited, 0)
-        return value.astype(plain.dtype)
-
     def _less(self, values: Mapping[str, Value]) -> float:
-        got = self._search.with_values(values, self._feeds, self._outputs)
+        if self._search.kept.mended == values.keys() and self._forced:
+            got: Mapping[str, Value] = self._search.kept.mended_outputs
+        else:
+            got = self._search.with_values(values, self._feeds, self._outputs)
         return 1 - _error(self._outputs, self._wanted, got) / self.base
 
 

@@ -19,7 +19,8 @@ from onnxbench.version import __version__
 if TYPE_CHECKING:
     import numpy as np
 
-    from onnxbench.bisection._search import Finding, Search
+    from onnxbench.bisection._finding import Finding
+    from onnxbench.bisection._search import Search
     from onnxbench.bisection._sides import Reference, Suspect
     from onnxbench.model import Model
 

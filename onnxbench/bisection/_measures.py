@@ -181,7 +181,8 @@ def _numbers(found: Distance, reference: Array, value: Array, tolerance: Toleran
             if tolerance is not None and largest > tolerance.atol:
                 failing += int(np.count_nonzero(difference > tolerance.atol + tolerance.rtol * size))
             size += typical
-            np.maximum(size, np.finfo(size.dtype).tiny, out=size)
+            if typical < np.finfo(size.dtype).tiny:
+                np.maximum(size, np.finfo(size.dtype).tiny, out=size)
             np.divide(difference, size, out=difference)
             peak = max(peak, float(difference.max()))
         start += one.size

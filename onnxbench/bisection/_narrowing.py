@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from onnxbench.bisection._finding import FACTOR
 from onnxbench.bisection._measures import measure
-from onnxbench.bisection._search import FACTOR
 from onnxbench.bisection._sides import as_dtype, is_floating
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value, onnx_dtype
@@ -23,8 +23,9 @@ from onnxbench.errors import ExecutionError
 
 if TYPE_CHECKING:
     from onnxbench.bisection._effects import Telling
+    from onnxbench.bisection._finding import Finding
     from onnxbench.bisection._report import Culprit
-    from onnxbench.bisection._search import Finding, Search
+    from onnxbench.bisection._search import Search
 
 _MOST_TRIES = 200
 _LEAST_ELEMENTS = 4
@@ -98,17 +99,22 @@ class _Region:
         self._parts, self._finding = parts, finding
         inputs = [name for name in finding.inputs if name in tensors]
         asked = list(dict.fromkeys([*steps, *(tensors[name] for name in inputs), finding.partner]))
-        values = next(iter(search.reference.stream(feeds, [asked], number=finding.number)))
+        values = _kept(search, finding, inputs, steps, feeds) or next(
+            iter(search.reference.stream(feeds, [asked], number=finding.number))
+        )
         self._wanted = values[finding.partner]
         self.within = self._within(search, values, feeds)
         self._steps = {**{name: values[name] for name in steps}, **self.within}
-        kinds = parts.kinds(inputs)
+        kinds = parts.kinds(inputs, stated=True)
         self._given = {name: feeds[name] for name in finding.inputs if name in feeds}
         self._given.update(
             (name, as_dtype(values[tensors[name]], kinds[name].tensor_type.elem_type)) for name in inputs
         )
         inner = [name for at in finding.nodes for name in parts.scope.writes[at]]
-        self._inner = parts.run(finding.nodes, self._given, inner)
+        self._inner = self._run(self._given, inner)
+
+    def _run(self, given: Mapping[str, Value], outputs: Sequence[str]) -> dict[str, Value]:
+        return self._parts.run(self._finding.nodes, given, outputs, unpacked=True)  # more than rounding is asked for
 
     def _within(self, search: Search, values: Mapping[str, Value], feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Returns what the steps of the one call make that the reference makes its value by."""
@@ -148,7 +154,7 @@ class _Region:
 
     def _is_right(self, given: Mapping[str, Value]) -> bool:
         try:
-            made = self._parts.run(self._finding.nodes, given, [self._finding.tensor])[self._finding.tensor]
+            made = self._run(given, [self._finding.tensor])[self._finding.tensor]
         except ExecutionError:
             return False
         return self._agrees(made, self._wanted)
@@ -177,6 +183,25 @@ class _Region:
         stops = (right - {tensor}) | self._given.keys()
         nodes = {start, *reach_back(scope, scope.reads[start], stops).nodes}
         return tuple(sorted(nodes, key=self._parts.rank.__getitem__))
+
+
+def _kept(
+    search: Search, finding: Finding, inputs: Sequence[str], steps: Sequence[str], feeds: Mapping[str, Value]
+) -> dict[str, Value] | None:
+    """Returns the reference's values around a region, by its names, if the search has kept what they are made of."""
+    kept, tensors = search.kept, search.match.tensors
+    recompute = getattr(search.reference, "recompute", None)
+    if (
+        recompute is None
+        or kept.number != finding.number
+        or finding.tensor not in kept.values
+        or any(name not in kept.inputs for name in inputs)
+    ):
+        return None
+    values = {finding.partner: kept.values[finding.tensor][0]}
+    values.update((tensors[name], kept.inputs[name]) for name in inputs)
+    made = recompute(steps, {**feeds, **values}) if steps else {}
+    return None if made is None else {**values, **made}
 
 
 def _is_of_a_kind(one: Value, other: Value) -> bool:

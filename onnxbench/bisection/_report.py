@@ -123,7 +123,7 @@ class Row:
         node: The node that makes it.
         op_type: Its operator.
         total: How far the suspect's value is from the reference's.
-        own: Its own error; None where it could not be judged.
+        own: Its own error; None where it could not be judged, or where that is not needed (``settled``).
         inherited: Its inherited error; None likewise.
         excess: The own error over what rounding explains.
         number: The set of inputs that this was measured on: the worst one.
@@ -135,6 +135,8 @@ class Row:
         source: Its PyTorch source line, or None.
         code: The text of that line, or None.
         allowed: What an element may be off for ``total.failing``: told, calibrated, or by the element types.
+        settled: Whether the own error was not measured since it is within rounding: the tensor is right, and so is all
+            that its node reads, as they are or once the culprits before it are mended.
     """
 
     tensor: str
@@ -154,6 +156,12 @@ class Row:
     source: str | None = None
     code: str | None = None
     allowed: Tolerance | None = None
+    settled: bool = False
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it is known if the node that makes it is right."""
+        return self.own is not None or self.settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +218,7 @@ class Bisection:
     @property
     def unjudged(self) -> tuple[Row, ...]:
         """Tensors whose own error could not be told."""
-        return tuple(row for row in self.tensors if row.own is None)
+        return tuple(row for row in self.tensors if not row.is_judged)
 
     def judged(self, drift: TensorDrift) -> str:
         """Returns what an output comes to: ``passed``, ``FAILED``, or ``rounding``.

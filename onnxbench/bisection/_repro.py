@@ -18,8 +18,9 @@ from onnxbench.version import __version__
 from onnxbench.writer import save, write_whole
 
 if TYPE_CHECKING:
+    from onnxbench.bisection._finding import Finding
     from onnxbench.bisection._report import Culprit
-    from onnxbench.bisection._search import Finding, Search
+    from onnxbench.bisection._search import Search
 
 _SCRIPT = '''"""Shows that {node} ({op_type}) gives something else than the reference.
 

@@ -6,8 +6,13 @@ tolerance nor a binary search finds them: what counts is the error that a node m
 
 *Way.* The suspect's graph falls into regions: the nodes between tensors that the reference knows too; one node each,
 where every tensor is matched. A region's own error is how far its outputs are from the reference's when it is fed the
-reference's values. All regions of a batch are run so in one session (teacher forcing). Where the suspect's own values
-at a region's inputs are the reference's, bit for bit, the plain run has shown its own error already.
+reference's values. Regions of a batch are run so in one session (teacher forcing). Where the suspect's own values at a
+region's inputs are the reference's, bit for bit, the plain run has shown its own error already. Where they and what it
+makes of them are the reference's within rounding, it is settled (``_finding``) and not run.
+
+Behind a fault nothing is settled so. But the first region that goes wrong reads only what is right. Its result is
+mended, and what depends on it runs once more, plainly; what is right then is settled as well. Mostly one fault explains
+all, and that run tells what it does to the outputs too.
 
 *Noise.* Two correct kernels differ by rounding. How much is too much is not one number:
 
@@ -31,14 +36,15 @@ import os
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench.bisection._budget import Budget, Side
 from onnxbench.bisection._calibrating import calibrated
+from onnxbench.bisection._finding import Finding, Kept, is_right, is_settled, mended
 from onnxbench.bisection._measures import Distance, epsilon, measure
 from onnxbench.bisection._sides import ModelReference, RecordedReference, as_dtype, is_floating
-from onnxbench.boundary import reach_back
+from onnxbench.boundary import depends_on, reach_back
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.drift import Tolerance, default_tolerance
 from onnxbench.errors import ExecutionError, UsageError
@@ -54,11 +60,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-FACTOR, PEAK_FACTOR = 20.0, 200.0
-TWIN, PEAK_TWIN = 4.0, 64.0
-"""In units of precision: what the same node on the same kernels may be off."""
 _ENOUGH = 12
-_GROWTH = 10.0
 _BLOCK = 1 << 17
 _HALF = (10, 16)
 _SINGLE = 2.0**-23
@@ -68,111 +70,6 @@ _PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU",
 """Operators that engines compute in TF32."""
 _BOUNDED = {"Sigmoid", "Tanh", "Erf", "HardSigmoid", "LSTM", "GRU", "RNN"}
 """Operators whose kernels are accurate to a unit of 1, not of what they give."""
-
-
-@dataclass(slots=True)
-class Finding:
-    """What was measured of one tensor, on the set of inputs where it is worst.
-
-    Attributes:
-        tensor: The suspect's tensor.
-        partner: The reference's.
-        maker: Position of the node that makes it.
-        nodes: The region: the nodes between it and the matched tensors before it.
-        inputs: These tensors.
-        total: How far the suspect's value is from the reference's.
-        own: The same, where the region is fed the reference's values; None where this could not be judged.
-        inherited: How far the suspect's value is from what the region makes of the reference's values.
-        before: The largest ``total`` among the region's inputs.
-        noise: ``rel`` and ``peak`` of what the region makes of inputs that are moved by one unit of precision.
-        precision: The coarsest unit of precision of both values and of inputs that are of another type in the suspect;
-            0 for integers and the like.
-        twin: Whether both sides run the same node on the same kernels.
-        number: Which set of inputs this was on.
-        note: Why it could not be judged, or ``""``.
-        allowed: What an element may be off, for the verdict on outputs and for ``failing``.
-    """
-
-    tensor: str
-    partner: str
-    maker: int
-    nodes: tuple[int, ...] = ()
-    inputs: tuple[str, ...] = ()
-    total: Distance = field(default_factory=Distance)
-    own: Distance | None = None
-    inherited: Distance | None = None
-    before: Distance | None = None
-    noise: tuple[float, float] = (0.0, 0.0)
-    precision: float = 0.0
-    twin: bool = False
-    number: int = 0
-    note: str = ""
-    allowed: Tolerance | None = None
-
-    def excess(self, median: float) -> float:
-        """Returns the own error over what is allowed: more than 1 is a fault, and infinite what is wrong in kind."""
-        own = self.own
-        if own is None or own.equal:
-            return 0.0
-        if own.problem:
-            return math.inf
-        if self.twin:
-            return max(_over(own.rel, TWIN * self.precision), _over(own.peak, PEAK_TWIN * self.precision))
-        steps = math.sqrt(len(self.nodes))  # rounding adds up over the nodes of a region
-        return max(
-            _over(own.rel, FACTOR * steps * max(self.precision, self.noise[0], median)),
-            _over(own.peak, PEAK_FACTOR * steps * max(self.precision, self.noise[1], median)),
-        )
-
-    @property
-    def is_unexplained(self) -> bool:
-        """Whether it is further off than rounding explains, and so much more than its inputs, but not by its own."""
-        before = self.before.severity if self.before is not None else 0.0
-        return self.total.severity > _GROWTH * before and replace(self, own=self.total).excess(0.0) > 1
-
-    @property
-    def growth(self) -> float:
-        """How many times larger the error is behind the region than before it; 0 where there is none before."""
-        if self.before is None or not self.before.rel or self.total.problem:
-            return 0.0
-        return self.total.rel / self.before.rel if math.isfinite(self.total.rel) else 0.0
-
-
-def _over(value: float, allowed: float) -> float:
-    return value / allowed if allowed else math.inf if value else 0.0
-
-
-@dataclass(slots=True)
-class Kept:
-    """Values around tensors that look wrong, so that what they do to the outputs is told without another run.
-
-    Attributes:
-        number: The set of inputs.
-        room: How many more bytes may be kept.
-        worst: The largest excess seen, before noise is known.
-        values: By tensor: the reference's value, the suspect's, and what the region makes of the reference's inputs.
-        outputs: The suspect's outputs.
-        reference_outputs: The reference's.
-    """
-
-    number: int = -1
-    room: int = 0
-    worst: float = 0.0
-    values: dict[str, tuple[Value, Value, Value]] = field(default_factory=dict)
-    outputs: dict[str, Value] = field(default_factory=dict)
-    reference_outputs: dict[str, Value] = field(default_factory=dict)
-
-    def add(self, finding: Finding, held: Mapping[str, Value], plain: Value, forced: Value) -> None:
-        """Keeps what was seen of a tensor if it looks wrong and there is room."""
-        excess = finding.excess(0.0)
-        if excess <= 1:
-            return
-        self.worst = max(self.worst, excess)
-        given = (held[finding.tensor], plain, forced)
-        size = sum(getattr(value, "nbytes", 0) for value in given)
-        if size <= self.room:
-            self.room -= size
-            self.values[finding.tensor] = given
 
 
 class Search:
@@ -186,6 +83,7 @@ class Search:
         twins: Whether a node and the one that makes the reference's tensor run on the same kernels.
         strict: Hold no more than ``max_bytes``, and refuse a search that cannot (see ``_budget``).
         calibrate: Measure what rounding does to each tensor, and allow that.
+        thorough: Measure the own error of every node, and not only where something may be wrong.
 
     Attributes:
         match: Which tensors are which.
@@ -207,16 +105,18 @@ class Search:
         twins: Callable[[int, str], bool],
         calibrate: bool = False,
         strict: bool = False,
+        thorough: bool = False,
     ) -> None:
         self.suspect, self.reference, self.parts = suspect, reference, suspect.parts
         self._max_bytes, self._tolerance, self._twins, self._calibrate = max_bytes, tolerance, twins, calibrate
         self._strict = strict
+        self._thorough = thorough
         self._unit = max(suspect.place.unit, getattr(reference, "unit", 0.0))
         self._budget: Budget | None = None
         self.match = reference.match(suspect)
         scope = self.parts.scope
         made = [name for names in scope.writes for name in names]
-        self._kinds: dict[str, TypeProto] = self.parts.kinds(list(dict.fromkeys(made)))
+        self._kinds: dict[str, TypeProto] = self.parts.kinds(list(dict.fromkeys(made)), stated=True)
         matched = [name for name in made if name in self.match.tensors and self._is_tensor(name)]
         if suspect.place.is_engine:  # constants are folded there
             matched = [name for name in matched if name in self.parts.varying]
@@ -415,21 +315,97 @@ class Search:
             if all(distance.equal and distance.dtypes[0] == distance.dtypes[1] for distance in before):
                 finding.own, finding.inherited = finding.total, Distance(equal=True)
                 seen.add(finding, held, got[finding.tensor], got[finding.tensor])
+            elif not self._thorough and is_settled(finding, finding.total, before):
+                finding.settled = True
             else:
                 to_run.append(finding)
         given = {
             name: as_dtype(held[name], dtypes[name]) for finding in found if not finding.note for name in finding.inputs
         }
-        if isinstance(self.reference, ModelReference):
-            self._own_errors(to_run, given, held, got, seen)
-        else:
-            self._own_errors(to_run, given, held, got, seen, unpacked=True)
-            odd = [finding for finding in to_run if finding.excess(0.0) > 1 or finding.is_unexplained]
-            self._own_errors(odd, given, held, got, seen)
-        suspicious = [finding for finding in found if finding.excess(0.0) > 1 and not finding.twin]
-        self._measure_noise(suspicious, given, held)
+        shown = [finding for finding in found if finding.own is not None]
+        self._measure_noise([finding for finding in shown if finding.excess(0.0) > 1], given, held)
+        if not self._thorough and len(self._batches or ()) == 1:
+            to_run = self._run_first(found, to_run, given, held, got, totals, seen)
+        self._run_regions(to_run, given, held, got, seen)
         for finding in found:
             self._keep(finding)
+
+    def _run_first(
+        self,
+        found: Sequence[Finding],
+        to_run: Sequence[Finding],
+        given: Mapping[str, Value],
+        held: Mapping[str, Value],
+        got: Mapping[str, Value],
+        totals: Mapping[str, Distance],
+        seen: Kept,
+    ) -> list[Finding]:
+        """Runs the regions that read nothing wrong, and returns those that are still to be judged.
+
+        Where one of them goes wrong, what depends on it is run once with its result mended. A tensor that is right then
+        is settled, and mostly all are: that one run is in place of a run of all these regions on the reference's
+        values, and shows what the culprit does to the outputs.
+        """
+        first = [finding for finding in to_run if all(is_right(totals[name]) for name in finding.inputs)]
+        self._run_regions(first, given, held, got, seen)
+        names = {finding.tensor for finding in first}
+        rest = [finding for finding in to_run if finding.tensor not in names]
+        wrong = [finding for finding in found if finding.own is not None and finding.excess(0.0) > 1]
+        if not rest or not wrong or any(f.own.problem or f.tensor not in seen.values for f in wrong if f.own):
+            return rest
+        values = {
+            finding.tensor: mended(as_dtype(wanted, _dtype(plain)), plain, forced)
+            for finding in wrong
+            for wanted, plain, forced in [seen.values[finding.tensor]]
+        }
+        try:
+            made = self._run_mended(values, held, got, [finding.tensor for finding in found])
+        except ExecutionError:
+            return rest
+        seen.mended = frozenset(values)
+        seen.mended_outputs = {name: made.get(name, value) for name, value in self.outputs.items()}
+        now = {**totals, **self._distances({name: held[name] for name in made}, made)}
+        left = []
+        for finding in rest:
+            if is_settled(finding, now[finding.tensor], [now[name] for name in finding.inputs]):
+                finding.settled, finding.inherited = True, finding.total
+            else:
+                left.append(finding)
+        return left
+
+    def _run_mended(
+        self,
+        values: Mapping[str, Value],
+        held: Mapping[str, Value],
+        got: Mapping[str, Value],
+        names: Sequence[str],
+    ) -> dict[str, Value]:
+        """Returns what becomes of tensors that depend on mended ones, and these; all others stay as the suspect's."""
+        affected = depends_on(self.parts.scope, values)
+        around = {name: got[name] for name in names if name in self._forced and name not in affected}
+        inputs = {name: held[name] for name in self.parts.scope.true_inputs() if name in held}
+        given = {**inputs, **around, **values}
+        rest = [name for name in names if name in affected and name not in values]
+        nodes = reach_back(self.parts.scope, rest, given).nodes
+        unpacked = not isinstance(self.reference, ModelReference)
+        return {**values, **(self.parts.run(nodes, given, rest, unpacked=unpacked) if rest else {})}
+
+    def _run_regions(
+        self,
+        found: Sequence[Finding],
+        given: Mapping[str, Value],
+        held: Mapping[str, Value],
+        got: Mapping[str, Value],
+        seen: Kept,
+    ) -> None:
+        """Runs regions on the reference's values, for their own errors and, where these are large, their noise."""
+        if isinstance(self.reference, ModelReference):
+            self._own_errors(found, given, held, got, seen)
+        else:
+            self._own_errors(found, given, held, got, seen, unpacked=True)
+            odd = [finding for finding in found if finding.excess(0.0) > 1 or finding.is_unexplained]
+            self._own_errors(odd, given, held, got, seen)
+        self._measure_noise([finding for finding in found if finding.excess(0.0) > 1], given, held)
 
     def _own_errors(
         self,
@@ -519,6 +495,7 @@ class Search:
 
     def _measure_noise(self, found: Sequence[Finding], given: Mapping[str, Value], held: Mapping[str, Value]) -> None:
         """Runs regions on inputs that are moved by one unit of precision, and measures what becomes of it."""
+        found = [finding for finding in found if not finding.twin]
         if not found:
             return
         moved: dict[str, Value] = {}
@@ -583,11 +560,13 @@ class Search:
 
     @property
     def median(self) -> float:
-        """The median own error of regions that are no twins; 0 where these are few."""
+        """The median own error of regions that are no twins, taken as 0 where it is settled; 0 where these are few."""
         found = [
-            finding.own.rel
+            0.0 if finding.own is None else finding.own.rel
             for finding in self.findings.values()
-            if finding.own is not None and not finding.twin and not finding.own.problem and finding.precision
+            if (finding.settled or (finding.own is not None and not finding.own.problem))
+            and not finding.twin
+            and finding.precision
         ]
         return statistics.median(found) if len(found) >= _ENOUGH else 0.0
 

@@ -142,8 +142,12 @@ class TorchReference:
         yield from self._other.stream(feeds, known)
 
     def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
-        """Returns a value computed from values of others; None where they do not suffice."""
+        """Returns a value computed anew from values of others; None where they do not suffice."""
         return self.side.rerun(name, given)
+
+    def recompute(self, names: Sequence[str], given: Mapping[str, Value]) -> dict[str, Value] | None:
+        """Returns values computed from values of others; None where they do not suffice."""
+        return self.side.recompute(names, given)
 
     def within(self, name: str, given: Mapping[str, Value]) -> dict[str, Value]:
         """Returns what the steps make that one value is computed by, from values of others, in their order."""
@@ -228,7 +232,7 @@ def _lone_casts(found: Matching, side: TorchValues, suspect: Suspect) -> set[str
     Their values tell so, and a cast that does not belong there would pass for the value itself.
     """
     told = {name: pair.torch for name, pair in found.pairs.items() if pair.how == "values"}
-    kinds = suspect.parts.kinds([name for name in told if name in suspect.parts.scope.producers])
+    kinds = suspect.parts.kinds([name for name in told if name in suspect.parts.scope.producers], stated=True)
     odd = {name for name, kind in kinds.items() if _is_narrower(elem_type(kind), side.values[told[name]].dtype)}
     return odd if len(odd) < len(found.pairs) / 2 else set()
 

@@ -159,15 +159,20 @@ class TorchValues(ABC):
         """Returns the names of what the model returns, in order; what is no tensor is left out."""
         return []
 
-    def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
-        """Returns a value computed anew from given ones; None where they do not suffice.
+    def recompute(self, names: Sequence[str], given: Mapping[str, Value]) -> dict[str, Value] | None:
+        """Returns values computed anew from given ones; None where they do not suffice.
 
         Args:
-            name: The value.
+            names: The values.
             given: Values by their names here, inputs by the names of the ONNX model's inputs; weights by theirs, which
                 have the place of the model's own.
         """
         return None
+
+    def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
+        """Returns one value computed anew (see ``recompute``)."""
+        made = self.recompute([name], given)
+        return None if made is None else made[name]
 
     def within(self, name: str, given: Mapping[str, Value]) -> dict[str, Value]:
         """Returns what the steps make that a value is computed by, where that is one call; none if it is one step.
@@ -509,30 +514,32 @@ class _Program(TorchValues):
         said = [each.arg for each in self.program.graph_signature.output_specs if each.kind.name == "USER_OUTPUT"]
         return [arg.name for arg in said if hasattr(arg, "name")]
 
-    def rerun(self, name: str, given: Mapping[str, Value]) -> Value | None:
+    def recompute(self, names: Sequence[str], given: Mapping[str, Value]) -> dict[str, Value] | None:
         from torch.fx import Interpreter
 
         runner = Interpreter(self.program.graph_module, garbage_collect_values=False)
+        env = runner.env
         leaves = {self.inputs[each]: value for each, value in given.items() if each in self.inputs}
         for node, at, value in self._placeholders:
             if at is None:
-                runner.env[node] = value
+                env[node] = value
             elif self._leaves[at].name in leaves:
                 leaf = self._leaves[at]
-                runner.env[node] = _as_leaf(leaf.name, leaves[leaf.name], leaf.value)
+                env[node] = _as_leaf(leaf.name, leaves[leaf.name], leaf.value)
         for each, value in given.items():
             weight = self._weights.get(each)
             if weight is not None:
-                runner.env[weight] = _as_leaf(each, value, runner.env[weight])
+                env[weight] = _as_leaf(each, value, env[weight])
             node = self._nodes.get(each)
             if node is not None and each not in self.inputs:
-                runner.env[node] = _as_leaf(each, value, node.meta["val"])
+                env[node] = _as_leaf(each, value, node.meta["val"])
         needed: set[Any] = set()
-        pending = [self._nodes[name]]
-        runner.env.pop(pending[0], None)
+        pending = [self._nodes[name] for name in names]
+        for node in pending:
+            env.pop(node, None)
         while pending:
             node = pending.pop()
-            if node in runner.env or node in needed:
+            if node in env or node in needed:
                 continue
             if node.op == "placeholder":
                 return None
@@ -542,10 +549,10 @@ class _Program(TorchValues):
             with _running(self.source):
                 for node in self._nodes.values():
                     if node in needed:
-                        runner.env[node] = runner.run_node(node)
+                        env[node] = runner.run_node(node)
         except Exception:  # these values may be none that PyTorch takes there
             return None
-        return as_array(runner.env[self._nodes[name]])
+        return {name: as_array(env[self._nodes[name]]) for name in names}
 
     def call(self, name: str) -> str:
         node, part = self._nodes[name], ""
