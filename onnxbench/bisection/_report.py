@@ -230,8 +230,8 @@ class Bisection:
         return "rounding" if self.passed else "FAILED"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the result as plain values, with a word for each output."""
-        judged = {drift.name: self.judged(drift) for drift in self.outputs}
+        """Returns the result as plain values, with a word for each of the outputs."""
+        judged = [self.judged(drift) for drift in self.outputs]
         return {**{name: getattr(self, name) for name in self.__slots__}, "judged": judged}
 
 
