@@ -30,6 +30,7 @@ from onnxbench.errors import CutError, UsageError
 from onnxbench.graph import GraphIndex, Scope, topological_order
 from onnxbench.select import origins
 from onnxbench.weights import node_tensors, tensor_bytes
+from onnxbench.wording import plural
 
 _OWN = "\0node {}"
 """Stands for the tensors in the attributes of the node at a position; no tensor has such a name."""
@@ -234,7 +235,7 @@ def split_weights(index: GraphIndex, most: int) -> Partition:
         if added > most:
             label = scope.label(plan.live[at])
             raise CutError(
-                f"node {label!r} alone has {added:,} bytes of weights, more than the {most:,} allowed",
+                f"node {label!r} alone has {plural(added, 'byte')} of weights, beyond the limit of {plural(most, 'byte')}",
                 hint=f"Use --max-weights {added} or more.",
             )
         held.update(fresh)

@@ -326,7 +326,8 @@ def bisect(
         search_over(
             model, over, on=place, reference_on=other, feeds=said, atol=atol or (), rtol=rtol or (),
             isolate=timeout if isolate else 0.0, allow_outside=allow_outside,
-            unused={"--against": against, "--load-outputs": load_outputs, "--repro": repro, "--memory": memory,
+            unused={"--against": against, "--torch": torch, "--load-outputs": load_outputs, "--repro": repro,
+                    "--memory": memory,
                     "--report": report, "--baseline": baseline, "--save-baseline": save_baseline,
                     "--auto-tolerance": auto_tolerance or None, "--keep-fusions": keep_fusions or None,
                     "--plugin": plugin},

@@ -335,5 +335,6 @@ def _decoded(data: bytes, source: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        hint = "It looks like a model in binary form." if b"\0" in data[:64] else None
+        is_model = b"\0" in data[:64] or source.lower().endswith(".onnx")
+        hint = "It looks like a model in binary form; 'onnxbench show' prints one as text." if is_model else None
         raise SpecError(f"{source}:{line}: byte {error.start:,} of it is not UTF-8 text", hint=hint) from None

@@ -246,7 +246,8 @@ def _kind(value: Any) -> str:
         return f"the class {value.__name__}"
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {', '.join(type(each).__name__ for each in value[:4]) or 'nothing'}"
-    return f"a {type(value).__name__}" if type(value).__module__ == "builtins" else type(value).__name__
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}" if type(value).__module__ == "builtins" else name
 
 
 # ---------------------------------------------------------------- names in Python code
