@@ -235,7 +235,7 @@ def split_weights(index: GraphIndex, most: int) -> Partition:
         if added > most:
             label = scope.label(plan.live[at])
             raise CutError(
-                f"node {label!r} alone has {plural(added, 'byte')} of weights, beyond the limit of {plural(most, 'byte')}",
+                f"node {label!r} alone has {plural(added, 'byte')} of weights, and the limit is {most:,}",
                 hint=f"Use --max-weights {added} or more.",
             )
         held.update(fresh)

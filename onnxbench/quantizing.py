@@ -27,6 +27,7 @@ from onnxbench.captures import Value, input_ports
 from onnxbench.draft import Draft
 from onnxbench.drift import DriftReport, TensorDrift, compare_all
 from onnxbench.errors import (
+    FeedsError,
     MissingDependencyError,
     NotFoundError,
     RefusedResultError,
@@ -210,7 +211,7 @@ def calibrate(
     Raises:
         UsageError: There is no such target, quantizer or method, they do not go together, or the percentile is none.
         MissingDependencyError: modelopt is not installed.
-        FeedsError: The data does not fit, or holds no set.
+        FeedsError: The data does not fit, holds no set, or NaN.
         NotFoundError: The model has none of these operators.
         UnsupportedError: It is quantized already, or its opset cannot be raised to 13.
         ExecutionError: The quantizer or ONNX Runtime fails.
@@ -239,6 +240,7 @@ def calibrate(
         size = sum(weights.tensor_bytes(tensor) for tensor in weights.tensors(prepared.proto))
         save(prepared, source, options=SaveOptions(external=size > _LARGE))
         samples, _ = gather(model, calibration)
+        one_valued = _one_valued(samples, model)
         made: dict[str, Model] = {}
         for each in methods:
             ranges: Ranges = "minmax" if each == "mse" else each
@@ -265,7 +267,7 @@ def calibrate(
     tried = _signal_to_noise(prepared, made, samples) if len(made) > 1 else {}
     best = max(made, key=lambda each: tried.get(each, 0.0))
     return Calibrated(made[best], prepared, names, wanted, len(samples), _digest(samples), best, tried,
-                      _one_valued(samples, model))  # fmt: skip
+                      one_valued)  # fmt: skip
 
 
 def _methods(method: Method, target: Target, quantizer: Quantizer) -> list[Way]:
@@ -408,15 +410,22 @@ def _one_valued(samples: Samples, model: Model) -> dict[str, str]:
     """Returns the inputs whose elements are one and the same number in all samples, and that number.
 
     An input of a single element (a rate, a threshold) has often the same value in all that a user has, and is none.
+
+    Raises:
+        FeedsError: An input is NaN somewhere, which leaves no range at all.
     """
     import numpy as np
 
     limits: dict[str, tuple[Any, Any]] = {}
-    for sample in samples:
+    for number, sample in enumerate(samples):
         for name, value in sample.items():
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > 1:
-                least, most = limits.get(name, (value.flat[0], value.flat[0]))
-                limits[name] = min(least, value.min()), max(most, value.max())
+            if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.size < 2:
+                continue
+            smallest, largest = value.min(), value.max()
+            if np.isnan(smallest):
+                raise FeedsError(f"input {name!r} is NaN somewhere in set {number} of the calibration data")
+            least, most = limits.get(name, (smallest, largest))
+            limits[name] = min(least, smallest), max(most, largest)
     order = [port.name for port in input_ports(model.proto.graph)]
     return {name: f"{limits[name][0]:g}" for name in order if name in limits and limits[name][0] == limits[name][1]}
 

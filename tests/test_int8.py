@@ -82,6 +82,9 @@ def test_data_without_a_range_is_told():
         "input 'x' is 0 in all calibration data: ranges taken from that say nothing of real inputs",
         "3 activations had one value throughout, so there was no range to take: 'b', 'd', 'e'",
     )
+    broken = {"x": np.where(SAMPLES[1]["x"] > 2, np.nan, SAMPLES[1]["x"])}
+    with pytest.raises(FeedsError, match="input 'x' is NaN somewhere in set 1 of the calibration data"):
+        quantize(from_proto(planted()), feeds=[SAMPLES[0], broken])
     mixed = [*zeros, SAMPLES[0]]
     assert not quantize(from_proto(planted(outlier=1.0)), feeds=mixed, method="minmax").notes
 

@@ -225,6 +225,12 @@ def _print(done: ConvertedFile, *, quiet: bool) -> None:
             f"the list says nothing of {', '.join(done.unseen)}: ONNX Runtime does not show what is in there",
             quiet=quiet,
         )
+    if done.nonfinite:
+        note(
+            f"NaN or Inf on these inputs in {plural(len(done.nonfinite), 'tensor')}, {done.nonfinite[0]!r} first: only "
+            "finite values count for headroom ('onnxbench run MODEL --find-nan' tells more)",
+            quiet=quiet,
+        )
     counts = Counter((each.reason, each.op_type) for each in made.kept)
     for (reason, op_type), count in sorted(counts.items()):
         print(f"stays: {count} {op_type} ({_REASONS[reason]})")
