@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from onnxbench import weights
-from onnxbench.errors import ExternalDataError, ModelError, NotFoundError, UsageError, did_you_mean
+from onnxbench.errors import ExternalDataError, ModelError, NotFoundError, UsageError, near_file
 from onnxbench.messages import copy_of
 from onnxbench.scratch import Scratch
 from onnxbench.wire import STUB_PREFIX, WireError, lift
@@ -266,12 +266,11 @@ def _require_file(file: Path) -> None:
             raise UsageError(f"{file} is not a regular file", hint=_SPOOL)
         if file.is_symlink():
             file.stat()
-        siblings = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
     except FileNotFoundError:
         raise NotFoundError(f"{file} is a symbolic link to a file that is not there") from None
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from None
-    raise NotFoundError(f"there is no file {file}", hint=did_you_mean(file.name, siblings))
+    raise NotFoundError(f"there is no file {file}", hint=near_file(file))
 
 
 def _read_structure(file: Path) -> tuple[bytes, int]:

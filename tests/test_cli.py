@@ -536,3 +536,13 @@ def test_a_short_command_does_not_load_pydantic():
     done = subprocess.run([sys.executable, "-c", code, str(WHOLE)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["command"] == "inspect"
+
+
+def test_files_of_another_name_alone_are_not_near(run, tmp_path):
+    for name in ("a.onnx", "half.onnx", "head.onnx", "samples.npz"):
+        (tmp_path / name).touch()
+    for wrong, hint in (
+        ("half.onx", "Did you mean 'half.onnx'?"), ("heads.onnx", "Did you mean 'head.onnx'?"), ("marked.onnx", None),
+        ("no/half.onnx", None),
+    ):  # fmt: skip
+        assert json.loads(run("inspect", wrong, "--json")[1])["error"]["hint"] == hint

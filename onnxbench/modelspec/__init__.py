@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxbench.documents import Item, from_python, from_yaml
-from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
+from onnxbench.errors import NotFoundError, SpecError, UsageError, near_file
 from onnxbench.model import Model, load
 from onnxbench.modelspec._graphs import SpecReader, parse_type
 from onnxbench.modelspec._tensors import TensorContext, fill_tensor
@@ -322,8 +322,7 @@ def _read(file: Path) -> str:
     try:
         return _decoded(file.read_bytes(), str(file))
     except FileNotFoundError:
-        siblings = [each.name for each in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise NotFoundError(f"there is no file {file}", hint=did_you_mean(file.name, siblings)) from None
+        raise NotFoundError(f"there is no file {file}", hint=near_file(file)) from None
     except IsADirectoryError:
         raise UsageError(f"{file} is a folder, not a specification") from None
     except OSError as error:

@@ -28,7 +28,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxbench.errors import BenchError, ExecutionError, FeedsError, NotFoundError, UsageError, did_you_mean, nearest
+from onnxbench.errors import (
+    BenchError,
+    ExecutionError,
+    FeedsError,
+    NotFoundError,
+    UsageError,
+    did_you_mean,
+    near_file,
+    nearest,
+)
 from onnxbench.pytorch import require_torch
 
 if TYPE_CHECKING:
@@ -433,8 +442,7 @@ def _require_file(file: Path) -> Path:
         return file
     if file.is_dir():
         raise UsageError(f"{file} is a folder, not a file", hint=_FORMS)
-    siblings = [each.name for each in file.parent.iterdir()] if file.parent.is_dir() else []
-    raise NotFoundError(f"there is no file {file}", hint=did_you_mean(file.name, siblings))
+    raise NotFoundError(f"there is no file {file}", hint=near_file(file))
 
 
 def _of_file(file: Path, spelling: str) -> Source:
