@@ -193,7 +193,9 @@ def split_parts(index: GraphIndex, parts: int) -> Partition:
     """
     plan = _Plan(index)
     if parts < 2 or parts > len(plan.live):
-        raise UsageError(f"{len(plan.live)} nodes cannot be split into {parts} parts", hint="Use 2 or more parts.")
+        most = len(plan.live)
+        hint = f"Use 2 to {most} parts." if most > 2 else "Use 2 parts." if most == 2 else None
+        raise UsageError(f"{plural(most, 'node')} cannot be split into {plural(parts, 'part')}", hint=hint)
     crossing = _crossings(plan)
     size = len(plan.live) / parts
     cuts: list[int] = []

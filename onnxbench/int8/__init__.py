@@ -179,21 +179,27 @@ def quantize(
         activations=activations,
         search=found,
         choices=choices,
-        notes=tuple(_notes(made, placement, activations, criterion)),
+        notes=(*_doubts(feeds, made, activations), *_notes(made, placement, criterion)),
         refs=tuple(placement.units[unit].ref for unit in sorted(kept)),
         model=done,
     )
 
 
-def _notes(
-    made: Calibrated, placement: Placement, activations: Sequence[TensorError], criterion: Criterion | None
+def _doubts(
+    feeds: FeedOptions | Sequence[Mapping[str, Value]] | None, made: Calibrated, activations: Sequence[TensorError]
 ) -> Iterator[str]:
+    """Yields what is wrong with the data that ranges were taken from."""
+    if feeds is None or (isinstance(feeds, FeedOptions) and not feeds.sources):
+        yield "calibrated with drawn inputs, for a trial at most: --feeds names data like the inputs that it will get"
     yield from made.doubts
     flat = [each.tensor for each in activations if each.elements > made.sets and each.smallest == each.largest]
     flat = [name for name in flat if name not in made.one_valued]
     if flat:
         names = ", ".join(map(repr, flat[:_SHOWN])) + (", ..." if len(flat) > _SHOWN else "")
         yield f"{plural(len(flat), 'activation')} had one value throughout, so there was no range to take: {names}"
+
+
+def _notes(made: Calibrated, placement: Placement, criterion: Criterion | None) -> Iterator[str]:
     if made.tried:
         words = ", ".join(f"{name} {ratio:.1f}" for name, ratio in made.tried.items())
         yield f"ranges by {made.method}: the outputs' lowest signal to noise in dB is, by method: {words}"
