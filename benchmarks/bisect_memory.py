@@ -13,6 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -100,14 +101,15 @@ def watched(command: list[str]) -> tuple[str, float, dict[str, int]]:
     """Runs a command; returns what it prints, the seconds, and the peaks of its processes' memory in bytes."""
     start = time.perf_counter()
     peaks = {"RssAnon": 0, "VmRSS": 0}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            for key, size in tree_memory(process.pid).items():
-                peaks[key] = max(peaks[key], size)
-            time.sleep(0.05)
-        assert process.stdout is not None
-        said = process.stdout.read()
-    return said, time.perf_counter() - start, peaks
+    with tempfile.TemporaryFile("w+") as said:  # a pipe would be full before the process ends
+        with subprocess.Popen(command, stdout=said) as process:
+            while process.poll() is None:
+                for key, size in tree_memory(process.pid).items():
+                    peaks[key] = max(peaks[key], size)
+                time.sleep(0.05)
+        seconds = time.perf_counter() - start
+        said.seek(0)
+        return said.read(), seconds, peaks
 
 
 def tree_memory(root: int) -> dict[str, int]:
@@ -159,7 +161,10 @@ def main() -> None:
             for memory in (["--memory", given.memory], []):
                 command = [sys.executable, "-m", "onnxbench", "bisect", str(here / "wrong.onnx"), *words, *memory]
                 said, seconds, peaks = watched([*command, "--json", "--quiet"])
-                found = json.loads(said)["culprits"]
+                told = json.loads(said)
+                if "result" not in told:
+                    sys.exit(f"{' '.join(command)}: {said}")
+                found = told["result"]["culprits"]
                 # PyTorch knows no value between the Sigmoid and the product that make up a SiLU.
                 right = "yes" if len(found) == 1 and node in found[0]["region"] else f"no: {found}"
                 print(

@@ -167,12 +167,22 @@ def schema_page() -> str:
     return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
+def suite_schema_page() -> str:
+    """Returns the JSON Schema of suites."""
+    import json
+
+    from onnxbench.suite import suite_schema
+
+    return json.dumps(suite_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
 PAGES = {
     "errors.md": errors_page,
     "cli.md": cli_page,
     "rules.md": rules_page,
     "operations.md": operations_page,
     "recipe.schema.json": schema_page,
+    "suite.schema.json": suite_schema_page,
 }
 
 

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from onnxbench.reduction import reduce_failure as reduce_failure
     from onnxbench.running import run as run
     from onnxbench.splitting import split as split
+    from onnxbench.suite import run_suite as run_suite
     from onnxbench.surgery import edit as edit
     from onnxbench.tuning import tune as tune
     from onnxbench.tuning import tune_file as tune_file
@@ -124,6 +125,7 @@ _HOMES = {
     "reduce_failure": "reduction",
     "rewrites": "pytorch.rewriters",
     "run": "running",
+    "run_suite": "suite",
     "save": "writer",
     "show": "modeltext",
     "split": "splitting",

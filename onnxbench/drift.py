@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _NARROW = {
     "int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4_e2m1fn": 4, "float6_e2m3fn": 6, "float6_e3m2fn": 6,
 }  # fmt: skip
-BLOCK = 1 << 20
+BLOCK = 1 << 17
 """Elements that are looked at in one go."""
 _P99_BITS = 16
 

@@ -84,6 +84,7 @@ class Runtime:
         newest_opset: The newest standard opset that it takes, or None when that cannot be found out.
         newest_ir: The newest IR version that it takes, likewise.
         problem: Why it does not work, or None.
+        package: The package that offers it, with its version; ``""`` for those of onnxbench.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Runtime:
     newest_opset: int | None = None
     newest_ir: int | None = None
     problem: str | None = None
+    package: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +198,12 @@ def examine() -> Environment:
     versions = {package.name: package.version for package in packages}
     onnx_opset, onnx_ir = _onnx_limits(packages)
     runtimes = tuple(_examine_backend(name, onnx_opset, onnx_ir) for name in backends.BACKENDS)
+    others = _examine_others(onnx_opset)
     machine = _examine_machine()
     plugins, plugin_findings = _find_plugins()
     findings = [
         *_package_findings(packages),
-        *_backend_findings(runtimes, onnx_opset, onnx_ir, versions, machine),
+        *_backend_findings((*runtimes, *others), onnx_opset, onnx_ir, versions, machine),
         *_machine_findings(machine),
         *plugin_findings,
     ]
@@ -211,7 +214,7 @@ def examine() -> Environment:
         packages=packages,
         onnx_opset=onnx_opset,
         onnx_ir=onnx_ir,
-        backends=runtimes,
+        backends=(*runtimes, *others),
         plugins=plugins,
         machine=machine,
         findings=tuple(sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))),
@@ -293,6 +296,25 @@ def _examine_backend(name: str, opset: int | None, ir: int | None) -> Runtime:
     except Exception as error:  # a broken package raises anything (see the top of this file)
         message = error.message if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
         return Runtime(name, version, False, problem=message)
+
+
+def _examine_others(opset: int | None) -> list[Runtime]:
+    """Returns the backends that other packages offer, each tried on a small model."""
+    found = []
+    for offer in backends.registrations():
+        version, works = None, False
+        try:
+            version = backends.backend(offer.name).version()
+            problem = backends.why_unavailable(offer.name)
+            if offer.name in {*backends.BACKENDS, *backends.ENGINES}:
+                problem = "onnxbench has a backend of this name, which is used in its place"
+            elif problem is None and opset is not None:
+                problem = _wrong_answer(offer.name)
+                works = problem is None
+        except Exception as error:  # a broken package raises anything (see the top of this file)
+            problem = error.message if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        found.append(Runtime(offer.name, version, works, problem=problem, package=offer.origin))
+    return found
 
 
 def _wrong_answer(name: str) -> str | None:
@@ -460,6 +482,14 @@ def _backend_findings(
             f"pip uninstall {' '.join(builds)}, then install the one you want.",
         )
     for runtime in runtimes:
+        if runtime.package:
+            if runtime.problem:
+                severity: Literal["warning", "note"] = "warning" if runtime.version is None else "note"
+                yield Finding(
+                    severity, f"backend {runtime.name} of {runtime.package}: {runtime.problem}",
+                    "Nothing else needs it; see the documentation of that package.",
+                )  # fmt: skip
+            continue
         known = f"ONNX Runtime {runtime.version}"
         if runtime.name == "ort" and not runtime.works and runtime.version is not None:
             yield Finding("error", f"ONNX Runtime does not work: {runtime.problem}", "Reinstall onnxruntime.")

@@ -437,7 +437,7 @@ def _operation(kind: type[Operation], item: Item) -> Operation:
                 hint = f"{name}: stands beside {kind.word}:, not among its fields."
             raise key.error(f"{kind.word} has no field {name!r}", hint=hint)
     values = {
-        name: _converted(value, hints[name], f"{name!r} of {kind.word}")
+        name: read_value(value, hints[name], f"{name!r} of {kind.word}")
         for name, _, value in item.pairs()
         if value.kind != "null" or hints[name] is Any
     }
@@ -502,15 +502,24 @@ def _is_text(hint: Any) -> bool:
     return hint is str or (get_origin(hint) in (typing.Union, types.UnionType) and str in get_args(hint))
 
 
-def _converted(item: Item, hint: Any, what: str) -> Any:
-    """Returns the value of an item as a field of this type has it."""
+def read_value(item: Item, hint: Any, what: str) -> Any:
+    """Returns the value of an item as a field of a type has it.
+
+    Args:
+        item: The item.
+        hint: The type: a scalar, ``Literal``, ``Any``, a list, tuple or dict of these, or any of several.
+        what: What it is, for messages.
+
+    Raises:
+        SpecError: It is something else.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return to_python(item)
     if origin in (typing.Union, types.UnionType):
         kinds = [each for each in arguments if each is not type(None)]
         fitting = [each for each in kinds if _fits(item, each)]
-        return _converted(item, (fitting or kinds)[0], what)
+        return read_value(item, (fitting or kinds)[0], what)
     if origin is Literal:
         text = item.require_text(what)
         if text not in arguments:
@@ -519,10 +528,10 @@ def _converted(item: Item, hint: Any, what: str) -> Any:
         return text
     if origin in (list, tuple):
         items = item.items if item.kind == "list" else [item]
-        return origin(_converted(each, arguments[0], what) for each in items)
+        return origin(read_value(each, arguments[0], what) for each in items)
     if origin is dict:
         item.require_map(what)
-        return {key: _converted(value, arguments[1], what) for key, _, value in item.pairs()}
+        return {key: read_value(value, arguments[1], what) for key, _, value in item.pairs()}
     if hint is bool:
         if item.kind != "bool":
             raise item.error(f"expected {what} as true or false, found {item.described()}")

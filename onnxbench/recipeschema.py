@@ -8,7 +8,7 @@ import types
 import typing
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from onnxbench.operations import OPERATIONS, Effect, Operation
+from onnxbench.operations import OPERATIONS, Effect
 from onnxbench.recipe import VERSION
 
 
@@ -23,7 +23,7 @@ def json_schema() -> dict[str, Any]:
             if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
         ]
         fields = {
-            each.name: {**_schema_of(hints[each.name]), "description": said.get(each.name, "")}
+            each.name: {**schema_of(hints[each.name]), "description": said.get(each.name, "")}
             for each in dataclasses.fields(kind)
         }
         mapping = {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
@@ -86,29 +86,40 @@ _STEP_SCHEMA: dict[str, Any] = {
 }
 
 
-def _schema_of(hint: Any) -> dict[str, Any]:
+def schema_of(hint: Any, *, variables: bool = True) -> dict[str, Any]:
+    """Returns the JSON Schema of a field of a type.
+
+    Args:
+        hint: The type.
+        variables: Whether ``${variable}`` may stand in place of a value.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
+
+    def or_variable(schema: dict[str, Any]) -> dict[str, Any]:
+        return {"anyOf": [schema, _VARIABLE_SCHEMA]} if variables else schema
+
     if hint is Any:
         return {}
     if origin in (typing.Union, types.UnionType):
-        return {"anyOf": [_schema_of(each) for each in arguments]}
+        return {"anyOf": [schema_of(each, variables=variables) for each in arguments]}
     if origin is Literal:
-        return {"anyOf": [{"enum": list(arguments)}, _VARIABLE_SCHEMA]}
+        return or_variable({"enum": list(arguments)})
     if origin in (list, tuple):
-        inner = _schema_of(arguments[0])
+        inner = schema_of(arguments[0], variables=variables)
         return {"anyOf": [{"type": "array", "items": inner}, inner]}
     if origin is dict:
-        return {"anyOf": [{"type": "object", "additionalProperties": _schema_of(arguments[1])}, _VARIABLE_SCHEMA]}
+        values = schema_of(arguments[1], variables=variables)
+        return or_variable({"type": "object", "additionalProperties": values})
     if hint is type(None):
         return {"type": "null"}
     kinds = {bool: "boolean", int: "integer", float: "number"}
     if hint in kinds:
-        return {"anyOf": [{"type": kinds[hint]}, _VARIABLE_SCHEMA]}
+        return or_variable({"type": kinds[hint]})
     return {"type": ["string", "integer", "number", "boolean"]}
 
 
-def field_docs(kind: type[Operation]) -> dict[str, str]:
-    """Returns what an operation's docstring says of each field."""
+def field_docs(kind: type) -> dict[str, str]:
+    """Returns what a dataclass's docstring says of each field."""
     _, _, text = (kind.__doc__ or "").partition("Attributes:")
     found: dict[str, str] = {}
     name = ""

@@ -136,7 +136,7 @@ def run(
         feeds: Values by input, or what a user says about them; None draws one set from seed 0.
         outputs: Selectors of tensors of the main graph to look at in place of the outputs; inner ones need no change to
             the model. What none of them needs is not run.
-        backend: ``ort`` or ``reference``.
+        backend: ``ort``, ``reference``, or one that another package offers (docs/backends.md).
         options: How sessions are set up. The optimization level ``auto`` (the default here) is ``all``, but ``none``
             for more than 20,000 nodes, unless runs are timed.
         expect: What should come out: files as for feeds (one set each), or values. Tensors in them that are not looked
@@ -231,12 +231,14 @@ def _refuse_ignored(
         raise UsageError(f"bitwise and {tolerances[0]} contradict each other")
     if not expect and (bitwise or tolerances):
         raise UsageError(f"{'bitwise' if bitwise else tolerances[0]} means nothing without expected values")
-    if options is None or backends.backend(backend).name != "reference":
+    known = backends.backend(backend).name
+    if options is None or known in backends.ENGINES:
         return
-    plain = backends.Options()
+    plain, heeded = backends.Options(), backends.heeded(known)
+    what = "the reference evaluator" if known == "reference" else f"the backend {known}"
     for name in ("providers", "threads", "libraries", "profile"):
-        if getattr(options, name) != getattr(plain, name):
-            raise UsageError(f"the reference evaluator has no {name}; they are for the backend ort")
+        if name not in heeded and getattr(options, name) != getattr(plain, name):
+            raise UsageError(f"{what} has no {name}; they are for the backend ort")
 
 
 def _settled(options: backends.Options, index: GraphIndex, *, timed: bool) -> tuple[backends.Options, tuple[str, ...]]:
@@ -281,7 +283,9 @@ class _Runner:
         self._model, self._options, self._max_bytes = model, options, max_bytes
         self.backend = backends.backend(backend)
         self._session = None
-        self.device = "Python" if self.backend.name == "reference" else ", ".join(options.providers).upper()
+        self.device = ", ".join(options.providers).upper() if self.backend.name == "ort" else self.backend.name
+        if self.backend.name == "reference":
+            self.device = "Python"
         if names is None:
             self._session = self.backend.open(model, outputs=None, options=options)
             self.device = self._session.device
@@ -545,6 +549,20 @@ def _bench(
 ) -> Latency:
     """Times runs of the model with its own outputs, one after the other."""
     session = backends.open_session(model, backend, options=replace(options, profile=None))
+    taken = time_session(session, feeds, runs, warmup)
+    session.close()
+    return taken
+
+
+def time_session(session: backends.Session, feeds: Mapping[str, Value], runs: int, warmup: int) -> Latency:
+    """Returns how long runs of an open session take, one after the other.
+
+    Args:
+        session: The session.
+        feeds: Its inputs.
+        runs: How many runs are timed.
+        warmup: How many come before them.
+    """
     times = []
     with track("timing", runs + warmup, "runs") as advance:
         for number in range(warmup + runs):
@@ -554,5 +572,4 @@ def _bench(
             if number >= warmup:
                 times.append(taken)
             advance(1)
-    session.close()
     return summarize(times, warmup)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from injections import nan_branch
 from onnx import numpy_helper
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install onnxbench[torch]")
@@ -152,6 +153,15 @@ def test_the_faulty_node_is_named_with_its_module_and_line(files, fault, dtype):
     assert culprit.source.startswith(str(MODELS))
     assert culprit.effect is not None
     assert culprit.effect > 0.99
+
+
+def test_a_later_step_that_undoes_a_fault_is_not_taken_for_it(files):
+    """A square of a square root before a Relu: with the Relu's value in place of the root's argument all is right."""
+    model = onnx.load(files["torch.export"])
+    at = next(at for at, each in enumerate(model.graph.node) if each.op_type == "Conv")
+    assert nan_branch(model, at, np.random.default_rng(0))
+    (culprit,) = found_in(model).culprits
+    assert culprit.region == ("Sqrt#1", "Mul#2")
 
 
 def test_an_anonymous_repro_is_computed_anew_in_pytorch(files, tmp_path):

@@ -319,6 +319,22 @@ def test_latency_table(command, file):
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--on", "ort:basic,threads=1"], ("CPU", "basic", 1)),
+        (["--on", "ort,threads=2"], ("CPU", "all", 2)),
+        (["--on", "ort", "--optimization-level", "none", "--threads", "1"], ("CPU", "none", 1)),
+        (["--on", "reference"], ("Python", "all", 0)),
+    ],
+)
+def test_a_place_says_what_runs_it(command, file, words, said):
+    code, out, _ = command(file, *words, "--json")
+    assert code == 0
+    result = json.loads(out)["result"]
+    assert (result["provider"], result["optimization"], result["threads"]) == said
+
+
+@pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["--feeds", "nope.npz"], 4, "there is no file nope.npz"),
@@ -326,6 +342,9 @@ def test_latency_table(command, file):
         (["--shape", "x:[1,5]"], 10, "fixes dimension 1 at 4"),
         (["--outputs", "bb"], 4, "bb"),
         (["--backend", "tensorflow"], 2, "no backend 'tensorflow'"),
+        (["--on", "tensorflow:all"], 2, "no backend 'tensorflow'"),
+        (["--on", "ort:fast"], 2, "--on 'ort:fast': 'fast' is no optimization level"),
+        (["--on", "ort", "--backend", "ort"], 2, "--on and --backend both say what runs the model"),
         (["--provider", "npu"], 12, "no execution provider 'npu'"),
         (["--optimization-level", "fast"], 2, "no optimization level"),
         (["--max-memory", "lots"], 2, "is not a size"),

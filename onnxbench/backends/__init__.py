@@ -1,8 +1,8 @@
 """Runtimes behind one small seam, and what is computed with any of them.
 
-A backend is a module-level object with a name and ``open``; a session has ``inputs``, ``outputs`` and ``run``.
+A backend is an object with a name, ``version`` and ``open``; a session has ``inputs``, ``outputs`` and ``run``.
 Nothing else is asked of one, so that a new runtime is one class. ``BACKENDS`` is the table; a backend's own package
-is imported when it is used.
+is imported when it is used. Other packages offer backends by entry points (``_registered``, docs/backends.md).
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+from onnxbench.backends._files import FileBackend as FileBackend
 from onnxbench.backends._operators import Operator as Operator
 from onnxbench.backends._operators import Taught as Taught
 from onnxbench.backends._operators import as_functions as as_functions
 from onnxbench.backends._operators import calls_python as calls_python
 from onnxbench.backends._operators import has_python_operators as has_python_operators
 from onnxbench.backends._operators import uses as uses
+from onnxbench.backends._registered import ENTRY_POINTS as ENTRY_POINTS
+from onnxbench.backends._registered import RegisteredBackend as RegisteredBackend
+from onnxbench.backends._registered import find_registered
+from onnxbench.backends._registered import registrations as registrations
 from onnxbench.backends._structure import expose as expose
 from onnxbench.captures import Feeds, Port, Value, input_ports, onnx_dtype
-from onnxbench.errors import ExecutionError, UsageError, did_you_mean
+from onnxbench.errors import ExecutionError, MissingDependencyError, UsageError, did_you_mean
 from onnxbench.messages import copy_of
 from onnxbench.tensortype import byte_width, elem_type, is_complete
 
@@ -114,6 +119,9 @@ class Session(Protocol):
 class Backend(Protocol):
     """A runtime.
 
+    It may have two more members: ``unavailable()``, why models cannot be run here, or None; and ``heeds``, the fields
+    of ``Options`` that mean something to it.
+
     Attributes:
         name: Its name.
     """
@@ -157,13 +165,47 @@ def backend(name: str) -> Backend:
     known = ALIASES.get(name.lower(), name.lower())
     if known in ENGINES:
         return cast(Backend, import_module(ENGINES[known]).SESSIONS[known])
-    module = BACKENDS.get(known)
-    if module is None:
-        every = [*BACKENDS, *ENGINES]
+    if known in BACKENDS:
+        return cast(Backend, import_module(BACKENDS[known]).BACKEND)
+    registered = find_registered(known)
+    if registered is None:
+        every = backend_names()
         raise UsageError(
             f"there is no backend {name!r}", hint=did_you_mean(name, every) or f"Backends: {', '.join(every)}."
         )
-    return cast(Backend, import_module(module).BACKEND)
+    return registered
+
+
+def backend_names() -> list[str]:
+    """Returns the names of all backends: those of onnxbench, then those that other packages offer."""
+    return list(dict.fromkeys([*BACKENDS, *ENGINES, *(each.name for each in registrations())]))
+
+
+def is_known_backend(name: str) -> bool:
+    """Tells whether there is a backend of this name, or one that it is another name of."""
+    return ALIASES.get(name.lower(), name.lower()) in backend_names()
+
+
+def heeded(name: str) -> tuple[str, ...]:
+    """Returns the fields of ``Options`` that mean something to a backend."""
+    return tuple(getattr(backend(name), "heeds", ()))
+
+
+def why_unavailable(name: str) -> str | None:
+    """Returns why a backend cannot take a model here (its package is not installed, say), or None.
+
+    Raises:
+        UsageError: There is no such backend.
+        ExecutionError: It is of another package and cannot be loaded.
+    """
+    chosen = backend(name)
+    ask = getattr(chosen, "unavailable", None)
+    try:
+        chosen.version()
+        reason: str | None = ask() if ask is not None else None
+    except MissingDependencyError as error:
+        return error.message
+    return reason
 
 
 def end_process_after(seconds: float) -> None:

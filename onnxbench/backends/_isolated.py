@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import captures, errors, weights
+from onnxbench.backends._registered import find_registered
 from onnxbench.backends._structure import distinct_node_names, expose, inline_weights
 from onnxbench.captures import Port, Value, check_feeds, input_ports
 from onnxbench.errors import BenchError, ExecutionError, LostProcessError, UsageError
@@ -62,7 +63,7 @@ class IsolatedSession:
         self._model = model  # its scratch file has to live as long as this does
         home = Path(self._folder.name)
         root: str | None = None
-        if name == "reference":
+        if name != "ort":
             data = _with_weights(model, proto)
         else:
             from onnxbench.backends import _ort
@@ -78,7 +79,7 @@ class IsolatedSession:
         try:
             said = self._ask(
                 "opening the model", do="open", backend=name, model=str(home / "model.onnx"), root=root,
-                options=settings, bundles=bundles_of(options.operators),
+                options=settings, bundles=bundles_of(options.operators), package=_package_of(name),
             )  # fmt: skip
         except BaseException:
             self.close()
@@ -226,6 +227,12 @@ class _Worker:
         self._spilt.close()
         with contextlib.suppress(OSError):
             os.close(self._events)
+
+
+def _package_of(name: str) -> str | None:
+    """Returns where the package of a backend is found; this process may have looked in more places than another one."""
+    registered = None if name in ("ort", "reference") else find_registered(name)
+    return None if registered is None else registered.folder
 
 
 def end_workers() -> None:

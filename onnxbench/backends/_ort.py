@@ -57,6 +57,7 @@ class OrtBackend:
     """ONNX Runtime as a backend."""
 
     name = "ort"
+    heeds = ("optimization", "providers", "threads", "libraries", "profile")
 
     def version(self) -> str:
         """Returns the version of ONNX Runtime."""

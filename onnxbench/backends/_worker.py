@@ -92,10 +92,12 @@ def _open(job: dict[str, Any]) -> Session:
 
     data = Path(job["model"]).read_bytes()
     proto = onnx.ModelProto.FromString(data)
-    if job["backend"] == "reference":
+    if job["backend"] != "ort":
         from onnxbench.model import from_proto
 
-        return backend("reference").open(from_proto(proto), outputs=None, options=options)
+        if job["package"] is not None and job["package"] not in sys.path:
+            sys.path.append(job["package"])
+        return backend(job["backend"]).open(from_proto(proto), outputs=None, options=options)
     from onnxbench.backends._ort import OrtSession
 
     taught = Taught(proto, options.operators)

@@ -261,6 +261,7 @@ class Telling:
                     f.tensor, f.partner, self.label(f.maker), self.op_type(f.maker), f.total, f.own, f.inherited,
                     f.excess(median), f.number, f.note, f.inputs, len(f.nodes), f.precision, whence.scope or None,
                     whence.source, whence.code, f.allowed, f.settled,
+                    f.drift,
                 )
             )  # fmt: skip
         return rows

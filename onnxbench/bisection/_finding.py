@@ -17,7 +17,7 @@ from onnxbench.bisection._sides import is_floating
 
 if TYPE_CHECKING:
     from onnxbench.captures import Value
-    from onnxbench.drift import Tolerance
+    from onnxbench.drift import TensorDrift, Tolerance
 
 FACTOR, PEAK_FACTOR = 20.0, 200.0
 TWIN, PEAK_TWIN = 4.0, 64.0
@@ -47,6 +47,7 @@ class Finding:
         settled: Whether its own error need not be measured: it is within rounding.
         note: Why it could not be judged, or ``""``.
         allowed: What an element may be off, for the verdict on outputs and for ``failing``.
+        drift: All that there is to know of ``total``; None unless the search is thorough.
     """
 
     tensor: str
@@ -65,6 +66,7 @@ class Finding:
     settled: bool = False
     note: str = ""
     allowed: Tolerance | None = None
+    drift: TensorDrift | None = None
 
     def excess(self, median: float) -> float:
         """Returns the own error over what is allowed: more than 1 is a fault, and infinite what is wrong in kind."""

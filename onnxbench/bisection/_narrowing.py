@@ -10,7 +10,7 @@ itself, then the reference computes something in between that the suspect does n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -129,15 +129,19 @@ class _Region:
     def place(self) -> _Place | None:
         """Returns the first tensor that should have been another; None if nothing is told."""
         right = {name for name, value in self._inner.items() if self._is_known(value)} - {self._finding.tensor}
-        for name, step in self._pairs():
+        for name, step in self._pairs(right):
             if self._is_right({**self._given, name: step[1]}):
                 return _Place(name, step[0], self._upstream(name, right))
         if right:
             return _Place(self._finding.tensor, self._finding.partner, self._upstream(self._finding.tensor, right))
         return None
 
-    def _pairs(self) -> Iterator[tuple[str, tuple[str, Value]]]:
-        """Yields tensors, from front to back, with values that they could have been meant to be, and are not."""
+    def _pairs(self, right: Collection[str]) -> Iterator[tuple[str, tuple[str, Value]]]:
+        """Yields tensors, from front to back, with values that they could have been meant to be, and are not.
+
+        In the place of one that is right, a value shows that what makes it is missing here. The steps of a call are no
+        such values: a later one of them may well undo the fault.
+        """
         tensors = {
             **self._given,
             **{name: value for name, value in self._inner.items() if name != self._finding.tensor},
@@ -145,7 +149,8 @@ class _Region:
         tries = 0
         for name, own in tensors.items():
             for step, value in self._steps.items():
-                if not _is_of_a_kind(own, value) or self._agrees(own, value):
+                says_nothing = step in self.within and (name in self._given or name in right)
+                if says_nothing or not _is_of_a_kind(own, value) or self._agrees(own, value):
                     continue
                 tries += 1
                 if tries > _MOST_TRIES:
@@ -177,7 +182,7 @@ class _Region:
     def _upstream(self, tensor: str, right: set[str]) -> tuple[int, ...]:
         """Returns the nodes that make a tensor of what is known to be right."""
         scope = self._parts.scope
-        if tensor in self._given:
+        if tensor in self._given or (tensor in right and tensor != self._finding.tensor):
             return ()
         start = scope.producers[tensor]
         stops = (right - {tensor}) | self._given.keys()

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxbench.bisection._evidence import Histogram
 from onnxbench.bisection._measures import Distance
@@ -20,6 +20,7 @@ from onnxbench.bisection._report import Bisection, Culprit, Row
 from onnxbench.envelope import envelope
 from onnxbench.reporting import (
     Block,
+    Cell,
     Chart,
     Column,
     Drawing,
@@ -37,6 +38,9 @@ from onnxbench.reporting import (
     write_report,
 )
 from onnxbench.version import __version__
+
+if TYPE_CHECKING:
+    from onnxbench.drift import TensorDrift
 
 COMMAND = "bisect"
 MOST_ROWS = 50_000
@@ -68,6 +72,12 @@ _COLUMNS = (
     Column("Element type", is_detail=True),
     Column("Shape", is_detail=True),
     Column("Largest difference at", is_detail=True),
+    Column("Mean abs", is_detail=True),
+    Column("99 % within", is_detail=True),
+    Column("Max relative", is_detail=True),
+    Column("ULP", is_detail=True),
+    Column("Cosine", is_detail=True),
+    Column("SQNR dB", is_detail=True),
     Column("NaN or Inf on one side", is_detail=True),
     Column("Nodes between", is_detail=True),
     Column("Set of inputs", is_detail=True),
@@ -535,7 +545,7 @@ def _modules(shown: _Shown) -> Iterator[Block]:
 
 
 def _tensors(shown: _Shown) -> Table:
-    rows = []
+    rows: list[Sequence[Cell]] = []
     for row, module in zip(shown.rows, shown.modules, strict=True):
         total = row.total
         dtypes, shapes = (dict.fromkeys(pair) for pair in (total.dtypes, total.shapes))
@@ -558,6 +568,7 @@ def _tensors(shown: _Shown) -> Table:
                 ", in the reference ".join(reversed([str(word) for word in dtypes])),
                 ", in the reference ".join(reversed([str(list(shape)) for shape in shapes])),
                 str(list(total.at)) if total.at else "",
+                *_measures(row.drift),
                 f"{total.nonfinite:,} of {total.elements:,}" if total.nonfinite else "",
                 str(row.region) if row.region > 1 else "",
                 str(row.number) if row.number else "",
@@ -565,6 +576,14 @@ def _tensors(shown: _Shown) -> Table:
             )
         )
     return Table(_TENSORS, _COLUMNS, rows, sort_by=_EXCESS, module_column=_MODULE, opens=True)
+
+
+def _measures(drift: TensorDrift | None) -> tuple[str, ...]:
+    """Returns what is measured of a tensor beyond its error, in the order of the columns."""
+    if drift is None:
+        return ("",) * 6
+    numbers = (drift.mean_abs, drift.p99_abs, drift.max_rel, drift.max_ulp, drift.cosine, drift.sqnr_db)
+    return tuple(_plain(number).text if number is not None else "" for number in numbers)
 
 
 def _computed_from(row: Row, shown: _Shown) -> tuple[tuple[int | None, str], ...]:

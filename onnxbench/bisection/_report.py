@@ -137,6 +137,8 @@ class Row:
         allowed: What an element may be off for ``total.failing``: told, calibrated, or by the element types.
         settled: Whether the own error was not measured since it is within rounding: the tensor is right, and so is all
             that its node reads, as they are or once the culprits before it are mended.
+        drift: All that there is to know of ``total``: mean and 99 % of the differences, relative ones, units in the
+            last place, cosine, SQNR. None without ``evidence``.
     """
 
     tensor: str
@@ -157,6 +159,7 @@ class Row:
     code: str | None = None
     allowed: Tolerance | None = None
     settled: bool = False
+    drift: TensorDrift | None = None
 
     @property
     def is_judged(self) -> bool:

@@ -36,7 +36,7 @@ import os
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench.bisection._budget import Budget, Side
@@ -46,7 +46,7 @@ from onnxbench.bisection._measures import Distance, epsilon, measure
 from onnxbench.bisection._sides import ModelReference, RecordedReference, as_dtype, is_floating
 from onnxbench.boundary import depends_on, reach_back
 from onnxbench.captures import Value, onnx_dtype
-from onnxbench.drift import Tolerance, default_tolerance
+from onnxbench.drift import TensorDrift, Tolerance, compare_values, default_tolerance
 from onnxbench.errors import ExecutionError, UsageError
 from onnxbench.tensortype import elem_type
 
@@ -70,6 +70,23 @@ _PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU",
 """Operators that engines compute in TF32."""
 _BOUNDED = {"Sigmoid", "Tanh", "Erf", "HardSigmoid", "LSTM", "GRU", "RNN"}
 """Operators whose kernels are accurate to a unit of 1, not of what they give."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known when the regions of a batch are judged, by tensor.
+
+    Attributes:
+        held: The reference's values: the batch's, and what its regions read.
+        got: The suspect's values of the batch.
+        totals: How far the suspect's values are from the reference's, of all tensors so far.
+        given: What regions are fed: ``held``, in the suspect's element types.
+    """
+
+    held: Mapping[str, Value]
+    got: Mapping[str, Value]
+    totals: Mapping[str, Distance]
+    given: dict[str, Value] = field(default_factory=dict)
 
 
 class Search:
@@ -171,7 +188,8 @@ class Search:
                 if name not in self._forced and not totals[name].equal:
                     constants.add(name)
             groups = self._regions(batch, constants, held)
-            self._judge(groups, held, got, totals, dtypes, seen)
+            drifts = self._drifts(references, got) if self._thorough else {}
+            self._judge(groups, _Known(held, got, totals), drifts, dtypes, seen)
             for name in [name for name in held if last.get(name, -1) <= at and name not in constants]:
                 if name not in feeds:
                     del held[name]
@@ -210,6 +228,17 @@ class Search:
             return measure(reference, value, self._allowed(name, reference, value))
 
         return dict(zip(references, _in_threads(distance, references), strict=True))
+
+    def _drifts(self, references: Mapping[str, Value], got: Mapping[str, Value]) -> dict[str, TensorDrift]:
+        """Returns all that there is to know of how far the suspect's values are from the reference's."""
+
+        def drift(name: str) -> TensorDrift:
+            reference, value = references[name], got[name]
+            allowed = self._allowed(name, reference, value)
+            return compare_values(name, reference, value, check_dtype=False, tolerance=allowed)[0]
+
+        found = map(drift, references) if self._strict else _in_threads(drift, references)
+        return dict(zip(references, found, strict=True))
 
     def _split(self, feeds: Mapping[str, Value]) -> list[list[str]]:
         """Returns the matched tensors in batches: as the budget says, or of a quarter of the memory each.
@@ -286,17 +315,18 @@ class Search:
     def _judge(
         self,
         found: list[Finding],
-        held: Mapping[str, Value],
-        got: Mapping[str, Value],
-        totals: Mapping[str, Distance],
+        known: _Known,
+        drifts: Mapping[str, TensorDrift],
         dtypes: Mapping[str, int],
         seen: Kept,
     ) -> None:
         """Finds own and inherited errors of regions, and keeps what is worse than on other inputs."""
+        held, got, totals = known.held, known.got, known.totals
         to_run = []
         for finding in found:
             finding.number, finding.total = seen.number, totals[finding.tensor]
             finding.allowed = self._allowed(finding.tensor, held[finding.tensor], got[finding.tensor])
+            finding.drift = drifts.get(finding.tensor)
             finding.precision = max(map(epsilon, finding.total.dtypes))
             if self._unit and finding.precision and self._multiplies(finding):
                 finding.precision = max(finding.precision, self._unit)
@@ -317,28 +347,21 @@ class Search:
                 seen.add(finding, held, got[finding.tensor], got[finding.tensor])
             elif not self._thorough and is_settled(finding, finding.total, before):
                 finding.settled = True
+                continue
             else:
                 to_run.append(finding)
-        given = {
-            name: as_dtype(held[name], dtypes[name]) for finding in found if not finding.note for name in finding.inputs
-        }
+            new = [name for name in finding.inputs if name not in known.given]
+            known.given.update((name, as_dtype(held[name], dtypes[name])) for name in new)
         shown = [finding for finding in found if finding.own is not None]
-        self._measure_noise([finding for finding in shown if finding.excess(0.0) > 1], given, held)
+        self._measure_noise([finding for finding in shown if finding.excess(0.0) > 1], known)
         if not self._thorough and len(self._batches or ()) == 1:
-            to_run = self._run_first(found, to_run, given, held, got, totals, seen)
-        self._run_regions(to_run, given, held, got, seen)
+            to_run = self._run_first(found, to_run, known, seen)
+        self._run_regions(to_run, known, seen)
         for finding in found:
             self._keep(finding)
 
     def _run_first(
-        self,
-        found: Sequence[Finding],
-        to_run: Sequence[Finding],
-        given: Mapping[str, Value],
-        held: Mapping[str, Value],
-        got: Mapping[str, Value],
-        totals: Mapping[str, Distance],
-        seen: Kept,
+        self, found: Sequence[Finding], to_run: Sequence[Finding], known: _Known, seen: Kept
     ) -> list[Finding]:
         """Runs the regions that read nothing wrong, and returns those that are still to be judged.
 
@@ -346,8 +369,8 @@ class Search:
         is settled, and mostly all are: that one run is in place of a run of all these regions on the reference's
         values, and shows what the culprit does to the outputs.
         """
-        first = [finding for finding in to_run if all(is_right(totals[name]) for name in finding.inputs)]
-        self._run_regions(first, given, held, got, seen)
+        first = [finding for finding in to_run if all(is_right(known.totals[name]) for name in finding.inputs)]
+        self._run_regions(first, known, seen)
         names = {finding.tensor for finding in first}
         rest = [finding for finding in to_run if finding.tensor not in names]
         wrong = [finding for finding in found if finding.own is not None and finding.excess(0.0) > 1]
@@ -359,12 +382,12 @@ class Search:
             for wanted, plain, forced in [seen.values[finding.tensor]]
         }
         try:
-            made = self._run_mended(values, held, got, [finding.tensor for finding in found])
+            made = self._run_mended(values, known, [finding.tensor for finding in found])
         except ExecutionError:
             return rest
         seen.mended = frozenset(values)
         seen.mended_outputs = {name: made.get(name, value) for name, value in self.outputs.items()}
-        now = {**totals, **self._distances({name: held[name] for name in made}, made)}
+        now = {**known.totals, **self._distances({name: known.held[name] for name in made}, made)}
         left = []
         for finding in rest:
             if is_settled(finding, now[finding.tensor], [now[name] for name in finding.inputs]):
@@ -373,56 +396,35 @@ class Search:
                 left.append(finding)
         return left
 
-    def _run_mended(
-        self,
-        values: Mapping[str, Value],
-        held: Mapping[str, Value],
-        got: Mapping[str, Value],
-        names: Sequence[str],
-    ) -> dict[str, Value]:
+    def _run_mended(self, values: Mapping[str, Value], known: _Known, names: Sequence[str]) -> dict[str, Value]:
         """Returns what becomes of tensors that depend on mended ones, and these; all others stay as the suspect's."""
         affected = depends_on(self.parts.scope, values)
-        around = {name: got[name] for name in names if name in self._forced and name not in affected}
-        inputs = {name: held[name] for name in self.parts.scope.true_inputs() if name in held}
+        around = {name: known.got[name] for name in names if name in self._forced and name not in affected}
+        inputs = {name: known.held[name] for name in self.parts.scope.true_inputs() if name in known.held}
         given = {**inputs, **around, **values}
         rest = [name for name in names if name in affected and name not in values]
         nodes = reach_back(self.parts.scope, rest, given).nodes
         unpacked = not isinstance(self.reference, ModelReference)
         return {**values, **(self.parts.run(nodes, given, rest, unpacked=unpacked) if rest else {})}
 
-    def _run_regions(
-        self,
-        found: Sequence[Finding],
-        given: Mapping[str, Value],
-        held: Mapping[str, Value],
-        got: Mapping[str, Value],
-        seen: Kept,
-    ) -> None:
+    def _run_regions(self, found: Sequence[Finding], known: _Known, seen: Kept) -> None:
         """Runs regions on the reference's values, for their own errors and, where these are large, their noise."""
         if isinstance(self.reference, ModelReference):
-            self._own_errors(found, given, held, got, seen)
+            self._own_errors(found, known, seen)
         else:
-            self._own_errors(found, given, held, got, seen, unpacked=True)
+            self._own_errors(found, known, seen, unpacked=True)
             odd = [finding for finding in found if finding.excess(0.0) > 1 or finding.is_unexplained]
-            self._own_errors(odd, given, held, got, seen)
-        self._measure_noise([finding for finding in found if finding.excess(0.0) > 1], given, held)
+            self._own_errors(odd, known, seen)
+        self._measure_noise([finding for finding in found if finding.excess(0.0) > 1], known)
 
-    def _own_errors(
-        self,
-        found: Sequence[Finding],
-        given: Mapping[str, Value],
-        held: Mapping[str, Value],
-        got: Mapping[str, Value],
-        seen: Kept,
-        *,
-        unpacked: bool = False,
-    ) -> None:
+    def _own_errors(self, found: Sequence[Finding], known: _Known, seen: Kept, *, unpacked: bool = False) -> None:
         """Runs regions on the reference's values, and measures own and inherited errors.
 
         Packing weights takes as long as a run or two, so the many regions that are in order are run without
         (``unpacked``). Their kernels are not quite the suspect's then: what looks odd is run again as it is.
         """
-        forced = list(self._forced_values(found, given, unpacked=unpacked))
+        held, got = known.held, known.got
+        forced = list(self._forced_values(found, known.given, unpacked=unpacked))
 
         def distances(pair: tuple[Finding, _Value | None]) -> tuple[Distance, Distance] | None:
             name, value = pair[0].tensor, pair[1]
@@ -493,7 +495,7 @@ class Search:
             for finding in group:
                 yield finding, _Value(values[finding.tensor])
 
-    def _measure_noise(self, found: Sequence[Finding], given: Mapping[str, Value], held: Mapping[str, Value]) -> None:
+    def _measure_noise(self, found: Sequence[Finding], known: _Known) -> None:
         """Runs regions on inputs that are moved by one unit of precision, and measures what becomes of it."""
         found = [finding for finding in found if not finding.twin]
         if not found:
@@ -501,19 +503,19 @@ class Search:
         moved: dict[str, Value] = {}
         precision = {name: finding.precision for finding in found for name in finding.inputs}
         for name in precision:
-            moved[name] = _move(given[name], name)
-        plain = {finding.tensor: value for finding, value in self._forced_values(found, given)}
+            moved[name] = _move(known.given[name], name)
+        plain = {finding.tensor: value for finding, value in self._forced_values(found, known.given)}
         for finding, value in self._forced_values(found, moved):
             base = plain.get(finding.tensor)
             if value is None or base is None:
                 continue
             apart = measure(base.array, value.array)
-            reference = measure(held[finding.tensor], base.array)
+            reference = measure(known.held[finding.tensor], base.array)
             scale = apart.rel if math.isfinite(apart.rel) else math.inf
             finding.noise = (scale if not apart.problem else math.inf, apart.peak if not apart.problem else math.inf)
             if reference.problem:
                 finding.noise = (0.0, 0.0)
-            self._bound_by_reference(finding, held)
+            self._bound_by_reference(finding, known.held)
             if any(self.parts.scope.nodes[at].op_type in _BOUNDED for at in finding.nodes) and reference.size:
                 unit = finding.precision * math.sqrt(reference.elements) / reference.size
                 typical = reference.max_abs / reference.peak if reference.peak else 1.0

@@ -59,6 +59,8 @@ class Place:
             device = self.options.build.get("device")
             said = ["without TF32"] if not self.unit else []
             return ", ".join([known[self.backend], *([f"GPU {device}"] if device is not None else []), *said])
+        if self.backend != "ort":
+            return f"the backend {self.backend}"
         others = [name.upper() for name in self.options.providers if name.lower() != "cpu"]
         threads = [f"{self.options.threads} thread{'s' * (self.options.threads > 1)}"] if self.options.threads else []
         return ", ".join(["ONNX Runtime", f"optimizations {self.options.optimization}", *others, *threads])
@@ -119,6 +121,12 @@ def parse_place(text: str, *, level: str, options: backends.Options | None = Non
         )
     if backend == "reference" and (typed or settings):
         raise UsageError(f"{what} {text!r}: the reference evaluator has no levels, threads or providers")
+    heeded = backends.heeded(backend)
+    for word, name in (("level", "optimization"), ("threads", "threads"), ("provider", "providers")):
+        if name not in heeded and (
+            (typed and word == "level") or any(each.startswith(f"{word}=") for each in settings)
+        ):
+            raise UsageError(f"{what} {text!r}: the backend {backend} has no {name}")
     return Place(backend, chosen)
 
 

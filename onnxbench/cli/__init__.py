@@ -24,7 +24,7 @@ from onnxbench.version import __version__
 # ``COMMAND_CLASS`` the command's class, if it is not BenchCommand.
 COMMANDS = (
     "inspect", "find", "extract", "expose", "split", "partition", "unmark", "merge", "edit", "rewrite", "precision",
-    "quantize", "build", "show", "check", "explain", "run", "diff", "bisect", "reduce", "export", "map",
+    "quantize", "build", "show", "check", "explain", "run", "suite", "diff", "bisect", "reduce", "export", "map",
     "build-trt", "plugins", "capability", "migrate", "doctor",
 )  # fmt: skip
 

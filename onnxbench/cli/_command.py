@@ -244,8 +244,9 @@ class BenchCommand(TyperCommand):
         return [*spread, *returned, *typed.rest]
 
     def _required(self, args: list[str]) -> int:
-        """Returns how many single arguments the command wants; ``-o`` stands for one where there are several."""
-        arguments = [param for param in self.params if isinstance(param, TyperArgument) and param.nargs == 1]
+        """Returns how many arguments the command wants at least; ``-o`` stands for one where there are several."""
+        every = [param for param in self.params if isinstance(param, TyperArgument)]
+        arguments = [param for param in every if param.nargs == 1 or (param.nargs == -1 and param.required)]
         named_output = any(word in ("-o", "--output", "--doctor") or word.startswith("--output=") for word in args)
         return len(arguments) - (named_output and len(arguments) > 1)
 

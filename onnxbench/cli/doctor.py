@@ -72,7 +72,8 @@ def _package_row(package: Package) -> list[str]:
 def _backend_fields(found: Environment) -> Iterable[tuple[str, str]]:
     yield "onnx", f"opset {found.onnx_opset}, IR version {found.onnx_ir}" if found.onnx_opset else "does not work"
     for runtime in found.backends:
-        yield f"backend {runtime.name}", _backend(runtime)
+        of = f" (package {runtime.package})" if runtime.package else ""
+        yield f"backend {runtime.name}", f"{_backend(runtime)}{of}"
 
 
 def _backend(runtime: Runtime) -> str:

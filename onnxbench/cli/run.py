@@ -25,6 +25,7 @@ from onnxbench.cli._options import (
 from onnxbench.wording import plural
 
 if TYPE_CHECKING:
+    from onnxbench.backends import Options
     from onnxbench.drift import TensorStats
     from onnxbench.nonfinite import NonFinite, Origin
     from onnxbench.running import Latency, RunResult
@@ -127,7 +128,24 @@ def run(
         bool,
         typer.Option("--validate", help="Exit code 1 if an output, or a tensor asked for, holds NaN or Inf."),
     ] = False,
-    backend: Annotated[str, typer.Option("--backend", help="ort, or reference (onnx's evaluator).")] = "ort",
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            metavar="NAME",
+            show_default=False,
+            help="ort (the default), reference (onnx's evaluator), trt, or one of another package.",
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="PLACE",
+            show_default=False,
+            help="The same with settings, as for bisect: ort:none,threads=1, ort,provider=cuda, trt,tf32=off.",
+        ),
+    ] = None,
     provider: Annotated[
         list[str] | None,
         typer.Option(
@@ -194,6 +212,7 @@ def run(
       onnxbench run model.onnx --find-nan
       onnxbench run model.onnx --plugin plugins/dynamic_resize
       onnxbench run model.onnx --bench 100 --threads 1
+      onnxbench run model.onnx --on ort:basic,threads=1
       onnxbench run model.engine --feeds x.npz --bench 100
     """
     from onnxbench import backends, bundles, feeding, running, specs
@@ -202,7 +221,7 @@ def run(
     if _engines.is_engine(model):
         _engines.refuse_for_models(
             outputs=outputs, bitwise=bitwise, find_nan=find_nan, validate=validate, provider=provider, profile=profile,
-            custom_ops=custom_ops, iterations=iterations, threads=threads, verbose=verbose,
+            custom_ops=custom_ops, backend=backend, on=on, iterations=iterations, threads=threads, verbose=verbose,
         )  # fmt: skip
         said = feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, None, fill, cast)
         _engines.run(
@@ -210,19 +229,38 @@ def run(
             warmup=warmup, save=save, save_inputs=save_inputs, as_json=as_json, quiet=quiet,
         )  # fmt: skip
         return
+    options = backends.Options(
+        optimization_level, tuple(provider or ("cpu",)), threads, tuple(custom_ops or ()), profile, verbose,
+        operators=bundles.operators_of(bundles.load_bundles(plugin or [])),
+    )  # fmt: skip
+    name, options = (backend or "ort", options) if on is None else _placed(on, backend, options)
     result = running.run(
         model,
         feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, iterations, fill, cast),
-        outputs=outputs or (), backend=backend, expect=expect or (), atol=atol or (), rtol=rtol or (), bitwise=bitwise,
-        options=backends.Options(
-            optimization_level, tuple(provider or ("cpu",)), threads, tuple(custom_ops or ()), profile, verbose,
-            operators=bundles.operators_of(bundles.load_bundles(plugin or [])),
-        ),
+        outputs=outputs or (), backend=name, expect=expect or (), atol=atol or (), rtol=rtol or (), bitwise=bitwise,
+        options=options,
         find_nan=find_nan, validate=validate, bench=bench, warmup=warmup, save=save, save_inputs=save_inputs,
         max_bytes=specs.parse_memory(max_memory), keep_values=False, allow_outside=allow_outside,
     )  # fmt: skip
     _show(result, as_json=as_json, quiet=quiet)
     raise typer.Exit(0 if result.passed else 1)
+
+
+def _placed(on: str, backend: str | None, options: Options) -> tuple[str, Options]:
+    """Returns the backend and the options that a place means; what it does not say is as in these options."""
+    from dataclasses import replace
+
+    from onnxbench.bisection import parse_place
+    from onnxbench.errors import UsageError
+
+    if backend is not None:
+        raise UsageError("--on and --backend both say what runs the model")
+    level = options.optimization
+    place = parse_place(on, level="all" if level == "auto" else level, options=options)
+    head, _, settings = on.partition(",")
+    if place.backend == "ort" and ":" not in head and "level=" not in settings:
+        return place.backend, replace(place.options, optimization=level)
+    return place.backend, place.options
 
 
 def _show(result: RunResult, *, as_json: bool, quiet: bool) -> None:

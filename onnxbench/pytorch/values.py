@@ -35,7 +35,7 @@ from onnxbench.provenance import Provenance, provenance_of_call
 from onnxbench.pytorch import marks, require_torch
 from onnxbench.pytorch._dynamic import Axes
 from onnxbench.pytorch._exporters import exported_program
-from onnxbench.pytorch._verification import as_array
+from onnxbench.pytorch._verification import as_array, tensors_of
 from onnxbench.pytorch.sources import Leaf, Source, own_errors, require_inputs
 
 if TYPE_CHECKING:
@@ -197,6 +197,26 @@ class TorchValues(ABC):
         """Returns the values of a parameter or buffer, or None."""
         state = self.source.module.state_dict if self.source.kind == "program" else self.source.module.state_dict()
         return as_array(state[name]) if name in state else None
+
+    def returned(self, feeds: Mapping[str, Value]) -> list[Value]:
+        """Returns the tensors that the model itself returns, in order, as arrays; ``feeds`` as for ``stream``.
+
+        Raises:
+            FeedsError: An input does not fit the model.
+            ExecutionError: The model failed.
+        """
+        args, kwargs = self._filled(self._arguments(feeds))
+        with _running(self.source):
+            return tensors_of(self.source.call(args, kwargs))
+
+    def _filled(self, given: Sequence[Any]) -> tuple[Any, Any]:
+        """Returns positional arguments and those by keyword, with these leaves in them."""
+        from torch.utils import _pytree as pytree
+
+        flat, spec = pytree.tree_flatten((self.source.args, dict(self.source.kwargs)))
+        values = iter(given)
+        args, kwargs = pytree.tree_unflatten([None if each is None else _copied(next(values)) for each in flat], spec)
+        return args, kwargs
 
     @abstractmethod
     def _stream(self, given: Sequence[Any], batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Value]]: ...
@@ -717,8 +737,6 @@ class _Modules(TorchValues):
 
     def _run(self, given: Sequence[Any], paths: Sequence[str], take: Callable[[str, str, str, Any, Any], None]) -> None:
         """Runs the model, and hands over what modules return: name, call, path, tensor, arguments."""
-        from torch.utils import _pytree as pytree
-
         counts: dict[str, int] = {}
         handles = []
 
@@ -734,10 +752,7 @@ class _Modules(TorchValues):
 
             return hear
 
-        flat, spec = pytree.tree_flatten((self.source.args, dict(self.source.kwargs)))
-        values = iter(given)
-        filled = [each if each is None else _copied(next(values)) for each in flat]
-        args, kwargs = pytree.tree_unflatten(filled, spec)
+        args, kwargs = self._filled(given)
         if self.source.kind == "module":
             handles = [
                 self._modules[path].register_forward_hook(hook(path), with_kwargs=True)

@@ -28,6 +28,7 @@ from typing import Any
 from onnxbench.errors import MissingDependencyError, OutputError
 from onnxbench.reporting._blocks import (
     Block,
+    Cell,
     Chart,
     Column,
     Drawing,
@@ -47,7 +48,7 @@ from onnxbench.reporting._blocks import (
 from onnxbench.staging import BEFORE, staging_folder
 
 __all__ = [
-    "DATA", "PAGE", "Block", "Chart", "Column", "Drawing", "Facts", "Node", "Number", "Page", "Place", "Prose",
+    "DATA", "PAGE", "Block", "Cell", "Chart", "Column", "Drawing", "Facts", "Node", "Number", "Page", "Place", "Prose",
     "Section", "Table", "Tree", "TreeEntry", "heat_of", "place_of", "require_report", "write_report",
 ]  # fmt: skip
 

@@ -78,7 +78,7 @@ class Carried:
 
     def body(self, backend: str, options: backends.Options, *, model: str, feeds: str) -> str | None:
         """Returns the rest of a function that runs the model; None where ONNX Runtime, or onnx, does it alone."""
-        if self.bundles:
+        if self.bundles or _is_registered(backend):
             return LOADING.format(
                 bundles=self.names, optimization=options.optimization, providers=options.providers, backend=backend,
                 threads=options.threads, build=dict(options.build), model=model, feeds=feeds,
@@ -94,9 +94,15 @@ class Carried:
         """Returns what a script needs, in words."""
         if self.bundles:
             return "onnxbench, which loads the operators in plugins/ (they are code and are run)"
+        if _is_registered(backend):
+            return f"onnxbench, and a package with its backend {backend}"
         if self.engines is not None:
             return f"{backends.engine_builder(backend).kind()}, numpy, and a GPU"
         return "onnx and numpy" if backend == "reference" else "onnxruntime and numpy"
+
+
+def _is_registered(backend: str) -> bool:
+    return isinstance(backends.backend(backend), backends.RegisteredBackend)
 
 
 def carried(model: Model, backend: str, operators: Sequence[backends.Operator]) -> Carried:

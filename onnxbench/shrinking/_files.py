@@ -183,7 +183,7 @@ def runtime_name(backend: str) -> str:
     """Returns what a backend runs models with, in words."""
     if backend in backends.ENGINES:
         return backends.engine_builder(backend).kind()
-    return "onnx.reference of onnx" if backend == "reference" else "ONNX Runtime"
+    return {"reference": "onnx.reference of onnx", "ort": "ONNX Runtime"}.get(backend, backend)
 
 
 def check_fails(condition_of: str, seconds: float) -> str:

@@ -1,0 +1,144 @@
+"""A regression suite: models in a YAML file go through pipelines, and each pair is a cell of a table.
+
+    found = onnxbench.run_suite(["suite.yaml"])
+    for cell in found.cells:
+        print(cell.model, cell.pipeline, cell.status, cell.message)
+    print(onnxbench.suite.support_table(found))
+
+A cell is converted, checked, run, and compared with what is right. Cells run one after the other, and what fails in one
+stays there. ``_file`` says what a suite file is, ``_cells`` how a cell is run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from onnxbench import backends
+from onnxbench.bundles import load_bundles, operators_of, registered
+from onnxbench.errors import NotFoundError, OutputError, UsageError, did_you_mean
+from onnxbench.suite._cells import ModelRuns, Settings, chosen
+from onnxbench.suite._file import Limits, Pipeline, Suite, SuiteModel, load_suite
+from onnxbench.suite._reports import junit_report, support_table
+from onnxbench.suite._results import STATUSES, Cell, Status, SuiteResult, SuiteTable
+from onnxbench.suite._schema import suite_schema
+
+__all__ = [
+    "STATUSES", "Cell", "Limits", "Pipeline", "Status", "Suite", "SuiteModel", "SuiteResult", "SuiteTable",
+    "junit_report", "load_suite", "run_suite", "suite_schema", "support_table",
+]  # fmt: skip
+
+
+def run_suite(
+    suites: Sequence[Suite | str | os.PathLike[str]] | Suite | str | os.PathLike[str],
+    *,
+    models: Sequence[str] = (),
+    pipelines: Sequence[str] = (),
+    on: Sequence[str] = (),
+    time: int = 0,
+    warmup: int = 5,
+    isolate: float = 0.0,
+    plugins: Sequence[str] = (),
+    keep: str | os.PathLike[str] | None = None,
+    dry_run: bool = False,
+    allow_outside: bool = False,
+    heard: Callable[[Cell, int, int], None] | None = None,
+) -> SuiteResult:
+    """Returns how the models of suites come out of their pipelines: a table for each suite, a cell for each pair.
+
+    Args:
+        suites: Suite files, or suites that were read.
+        models: Patterns (``resnet*``); only models whose name one of them matches. None: all.
+        pipelines: Patterns of pipelines, likewise.
+        on: Backends (``ort``, ``trt``); only pipelines that run on one of them. None: all.
+        time: Time so many runs of each cell.
+        warmup: Runs before them.
+        isolate: Seconds that opening a model, and each run, may take in a process of its own, which may crash; 0 runs
+            everything in this process.
+        plugins: Custom operators: bundles by name or folder; their code is run.
+        keep: A folder that the converted models of cells that are wrong are written to; it is made.
+        dry_run: Run nothing: the cells are those that would be run.
+        allow_outside: Follow external data that leaves a model's folder, and what recipes include out of theirs.
+        heard: Is told of each cell when it is done, its number from 1, and how many there are.
+
+    Raises:
+        NotFoundError: A suite, or a file that it names, is not there; or a pattern matches nothing in any suite.
+        SpecError: A suite has a mistake.
+        UsageError: There is no such backend, or times are asked for of processes of their own.
+        OutputError: The folder for ``keep`` cannot be made.
+    """
+    if time and isolate:
+        raise UsageError("runs in processes of their own are not timed", hint="Leave one of them out.")
+    given = [suites] if isinstance(suites, (Suite, str, os.PathLike)) else suites
+    read = [
+        each if isinstance(each, Suite) else load_suite(os.fspath(each), allow_outside=allow_outside) for each in given
+    ]
+    wanted = {backends.backend(name).name if backends.is_known_backend(name) else name for name in on}
+    narrowed = [_narrowed(suite, models, pipelines, wanted) for suite in read]
+    _require_some(read, narrowed, models, pipelines, wanted)
+    bundles = load_bundles(plugins)
+    options = backends.Options(operators=operators_of(bundles), isolate=isolate)
+    kept = None if keep is None else _made(Path(keep))
+    settings = Settings(time, warmup, options, allow_outside, kept, tuple(plugins))
+    total, done = sum(len(suite.models) * len(suite.stages) for suite in narrowed), 0
+    tables = []
+    with registered(bundles):
+        for suite in narrowed:
+            cells: list[Cell] = []
+            for entry in suite.models:
+                runs = ModelRuns(suite, entry, settings)
+                try:
+                    for stage in suite.stages:
+                        cells.append(runs.planned(stage) if dry_run else runs.cell(stage))
+                        done += 1
+                        if heard is not None and not dry_run:
+                            heard(cells[-1], done, total)
+                finally:
+                    runs.close()
+            tables.append(_table(suite, cells))
+    return SuiteResult(tuple(tables))
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}") from None
+    return folder
+
+
+def _table(suite: Suite, cells: Sequence[Cell]) -> SuiteTable:
+    names = tuple(model.name for model in suite.models)
+    said = {stage.name: stage.text for stage in suite.stages}
+    return SuiteTable(suite.path, suite.title, suite.description, names, said, tuple(cells))
+
+
+def _narrowed(suite: Suite, models: Sequence[str], pipelines: Sequence[str], on: set[str]) -> Suite:
+    """Returns a suite with the models and pipelines that are wanted."""
+    names = set(chosen([model.name for model in suite.models], models))
+    stages = set(chosen([stage.name for stage in suite.stages], pipelines))
+    return replace(
+        suite,
+        models=tuple(model for model in suite.models if model.name in names),
+        stages=tuple(stage for stage in suite.stages if stage.name in stages and (not on or stage.backend in on)),
+    )
+
+
+def _require_some(
+    suites: Sequence[Suite], narrowed: Sequence[Suite], models: Sequence[str], pipelines: Sequence[str], on: set[str]
+) -> None:
+    """Raises NotFoundError where a pattern or backend is not met in any suite, or there are no cells at all."""
+    for what, patterns, known in (
+        ("model", models, [model.name for suite in suites for model in suite.models]),
+        ("pipeline", pipelines, [stage.name for suite in suites for stage in suite.stages]),
+        ("pipeline on", sorted(on), [stage.backend for suite in suites for stage in suite.stages]),
+    ):
+        for pattern in patterns:
+            if not chosen(known, [pattern]):
+                names = list(dict.fromkeys(known))
+                hint = did_you_mean(pattern, names) or f"There are: {', '.join(names[:12])}."
+                raise NotFoundError(f"no suite has a {what} {pattern!r}", hint=hint)
+    if not any(suite.models and suite.stages for suite in narrowed):
+        raise NotFoundError("no suite has a cell that all of these filters let through")
