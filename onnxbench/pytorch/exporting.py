@@ -315,6 +315,10 @@ def _require_target(out: str | os.PathLike[str] | None, options: ExportOptions) 
         raise OutputError(f"{target} exists and is not a regular file")
     if options.state_dict is not None and _is_same(target, options.state_dict):
         raise UsageError(f"{target} is the file that the weights come from")
+    given = [options.rewrites] if isinstance(options.rewrites, (str, os.PathLike)) else options.rewrites
+    named = [os.fspath(each) for each in (*options.passes, *given) if isinstance(each, (str, os.PathLike))]
+    if any(_is_same(target, Path(part)) for word in named for part in (word, word.rpartition(":")[0]) if part):
+        raise UsageError(f"{target} is an input; name another file")
 
 
 def _is_same(one: Path, other: Path) -> bool:
