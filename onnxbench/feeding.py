@@ -136,11 +136,12 @@ def refuse_to_overwrite(model: Model, words: Sequence[str], *targets: str | os.P
 
     Args:
         model: The model that is read.
-        words: Further files that are read, as typed: ``f.npz``, ``x:f.npy``.
+        words: Further files that are read, as typed: ``f.npz``, ``x:f.npy``, ``script.py:load``.
         targets: The files to be written.
     """
     read = {Path(word).resolve() for word in words} | {model.origin} | set(model.sources)
-    read |= {Path(word.partition(sign)[2]).resolve() for word in words for sign in ":=" if sign in word}
+    parts = (part for word in words for sign in ":=" if sign in word for part in word.partition(sign)[::2])
+    read |= {Path(part).resolve() for part in parts if part}
     seen: set[Path] = set()
     for target in targets:
         if target is None:

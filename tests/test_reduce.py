@@ -437,6 +437,8 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
         reduce_failure(given, check="no-such-command {}", feeds=feeds)
     with pytest.raises(UsageError, match="an input"):
         reduce_failure(tmp_path / "model.onnx", tmp_path / "model.onnx", feeds=feeds)
+    with pytest.raises(UsageError, match="an input"):
+        reduce_failure(given, tmp_path / "model.onnx", against=tmp_path / "model.onnx", feeds=feeds)
     with pytest.raises(UsageError, match="does not end in"):
         reduce_failure(given, tmp_path / "small.onnxtxt", feeds=feeds)
     with pytest.raises(OutputError, match="no folder"):

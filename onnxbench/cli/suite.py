@@ -85,14 +85,16 @@ def suite(
       onnxbench suite suite.yaml --dry-run
     """
     from onnxbench.cli._render import note, print_json
-    from onnxbench.suite import junit_report, run_suite, support_table
+    from onnxbench.suite import junit_report, load_suite, require_targets, run_suite, support_table
     from onnxbench.writer import write_whole
 
     def heard(cell: Cell, number: int, count: int) -> None:
         note(f"[{number}/{count}] {cell.model}, {cell.pipeline}: {_WORDS[cell.status]}", quiet=quiet)
 
+    suites = [load_suite(file, allow_outside=allow_outside) for file in files]
+    require_targets(suites, markdown, junit)
     found = run_suite(
-        [str(file) for file in files], models=model or (), pipelines=pipeline or (), on=on or (), time=time,
+        suites, models=model or (), pipelines=pipeline or (), on=on or (), time=time,
         warmup=warmup, isolate=isolate, plugins=plugin or (), keep=keep, dry_run=dry_run,
         allow_outside=allow_outside, heard=heard,
     )  # fmt: skip

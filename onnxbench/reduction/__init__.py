@@ -200,6 +200,8 @@ def reduce_failure(
     if target is not None:
         names = Names.after(Path(target).name)
         words = [] if not isinstance(feeds, FeedOptions) else list(feeds.sources)
+        words += [] if isinstance(recorded, Mapping) else list(recorded)
+        words += [os.fspath(against)] if isinstance(against, (str, os.PathLike)) else []
         beside = (Path(target).parent / name for name in (names.feeds, names.expected, names.script))
         refuse_to_overwrite(model, words, target, *beside)
     place = _place(on, "none" if against is not None or len(recorded) else "all", "--on", libraries)
