@@ -185,7 +185,7 @@ class Bisection:
         outputs: The model's outputs compared, on the set where each is worst; nothing was looked at within.
         culprits: The culprits, by their effect on the outputs.
         explained: The share of the outputs' error that goes away when all culprits are replaced; None likewise.
-        median: The median own error of all nodes: what is rounding here.
+        median: The median own error of all nodes: what is rounding here. Taken as 0 where it is settled.
         amplifiers: Nodes that make more of an error that they inherit.
         modules: Errors by module, in the order of the model; empty where nodes tell of none.
         tensors: All tensors that were compared, in the order of the model.
