@@ -31,7 +31,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
-from onnxbench.errors import FeedsError, NotFoundError, OutputError, UnsupportedError, UsageError, did_you_mean
+from onnxbench.errors import (
+    FeedsError,
+    NotFoundError,
+    OutputError,
+    UnsupportedError,
+    UsageError,
+    did_you_mean,
+    near_file,
+)
 from onnxbench.tensortype import (
     Dim,
     dtype_name,
@@ -319,8 +327,7 @@ def require_file(path: Path) -> None:
         return
     if path.exists():
         raise UsageError(f"{path} is not a regular file")
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise NotFoundError(f"there is no file {path}", hint=did_you_mean(path.name, siblings))
+    raise NotFoundError(f"there is no file {path}", hint=near_file(path))
 
 
 def read_npy(file: Path | IO[bytes], name: str = "") -> Array:

@@ -27,7 +27,16 @@ from onnxbench.captures import Value
 from onnxbench.cut import Piece
 from onnxbench.documents import Item, from_yaml
 from onnxbench.ends import named_piece
-from onnxbench.errors import BenchError, FeedsError, NotFoundError, OutputError, SpecError, UsageError, did_you_mean
+from onnxbench.errors import (
+    BenchError,
+    FeedsError,
+    NotFoundError,
+    OutputError,
+    SpecError,
+    UsageError,
+    did_you_mean,
+    near_file,
+)
 from onnxbench.feeding import FeedOptions, FeedSet, choices_explained, feed_sets, first_set, refuse_to_overwrite
 from onnxbench.graph import GraphIndex
 from onnxbench.marks import marks, unmark
@@ -126,8 +135,7 @@ def load_division(path: str | os.PathLike[str]) -> Division:
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        siblings = [each.name for each in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise NotFoundError(f"there is no configuration {file}", hint=did_you_mean(file.name, siblings)) from None
+        raise NotFoundError(f"there is no configuration {file}", hint=near_file(file)) from None
     except UnicodeDecodeError:
         raise SpecError(f"{file} is not UTF-8 text, so it is no configuration") from None
     except OSError as error:

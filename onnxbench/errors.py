@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -60,6 +61,20 @@ class UsageError(BenchError):
 
     exit_code = 2
     kind = "usage"
+
+
+class EmptyPieceError(UsageError):
+    """No node lies between the inputs and the outputs that a piece shall have.
+
+    Attributes:
+        is_reversed: Whether there is a piece if inputs and outputs are exchanged.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, details: Sequence[str] = (), is_reversed: bool = False
+    ) -> None:
+        super().__init__(message, hint=hint, details=details)
+        self.is_reversed = is_reversed
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +241,21 @@ def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> list[str
 
     matches = process.extract(name, list(dict.fromkeys(candidates)), scorer=fuzz.ratio, limit=limit, score_cutoff=55)
     return [match[0] for match in matches]
+
+
+def near_file(path: Path) -> str | None:
+    """Returns a "did you mean" hint for a file that is not there, of what lies in its folder; None if nothing is near.
+
+    An ending is no likeness: ``half.onnx`` is not near ``a.onnx``, and ``half.onx`` is near ``half.onnx``.
+    """
+    try:
+        names = sorted(each.name for each in path.parent.iterdir())
+    except OSError:
+        return None
+    renamed = [name for name in names if Path(name).stem == path.stem]
+    alike = {Path(name).stem: name for name in names if Path(name).suffix == path.suffix}
+    found = nearest(path.name, renamed) or [alike[stem] for stem in nearest(path.stem, alike)]
+    return f"Did you mean {' or '.join(map(repr, found))}?" if found else None
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:

@@ -131,17 +131,17 @@ def first_set(model: Model, options: FeedOptions | None = None) -> FeedSet:
     return first
 
 
-def refuse_to_overwrite(model: Model | None, words: Sequence[str], *targets: str | os.PathLike[str] | None) -> None:
+def refuse_to_overwrite(model: Model, words: Sequence[str], *targets: str | os.PathLike[str] | None) -> None:
     """Raises UsageError when a file to be written is one that is read, or is to be written twice.
 
     Args:
-        model: The model that is read; None for nothing but ``words``.
-        words: Further files that are read, as typed: ``f.npz``, ``x:f.npy``.
+        model: The model that is read.
+        words: Further files that are read, as typed: ``f.npz``, ``x:f.npy``, ``script.py:load``.
         targets: The files to be written.
     """
-    read = {Path(word).resolve() for word in words} | ({model.origin, *model.sources} if model is not None else set())
-    read |= {Path(word.partition(sign)[2]).resolve() for word in words for sign in ":=" if sign in word}
-    read |= {Path(word.partition(".py:")[0] + ".py").resolve() for word in words if ".py:" in word}
+    read = {Path(word).resolve() for word in words} | {model.origin} | set(model.sources)
+    parts = (part for word in words for sign in ":=" if sign in word for part in word.partition(sign)[::2])
+    read |= {Path(part).resolve() for part in parts if part}
     seen: set[Path] = set()
     for target in targets:
         if target is None:

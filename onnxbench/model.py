@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from onnxbench import weights
-from onnxbench.errors import ExternalDataError, ModelError, NotFoundError, UsageError, did_you_mean
+from onnxbench.errors import ExternalDataError, ModelError, NotFoundError, UsageError, near_file
 from onnxbench.messages import copy_of
 from onnxbench.scratch import Scratch
 from onnxbench.wire import STUB_PREFIX, WireError, lift
@@ -250,7 +250,12 @@ def from_proto(proto: ModelProto, *, folder: str | os.PathLike[str] | None = Non
     return Model(proto, Path(folder) if folder is not None else Path.cwd())
 
 
+_SPOOL = "Weights are read where they lie in a file, so write it to one first, and name that."
+
+
 def _require_file(file: Path) -> None:
+    if str(file) == "-":
+        raise UsageError("a model is not read from standard input", hint=_SPOOL)
     try:
         if file.is_file():
             with open(file, "rb"):
@@ -258,15 +263,14 @@ def _require_file(file: Path) -> None:
         if file.is_dir():
             raise UsageError(f"{file} is a folder, not a model file")
         if file.exists():
-            raise UsageError(f"{file} is not a regular file")
+            raise UsageError(f"{file} is not a regular file", hint=_SPOOL)
         if file.is_symlink():
             file.stat()
-        siblings = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
     except FileNotFoundError:
         raise NotFoundError(f"{file} is a symbolic link to a file that is not there") from None
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from None
-    raise NotFoundError(f"there is no file {file}", hint=did_you_mean(file.name, siblings))
+    raise NotFoundError(f"there is no file {file}", hint=near_file(file))
 
 
 def _read_structure(file: Path) -> tuple[bytes, int]:

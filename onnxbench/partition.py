@@ -30,6 +30,7 @@ from onnxbench.errors import CutError, UsageError
 from onnxbench.graph import GraphIndex, Scope, topological_order
 from onnxbench.select import origins
 from onnxbench.weights import node_tensors, tensor_bytes
+from onnxbench.wording import plural
 
 _OWN = "\0node {}"
 """Stands for the tensors in the attributes of the node at a position; no tensor has such a name."""
@@ -192,7 +193,9 @@ def split_parts(index: GraphIndex, parts: int) -> Partition:
     """
     plan = _Plan(index)
     if parts < 2 or parts > len(plan.live):
-        raise UsageError(f"{len(plan.live)} nodes cannot be split into {parts} parts", hint="Use 2 or more parts.")
+        most = len(plan.live)
+        hint = f"Use 2 to {most} parts." if most > 2 else "Use 2 parts." if most == 2 else None
+        raise UsageError(f"{plural(most, 'node')} cannot be split into {plural(parts, 'part')}", hint=hint)
     crossing = _crossings(plan)
     size = len(plan.live) / parts
     cuts: list[int] = []
@@ -234,7 +237,7 @@ def split_weights(index: GraphIndex, most: int) -> Partition:
         if added > most:
             label = scope.label(plan.live[at])
             raise CutError(
-                f"node {label!r} alone has {added:,} bytes of weights, more than the {most:,} allowed",
+                f"node {label!r} alone has {plural(added, 'byte')} of weights, and the limit is {most:,}",
                 hint=f"Use --max-weights {added} or more.",
             )
         held.update(fresh)

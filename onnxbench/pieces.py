@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import backends, captures, select
-from onnxbench.boundary import depends_on
+from onnxbench.boundary import depends_on, reach_back
 from onnxbench.captures import Feeds, Value
 from onnxbench.cut import Cut, Piece, assemble, frontier, lift, plan_cut, require_main
 from onnxbench.cut import expose as expose_tensors
@@ -23,6 +23,7 @@ from onnxbench.ends import named_piece
 from onnxbench.errors import (
     BenchError,
     CutError,
+    EmptyPieceError,
     ExecutionError,
     FeedsError,
     NotFoundError,
@@ -37,6 +38,7 @@ from onnxbench.marks import Unmarked, inline_all_but_marks, marks, unmark
 from onnxbench.model import Model, load
 from onnxbench.specs import TensorSpec, parse_tensor_specs
 from onnxbench.tensortype import Dim, dtype_name, format_shape, format_type, make_type, tensor_shape
+from onnxbench.wording import plural
 from onnxbench.writer import Saved, SaveOptions, save
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def extract(
         CutError: The inputs do not bound the piece; ``missing`` and ``proposals`` say what would.
         NotFoundError: A selector matches nothing.
         UnsupportedError: A tensor lies inside a body or function, or an element type cannot be found out.
-        UsageError: The request contradicts itself.
+        UsageError: The request contradicts itself, or no node lies between inputs and outputs.
     """
     model, names = open_model(source, allow_outside=allow_outside, inline=inline)
     index = GraphIndex(model.proto)
@@ -117,10 +119,9 @@ def extract(
         starts = starts and list(dict.fromkeys(map(plain.name, starts)))
         ends = ends and list(dict.fromkeys(map(plain.name, ends)))
     finder = TypeFinder(model, index, sources)
-    cut = plan_cut(
-        index.main, ends or _outputs_behind(index.main, starts or []), starts, auto_inputs=auto_inputs,
-        keep_unused=keep_unused,
-    )  # fmt: skip
+    ends = ends or _outputs_behind(index.main, starts or [])
+    _refuse_empty(index.main, starts, ends)
+    cut = plan_cut(index.main, ends, starts, auto_inputs=auto_inputs, keep_unused=keep_unused)
     complete_types(types, finder, index.main)
     piece = assemble(model, index, index.main, cut, finder=finder, types=types)
     return _named(marked_index, replace(piece, notes=(*notes, *piece.notes)), words, rename, plain)
@@ -569,6 +570,40 @@ def _outputs_behind(scope: Scope, starts: Sequence[str]) -> list[str]:
     if not outputs:
         raise CutError("no output of the model depends on these inputs", hint="Name the outputs with --outputs.")
     return outputs
+
+
+def _refuse_empty(scope: Scope, starts: Sequence[str] | None, ends: Sequence[str]) -> None:
+    """Raises EmptyPieceError where no node would be in a piece, or the ends lie before all that it starts from."""
+    starts = starts or ()
+    reach = reach_back(scope, ends, starts)
+    if reach.nodes and (not starts or not depends_on(scope, starts).isdisjoint(ends)):
+        return
+    at, of = _listed(ends), _listed(starts)
+    behind = depends_on(scope, ends)
+    around = reach_back(scope, starts, ends).nodes
+    other_way = [position for position in around if not behind.isdisjoint(scope.reads[position])]
+    if other_way:
+        labels = [scope.label(position) for position in sorted(other_way)]
+        raise EmptyPieceError(
+            f"the piece would begin at {of} and end at {at}, which lies before that",
+            details=[f"the other way round, {plural(len(labels), 'node')} between them: {_listed(labels)}"],
+            hint="Exchange inputs and outputs.",
+            is_reversed=True,
+        )
+    if reach.nodes or reach.undefined:  # neither follows from the other: the cut says what is missing
+        return
+    if not set(starts).isdisjoint(ends):
+        raise EmptyPieceError(
+            f"no node lies between {of} and {at}", hint="Name another tensor as the end, or the start."
+        )
+    what = "of the model's weights" if not set(ends).isdisjoint(scope.constants) else "of the model's inputs"
+    raise EmptyPieceError(
+        f"no node computes {at}: it is one {what}", hint="Name what nodes make: 'onnxbench inspect --nodes' lists it."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:6])) + (", ..." if len(names) > 6 else "")
 
 
 def complete_types(types: dict[str, TypeProto], finder: TypeFinder, scope: Scope) -> None:

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from onnxbench import backends, weights
-from onnxbench.captures import Value
+from onnxbench.captures import Value, input_ports
 from onnxbench.draft import Draft
 from onnxbench.drift import DriftReport, TensorDrift, compare_all
 from onnxbench.errors import (
+    FeedsError,
     MissingDependencyError,
     NotFoundError,
     RefusedResultError,
@@ -79,6 +80,7 @@ class Quantized:
         sets: With how many sets of inputs it was calibrated.
         digest: The sha256 of these inputs.
         drift: Its outputs against those of the float model, in ONNX Runtime, on the first of these sets that is worst.
+        doubts: What is wrong with these inputs, in words.
     """
 
     model: Model
@@ -87,6 +89,7 @@ class Quantized:
     sets: int
     digest: str
     drift: DriftReport
+    doubts: tuple[str, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
         """Returns what the record of an engine says of the calibration, as plain values."""
@@ -100,7 +103,8 @@ class Quantized:
         """Returns what was done and how far the result is from float, in words."""
         said = [
             f"int8: {plural(self.quantized, 'node')} quantized with {plural(self.sets, 'set')} of inputs"
-            + (f", {self.left} left in float" if self.left else "")
+            + (f", {self.left} left in float" if self.left else ""),
+            *self.doubts,
         ]
         worst = min(self.drift.tensors, key=_noise_ratio)
         if worst.sqnr_db is None or worst.max_abs is None:
@@ -130,6 +134,7 @@ class Calibrated:
         digest: The sha256 of these inputs.
         method: How ranges were taken.
         tried: Where methods were compared, the signal to noise that each leaves, in dB (see ``calibrate``).
+        one_valued: Inputs that were one number throughout these sets, which is no data, with that number.
     """
 
     model: Model
@@ -140,6 +145,15 @@ class Calibrated:
     digest: str
     method: str
     tried: dict[str, float]
+    one_valued: dict[str, str]
+
+    @property
+    def doubts(self) -> list[str]:
+        """What is wrong with the data that ranges were taken from, in words."""
+        return [
+            f"input {name!r} is {value} in all calibration data: ranges taken from that say nothing of real inputs"
+            for name, value in self.one_valued.items()
+        ]
 
 
 def quantize(
@@ -164,7 +178,7 @@ def quantize(
     done, count = _count(made.model, operators), _of_type(made.prepared, operators)
     restore_names(made.model, made)
     drift = _compare(made.prepared, made.model, calibration)
-    return Quantized(made.model, done, count - done, made.sets, made.digest, drift)
+    return Quantized(made.model, done, count - done, made.sets, made.digest, drift, tuple(made.doubts))
 
 
 def calibrate(
@@ -197,7 +211,7 @@ def calibrate(
     Raises:
         UsageError: There is no such target, quantizer or method, they do not go together, or the percentile is none.
         MissingDependencyError: modelopt is not installed.
-        FeedsError: The data does not fit, or holds no set.
+        FeedsError: The data does not fit, holds no set, or NaN.
         NotFoundError: The model has none of these operators.
         UnsupportedError: It is quantized already, or its opset cannot be raised to 13.
         ExecutionError: The quantizer or ONNX Runtime fails.
@@ -226,6 +240,7 @@ def calibrate(
         size = sum(weights.tensor_bytes(tensor) for tensor in weights.tensors(prepared.proto))
         save(prepared, source, options=SaveOptions(external=size > _LARGE))
         samples, _ = gather(model, calibration)
+        one_valued = _one_valued(samples, model)
         made: dict[str, Model] = {}
         for each in methods:
             ranges: Ranges = "minmax" if each == "mse" else each
@@ -245,12 +260,14 @@ def calibrate(
                 fit_ranges(made[each], prepared, samples)
     for quantized in made.values():
         _restore_heads(quantized, prepared)
+        _drop_orphans(quantized, model)
         validate(quantized.proto)
         if _ports(quantized) != _ports(prepared):
             raise RefusedResultError("the quantizer changed the inputs or outputs of the model")
     tried = _signal_to_noise(prepared, made, samples) if len(made) > 1 else {}
     best = max(made, key=lambda each: tried.get(each, 0.0))
-    return Calibrated(made[best], prepared, names, wanted, len(samples), _digest(samples), best, tried)
+    return Calibrated(made[best], prepared, names, wanted, len(samples), _digest(samples), best, tried,
+                      one_valued)  # fmt: skip
 
 
 def _methods(method: Method, target: Target, quantizer: Quantizer) -> list[Way]:
@@ -377,6 +394,40 @@ def _restore_heads(made: Model, prepared: Model) -> None:
         setattr(made.proto, name, getattr(prepared.proto, name))
     del made.proto.metadata_props[:]
     made.proto.metadata_props.extend(prepared.proto.metadata_props)
+
+
+def _drop_orphans(made: Model, given: Model) -> None:
+    """Removes what a model states of tensors that went; what was said of no tensor before is left as it was."""
+    before, after = (set(GraphIndex(each.proto).main.tensor_names()) for each in (given, made))
+    stray = {info.name for info in given.proto.graph.value_info} - before
+    infos = made.proto.graph.value_info
+    kept = [copy_of(info) for info in infos if info.name in after or info.name in stray]
+    del infos[:]
+    infos.extend(kept)
+
+
+def _one_valued(samples: Samples, model: Model) -> dict[str, str]:
+    """Returns the inputs whose elements are one and the same number in all samples, and that number.
+
+    An input of a single element (a rate, a threshold) has often the same value in all that a user has, and is none.
+
+    Raises:
+        FeedsError: An input is NaN somewhere, which leaves no range at all.
+    """
+    import numpy as np
+
+    limits: dict[str, tuple[Any, Any]] = {}
+    for number, sample in enumerate(samples):
+        for name, value in sample.items():
+            if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.size < 2:
+                continue
+            smallest, largest = value.min(), value.max()
+            if np.isnan(smallest):
+                raise FeedsError(f"input {name!r} is NaN somewhere in set {number} of the calibration data")
+            least, most = limits.get(name, (smallest, largest))
+            limits[name] = min(least, smallest), max(most, largest)
+    order = [port.name for port in input_ports(model.proto.graph)]
+    return {name: f"{limits[name][0]:g}" for name in order if name in limits and limits[name][0] == limits[name][1]}
 
 
 def _digest(samples: Samples) -> str:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from onnxbench.documents import Item, from_python, from_yaml, plain_float, scalar_kind, to_integer
-from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
+from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean, near_file
 from onnxbench.operations import (
     OPERATIONS,
     Effect,
@@ -268,8 +268,7 @@ class _Reader:
         try:
             text = path.read_bytes().decode("utf-8-sig")
         except FileNotFoundError:
-            siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise NotFoundError(f"there is no recipe {path}", hint=did_you_mean(path.name, siblings)) from None
+            raise NotFoundError(f"there is no recipe {path}", hint=near_file(path)) from None
         except IsADirectoryError:
             raise UsageError(f"{path} is a folder, not a recipe") from None
         except UnicodeDecodeError:

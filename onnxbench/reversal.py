@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxbench import weights
-from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
+from onnxbench.errors import NotFoundError, SpecError, UsageError, near_file
 from onnxbench.messages import copy_of
 from onnxbench.model import Model
 from onnxbench.weights import ByteRange
@@ -274,8 +274,7 @@ def _read_head(path: Path) -> tuple[dict[str, Any], int]:
             head = json.loads(text)
             return head, file.tell()
     except FileNotFoundError:
-        siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise NotFoundError(f"there is no undo patch {path}", hint=did_you_mean(path.name, siblings)) from None
+        raise NotFoundError(f"there is no undo patch {path}", hint=near_file(path)) from None
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, UnicodeDecodeError):

@@ -348,6 +348,9 @@ class _Parser:
         name = self._text[start : self._at].strip()
         if not name:
             raise self._wrong("a name was expected")
+        if not prefix and self._text[self._at : self._at + 1] == "(":
+            hint = did_you_mean(name, _FUNCTIONS) or f"Functions: {', '.join(_FUNCTIONS)}. A name with ( can be quoted."
+            raise UsageError(f"there is no function {name}()", hint=hint)
         return self._named(prefix, name, exact=False)
 
     def _end_of_word(self) -> int:

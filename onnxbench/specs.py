@@ -197,6 +197,23 @@ def parse_size(text: str) -> int:
     return round(number * factor)
 
 
+def parse_memory(text: str) -> int:
+    """Returns a size of memory in bytes, as ``parse_size``; a small number alone may be meant in MiB, and is refused.
+
+    trtexec's ``--workspace`` and ``--memPoolSize`` take MiB. ``1024B`` is 1,024 bytes in any case.
+
+    Raises:
+        UsageError: ``text`` is no such size, or its unit is not clear.
+    """
+    size = parse_size(text)
+    number = text.strip()
+    if number.isdigit() and 0 < size < 1 << 20:
+        raise UsageError(
+            f"{number} would be {size:,} bytes of memory", hint=f"Write {number}M for MiB, or {number}B for bytes."
+        )
+    return size
+
+
 def parse_duration(text: str) -> float:
     """Returns seconds from ``2``, ``2s``, ``500ms``, ``1.5min``, ``20us``.
 

@@ -103,11 +103,12 @@ def save(
     Raises:
         RefusedResultError: The onnx checker does not accept the model; nothing was written.
         OutputError: The target cannot be written; nothing was left behind.
-        UsageError: The target is a file that the model is read from.
+        UsageError: The target is a file that the model is read from, or ``-``.
         UnsupportedError: A text form cannot hold the model.
         ExternalDataError: A weight cannot be had.
     """
     options = options or SaveOptions()
+    _require_file_name(path)
     try:
         target = Path(os.path.realpath(path))
     except ValueError:
@@ -543,9 +544,15 @@ def _refuse_inputs(model: Model, target: Path, external: set[str]) -> None:
             raise OutputError(f"{name} exists and is not a regular file")
 
 
+def _require_file_name(target: str | os.PathLike[str]) -> None:
+    if os.fspath(target) == "-":
+        raise UsageError("files are not written to standard output", hint="Name a file.")
+
+
 @contextlib.contextmanager
 def _staging(target: Path) -> Iterator[Path]:
     """Gives a hidden folder beside the target, gone afterwards whatever happens."""
+    _require_file_name(target)
     _require_folder(target)
     with staging_folder(target) as folder:
         yield folder

@@ -235,7 +235,7 @@ def test_what_was_recorded_elsewhere_is_compared_here(tmp_path: Path, memory: in
         (tmp_path / "data").mkdir(exist_ok=True)
         np.savez(tmp_path / "data" / f"{number}.npz", **feeds)
     words = ["bisect", f"{tmp_path}/there.onnx", "--on", "ort:none", "--feeds", f"{tmp_path}/data"]
-    words += ["--record", f"{tmp_path}/out", *(["--memory", str(memory)] if memory else [])]
+    words += ["--record", f"{tmp_path}/out", *(["--memory", f"{memory}B"] if memory else [])]
     assert bounded(app, words) == 0
     done = subprocess.run([sys.executable, tmp_path / "out" / "record.py"], capture_output=True, text=True, check=True)
     assert f"--load-outputs {tmp_path}/out/recorded" in done.stdout

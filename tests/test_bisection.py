@@ -790,6 +790,23 @@ def test_rounding_is_drift_only_where_a_tolerance_says_so(corpus: Corpus) -> Non
     assert (strict.kind, strict.passed, strict.culprits) == ("rounding", False, ())
 
 
+def test_an_output_that_only_rounds_is_not_called_failed(tmp_path: Path) -> None:
+    """Elements next to 0 are beyond the tolerance of their type, and far within what rounding does to the others."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[64,64] x) => (float[64,64] y) <float c = {4096.0}> { y = Mul (x, c) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    x, noise = (np.random.default_rng(seed).standard_normal((64, 64)).astype(np.float32) for seed in (0, 1))
+    seen = {"x": x, "y": 4096 * x + np.float32(1e-3) * noise}
+    for more, passed, word in (({}, True, "rounding"), ({"atol": 1e-9}, False, "FAILED")):
+        found = bisect(tmp_path / "m.onnx", recorded=seen, **more)
+        assert (found.kind, found.passed, found.outputs[0].passed) == ("rounding", passed, False)
+        assert found.to_json()["judged"] == [word]
+    np.savez(tmp_path / "seen.npz", **seen)
+    done = _run(tmp_path / "m.onnx", "--load-outputs", tmp_path / "seen.npz")
+    row = next(line for line in done.stdout.splitlines() if line.startswith("y "))
+    assert (done.returncode, row.split()[1]) == (0, "rounding")
+
+
 def test_tolerances_are_calibrated_by_rounding(corpus: Corpus) -> None:
     path, entry = corpus("eeg_seizure_lstm")
     feeds = fetch.seeded_feeds(path, entry)

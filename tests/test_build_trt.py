@@ -25,7 +25,8 @@ from onnxbench import engine
 from onnxbench.captures import input_ports
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
-from onnxbench.engine import BuildSpec, Range, _child, build_engine, diagnose, parse_profiles, read_engine
+from onnxbench.cli.build_trt import _problem_lines
+from onnxbench.engine import BuildSpec, Problem, Range, _child, build_engine, diagnose, parse_profiles, read_engine
 from onnxbench.engine._building import ModelFile, make_job
 from onnxbench.engine._child import run_job
 from onnxbench.engine._flavors import Flavor
@@ -255,8 +256,19 @@ def test_compute_capabilities(text):
 def test_pools():
     assert engine.parse_pool("workspace:4G,tactic_dram=1M") == {"workspace": 4 << 30, "tactic_dram": 1 << 20}
     assert engine.parse_pool("dlaSRAM:1K") == {"dla_sram": 1024}
+    with pytest.raises(UsageError, match="would be 1,024 bytes"):
+        engine.parse_pool("workspace:1024")
     with pytest.raises(UsageError, match="not a memory pool"):
         engine.parse_pool("workspac:1G")
+
+
+def test_problems_of_one_operator_are_not_all_printed():
+    alike = [Problem("case", f"up_{at}", "Resize", "cubic", "Give it sizes.", "resize_by_sizes") for at in range(45)]
+    lines = [*_problem_lines([*alike, Problem("unsupported", "nz", "NonZero", "TensorRT has none", "Give it sizes.")])]
+    assert lines[7:] == [
+        "up_7 (Resize): cubic", "... and 37 more of Resize (--json lists all)", "nz (NonZero): TensorRT has none",
+        "  -> Give it sizes. (--apply does it)",
+    ]  # fmt: skip
 
 
 def test_without_tensorrt_one_clear_error(monkeypatch, tmp_path):

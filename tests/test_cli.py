@@ -109,6 +109,13 @@ def test_a_redundant_input_is_reported_and_dropped(run):
         (("extract", WHOLE, "out.onnx", "--outputs", "node:Conv_33"), 4, "Conv_3"),
         (("extract", WHOLE, "out.onnx", "--outputs", "op:Konv"), 4, "'Conv'"),
         (("extract", WHOLE, "out.onnx", "--outputs", "(28"), 2, "')'"),
+        (
+            ("extract", WHOLE, "out.onnx", "--from=28", "--to", "24"),
+            2,
+            f"Exchange them: onnxbench extract {WHOLE} out.onnx --outputs=28 --inputs 24",
+        ),
+        (("check", "-"), 2, "not read from standard input"),
+        (("extract", WHOLE, "-", "--outputs", "28"), 2, "not written to standard output"),
         (("extract", WHOLE, "out.onnx"), 2, "--outputs"),
         (("extract", WHOLE, "out.onnx", "--inputs", "input.1:[1,3,10,10]:float32"), 2, "[1, 3, 10, 10], and in the "),
         (("extract", WHOLE, "out.onnx", "--inputs", "input.1:[1,3,10,10]"), 2, "it is [1, 3, 20, 20]: dimension 2 is"),
@@ -529,3 +536,13 @@ def test_a_short_command_does_not_load_pydantic():
     done = subprocess.run([sys.executable, "-c", code, str(WHOLE)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["command"] == "inspect"
+
+
+def test_files_of_another_name_alone_are_not_near(run, tmp_path):
+    for name in ("a.onnx", "half.onnx", "head.onnx", "samples.npz"):
+        (tmp_path / name).touch()
+    for wrong, hint in (
+        ("half.onx", "Did you mean 'half.onnx'?"), ("heads.onnx", "Did you mean 'head.onnx'?"), ("marked.onnx", None),
+        ("no/half.onnx", None),
+    ):  # fmt: skip
+        assert json.loads(run("inspect", wrong, "--json")[1])["error"]["hint"] == hint

@@ -30,6 +30,7 @@ from onnxbench.cut import Piece, assemble, expose, extract, frontier, lift, plan
 from onnxbench.errors import (
     BenchError,
     CutError,
+    EmptyPieceError,
     ModelError,
     NotFoundError,
     RefusedResultError,
@@ -1041,3 +1042,27 @@ def test_frontier_of_a_set_of_nodes() -> None:
     assert (entering, leaving) == (["25", "27"], ["28"])
     entering, leaving = frontier(index.main, [places["31"]])
     assert leaving == ["31"]
+
+
+# ---- nothing between
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "said"),
+    [
+        (["y"], ["x"], "the piece would begin at 'y' and end at 'x', which lies before that"),
+        (["relu1"], ["conv0"], "the other way round, 3 nodes between them: 'relu0', 'add0', 'conv1'"),
+        (["conv0_out"], ["conv0_out"], "no node lies between 'conv0_out' and 'conv0_out'"),
+        (["y", "relu0_out"], None, "no node lies between 'y', 'relu0_out' and 'y'"),
+        (None, ["x"], "no node computes 'x': it is one of the model's inputs"),
+        (None, ["block0.weight"], "it is one of the model's weights"),
+    ],
+)
+def test_a_piece_without_nodes_is_refused(inputs, outputs, said):
+    model = load(named("residual").path)
+    with pytest.raises(EmptyPieceError) as caught:
+        pieces.extract(model, inputs, outputs, auto_inputs=inputs is not None)
+    assert said in str(caught.value)
+    assert (
+        len(pieces.extract(model, ["conv0_out"], ["conv1_out", "x"]).cut.nodes) == 3
+    )  # what is passed on may be there

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -665,6 +666,33 @@ def test_the_end_of_a_short_form_may_be_left_out(run):
 def test_what_changes_nothing_is_no_change(run):
     assert "0 changes" in run("edit", LINEAR, "a.onnx", "--set-domain", "")[1]
     assert run("edit", LINEAR, "b.onnx", "--rename-node", "op:Add=n", "--rename-node", "op:Add=n")[1].count("->") == 1
+
+
+def test_a_step_that_finds_the_model_as_it_wants_it_makes_no_change(tmp_path):
+    model = load(named("residual").path)
+    weight = next(tensor for tensor in model.proto.graph.initializer if tensor.name == "block0.weight")
+    np.save(tmp_path / "w.npy", model.array(weight))
+    recipe = """
+        - set_dim: x:0=1
+        - set_shape: "x:[1,4,8,8]"
+        - rename_node: conv0=conv0
+        - rename_tensor: y=y
+        - rename_input: x=x
+        - set_op: relu1=Relu
+        - set_attribute: "conv0:pads=[1,1,1,1]"
+        - rewire: add2:0=relu2_out
+        - redirect: relu0_out=relu0_out
+        - set_weight: {at: block0.weight, value: {file: w.npy}}
+        - reorder_inputs: {names: [x]}
+        - set_ir_version: 9
+        - set_opset: 19
+        - set_doc: ""
+        - set_producer: onnxbench-fixtures
+    """
+    (tmp_path / "same.yaml").write_text(textwrap.dedent(recipe))
+    done = edit(model, tmp_path / "same.yaml")
+    assert (done.changes, len(done.steps)) == ((), 15)
+    assert done.model.proto == model.proto
 
 
 def test_an_output_of_a_coarser_type_is_judged_by_that_type(run):

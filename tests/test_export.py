@@ -411,6 +411,9 @@ def test_a_target_that_cannot_be_written_is_told_at_once(tmp_path):
     with pytest.raises(UsageError, match="weights come from"):
         export(spelled("net"), state, options=ExportOptions(state_dict=state))
     assert state.read_bytes() == before
+    (tmp_path / "mine.py").write_text("def clean(model):\n    return model\n")
+    with pytest.raises(UsageError, match="is an input"):
+        export(spelled("net"), tmp_path / "mine.py", options=ExportOptions(passes=[f"{tmp_path}/mine.py:clean"]))
 
 
 def test_passes_of_all_kinds_run_in_order(tmp_path):

@@ -75,6 +75,32 @@ def sqnr(expected: np.ndarray, actual: np.ndarray) -> float:
 # ---------------------------------------------------------------- measures
 
 
+def test_data_without_a_range_is_told():
+    zeros = [{"x": np.zeros((64, 8), np.float32)}] * 2
+    said = quantize(from_proto(planted(outlier=1.0)), feeds=zeros, method="minmax").notes
+    assert said == (
+        "input 'x' is 0 in all calibration data: ranges taken from that say nothing of real inputs",
+        "3 activations had one value throughout, so there was no range to take: 'b', 'd', 'e'",
+    )
+    broken = {"x": np.where(SAMPLES[1]["x"] > 2, np.nan, SAMPLES[1]["x"])}
+    with pytest.raises(FeedsError, match="input 'x' is NaN somewhere in set 1 of the calibration data"):
+        quantize(from_proto(planted()), feeds=[SAMPLES[0], broken])
+    mixed = [*zeros, SAMPLES[0]]
+    assert not quantize(from_proto(planted(outlier=1.0)), feeds=mixed, method="minmax").notes
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_nothing_is_stated_of_tensors_that_went(target):
+    proto = planted(outlier=1.0)
+    stated = {name: ["n", 8] for name in "abcde"} | {name: [8, 8] for name in ("w0", "w1", "not_there")}
+    proto.graph.value_info.extend(helper.make_tensor_value_info(name, 1, shape) for name, shape in stated.items())
+    model = from_proto(proto)
+    for keep in ((), nodes(GraphIndex(model.proto), ["second"], what="keep")):
+        graph = quantize(model, feeds=SAMPLES, target=target, method="minmax", keep=keep).model.proto.graph
+        there = {*GraphIndex(onnx.ModelProto(graph=graph)).main.tensor_names(), "not_there"}
+        assert "not_there" in {info.name for info in graph.value_info} <= there
+
+
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
 def test_errors_are_those_that_numpy_finds(tmp_path, target):
     proto = planted(outlier=1.0)

@@ -970,6 +970,16 @@ def test_check_says_how_many_findings_it_leaves_out(bench, tmp_path):
     assert bench("check", tmp_path / "m.onnx", "--limit", "0")[1].count("which is read by nobody") == 15
 
 
+def test_check_says_what_a_target_was_not_asked(bench):
+    path = FIXTURES / "models" / "residual.onnx"
+    out = bench("check", path, "--target", "tensorrt", "--no-trt")[1]
+    assert f"nothing was built: 'onnxbench build-trt {path} residual.engine' builds an engine" in out
+    result = json.loads(bench("check", path, "--target", "onnxruntime", "--json")[1])["result"]
+    assert result["notes"] == ["only rules were looked at: ONNX Runtime made no session of the model (--ort makes one)"]
+    for words in (["--target", "onnxruntime", "--ort"], []):
+        assert json.loads(bench("check", path, "--json", *words)[1])["result"]["notes"] == []
+
+
 def test_check_as_json_has_every_finding(bench):
     status, out, _ = bench("check", UNSORTED, "--json")
     body = json.loads(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -416,6 +417,10 @@ def test_wrong_factories_ways_and_words_are_refused(tmp_path):
         map_values(path, by="values")
     with pytest.raises(UsageError, match="nothing to write"):
         map_values(path, write=tmp_path / "x.onnx")
+    copy = shutil.copy(MODELS, tmp_path / "models.py")
+    with pytest.raises(UsageError, match=r"models\.py is an input"):
+        map_values(path, f"{copy}:net", write=copy)
+    copy.unlink()
     with pytest.raises(NotFoundError, match="nothing_like_it"):
         mapped(path, "net", selectors=["nothing_like_it"])
     side = side_of("net", load(path))

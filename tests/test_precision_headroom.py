@@ -33,7 +33,8 @@ def test_infinities_of_the_model_itself_are_no_lack_of_headroom() -> None:
     """.replace("-inf", "0")
     )
     source.proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([0, -np.inf, 0, 0], np.float32), "m"))
-    assert precision.find_magnitudes(source, [{"x": X4}]).largest["a"] == pytest.approx(3.5)
+    found = precision.find_magnitudes(source, [{"x": X4}])
+    assert (found.largest["a"], found.nonfinite) == (pytest.approx(3.5), ("a",))
     assert_close(source, convert(source, to="fp16"), {"x": X4})
 
 

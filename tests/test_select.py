@@ -408,6 +408,12 @@ def test_what_cannot_be_parsed_is_a_usage_error(small, selector):
         tensors(small, selector)
 
 
+def test_what_is_no_function_is_told_as_such(small):
+    with pytest.raises(UsageError, match=r"there is no function upstreem\(\)") as caught:
+        tensors(small, "upstreem(act)")
+    assert caught.value.hint == "Did you mean 'upstream' or 'downstream'?"
+
+
 def test_any_number_of_negations(small):
     assert tensors(small, "!" * 5000 + "act") == ["act"]
 

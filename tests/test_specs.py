@@ -12,6 +12,7 @@ from onnxbench.specs import (
     parse_data_files,
     parse_dims,
     parse_duration,
+    parse_memory,
     parse_ranges,
     parse_size,
     parse_tensor_specs,
@@ -141,6 +142,14 @@ def test_sizes(text, size):
 def test_no_sizes(text):
     with pytest.raises(UsageError, match="is not a size"):
         parse_size(text)
+
+
+def test_memory_without_a_unit_is_no_small_number():
+    sizes = {"1024M": 1 << 30, "1024B": 1024, "1073741824": 1 << 30, "0": 0, "0.5G": 1 << 29}
+    assert {text: parse_memory(text) for text in sizes} == sizes
+    with pytest.raises(UsageError, match="1024 would be 1,024 bytes") as caught:
+        parse_memory(" 1024 ")
+    assert caught.value.hint == "Write 1024M for MiB, or 1024B for bytes."
 
 
 def test_durations():

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -561,6 +562,20 @@ def test_several_suites_times_and_files(folder, tmp_path, capsys):
     assert re.findall(r"^## (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE) == ["One", "two"]
     assert re.search(r"\| square \| ✓ [\d.e-]+ ms \|", page.read_text(encoding="utf-8"))
     assert [suite.attrib["name"] for suite in ElementTree.parse(xml).getroot()] == ["One", "two"]
+
+
+def test_reports_take_the_place_of_nothing_that_is_read(tmp_path, capsys):
+    for name in ("net.onnx", "right.onnx"):
+        shutil.copy(NET, tmp_path / name)
+    (tmp_path / "steps.yaml").write_text("- set_producer: me\n")
+    suite = suite_of(tmp_path, models=["net.onnx"], pipelines={"p": {"recipe": "steps.yaml", "against": "right.onnx"}})
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    for file in before:
+        assert bounded(app, ["suite", str(suite), "--markdown", str(file)]) == 2
+        assert f"{file} is an input" in capsys.readouterr().err
+    assert bounded(app, ["suite", str(suite), "--junit", str(tmp_path / "no" / "results.xml")]) == 7
+    assert "[1/1]" not in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_patterns_and_names(tmp_path):

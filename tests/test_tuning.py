@@ -387,6 +387,13 @@ def test_what_cannot_be_understood_is_refused(metric: str, tolerance: str):
         Criterion(metric, [tolerance] if tolerance else [], ["y"])
 
 
+def test_a_metric_is_not_written_over(tmp_path: Path, norm: Path):
+    script = tmp_path / "top1.py"
+    script.write_text("def agreement(reference, value):\n    return 1.0\n")
+    with pytest.raises(UsageError, match=r"top1\.py is an input"):
+        tune_file(norm, None, to="fp16", metric=f"{script}:agreement", tolerance=[">=0.5"], save_set=script)
+
+
 # ---------------------------------------------------------------- the command
 
 

@@ -339,7 +339,8 @@ def _state(
             before = _dim_word(info, carrying[info.name])
             was_fixed |= before.isdigit()
             _set_dim(info, carrying[info.name], to)
-            draft.record("input", info.name, f"dimension {carrying[info.name]}", before=before, after=to)
+            if before != to:
+                draft.record("input", info.name, f"dimension {carrying[info.name]}", before=before, after=to)
     kept = [list(map(copy_of, infos)) for infos in (graph.value_info, graph.output)]
     bodies = _touched_bodies(draft, found) if found.mends or was_fixed else []
     draft.touch()

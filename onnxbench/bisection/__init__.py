@@ -213,9 +213,10 @@ def bisect(
         kept = contextlib.nullcontext() if memory is None else returned_memory()
         with _told_without_gpu(in_engine), kept:
             found = bisector.run(feeds, repro, sources, anonymize=anonymize)
-    except ExecutionError:
+    except ExecutionError as error:
         told = _failing(model, place, reference, feeds, timeout, repro, anonymize)
         if told is None:
+            error.details += (f"the suspect by itself runs; what fails is {reference.label}, or parts on its values",)
             raise
         return told
     finally:

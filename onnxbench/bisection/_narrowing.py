@@ -124,7 +124,12 @@ class _Region:
             return {}
         given = {name: value for name, value in values.items() if name != partner}
         found: dict[str, Value] = within(partner, {**feeds, **given})
-        return {f"{partner}/{name}": value for name, value in found.items()}
+        # What is an input all the same (a view of it, say) tells nothing of what is made of that input.
+        return {
+            f"{partner}/{name}": value
+            for name, value in found.items()
+            if not any(_is_of_a_kind(value, each) and measure(each, value).equal for each in given.values())
+        }
 
     def place(self) -> _Place | None:
         """Returns the first tensor that should have been another; None if nothing is told."""

@@ -598,9 +598,9 @@ def _outputs(found: Bisection) -> Table:
         Column("99 % within", "number"), Column("Max relative", "number"), Column("ULP", "number"),
         Column("Cosine", "number"), Column("SQNR dB", "number"), Column("Worst on set", "number"), Column("Why"),
     )  # fmt: skip
-    rows = [
+    rows: list[tuple[str | Number, ...]] = [
         (
-            drift.name, "passed" if drift.passed else "FAILED",
+            drift.name, found.judged(drift),
             *(_plain(value) for value in (drift.max_abs, drift.mean_abs, drift.p99_abs, drift.max_rel)),
             _plain(drift.max_ulp), _plain(drift.cosine), _plain(drift.sqnr_db), _plain(number), drift.reason,
         )

@@ -185,7 +185,7 @@ class Bisection:
         outputs: The model's outputs compared, on the set where each is worst; nothing was looked at within.
         culprits: The culprits, by their effect on the outputs.
         explained: The share of the outputs' error that goes away when all culprits are replaced; None likewise.
-        median: The median own error of all nodes: what is rounding here.
+        median: The median own error of all nodes: what is rounding here. Taken as 0 where it is settled.
         amplifiers: Nodes that make more of an error that they inherit.
         modules: Errors by module, in the order of the model; empty where nodes tell of none.
         tensors: All tensors that were compared, in the order of the model.
@@ -223,9 +223,19 @@ class Bisection:
         """Tensors whose own error could not be told."""
         return tuple(row for row in self.tensors if not row.is_judged)
 
+    def judged(self, drift: TensorDrift) -> str:
+        """Returns what an output comes to: ``passed``, ``FAILED``, or ``rounding``.
+
+        The last one is beyond its element type's tolerance, and no drift: no node does more than round.
+        """
+        if drift.passed:
+            return "passed"
+        return "rounding" if self.passed else "FAILED"
+
     def to_json(self) -> dict[str, Any]:
-        """Returns the result as plain values."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Returns the result as plain values, with a word for each of the outputs."""
+        judged = [self.judged(drift) for drift in self.outputs]
+        return {**{name: getattr(self, name) for name in self.__slots__}, "judged": judged}
 
 
 def failed(suspect: str, reference: str, sets: int, failure: FailingPiece, notes: tuple[str, ...]) -> Bisection:

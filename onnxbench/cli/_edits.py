@@ -191,7 +191,7 @@ def _step_lines(number: int, step: DoneStep) -> list[str]:
     if step.drift is not None:
         judged = "ok" if step.passed else "NOT ALLOWED"
         head += f"; verified: {_drift_words(step.drift)} ({judged})"
-    return [head, *(f"  {line}" for line in _lines(step.changes))]
+    return [head, *(f"  {line}" for line in _lines(step.changes) or ["no change"])]
 
 
 def _drift_words(drift: DriftReport) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from onnxbench.cli._command import TYPED
 from onnxbench.cli._render import chosen, format_bytes, note, print_json, print_written
 from onnxbench.cli._tables import Column, print_table
-from onnxbench.errors import CutError, UsageError
+from onnxbench.errors import CutError, EmptyPieceError, UsageError
 from onnxbench.model import TEXT_FORMATS
 from onnxbench.wording import plural
 
@@ -68,14 +68,20 @@ def renames(words: list[str] | None) -> dict[str, str]:
 
 
 @contextmanager
-def proposals_as_commands(inputs: Collection[str]) -> Iterator[None]:
-    """Turns the cuts that a CutError proposes into command lines that are ready to be run: as typed, other inputs.
+def proposals_as_commands(inputs: Collection[str], outputs: Collection[str]) -> Iterator[None]:
+    """Turns what errors propose into command lines that are ready to be run: as typed, other inputs or both exchanged.
 
     Args:
-        inputs: The names of the option that is replaced.
+        inputs: The names of the option that says where a piece begins.
+        outputs: The names of the one that says where it ends.
     """
     try:
         yield
+    except EmptyPieceError as error:
+        if error.is_reversed:
+            words = (_renamed(word, inputs, outputs) for word in TYPED.get())
+            error.hint = f"Exchange them: {shlex.join(['onnxbench', 'extract', *words])}"
+        raise
     except CutError as error:
         kept: list[str] = []
         typed = iter(TYPED.get())
@@ -95,6 +101,13 @@ def proposals_as_commands(inputs: Collection[str]) -> Iterator[None]:
         smallest = any(proposal.kind == "minimum cut" for proposal in error.proposals)
         error.hint = "--auto-inputs takes the minimum cut." if smallest else None
         raise
+
+
+def _renamed(word: str, inputs: Collection[str], outputs: Collection[str]) -> str:
+    """Returns a word of the command line, ``--inputs`` for ``--outputs`` and the other way round."""
+    name, equals, value = word.partition("=")
+    other = outputs if name in inputs else inputs if name in outputs else [name]
+    return f"{next(iter(other))}{equals}{value}"
 
 
 def print_extracted(command: str, done: Extracted, *, as_json: bool, quiet: bool) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxbench.cli._options import refuse_given
+
+if TYPE_CHECKING:
+    from onnxbench.feeding import FeedOptions
 
 
 def write_recording(
@@ -14,30 +17,24 @@ def write_recording(
     folder: Path,
     *,
     on: str | None,
-    feeds: tuple[list[str] | None, list[str] | None, list[str] | None, list[str] | None, int],
-    samples: int | None,
-    fill: bool,
-    cast: bool,
-    memory: str | None,
-    plugins: Sequence[str] | None,
+    feeds: FeedOptions,
+    memory: int | None,
+    plugins: Sequence[str],
     allow_outside: bool,
     unused: Mapping[str, Any],
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Writes it, and says what to do there and afterwards here."""
-    from onnxbench import bisection, specs
+    from onnxbench import bisection
     from onnxbench.bundles import load_bundles, operators_of
     from onnxbench.cli._render import chosen, note, print_json
-    from onnxbench.feeding import FeedOptions
     from onnxbench.wording import plural
 
     refuse_given(unused, "--record, which compares nothing")
-    data, shapes, dims, ranges, seed = feeds
-    options = FeedOptions(data or (), shapes or (), dims or (), ranges or (), seed, samples, fill, cast)
     found = bisection.write_recording(
-        model, folder, on=on, feeds=options, memory=None if memory is None else specs.parse_size(memory),
-        operators=operators_of(load_bundles(plugins or ())), allow_outside=allow_outside,
+        model, folder, on=on, feeds=feeds, memory=memory, operators=operators_of(load_bundles(plugins)),
+        allow_outside=allow_outside,
     )  # fmt: skip
     note(*found.notes, *chosen(found.choices), quiet=quiet)
     if as_json:

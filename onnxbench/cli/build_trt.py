@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +12,14 @@ from onnxbench.cli._command import TYPED, means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from onnxbench.bundles import Plugin
-    from onnxbench.engine import BuildSpec, Built, Diagnosis, Observed, Verification
+    from onnxbench.engine import BuildSpec, Built, Diagnosis, Observed, Prepared, Problem, Verification
     from onnxbench.model import Model
 
+_SHOWN = 8
+"""Problems of one operator that are printed."""
 _SHAPE_FLAGS = {"--min-shapes": "min", "--opt-shapes": "opt", "--max-shapes": "max", "--shapes": "all",
                 "--profile": "profile"}  # fmt: skip
 
@@ -272,26 +275,22 @@ def build_trt(
         changes = (apply_, fix, config, plugin, fp16, bf16, int8, fp8, int4, best, weakly_typed)
         if not any(changes) and (target is None or force or not target.exists()):
             engines.look_ahead(model)
-        from onnxbench.cli._render import note
         from onnxbench.feeding import FeedOptions, refuse_to_overwrite
         from onnxbench.model import load
 
         named = engines.load_config(config, None) if config is not None else {}
-        data = [*(calibration or named.get("calibration", ()))]
+        data = [*map(str, calibration or named.get("calibration", ()))]
         asked = _precisions(fp16=fp16, bf16=bf16, int8=int8, fp8=fp8, int4=int4, best=best)
-        asked = asked or tuple(named.get("precisions", ()))
-        asked = tuple(each for each in asked if each != "int8" or not data)  # quantized by us: it needs no flag
-        precision = engines.graph_precision(asked, engines.choose(engine or named.get("engine"))) if asked else None
-        weak = weakly_typed or bool(asked and precision is None)
+        types = _types(asked or tuple(named.get("precisions", ())), data, engine or named.get("engine"))
         loaded = load(model, allow_outside=allow_outside)
-        refuse_to_overwrite(loaded, [*map(str, data), *(from_feeds or ())], target, save_model, save_recipe, log_file)
+        refuse_to_overwrite(loaded, [*data, *(from_feeds or ())], target, save_model, save_recipe, log_file)
         observed = _observed(loaded, from_feeds, config, quiet=quiet)
         flags = {
             "engine": engine, "propose": None if propose else False, "embed_plugins": embed_plugins,
             "compute_capabilities": _capabilities(compute_capability or []),
             "pools": _pools(pool_limit or [], mem_pool_size or [], workspace), "optimization_level": optimization_level,
             "timing_cache": timing_cache, "refit": refit, "strip_weights": strip_weights,
-            "precisions": asked if precision is None else (), "strongly_typed": False if weak else None,
+            "precisions": types.flags, "strongly_typed": False if weakly_typed or types.flags else None,
             "tf32": False if no_tf32 else None, "weight_streaming": weight_streaming, "sparse_weights": sparse_weights,
             "version_compatible": version_compatible, "exclude_lean_runtime": exclude_lean_runtime,
             "hardware_compatibility": hardware_compatibility, "runtime_platform": runtime_platform,
@@ -302,34 +301,21 @@ def build_trt(
         }  # fmt: skip
         plugins = _plugins([*map(str, named.get("plugins", ())), *(plugin or [])])
         prepared = engines.prepare(
-            loaded, fix=fix or (), engine=engine, plugins=plugins, precision=precision,
-            keep=_search(precision, tolerance, from_feeds, quiet=quiet),
+            loaded, fix=fix or (), engine=engine, plugins=plugins, precision=types.graph,
+            keep=_search(types.graph, tolerance, from_feeds, quiet=quiet),
             calibration=FeedOptions(data) if data else None,
             spec_for=(lambda now: _spec(now, config, flags, observed)) if apply_ else None,
         )  # fmt: skip
         edited = prepared.model
         source = model if edited is loaded else edited
-        note(*prepared.notes, quiet=quiet)
-        if save_model is not None:
-            from onnxbench.writer import save
-
-            save(edited, save_model)
-            note(f"wrote {save_model}", quiet=quiet)
-        if save_recipe is not None:
-            from onnxbench.recipe import Recipe
-            from onnxbench.writer import write_whole
-
-            write_whole(save_recipe, [(prepared.recipe or Recipe(())).to_yaml().encode()])
-            note(f"wrote {save_recipe}", quiet=quiet)
+        _keep(prepared, save_model, save_recipe, quiet=quiet)
         spec = _spec(edited, config, flags, observed)
         if doctor:
             found = prepared.diagnosis if not no_trial else None
             found = found or engines.diagnose(
                 source, spec, plugins=plugins, trial=not no_trial, allow_outside=allow_outside
             )
-            _print_diagnosis(found, as_json=as_json, quiet=quiet)
-            if target is not None:
-                note(f"--doctor only looks: {target} was not written", quiet=quiet)
+            _print_diagnosis(found, target, as_json=as_json, quiet=quiet)
             raise typer.Exit(1 if found.problems or found.builds is False else 0)
         assert target is not None
         built = engines.build_engine(
@@ -347,6 +333,45 @@ def _plugins(words: list[str]) -> list[Plugin]:
     from onnxbench.bundles import find_plugins
 
     return find_plugins(words)
+
+
+@dataclass(frozen=True, slots=True)
+class _Types:
+    """What becomes of the precisions that were asked for.
+
+    Attributes:
+        graph: The one that the graph is converted to; None if TensorRT chooses types, or none was asked for.
+        flags: Those that TensorRT is told, and chooses types by.
+    """
+
+    graph: str | None
+    flags: tuple[str, ...]
+
+
+def _types(precisions: tuple[str, ...], calibration: list[str], engine: str | None) -> _Types:
+    from onnxbench.engine import choose, graph_precision
+
+    asked = tuple(each for each in precisions if each != "int8" or not calibration)  # calibrated int8 is in the graph
+    graph = graph_precision(asked, choose(engine)) if asked else None
+    return _Types(graph, () if graph is not None else asked)
+
+
+def _keep(prepared: Prepared, model_file: Path | None, recipe_file: Path | None, *, quiet: bool) -> None:
+    """Tells what was done to the model, and writes what is to be kept of it."""
+    from onnxbench.cli._render import note
+
+    note(*prepared.notes, quiet=quiet)
+    if model_file is not None:
+        from onnxbench.writer import save
+
+        save(prepared.model, model_file)
+        note(f"wrote {model_file}", quiet=quiet)
+    if recipe_file is not None:
+        from onnxbench.recipe import Recipe
+        from onnxbench.writer import write_whole
+
+        write_whole(recipe_file, [(prepared.recipe or Recipe(())).to_yaml().encode()])
+        note(f"wrote {recipe_file}", quiet=quiet)
 
 
 def _search(
@@ -499,23 +524,33 @@ def _print_summary(built: Built) -> None:
     )
 
 
-def _print_diagnosis(found: Diagnosis, *, as_json: bool, quiet: bool) -> None:
+def _problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
+    """Yields problems by their way out, of each operator the first ones."""
+    ways: dict[str, dict[str, list[Problem]]] = {}
+    for problem in problems:
+        ways.setdefault(problem.way_out or "", {}).setdefault(problem.op, []).append(problem)
+    for way, operators in ways.items():
+        for op, alike in operators.items():
+            yield from (problem.sentence() for problem in alike[:_SHOWN])
+            if len(alike) > _SHOWN:
+                yield f"... and {len(alike) - _SHOWN:,} more{f' of {op}' if op else ''} (--json lists all)"
+        if way:
+            remedy = any(problem.remedy for alike in operators.values() for problem in alike)
+            yield f"  -> {way}{' (--apply does it)' if remedy else ''}"
+
+
+def _print_diagnosis(found: Diagnosis, target: Path | None, *, as_json: bool, quiet: bool) -> None:
     from onnxbench.cli._render import note, print_json
     from onnxbench.cli._tables import plain
 
     note(*found.notes, quiet=quiet)
+    if target is not None:
+        note(f"--doctor only looks: {target} was not written", quiet=quiet)
     if as_json:
         print_json("build-trt", found)
         return
-    ways: dict[str, list[str]] = {}
-    for problem in found.problems:
-        ways.setdefault(problem.way_out or "", []).append(problem.sentence())
-    for way, sentences in ways.items():
-        for sentence in sentences:
-            print(plain(sentence))
-        if way:
-            remedy = any(problem.remedy and problem.way_out == way for problem in found.problems)
-            print(f"  -> {way}{' (--apply does it)' if remedy else ''}")
+    for line in _problem_lines(found.problems):
+        print(plain(line))
     count = len(found.problems)
     if count:
         print(f"{found.builder} does not take the model: {count} problem{'' if count == 1 else 's'}")

@@ -7,9 +7,11 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -123,6 +125,7 @@ def check(
         found = lint.check(
             loaded, select=select or (), ignore=ignore or (), target=target, values=values, openers=openers
         )
+    found = replace(found, notes=_unasked(target, model, openers or {}, trial=bool(trt)))
     _deliver(found.at_least(least), form, output, limit=limit, quiet=quiet)
     raise typer.Exit(1 if found.fails(worst) else 0)
 
@@ -154,6 +157,17 @@ def _openers(
     return openers or None
 
 
+def _unasked(target: str | None, model: Path, openers: Collection[str], *, trial: bool) -> tuple[str, ...]:
+    """Returns what the target was not asked, and the command that asks it."""
+    if target == "onnxruntime" and "ONNX Runtime" not in openers:
+        return ("only rules were looked at: ONNX Runtime made no session of the model (--ort makes one)",)
+    if target != "tensorrt" or trial:
+        return ()
+    engine = quote(model.with_suffix(".engine").name)
+    asked = "TensorRT parsed the model" if "TensorRT" in openers else "only rules were looked at"
+    return (f"{asked}, and nothing was built: 'onnxbench build-trt {quote(str(model))} {engine}' builds an engine",)
+
+
 def _opener(libraries: list[Path], known: list[Bundle]) -> Opener:
     from onnxbench.backends import Options, open_session
     from onnxbench.bundles import operators_of
@@ -167,7 +181,7 @@ def _deliver(found: Findings, form: str, output: Path | None, *, limit: int, qui
     from onnxbench.cli._render import note
     from onnxbench.lint.reports import write_report
 
-    if output is None:
+    if output is None or str(output) == "-":
         _print(found, form, limit)
         return
     with contextlib.redirect_stdout(io.StringIO()) as text:
@@ -215,6 +229,7 @@ def _text(found: Findings, limit: int) -> Iterator[str]:
         yield ""
     for entry in found.not_run:
         yield f"not looked at: {', '.join(entry.codes)}: {plain(entry.reason)}"
+    yield from map(plain, found.notes)
     yield _verdict(found)
 
 

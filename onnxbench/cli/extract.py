@@ -30,6 +30,7 @@ from onnxbench.cli._options import (
 )
 
 _INPUT_NAMES = ("--inputs", "-i", "--from", "--start", "--input_names", "--input-names")
+_OUTPUT_NAMES = ("--outputs", "--to", "--end", "--output_names", "--output-names")
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
@@ -42,7 +43,7 @@ Inputs = Annotated[
 Outputs = Annotated[
     list[str] | None,
     typer.Option(
-        "--outputs", "--to", "--end", "--output_names", "--output-names", metavar="SEL...",
+        *_OUTPUT_NAMES, metavar="SEL...",
         help="Where it ends. Default: the model's outputs that depend on the inputs.", show_default=False,
     ),
 ]  # fmt: skip
@@ -154,7 +155,7 @@ def extract(
 
     target, ends = _pieces.target_and_outputs(out, outputs, short_o, dry_run=dry_run)
     selectors = [*(node or ()), *(f"op:{name}" for name in op or ()), *(f"scope:{name}" for name in scope or ())]
-    with _pieces.proposals_as_commands(_INPUT_NAMES):
+    with _pieces.proposals_as_commands(_INPUT_NAMES, _OUTPUT_NAMES):
         done = pieces.extract_file(
             model, target, inputs, ends, nodes=selectors, body=lift, auto_inputs=auto_inputs, keep_unused=keep_unused,
             inline=inline_functions, rename=_pieces.renames(rename), save_feeds=save_feeds,

@@ -161,46 +161,53 @@ def precision(
     """
     from dataclasses import replace
 
-    from onnxbench import precision as library
     from onnxbench.cli._render import print_json
     from onnxbench.errors import UsageError
-    from onnxbench.operations import SetPrecision
-    from onnxbench.recipe import Recipe, Step
-    from onnxbench.writer import held_back, write_whole
 
     if keep_io and io != "keep":
         raise UsageError(f"--keep-io-types and --io {io} say two things")
-    target = one_target(out, short_o, dry_run=dry_run)
-    wanted = feed_options(feeds, shape, dim, val_range, seed)
-    is_run = any((feeds, shape, dim, val_range)) or keep_overflowing
-    choices: dict[str, Any] = {"to": to, "io": io, "weights": weights, "opset": opset}
     if dry_run and (save_set or save_recipe):
         raise UsageError("--dry-run writes nothing: --save-set and --save-recipe mean nothing with it")
+    target = one_target(out, short_o, dry_run=dry_run)
+    wanted = feed_options(feeds, shape, dim, val_range, seed)
+    choices: dict[str, Any] = {"to": to, "io": io, "weights": weights, "opset": opset}
+    stays = [*(keep or ()), *(f"op:{name}" for name in operators or ())]
+    storing = save_options(external_data, per_tensor, external_threshold, share_weights)
     if search or tolerance:
         if named or keep_overflowing:
             raise UsageError("a search takes --keep-fp32 and --op-types-to-exclude alone for what stays in any case")
         _searching.search(
-            model, target, replace(wanted, iterations=samples),
-            save_options(external_data, per_tensor, external_threshold, share_weights),
-            keep=[*(keep or ()), *(f"op:{name}" for name in operators or ())], **choices, tolerance=tolerance or (),
-            metric=metric, holdout=holdout, cost=cost, on=on, max_runs=max_runs, budget=budget, resume=resume,
-            save_set=save_set, save_recipe=save_recipe, report=report, allow_outside=allow_outside,
-            as_json=as_json, quiet=quiet,
+            model, target, replace(wanted, iterations=samples), storing, keep=stays, **choices,
+            tolerance=tolerance or (), metric=metric, holdout=holdout, cost=cost, on=on, max_runs=max_runs,
+            budget=budget, resume=resume, save_set=save_set, save_recipe=save_recipe, report=report,
+            allow_outside=allow_outside, as_json=as_json, quiet=quiet,
         )  # fmt: skip
-    with held_back(save_recipe) as recipe_file:
-        done = library.convert_file(
-            model, target, **choices, keep=[*(keep or ()), *(f"op:{name}" for name in operators or ())],
-            keep_named=named or (), feeds=wanted if is_run else None, keep_overflowing=keep_overflowing,
-            options=save_options(external_data, per_tensor, external_threshold, share_weights), beside=[save_recipe],
-            allow_outside=allow_outside,
-        )  # fmt: skip
-        if recipe_file is not None:
-            step = Step(SetPrecision(**choices, keep=list(done.keep) or None))
-            write_whole(recipe_file, [Recipe((step,)).to_yaml().encode()])
+    is_run = any((feeds, shape, dim, val_range)) or keep_overflowing
+    done = _converted(
+        model, target, choices, save_recipe, keep=stays, keep_named=named or (), feeds=wanted if is_run else None,
+        keep_overflowing=keep_overflowing, options=storing, allow_outside=allow_outside,
+    )  # fmt: skip
     if as_json:
         print_json("precision", done)
     else:
         _print(done, quiet=quiet)
+
+
+def _converted(
+    model: Path, target: Path | None, choices: dict[str, Any], recipe: Path | None, **how: Any
+) -> ConvertedFile:
+    """Converts a model, and writes the file and the recipe of it, both or none."""
+    from onnxbench.operations import SetPrecision
+    from onnxbench.precision import convert_file
+    from onnxbench.recipe import Recipe, Step
+    from onnxbench.writer import held_back, write_whole
+
+    with held_back(recipe) as recipe_file:
+        done = convert_file(model, target, **choices, **how, beside=[recipe])
+        if recipe_file is not None:
+            step = Step(SetPrecision(**choices, keep=list(done.keep) or None))
+            write_whole(recipe_file, [Recipe((step,)).to_yaml().encode()])
+    return done
 
 
 def _print(done: ConvertedFile, *, quiet: bool) -> None:
@@ -216,6 +223,12 @@ def _print(done: ConvertedFile, *, quiet: bool) -> None:
     if done.unseen:
         note(
             f"the list says nothing of {', '.join(done.unseen)}: ONNX Runtime does not show what is in there",
+            quiet=quiet,
+        )
+    if done.nonfinite:
+        note(
+            f"NaN or Inf on these inputs in {plural(len(done.nonfinite), 'tensor')}, {done.nonfinite[0]!r} first: only "
+            "finite values count for headroom ('onnxbench run MODEL --find-nan' tells more)",
             quiet=quiet,
         )
     counts = Counter((each.reason, each.op_type) for each in made.kept)

@@ -203,7 +203,7 @@ def reduce(
         model, out, against=reference, recorded=load_outputs or (), on=on, reference_on=reference_on,
         nonfinite=nonfinite, check=check, check_exit=check_exit,
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
-        atol=atol, rtol=rtol, memory=None if memory is None else specs.parse_size(memory), max_runs=max_runs,
+        atol=atol, rtol=rtol, memory=None if memory is None else specs.parse_memory(memory), max_runs=max_runs,
         timeout=timeout, libraries=custom_ops or (), anonymize=anonymize, allow_outside=allow_outside,
     )  # fmt: skip
     _show(found, as_json=as_json, quiet=quiet)

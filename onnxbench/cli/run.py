@@ -240,7 +240,7 @@ def run(
         outputs=outputs or (), backend=name, expect=expect or (), atol=atol or (), rtol=rtol or (), bitwise=bitwise,
         options=options,
         find_nan=find_nan, validate=validate, bench=bench, warmup=warmup, save=save, save_inputs=save_inputs,
-        max_bytes=specs.parse_size(max_memory), keep_values=False, allow_outside=allow_outside,
+        max_bytes=specs.parse_memory(max_memory), keep_values=False, allow_outside=allow_outside,
     )  # fmt: skip
     _show(result, as_json=as_json, quiet=quiet)
     raise typer.Exit(0 if result.passed else 1)

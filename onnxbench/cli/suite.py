@@ -85,18 +85,14 @@ def suite(
       onnxbench suite suite.yaml --dry-run
     """
     from onnxbench.cli._render import note, print_json
-    from onnxbench.feeding import refuse_to_overwrite
-    from onnxbench.suite import junit_report, load_suite, run_suite, support_table
-    from onnxbench.writer import require_place, write_whole
+    from onnxbench.suite import junit_report, load_suite, require_targets, run_suite, support_table
+    from onnxbench.writer import write_whole
 
     def heard(cell: Cell, number: int, count: int) -> None:
         note(f"[{number}/{count}] {cell.model}, {cell.pipeline}: {_WORDS[cell.status]}", quiet=quiet)
 
     suites = [load_suite(file, allow_outside=allow_outside) for file in files]
-    refuse_to_overwrite(None, [file for each in suites for file in each.files], markdown, junit)
-    for path in (markdown, junit):
-        if path is not None:
-            require_place(path)
+    require_targets(suites, markdown, junit)
     found = run_suite(
         suites, models=model or (), pipelines=pipeline or (), on=on or (), time=time,
         warmup=warmup, isolate=isolate, plugins=plugin or (), keep=keep, dry_run=dry_run,

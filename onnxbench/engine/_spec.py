@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from onnxbench.engine._flavors import RTX, Flavor
 from onnxbench.engine._profiles import Profile, profiles_from_data
 from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
-from onnxbench.specs import parse_size
+from onnxbench.specs import parse_memory
 
 if TYPE_CHECKING:
     from onnxbench.documents import Item
@@ -159,7 +159,7 @@ def parse_pool(text: str) -> dict[str, int]:
         if key not in POOLS:
             raise UsageError(f"{name.strip()!r} is not a memory pool", hint=did_you_mean(key, POOLS)
                              or f"Pools: {', '.join(sorted(set(POOLS.values())))}.")  # fmt: skip
-        pools[POOLS[key]] = parse_size(size)
+        pools[POOLS[key]] = parse_memory(size)
     return pools
 
 
@@ -182,7 +182,7 @@ def check_spec(spec: BuildSpec, flavor: Flavor, *, element_types: frozenset[int]
         raise UsageError(
             f"{flavor.name} {flavor.version} has no precision flags ({flags}): it computes in the types that the "
             "graph has",
-            hint="Convert the model itself: " + " ".join(_PRECISION_HELP[each] for each in spec.precisions),
+            hint=" ".join(_PRECISION_HELP[each] for each in spec.precisions),
         )
     if not spec.strongly_typed and flavor.is_strongly_typed:
         raise UsageError(
@@ -215,12 +215,12 @@ def check_spec(spec: BuildSpec, flavor: Flavor, *, element_types: frozenset[int]
 
 
 _PRECISION_HELP = {
-    "fp16": "'onnxbench precision --to fp16' (build-trt --fp16 alone does it).",
-    "bf16": "'onnxbench precision --to bf16' (build-trt --bf16 alone does it).",
-    "int8": "give inputs to calibrate with (--calibration DATA), or make an int8 model first: 'onnxbench quantize', "
-    "whose --tolerance leaves in float what has to stay.",
-    "fp8": "give it float8 QuantizeLinear/DequantizeLinear nodes (ModelOpt).",
-    "int4": "give it int4 weights with DequantizeLinear (ModelOpt).",
+    "fp16": "--fp16: convert the model by 'onnxbench precision --to fp16' (build-trt --fp16 alone does it).",
+    "bf16": "--bf16: convert the model by 'onnxbench precision --to bf16' (build-trt --bf16 alone does it).",
+    "int8": "--int8: give inputs to calibrate with (--calibration DATA), or make an int8 model first: "
+    "'onnxbench quantize', whose --tolerance leaves in float what has to stay.",
+    "fp8": "--fp8: give the model float8 QuantizeLinear/DequantizeLinear nodes (ModelOpt).",
+    "int4": "--int4: give the model int4 weights with DequantizeLinear (ModelOpt).",
 }
 _WITHOUT_RTX: tuple[tuple[str, str], ...] = (
     ("timing_cache", "It measures nothing while it builds; a second build of the same model is skipped anyway."),

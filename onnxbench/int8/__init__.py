@@ -60,6 +60,7 @@ from onnxbench.tuning import (
     rank,
 )
 from onnxbench.version import __version__
+from onnxbench.wording import plural
 from onnxbench.writer import SaveOptions, held_back, save, write_whole
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ _ENDED: Mapping[Ended, str] = {
 }  # fmt: skip
 _SAVED = 3
 """Bytes that an element takes less in int8."""
+_SHOWN = 6
 _RANKING = 4
 """Runs that a ranking takes, as a rule."""
 
@@ -162,6 +164,7 @@ def quantize(
         nodes = tuple(job.candidates())
         if done is not None:
             restore_names(done, made)
+    activations = activation_errors(placement, seen)
     return Quantization(
         source=whole.origin.name if whole.origin is not None else "the model",
         target=target,
@@ -173,13 +176,27 @@ def quantize(
         nodes=nodes,
         outputs=outputs,
         weights=weight_errors(placement),
-        activations=activation_errors(placement, seen),
+        activations=activations,
         search=found,
         choices=choices,
-        notes=tuple(_notes(made, placement, criterion)),
+        notes=(*_doubts(feeds, made, activations), *_notes(made, placement, criterion)),
         refs=tuple(placement.units[unit].ref for unit in sorted(kept)),
         model=done,
     )
+
+
+def _doubts(
+    feeds: FeedOptions | Sequence[Mapping[str, Value]] | None, made: Calibrated, activations: Sequence[TensorError]
+) -> Iterator[str]:
+    """Yields what is wrong with the data that ranges were taken from."""
+    if feeds is None or (isinstance(feeds, FeedOptions) and not feeds.sources):
+        yield "calibrated with drawn inputs, for a trial at most: --feeds names data like the inputs that it will get"
+    yield from made.doubts
+    flat = [each.tensor for each in activations if each.elements > made.sets and each.smallest == each.largest]
+    flat = [name for name in flat if name not in made.one_valued]
+    if flat:
+        names = ", ".join(map(repr, flat[:_SHOWN])) + (", ..." if len(flat) > _SHOWN else "")
+        yield f"{plural(len(flat), 'activation')} had one value throughout, so there was no range to take: {names}"
 
 
 def _notes(made: Calibrated, placement: Placement, criterion: Criterion | None) -> Iterator[str]:
@@ -383,6 +400,7 @@ def quantize_file(
     whole = load(model, allow_outside=allow_outside)
     said = how.get("feeds")
     sources = list(said.sources) if isinstance(said, FeedOptions) else []
+    sources += [how[name] for name in ("metric", "cost") if name in how]  # a function or a table in a file, perhaps
     refuse_to_overwrite(whole, sources, target_file, save_set, how.get("resume"))
     if report is not None:
         require_report(report, COMMAND)

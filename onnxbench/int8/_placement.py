@@ -232,7 +232,8 @@ class Placement:
         del graph.initializer[:]
         graph.initializer.extend(tensors)
         there = scope.producers.keys() - gone | {each.name for each in (*tensors, *graph.input)}
-        infos = [copy_of(info) for info in graph.value_info if info.name in there]
+        went = set(self._scope.tensor_names()) - there
+        infos = [copy_of(info) for info in graph.value_info if info.name not in went]
         del graph.value_info[:]
         graph.value_info.extend(infos)
 

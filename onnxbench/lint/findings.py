@@ -99,6 +99,7 @@ class Findings:
         findings: Worst first, then by code, then in the order of the graph.
         checked: Codes of the rules that were looked at.
         not_run: Rules that were asked for and could not be looked at.
+        notes: What the target itself was not asked, so that no finding is not taken for its word.
     """
 
     model: str
@@ -106,6 +107,7 @@ class Findings:
     findings: tuple[Finding, ...]
     checked: tuple[str, ...]
     not_run: tuple[NotRun, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def count(self, severity: Severity) -> int:
         """Returns how many findings have this very severity."""
@@ -129,4 +131,5 @@ class Findings:
             "findings": self.findings,
             "checked": self.checked,
             "not_run": self.not_run,
+            "notes": self.notes,
         }

@@ -28,10 +28,8 @@ def to_sarif(findings: Findings, rules: Iterable[Rule]) -> dict[str, Any]:
     """
     listed = list(rules)
     numbers = {rule.code: number for number, rule in enumerate(listed)}
-    notifications = [
-        {"level": "note", "message": {"text": f"not looked at: {', '.join(entry.codes)}: {entry.reason}"}}
-        for entry in findings.not_run
-    ]
+    not_run = [f"not looked at: {', '.join(entry.codes)}: {entry.reason}" for entry in findings.not_run]
+    notifications = [{"level": "note", "message": {"text": text}} for text in (*not_run, *findings.notes)]
     return {
         "$schema": SARIF_SCHEMA,
         "version": "2.1.0",

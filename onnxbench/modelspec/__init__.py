@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxbench.documents import Item, from_python, from_yaml
-from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
+from onnxbench.errors import NotFoundError, SpecError, UsageError, near_file
 from onnxbench.model import Model, load
 from onnxbench.modelspec._graphs import SpecReader, parse_type
 from onnxbench.modelspec._tensors import TensorContext, fill_tensor
@@ -322,8 +322,7 @@ def _read(file: Path) -> str:
     try:
         return _decoded(file.read_bytes(), str(file))
     except FileNotFoundError:
-        siblings = [each.name for each in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise NotFoundError(f"there is no file {file}", hint=did_you_mean(file.name, siblings)) from None
+        raise NotFoundError(f"there is no file {file}", hint=near_file(file)) from None
     except IsADirectoryError:
         raise UsageError(f"{file} is a folder, not a specification") from None
     except OSError as error:
@@ -335,5 +334,6 @@ def _decoded(data: bytes, source: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        hint = "It looks like a model in binary form." if b"\0" in data[:64] else None
+        is_model = b"\0" in data[:64] or source.lower().endswith(".onnx")
+        hint = "It looks like a model in binary form; 'onnxbench show' prints one as text." if is_model else None
         raise SpecError(f"{source}:{line}: byte {error.start:,} of it is not UTF-8 text", hint=hint) from None

@@ -73,6 +73,8 @@ class SetShape(Operation):
                     f"and {format_shape(spec.shape)} has {len(spec.shape)}"
                 )
             tensor_elements(info, "input")
+            if before == spec.shape:
+                continue
             _state_shape(info, spec.shape)
             draft.record("input", spec.name, "shape", before=format_shape(before), after=format_shape(spec.shape))
             changed.append(spec.name)
@@ -153,6 +155,8 @@ class SetDim(Operation):
                 f"dimension {told.axis} of {told.info.name!r} is fixed at {told.now} already",
                 hint="set_shape states another shape, make_batch_dynamic frees a batch.",
             )
+        if told.now == size:
+            return
         _set_dim(told.info, told.axis, size)
         before = "?" if told.now is None else str(told.now)
         draft.record("input", told.info.name, f"dimension {told.axis}", before=before, after=str(size))

@@ -46,8 +46,7 @@ class SetIrVersion(Operation):
                 raise RefusedResultError(f"the model needs IR version {needed}: {why}")
         if self.version < _FIRST_IR_OF_METADATA and any(node.metadata_props for node in proto.graph.node):
             draft.notes.append(f"metadata of nodes came with IR version 10; readers of {self.version} may pass over it")
-        draft.record("model", "", "ir_version", before=str(proto.ir_version), after=str(self.version))
-        proto.ir_version = self.version
+        _set_field(draft, proto, "ir_version", self.version)
 
 
 def _needs_of_ir(draft: Draft) -> Iterator[tuple[int, str]]:
@@ -256,6 +255,8 @@ class SetMetadata(Operation):
         for kind, path, message in _holders(draft, self.at):
             known = [entry for entry in message.metadata_props if entry.key == self.key]
             before = known[0].value if known else None
+            if before == self.value:
+                continue
             if known:
                 known[0].value = self.value
             else:
@@ -351,6 +352,8 @@ class SetDoc(Operation):
         """Sets it."""
         for kind, path, message in _holders(draft, self.at):
             before = message.doc_string
+            if before == self.text:
+                continue
             if self.text:
                 message.doc_string = self.text
             else:

@@ -47,9 +47,10 @@ class SetOp(NodeOperation):
         domain, op_type = parse_operator(self.to)
         for ref in self.find(draft):
             node, before = ref.node, operator_name(ref.node.domain, ref.node.op_type)
-            node.op_type, node.domain = op_type, domain
-            node.ClearField("overload")
-            draft.record("node", ref.path, "op_type", before=before, after=operator_name(domain, op_type))
+            if (node.op_type, node.domain, node.overload) != (op_type, domain, ""):
+                node.op_type, node.domain = op_type, domain
+                node.ClearField("overload")
+                draft.record("node", ref.path, "op_type", before=before, after=operator_name(domain, op_type))
             draft.import_domain(ref.scope, domain)
             self._require_attributes(draft, ref)
             self._drop_attributes(draft, ref)
@@ -109,6 +110,8 @@ class SetAttribute(NodeOperation):
         for ref in self.find(draft):
             made = self._made(draft, ref)
             known = next((each for each in ref.node.attribute if each.name == self.name), None)
+            if known == made:
+                continue
             before = describe_attribute(known) if known is not None else None
             (known if known is not None else ref.node.attribute.add()).CopyFrom(made)
             after = describe_attribute(made)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from onnxbench.documents import from_yaml
-from onnxbench.errors import NotFoundError, RefusedResultError, SpecError, UsageError, did_you_mean
+from onnxbench.errors import NotFoundError, RefusedResultError, SpecError, UsageError, did_you_mean, near_file
 from onnxbench.graph import TensorRef, root_of, tree_of
 from onnxbench.operations._base import Operation, TensorOperation
 from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART
@@ -227,6 +227,7 @@ def _rename_all(draft: Draft, pairs: list[tuple[TensorRef, str]]) -> None:
     Raises:
         RefusedResultError: A new name is taken, or wanted twice.
     """
+    pairs = [(ref, new) for ref, new in pairs if ref.name != new]
     by_scope: dict[Scope, dict[str, str]] = {}
     for ref, new in pairs:
         by_scope.setdefault(ref.scope, {})[ref.name] = new
@@ -306,8 +307,7 @@ def _read_names(draft: Draft, file: str) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise NotFoundError(f"there is no file {path}", hint=did_you_mean(Path(file).name, siblings)) from None
+        raise NotFoundError(f"there is no file {path}", hint=near_file(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} cannot be read as text: {error}") from None
     if path.suffix.lower() in (".yaml", ".yml", ".json"):

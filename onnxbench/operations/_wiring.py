@@ -484,6 +484,8 @@ class Rewire(NodeOperation):
         for ref in self.find(draft):
             number = _input_number(draft, ref, self.input)
             new = self._visible(draft, ref)
+            if [new] == list(ref.node.input[number : number + 1]) or not (new or ref.node.input[number:]):
+                continue
             while len(ref.node.input) <= number:
                 ref.node.input.append("")
             before = ref.node.input[number]
@@ -528,6 +530,8 @@ class Redirect(TensorOperation):
             new = draft.tensor(self.to)
             if home_of(ref.scope, new.name) is not new.scope:
                 raise RefusedResultError(f"readers of {ref.path!r} cannot see {new.path!r}")
+            if new == ref:
+                continue
             readers = [NodeRef(ref.scope, position) for position in ref.scope.consumers.get(ref.name, ())]
             if self.readers is not None:
                 readers = draft.nodes(self.readers)

@@ -22,6 +22,7 @@ from onnxbench.errors import (
     SpecError,
     UnsupportedError,
     did_you_mean,
+    near_file,
 )
 from onnxbench.graph import GraphIndex, NodeRef, Scope
 from onnxbench.messages import copy_of
@@ -72,8 +73,7 @@ def load_script(reference: str, folder: Path | None = None) -> ScriptRule:
     file, name = split_reference(reference)
     path = (folder or Path.cwd()) / str(file)
     if not path.is_file():
-        siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise NotFoundError(f"there is no file {file}", hint=did_you_mean(path.name, siblings))
+        raise NotFoundError(f"there is no file {file}", hint=near_file(path))
     spec = importlib.util.spec_from_file_location(f"onnxbench_rules_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise SpecError(f"{file} is no Python file")

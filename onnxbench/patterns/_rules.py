@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from onnxbench.documents import Item, from_yaml
-from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean
+from onnxbench.errors import NotFoundError, SpecError, UsageError, did_you_mean, near_file
 from onnxbench.modeltext import read_functions
 from onnxbench.patterns._conditions import FUNCTIONS
 from onnxbench.patterns._expressions import Expression
@@ -269,8 +269,7 @@ def find_rules(reference: str, folder: Path | None = None) -> list[Rule]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise NotFoundError(f"there is no file {file}", hint=did_you_mean(path.name, siblings)) from None
+        raise NotFoundError(f"there is no file {file}", hint=near_file(path)) from None
     except OSError as error:
         raise SpecError(f"{file} cannot be read: {error.strerror}") from None
     if len(data) > _MOST_BYTES:

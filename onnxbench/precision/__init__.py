@@ -186,6 +186,7 @@ class ConvertedFile:
         headroom: Tensors with little headroom in the type, the worst first; empty without feeds.
         keep: Selectors of the nodes that stayed because they were asked for or because of their range, for a recipe.
         unseen: Bodies and functions of which ``headroom`` says nothing: they could not be looked into.
+        nonfinite: Tensors that are NaN or infinite somewhere on the feeds; ``headroom`` is about their other elements.
     """
 
     converted: Converted
@@ -193,6 +194,7 @@ class ConvertedFile:
     headroom: tuple[Headroom, ...]
     keep: tuple[str, ...]
     unseen: tuple[str, ...] = ()
+    nonfinite: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON values."""
@@ -201,7 +203,7 @@ class ConvertedFile:
             "to": done.to, "casts": done.casts, "casts_removed": done.removed, "nodes": done.nodes,
             "weights": done.weights, "opset": {"before": done.opset[0], "after": done.opset[1]}, "kept": done.kept,
             "lost": done.lost, "headroom": self.headroom, "unseen": self.unseen, "keep": self.keep,
-            "notes": done.notes, "saved": self.saved,
+            "nonfinite": self.nonfinite, "notes": done.notes, "saved": self.saved,
         }  # fmt: skip
 
 
@@ -251,11 +253,13 @@ def convert_file(
     named = [] if index is None else list(dict.fromkeys(ref for each in keep_named for ref in _named(index, each)))
     headroom: tuple[Headroom, ...] = ()
     unseen: tuple[str, ...] = ()
+    nonfinite: tuple[str, ...] = ()
     if feeds is not None:
         sets: list[Mapping[str, Value]]
         sets = [feeds] if isinstance(feeds, Mapping) else [each.feeds for each in feed_sets(model, feeds)]
         magnitudes = find_magnitudes(model, sets)
-        headroom, unseen = find_headroom(model, magnitudes.largest, to=to), magnitudes.missed
+        headroom = find_headroom(model, magnitudes.largest, to=to)
+        unseen, nonfinite = magnitudes.missed, magnitudes.nonfinite
     staying = headroom if keep_overflowing else ()
     with cycles_left():
         kept = _kept(model, [*refs, *named], staying)
@@ -266,7 +270,7 @@ def convert_file(
         saved = save(done.model, out, options=options, is_valid=True) if out is not None else None
     done = replace(done, lost=lost())
     names = [f'node:"{ref.path}"' for ref in (*named, *(overflowing(index, staying) if index is not None else ()))]
-    return ConvertedFile(done, saved, headroom, (*keep, *names), unseen)
+    return ConvertedFile(done, saved, headroom, (*keep, *names), unseen, nonfinite)
 
 
 def _named(index: GraphIndex, pattern: str) -> list[NodeRef]:

@@ -55,10 +55,12 @@ class Magnitudes:
     Attributes:
         largest: The largest magnitude of each floating-point tensor, by its name, in bodies and functions by its path.
         missed: Bodies and functions that could not be looked into.
+        nonfinite: Tensors of the main graph with NaN or infinite elements, which do not count for ``largest``.
     """
 
     largest: dict[str, float]
     missed: tuple[str, ...]
+    nonfinite: tuple[str, ...] = ()
 
 
 def find_magnitudes(model: Model, feeds: Iterable[Mapping[str, Value]]) -> Magnitudes:
@@ -82,16 +84,20 @@ def find_magnitudes(model: Model, feeds: Iterable[Mapping[str, Value]]) -> Magni
     inlined, copies = _inlined(model, index, missed)
     inner_chains = _chains(inlined, [name for names in copies.values() for name in names])
     found: dict[str, float] = {}
+    nonfinite: dict[str, None] = {}
     for values in feeds:
-        _take(found, _measured(model, values, chains))
-        inner = _measured(inlined, values, inner_chains)
+        largest, unclear = _measured(model, values, chains)
+        _take(found, largest)
+        nonfinite.update(dict.fromkeys(unclear))
+        inner, _ = _measured(inlined, values, inner_chains)
         _take(found, {path: max(inner.get(name, 0.0) for name in names) for path, names in copies.items()})
         if probes is not None and not probes.is_empty:
             try:
                 _take(found, probes.run(values))
             except ExecutionError:
                 missed.update(dict.fromkeys(body.path for bodies in main.bodies.values() for body in bodies))
-    return Magnitudes(found, tuple(missed))
+    ordered = dict.fromkeys([*main.true_inputs(), *names])
+    return Magnitudes(found, tuple(missed), tuple(name for name in ordered if name in nonfinite))
 
 
 def _take(found: dict[str, float], more: Mapping[str, float]) -> None:
@@ -123,8 +129,10 @@ def _inlined(model: Model, index: GraphIndex, missed: dict[str, None]) -> tuple[
     return inlined, copies
 
 
-def _measured(model: Model, values: Mapping[str, Value], chains: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Returns the largest finite magnitudes of tensors of the main graph."""
+def _measured(
+    model: Model, values: Mapping[str, Value], chains: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, float], list[str]]:
+    """Returns the largest finite magnitudes of tensors of the main graph, and those that are not finite throughout."""
     import numpy as np
 
     shapes = backends.observed_shapes(model, values, list(chains)) if chains else {}
@@ -134,7 +142,7 @@ def _measured(model: Model, values: Mapping[str, Value], chains: Mapping[str, Se
     unclear = [name for name, result in results.items() if not np.isfinite(result).all()]
     for name, value in backends.stream_outputs(model, values, unclear, optimization="none"):
         found[name] = max(found[name], _finite_max(value))
-    return found
+    return found, unclear
 
 
 def runtime_types(model: Model, names: Sequence[str]) -> dict[str, TypeProto]:

@@ -35,6 +35,7 @@ from onnxbench.pytorch._findings import Finding, baked_sizes, frozen_findings, i
 from onnxbench.pytorch._verification import Case, Verifier
 from onnxbench.pytorch.rewrite_context import RewriteContext, unused_findings, warned_findings
 from onnxbench.pytorch.sources import (
+    Leaf,
     Source,
     as_source,
     load_function,
@@ -200,12 +201,7 @@ def export(
         RefusedResultError: The result is no valid model, or strictness was asked for and there are findings.
     """
     options = options or ExportOptions()
-    exporter = EXPORTERS.get(options.exporter)
-    if exporter is None:
-        raise UsageError(
-            f"there is no exporter {options.exporter!r}",
-            hint=did_you_mean(options.exporter, EXPORTERS) or "torch.export or torchscript.",
-        )
+    exporter = _exporter(options.exporter)
     torch = require_torch("export")
     _require_target(out, options)
     passes = [_as_pass(word) for word in options.passes]
@@ -215,7 +211,6 @@ def export(
     prepared = _prepared(source, options)
     if out is not None and prepared.file is not None and _is_same(Path(out), prepared.file):
         raise UsageError(f"{out} is the file that the model comes from")
-    notes = list(prepared.notes)
     leaves = prepared.leaves()
     if options.dynamic and prepared.kind == "program":
         raise UsageError("the sizes of an exported program were fixed by torch.export", hint="Leave --dynamic out.")
@@ -228,18 +223,7 @@ def export(
         rewrites=_rewrites(prepared, options), opset=options.opset,
     )  # fmt: skip
     with beside as made:
-        with context:
-            rewritten = replace(prepared, module=context.module) if prepared.kind == "module" else prepared
-            if exporter == "torch.export":
-                raw = export_program(
-                    rewritten, leaves, Path(made), opset=options.opset, dynamic=dynamic, optimize=options.optimize,
-                    translations={**_translations(options, bundles), **context.translations},
-                )  # fmt: skip
-            else:
-                with marks.registered(), operators.symbolics(bundles):
-                    raw = export_torchscript(rewritten, leaves, Path(made), opset=options.opset, dynamic=dynamic)
-        raw.frozen = [each for each in raw.frozen if not context.hides(each.file, each.line)]
-        raw.caught = [each for each in raw.caught if not context.hides(each.filename, each.lineno)]
+        raw = _raw_export(exporter, prepared, leaves, Path(made), dynamic, bundles, context, options)
         # From here on the module is the original again: that is what the file is compared with.
         findings = [
             *unused_findings(context, is_strict=raw.is_strict),
@@ -248,14 +232,7 @@ def export(
             *input_findings(leaves, raw.inputs, raw.model, takes_numbers=exporter == "torchscript"),
             *random_findings(raw.model),
         ]
-        model = _named(raw, [leaves[at].name for at in raw.inputs], options)
-        done: list[str] = []
-        for word, apply in passes:
-            model, said = apply(model)
-            done.append(f"{word}: {said}")
-        if options.opset is not None and _opset(model) != options.opset:
-            model, said_of_opset = convert_opset(model, options.opset)
-            notes += said_of_opset
+        model, done, said = _finished(raw, [leaves[at].name for at in raw.inputs], passes, options)
         covered = coverage_of(model)
         marks.finish(model.proto)  # last: whatever inlines functions would take the marks away with their bodies
         versions = _versions(torch)
@@ -269,7 +246,7 @@ def export(
             cases = verifier.run(model)
             if not all(case.passed for case in cases[1:]):
                 findings += baked_sizes(model, sizes)
-        notes += _notes(prepared, raw, dynamic)
+        notes = [*prepared.notes, *said, *_notes(prepared, raw, dynamic)]
         _refuse_if_strict(findings, options)
         saved = None
         if out is not None and all(case.passed for case in cases):
@@ -284,6 +261,49 @@ def export(
         )  # fmt: skip
 
 
+def _exporter(word: str) -> Exporter:
+    if word not in EXPORTERS:
+        raise UsageError(
+            f"there is no exporter {word!r}", hint=did_you_mean(word, EXPORTERS) or "torch.export or torchscript."
+        )
+    return EXPORTERS[word]
+
+
+def _raw_export(
+    exporter: Exporter, source: Source, leaves: Sequence[Leaf], folder: Path, dynamic: Mapping[str, Axes],
+    bundles: Sequence[Bundle], context: RewriteContext, options: ExportOptions,
+) -> RawExport:  # fmt: skip
+    """Returns what PyTorch's exporter makes of the rewritten model, and what it said that is not of the rewrites."""
+    with context:
+        rewritten = replace(source, module=context.module) if source.kind == "module" else source
+        if exporter == "torch.export":
+            raw = export_program(
+                rewritten, leaves, folder, opset=options.opset, dynamic=dynamic, optimize=options.optimize,
+                translations={**_translations(options, bundles), **context.translations},
+            )  # fmt: skip
+        else:
+            with marks.registered(), operators.symbolics(bundles):
+                raw = export_torchscript(rewritten, leaves, folder, opset=options.opset, dynamic=dynamic)
+    raw.frozen = [each for each in raw.frozen if not context.hides(each.file, each.line)]
+    raw.caught = [each for each in raw.caught if not context.hides(each.filename, each.lineno)]
+    return raw
+
+
+def _finished(
+    raw: RawExport, own: Sequence[str], passes: Sequence[tuple[str, _Apply]], options: ExportOptions
+) -> tuple[Model, list[str], Sequence[str]]:
+    """Returns the export with its names, after all passes and of the opset asked for; what passes did; notes."""
+    model = _named(raw, own, options)
+    done: list[str] = []
+    for word, apply in passes:
+        model, said = apply(model)
+        done.append(f"{word}: {said}")
+    if options.opset is None or _opset(model) == options.opset:
+        return model, done, ()
+    model, notes = convert_opset(model, options.opset)
+    return model, done, notes
+
+
 def _require_target(out: str | os.PathLike[str] | None, options: ExportOptions) -> None:
     """Raises an error if a file cannot be written where it shall be: at once, and not after minutes of work."""
     if out is None:
@@ -295,6 +315,10 @@ def _require_target(out: str | os.PathLike[str] | None, options: ExportOptions) 
         raise OutputError(f"{target} exists and is not a regular file")
     if options.state_dict is not None and _is_same(target, options.state_dict):
         raise UsageError(f"{target} is the file that the weights come from")
+    given = [options.rewrites] if isinstance(options.rewrites, (str, os.PathLike)) else options.rewrites
+    named = [os.fspath(each) for each in (*options.passes, *given) if isinstance(each, (str, os.PathLike))]
+    if any(_is_same(target, Path(part)) for word in named for part in (word, word.rpartition(":")[0]) if part):
+        raise UsageError(f"{target} is an input; name another file")
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -20,7 +20,7 @@ from onnxbench import backends, select
 from onnxbench.captures import check_feeds, input_ports
 from onnxbench.drift import Tolerance, default_tolerance
 from onnxbench.errors import FeedsError, UsageError
-from onnxbench.feeding import FeedOptions, feed_sets
+from onnxbench.feeding import FeedOptions, feed_sets, refuse_to_overwrite
 from onnxbench.graph import GraphIndex, TensorRef
 from onnxbench.inlining import inline_functions
 from onnxbench.model import Model, load
@@ -277,6 +277,8 @@ def map_values(
     source = as_source(torch)
     if shapes:
         source = with_inputs(source, shapes)
+    read = [*feeds.sources] if isinstance(feeds, FeedOptions) else []
+    refuse_to_overwrite(loaded, [*read, *([os.fspath(source.file)] if source.file is not None else [])], write)
     side = torch_values(
         source, program=program, model=loaded, how=how, inputs=inputs, translations=translations
     )  # fmt: skip

@@ -28,7 +28,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxbench.errors import BenchError, ExecutionError, FeedsError, NotFoundError, UsageError, did_you_mean, nearest
+from onnxbench.errors import (
+    BenchError,
+    ExecutionError,
+    FeedsError,
+    NotFoundError,
+    UsageError,
+    did_you_mean,
+    near_file,
+    nearest,
+)
 from onnxbench.pytorch import require_torch
 
 if TYPE_CHECKING:
@@ -246,7 +255,8 @@ def _kind(value: Any) -> str:
         return f"the class {value.__name__}"
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {', '.join(type(each).__name__ for each in value[:4]) or 'nothing'}"
-    return f"a {type(value).__name__}" if type(value).__module__ == "builtins" else type(value).__name__
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}" if type(value).__module__ == "builtins" else name
 
 
 # ---------------------------------------------------------------- names in Python code
@@ -432,8 +442,7 @@ def _require_file(file: Path) -> Path:
         return file
     if file.is_dir():
         raise UsageError(f"{file} is a folder, not a file", hint=_FORMS)
-    siblings = [each.name for each in file.parent.iterdir()] if file.parent.is_dir() else []
-    raise NotFoundError(f"there is no file {file}", hint=did_you_mean(file.name, siblings))
+    raise NotFoundError(f"there is no file {file}", hint=near_file(file))
 
 
 def _of_file(file: Path, spelling: str) -> Source:

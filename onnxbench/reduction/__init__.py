@@ -201,9 +201,9 @@ def reduce_failure(
     other = load(against, allow_outside=allow_outside) if isinstance(against, (str, os.PathLike)) else against
     if target is not None:
         names = Names.after(Path(target).name)
-        words = list(feeds.sources) if isinstance(feeds, FeedOptions) else []
-        words += [] if isinstance(recorded, Mapping) else recorded
-        words += map(str, (other.origin, *other.sources)) if isinstance(other, Model) else []
+        words = [] if not isinstance(feeds, FeedOptions) else list(feeds.sources)
+        words += [] if isinstance(recorded, Mapping) else list(recorded)
+        words += [os.fspath(against)] if isinstance(against, (str, os.PathLike)) else []
         beside = (Path(target).parent / name for name in (names.feeds, names.expected, names.script))
         refuse_to_overwrite(model, words, target, *beside)
         require_place(Path(target))

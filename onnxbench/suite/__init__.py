@@ -24,10 +24,11 @@ from onnxbench.suite._file import Limits, Pipeline, Suite, SuiteModel, load_suit
 from onnxbench.suite._reports import junit_report, support_table
 from onnxbench.suite._results import STATUSES, Cell, Status, SuiteResult, SuiteTable
 from onnxbench.suite._schema import suite_schema
+from onnxbench.writer import require_place
 
 __all__ = [
     "STATUSES", "Cell", "Limits", "Pipeline", "Status", "Suite", "SuiteModel", "SuiteResult", "SuiteTable",
-    "junit_report", "load_suite", "run_suite", "suite_schema", "support_table",
+    "junit_report", "load_suite", "require_targets", "run_suite", "suite_schema", "support_table",
 ]  # fmt: skip
 
 
@@ -99,6 +100,23 @@ def run_suite(
                     runs.close()
             tables.append(_table(suite, cells))
     return SuiteResult(tuple(tables))
+
+
+def require_targets(suites: Sequence[Suite], *targets: Path | None) -> None:
+    """Raises an error if a report cannot be written, or would be written over what a suite reads: before hours of runs.
+
+    Raises:
+        UsageError: A file is read by a suite, or is to be written twice.
+        OutputError: There is no folder for it, or something else has its name.
+    """
+    read = {file.resolve() for suite in suites for file in suite.read_files()}
+    seen: set[Path] = set()
+    for target in filter(None, targets):
+        place = target.resolve()
+        if place in read or place in seen:
+            raise UsageError(f"{target} is {'to be written twice' if place in seen else 'an input'}; name another file")
+        require_place(target)
+        seen.add(place)
 
 
 def _made(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -290,15 +290,17 @@ class Suite:
         """What files are relative to."""
         return self.path.parent
 
-    @property
-    def files(self) -> set[str]:
-        """The files that it reads, as far as it names them: itself, models, their data, recipes, and what is right."""
-        said = [str(self.path), *(str(self.folder / word) for stage in self.stages for word in stage.said.recipe)]
+    def read_files(self) -> Iterator[Path]:
+        """Yields the files that it names, as far as that is known before models are opened."""
+        yield self.path
+        for stage in self.stages:
+            yield from (self.folder / word for word in stage.said.recipe)
+            yield from stage.edits.read_files()
         for model in self.models:
-            said += [in_folder(model.file, self.folder), *model.feed_options(self.folder).sources]
-            against = (self.against(model, stage) for stage in self.stages)
-            said += [word for kind, word in against if kind != "place"]
-        return set(said)
+            words = [model.file, *model.feed_options(self.folder).sources]
+            words += [word for stage in self.stages for kind, word in [self.against(model, stage)] if kind != "place"]
+            for word in (in_folder(each, self.folder) for each in words):
+                yield from (Path(part) for part in (word, *word.partition(":")[::2]) if part)
 
     def rewrites(self, model: SuiteModel) -> list[str]:
         """Returns what replaces PyTorch code where a model is exported: files with their place, and names."""

@@ -403,6 +403,7 @@ def tune_file(
     whole = load(model, allow_outside=allow_outside)
     said = how.get("feeds")
     sources = list(said.sources) if isinstance(said, FeedOptions) else []
+    sources += [how[name] for name in ("metric", "cost") if name in how]  # a function or a table in a file, perhaps
     refuse_to_overwrite(whole, sources, target, save_set, save_recipe, how.get("resume"))
     if report is not None:
         require_report(report, COMMAND)
