@@ -480,7 +480,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
     [
         ("nett", NotFoundError, ["has no 'nett'", "'net'"]),
         ("raises", ExecutionError, ["KeyError: 'weights'", 'return values["weights"]']),
-        ("returns_a_number", UsageError, ["returned a int", "torch.nn.Module"]),
+        ("returns_a_number", UsageError, ["returned an int", "torch.nn.Module"]),
         ("returns_weights", UsageError, ["looks like a state dict", "--state-dict"]),
         ("needs", UsageError, ["it needs size"]),
     ],
