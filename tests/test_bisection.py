@@ -220,6 +220,21 @@ def test_two_faults_are_both_named(name: str, kinds: tuple[str, ...], corpus: Co
     assert found.explained is None or found.explained > 0.99
 
 
+def test_constants_that_are_right_are_not_named_with_their_node() -> None:
+    """They are values that the reference has as well, though a node makes them."""
+
+    def build(size: float, value: float) -> Any:
+        held = numpy_helper.from_array(np.full((8, 8), value, np.float32))
+        constant = helper.make_node("Constant", [], ["c"], value=held)
+        return _model([constant, helper.make_node("Gemm", ["x", "c"], ["y"], alpha=size)], shape=(2, 8))
+
+    feeds = {"x": np.linspace(-4, 4, 16, dtype=np.float32).reshape(2, 8)}
+    (culprit,) = bisect(build(1.0, 2.0), against=build(0.5, 2.0), feeds=feeds).culprits
+    assert (culprit.op_type, culprit.region) == ("Gemm", (culprit.node,))
+    (culprit,) = bisect(build(1.0, 3.0), against=build(1.0, 2.0), feeds=feeds).culprits
+    assert culprit.op_type == "Constant"
+
+
 def test_every_kind_of_fault_is_tried() -> None:
     assert set(FAULTS) >= {kind for _, kind in _SINGLE}
 
@@ -472,6 +487,7 @@ def test_nan_on_both_sides_is_told() -> None:
     found = bisect(sides[0], against=sides[1], feeds={"x": np.ones((2, 8), np.float32)})
     assert any("'y' is NaN on both sides in 16 of 16 elements" in note for note in found.notes)
     assert found.verdict == "nothing can be told of the outputs: they are NaN throughout on both sides"
+    assert not found.passed
 
 
 def test_a_number_that_a_type_cannot_hold_may_be_its_largest() -> None:
@@ -651,6 +667,8 @@ def test_recorded_values_serve_as_the_reference(broken: Any, tmp_path: Path) -> 
     captures.save(golden, {**inputs, **next(parts.stream(inputs, [names]))})  # inputs may be recorded too
     assert bisect(suspect, recorded=[str(golden)], on=ONE).verdict == found.verdict
     assert bisect(reference, recorded=[str(golden)], on=ONE).passed
+    with pytest.raises(FeedsError, match="2 sets of inputs are asked for, and the values of 1 set are recorded"):
+        bisect(reference, recorded=[str(golden)], on=ONE, feeds=FeedOptions(iterations=2))
 
 
 def test_recorded_outputs_alone_tell_of_drift(broken: Any, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from onnxbench.bisection._report import (
     Culprit,
     ModuleError,
     Row,
+    are_nan,
     failed,
     verdict,
 )
@@ -450,9 +451,15 @@ class _Bisector:
             sets = 1 if feeds is None or feeds.iterations is None else feeds.iterations
             yield from ((check_feeds(own(number), input_ports(model.proto.graph)), ()) for number in range(sets))
             return
+        asked = None if feeds is None else feeds.iterations
+        if most is not None and asked is not None and asked > most:
+            raise FeedsError(
+                f"{asked:,} sets of inputs are asked for, and the values of {plural(most, 'set')} are recorded",
+                hint="Name a file for each set with --load-outputs.",
+            )
         recorded = self._recorded_feeds() if feeds is None or not feeds.sources else None
         if recorded is not None:
-            yield from ((values, ()) for values in recorded)
+            yield from ((values, ()) for values in recorded[:asked])
             return
         if most is not None and (feeds is None or not feeds.sources):
             self._notes.append("the inputs were drawn; the recorded values have to come from the same ones (--feeds)")
@@ -626,7 +633,7 @@ class _Bisector:
         if found:
             return DRIFT, False
         if all(drift.passed for drift in outputs):
-            return CLEAN, True
+            return CLEAN, not are_nan(outputs)
         worst = max(10 ** (-drift.sqnr_db / 20) if drift.sqnr_db is not None else math.inf for drift in outputs)
         precision = max((f.precision for f in self._search.findings.values()), default=0.0)
         kind = SPREAD if median > FACTOR * precision else ROUNDING

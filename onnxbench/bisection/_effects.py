@@ -83,7 +83,7 @@ class Telling:
             op_type=self.op_type(position),
             tensor=worst.tensor,
             partner=worst.partner,
-            region=tuple(self.label(at) for at in worst.nodes),
+            region=tuple(self.label(at) for at in worst.nodes if at == worst.maker or not self._is_right_constant(at)),
             own=worst.own,
             inherited=worst.inherited,
             total=worst.total,
@@ -97,6 +97,13 @@ class Telling:
             number=worst.number,
             attributes=self._attributes(position),
         )
+
+    def _is_right_constant(self, position: int) -> bool:
+        """Tells whether a node makes constants that are the reference's, bit for bit."""
+        findings = self._search.findings
+        varying = self._search.parts.varying
+        made = self._scope.writes[position]
+        return all(name not in varying and name in findings and findings[name].total.equal for name in made)
 
     def lacking(self, culprit: Culprit, position: int, partners: Sequence[str], note: str) -> Culprit:
         """Returns a culprit before whose node something is missing.

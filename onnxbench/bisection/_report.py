@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,8 @@ class Bisection:
         reference: The reference, in words.
         kind: ``clean``; ``rounding``: outputs differ, and no node does more than round; ``drift``: there are culprits;
             ``spread``: outputs differ, and many nodes do about equally; ``failed``: the suspect does not run.
-        passed: Whether there is no drift: no culprit, and no output beyond a tolerance that was given.
+        passed: Whether there is no drift: no culprit, no output beyond a tolerance that was given, and not NaN alone on
+            both sides.
         verdict: One line.
         how: What told which tensor is which.
         matched: How many tensors were compared.
@@ -247,6 +249,11 @@ def failed(suspect: str, reference: str, sets: int, failure: FailingPiece, notes
     )  # fmt: skip
 
 
+def are_nan(outputs: Sequence[TensorDrift]) -> bool:
+    """Tells whether outputs are NaN throughout on both sides, so that nothing can be told of them."""
+    return bool(outputs) and all(drift.elements and drift.both_nan == drift.elements for drift in outputs)
+
+
 def verdict(
     kind: str,
     culprits: tuple[Culprit, ...],
@@ -272,7 +279,7 @@ def verdict(
         return f"no drift in {judged:,} tensors; the reference has none of the outputs, so these were not compared"
     if kind == CLEAN and not any(drift.elements for drift in outputs):
         return "nothing can be told of the outputs: they have no elements"
-    if kind == CLEAN and all(drift.elements and drift.both_nan == drift.elements for drift in outputs):
+    if kind == CLEAN and are_nan(outputs):
         return "nothing can be told of the outputs: they are NaN throughout on both sides"
     if kind == CLEAN:
         same = all(drift.bitwise_equal for drift in outputs)

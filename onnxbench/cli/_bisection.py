@@ -127,7 +127,7 @@ def _show_tables(found: Bisection, limit: int) -> None:
 def _culprit_row(culprit: Culprit) -> tuple[str, ...]:
     inherited = culprit.inherited.text if culprit.inherited is not None else "-"
     excess = "-" if math.isinf(culprit.excess) else f"{culprit.excess:,.0f}"
-    effect = "-" if culprit.effect is None else f"{culprit.effect:.0%}"
+    effect = "-" if culprit.effect is None else f"{round(culprit.effect, 2) + 0.0:.0%}"
     return (
         culprit.node, culprit.op_type, culprit.module or "-", culprit.own.text, inherited, excess, effect,
     )  # fmt: skip
