@@ -81,10 +81,21 @@ def run_sbs(program: Any, inputs: dict[str, Any]) -> str:
     """Returns the first value whose own error onnx-diagnostic finds to be large."""
     from onnx_diagnostic.reference import OnnxruntimeEvaluator
     from onnx_diagnostic.torch_onnx.sbs import run_aligned
+    from onnxruntime.capi.onnxruntime_pybind11_state import OrtValue
 
+    # onnx-diagnostic 0.9.3 gives two arguments, of which onnxruntime 1.32 takes the first.
+    taken = OrtValue.from_dlpack
+    OrtValue.from_dlpack = staticmethod(lambda data, *_: taken(data))
+    try:
+        return _run_sbs(program, inputs, run_aligned, OnnxruntimeEvaluator)
+    finally:
+        OrtValue.from_dlpack = staticmethod(taken)
+
+
+def _run_sbs(program: Any, inputs: dict[str, Any], run_aligned: Any, evaluator: Any) -> str:
     found = list(
         run_aligned(
-            program.exported_program, program.model_proto, OnnxruntimeEvaluator, kwargs=inputs, use_tensor=True,
+            program.exported_program, program.model_proto, evaluator, kwargs=inputs, use_tensor=True,
             run_onnx_with_torch_inputs=True,
         )
     )  # fmt: skip
