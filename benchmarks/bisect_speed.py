@@ -4,7 +4,7 @@
 
 Weights are random. The bar is three times (one forward of PyTorch and one run of ONNX Runtime) and the creation of a
 session. The export of the model, which gives the values of its fx nodes, is timed apart: it is made once for any number
-of searches. Medians of three, each in turns with the others; the fault is one row of one weight.
+of searches. Medians of five, each in turns with the others; the fault is one row of one weight.
 
 Beside it, in turns too: ``sbs`` with a second run of onnx-diagnostic, and afterwards, once, since it opens a session
 for each value, ``verify_onnx_program`` of torch with intermediates. Both are handed the exported program and the model
@@ -16,6 +16,7 @@ faulty node makes, or what is made of that alone.
 from __future__ import annotations
 
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -39,7 +40,9 @@ import onnxbench
 from onnxbench.bisection import Bisection, bisect
 from onnxbench.pytorch.reference import torch_reference
 
-ROUNDS = 3
+ROUNDS = 5
+LIMIT = 240
+"""Seconds that torch's verification gets."""
 OFF = 1e-3
 SEARCH, SBS, VERIFY = "onnxbench bisect --torch", "onnx-diagnostic sbs, second run", "torch verify_onnx_program"
 
@@ -103,10 +106,22 @@ def _run_sbs(program: Any, inputs: dict[str, Any], run_aligned: Any, evaluator: 
 
 
 def run_verify(program: Any, inputs: dict[str, Any]) -> str:
-    """Returns the first value that torch finds to be off."""
+    """Returns the first value that torch finds to be off.
+
+    Raises:
+        TimeoutError: It takes longer than ``LIMIT``.
+    """
     from torch.onnx.verification import verify_onnx_program
 
-    found = verify_onnx_program(program, kwargs=inputs, compare_intermediates=True)
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"not through after {LIMIT} s")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(LIMIT)
+    try:
+        found = verify_onnx_program(program, kwargs=inputs, compare_intermediates=True)
+    finally:
+        signal.alarm(0)
     return next((each.name for each in found if each.max_abs_diff > OFF), "")
 
 
