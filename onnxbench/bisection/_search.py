@@ -61,6 +61,8 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 _ENOUGH = 12
+_FEW = 8
+"""So many regions are run at once with packed weights."""
 _BLOCK = 1 << 17
 _HALF = (10, 16)
 _SINGLE = 2.0**-23
@@ -424,7 +426,7 @@ class Search:
 
     def _run_regions(self, found: Sequence[Finding], known: _Known, seen: Kept) -> None:
         """Runs regions on the reference's values, for their own errors and, where these are large, their noise."""
-        if isinstance(self.reference, ModelReference):
+        if isinstance(self.reference, ModelReference) or len(found) <= _FEW:
             self._own_errors(found, known, seen)
         else:
             self._own_errors(found, known, seen, unpacked=True)
@@ -519,8 +521,9 @@ class Search:
         precision = {name: finding.precision for finding in found for name in finding.inputs}
         for name in precision:
             moved[name] = _move(known.given[name], name)
-        plain = {finding.tensor: value for finding, value in self._forced_values(found, known.given)}
-        for finding, value in self._forced_values(found, moved):
+        unpacked = not isinstance(self.reference, ModelReference)  # one kernel is compared with itself
+        plain = {each.tensor: value for each, value in self._forced_values(found, known.given, unpacked=unpacked)}
+        for finding, value in self._forced_values(found, moved, unpacked=unpacked):
             base = plain.get(finding.tensor)
             if value is None or base is None:
                 continue

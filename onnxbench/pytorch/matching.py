@@ -143,7 +143,7 @@ def match(
     found = Matching()
     if by in ("auto", "metadata"):
         found.pairs.update(match_metadata(model, side))
-    if by in ("auto", "names"):
+    if by == "names" or (by == "auto" and any(name not in found.pairs for name in made)):
         found.pairs.update((name, pair) for name, pair in match_names(model, side).items() if name not in found.pairs)
     left = [name for name in made if name not in found.pairs]
     if by == "auto":
