@@ -15,7 +15,7 @@ integers, for integer types), sums too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -135,6 +135,11 @@ class TensorDrift:
     max_ulp: int | None = None
     cosine: float | None = None
     sqnr_db: float | None = None
+
+
+def are_nan(drifts: Sequence[TensorDrift]) -> bool:
+    """Tells whether tensors are NaN throughout on both sides, so that nothing can be told of them."""
+    return bool(drifts) and all(drift.elements and drift.both_nan == drift.elements for drift in drifts)
 
 
 @dataclass(frozen=True, slots=True)

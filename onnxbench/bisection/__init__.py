@@ -48,7 +48,6 @@ from onnxbench.bisection._report import (
     Culprit,
     ModuleError,
     Row,
-    are_nan,
     failed,
     verdict,
 )
@@ -66,7 +65,7 @@ from onnxbench.bisection._sides import (
 )
 from onnxbench.captures import Capture, Port, Value, check_feeds, input_ports
 from onnxbench.datafiles import load as load_values
-from onnxbench.drift import TensorDrift, Tolerance, compare_values
+from onnxbench.drift import TensorDrift, Tolerance, are_nan, compare_values
 from onnxbench.errors import BenchError, DeviceError, ExecutionError, FeedsError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions, choices_explained, feed_sets
 from onnxbench.graph import GraphIndex

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.bisection._failing import FailingPiece
 from onnxbench.bisection._measures import Distance
-from onnxbench.drift import TensorDrift, Tolerance
+from onnxbench.drift import TensorDrift, Tolerance, are_nan
 
 if TYPE_CHECKING:
     from onnxbench.bisection._evidence import Evidence
@@ -247,11 +246,6 @@ def failed(suspect: str, reference: str, sets: int, failure: FailingPiece, notes
         unmatched=0, sets=sets, outputs=(), culprits=(), explained=None, median=0.0, amplifiers=(), modules=(),
         tensors=(), choices=(), notes=notes, failure=failure,
     )  # fmt: skip
-
-
-def are_nan(outputs: Sequence[TensorDrift]) -> bool:
-    """Tells whether outputs are NaN throughout on both sides, so that nothing can be told of them."""
-    return bool(outputs) and all(drift.elements and drift.both_nan == drift.elements for drift in outputs)
 
 
 def verdict(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from onnxbench import backends
 from onnxbench.bisection import Place, parse_place
-from onnxbench.drift import DriftReport, TensorDrift, compare_values
+from onnxbench.drift import DriftReport, TensorDrift, are_nan, compare_values
 from onnxbench.engine import has_gpu
 from onnxbench.errors import (
     BenchError,
@@ -206,7 +206,7 @@ class ModelRuns:
             raise FeedsError("the data holds no set of inputs")
         report = DriftReport(tuple(drifts))
         self._step = "compare"
-        if drifts and all(each.elements and each.both_nan == each.elements for each in drifts):
+        if are_nan(drifts):
             raise FeedsError(
                 "nothing can be told of the outputs: they are NaN throughout on both sides",
                 hint="onnxbench run MODEL --find-nan names the first node that makes NaN.",
