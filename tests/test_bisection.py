@@ -149,7 +149,7 @@ def test_no_fixture_is_accused(case: Case) -> None:
         return
     found = bisect(case.path, on="ort:all", feeds=case.feeds())
     assert found.culprits == ()
-    assert found.passed
+    assert found.passed == (case.name != "makes_inf_then_nan.onnx")  # its outputs are NaN: nothing can be told
 
 
 @pytest.mark.parametrize(

@@ -156,5 +156,5 @@ def test_what_would_be_ignored_beside_data_is_refused(tmp_path):
     np.savez(tmp_path / "all.npz", x=X, n=np.array([7, 8]))
     with pytest.raises(UsageError, match="--val-range is for inputs that are drawn"):
         sets(str(tmp_path / "all.npz"), ranges=["[0,1]"])
-    with pytest.raises(FeedsError, match=r"3 sets of inputs are asked for .* and the data holds 1"):
+    with pytest.raises(FeedsError, match="3 sets of inputs are asked for, and the data holds 1"):
         sets(str(tmp_path / "all.npz"), iterations=3)
