@@ -298,13 +298,4 @@ class Parts:
             sizes = self.sizes(feeds, names)
         except ExecutionError:
             sizes = {}
-        found: list[list[str]] = []
-        room = -1
-        for name in names:
-            size = sizes.get(name, 0)
-            if not found or size > room:
-                found.append([])
-                room = max_bytes
-            found[-1].append(name)
-            room -= size
-        return found
+        return backends.in_batches(names, sizes, max_bytes)

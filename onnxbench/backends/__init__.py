@@ -452,7 +452,7 @@ def stream_outputs(
     batches = [wanted] if wanted else []
     if max_bytes is not None and len(wanted) > 1:
         sizes = observed_sizes(model, feeds, wanted, backend=backend, options=chosen)
-        batches = _batches(wanted, sizes, max_bytes)
+        batches = in_batches(wanted, sizes, max_bytes)
     for batch in batches:
         session = open_session(model, backend, outputs=batch, options=replace(chosen, frugal=True))
         values = session.run(feeds)
@@ -462,7 +462,8 @@ def stream_outputs(
             yield name, values.pop(name)
 
 
-def _batches(names: Sequence[str], sizes: Mapping[str, int], most: int) -> list[list[str]]:
+def in_batches(names: Iterable[str], sizes: Mapping[str, int], most: int) -> list[list[str]]:
+    """Returns tensors in batches that take about so many bytes each, in the order given; unknown sizes count as 0."""
     batches: list[list[str]] = []
     room = 0
     for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ RunsFile = Callable[[Feeds, list[str]], "Mapping[str, Any] | Sequence[Any]"]
 """From inputs by name and the names of outputs to the outputs: by name, or in that order."""
 
 
-class FileBackend:
+class FileBackend(ABC):
     """Base of a backend that reads model files: give it a name, ``version`` and ``load``, and ``convert`` if it builds.
 
     Attributes:
@@ -35,9 +36,9 @@ class FileBackend:
     name: str = ""
     heeds: tuple[str, ...] = ()
 
+    @abstractmethod
     def version(self) -> str:
         """Returns the runtime's version."""
-        raise NotImplementedError
 
     def unavailable(self) -> str | None:
         """Returns why models cannot be run here (no device, a library that is missing), or None."""
@@ -47,9 +48,9 @@ class FileBackend:
         """Returns the file that is loaded: the model itself, or what is built of it in a folder that goes later."""
         return model
 
+    @abstractmethod
     def load(self, file: Path, options: Options) -> RunsFile:
         """Returns a function that runs what ``convert`` gave."""
-        raise NotImplementedError
 
     def open(self, model: Model, *, outputs: Sequence[str] | None, options: Options) -> FileSession:
         """Returns a session (see ``onnxbench.backends.open_session``).

@@ -390,12 +390,13 @@ class Search:
         self._run_regions(first, known, seen)
         names = {finding.tensor for finding in first}
         rest = [finding for finding in to_run if finding.tensor not in names]
-        wrong = [finding for finding in found if finding.own is not None and finding.excess(0.0) > 1]
-        if not rest or not wrong or any(f.own.problem or f.tensor not in seen.values for f in wrong if f.own):
+        wrong = [(finding, finding.own) for finding in found if finding.own is not None and finding.excess(0.0) > 1]
+        can_be_mended = all(not own.problem and finding.tensor in seen.values for finding, own in wrong)
+        if not rest or not wrong or not can_be_mended:
             return rest
         values = {
             finding.tensor: mended(as_dtype(wanted, _dtype(plain)), plain, forced)
-            for finding in wrong
+            for finding, _ in wrong
             for wanted, plain, forced in [seen.values[finding.tensor]]
         }
         try:

@@ -106,18 +106,7 @@ class ModuleValues(TorchValues):
 
     def _stream(self, given: Sequence[Any], batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Value]]:
         for batch in batches:
-            wanted = set(batch)
-            caught: dict[str, Value] = {}
-
-            def take(name: str, call: str, path: str, tensor: Any, arguments: Any) -> None:
-                if name in wanted:  # noqa: B023 - it is called within this turn
-                    caught[name] = as_array(tensor.clone())  # noqa: B023
-                    if len(caught) == len(wanted):  # noqa: B023
-                        raise _Enough
-
-            if wanted:
-                paths = {(each.origin.scope or ROOT) for each in map(self.values.__getitem__, batch)}
-                self._run(given, sorted(paths), take)
+            caught = self._caught(given, set(batch))
             missing = [name for name in batch if name not in caught]
             if missing:
                 raise ExecutionError(
@@ -125,6 +114,21 @@ class ModuleValues(TorchValues):
                     hint="The model went another way than on its example inputs.",
                 )
             yield {name: caught[name] for name in batch}
+
+    def _caught(self, given: Sequence[Any], wanted: set[str]) -> dict[str, Value]:
+        """Returns what modules give under these names in a run up to the last of them, or to the end."""
+        caught: dict[str, Value] = {}
+
+        def take(name: str, call: str, path: str, tensor: Any, arguments: Any) -> None:
+            if name in wanted:
+                caught[name] = as_array(tensor.clone())
+                if len(caught) == len(wanted):
+                    raise _Enough
+
+        if wanted:
+            paths = {self.values[name].origin.scope or ROOT for name in wanted}
+            self._run(given, sorted(paths), take)
+        return caught
 
 
 def _flat(value: Any) -> Iterator[tuple[str, Any]]:

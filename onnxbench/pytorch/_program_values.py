@@ -148,7 +148,7 @@ class ProgramValues(TorchValues):
                 for node in part:
                     try:
                         env[node] = runner.run_node(node)
-                    except Exception as error:
+                    except Exception as error:  # the seam: an operator raises whatever it likes
                         frame = self.values[node.name].origin.frame if node.name in self.values else None
                         raise ExecutionError(
                             f"PyTorch fails at {node.name} on these inputs: {' '.join(str(error).split())[:300]}",

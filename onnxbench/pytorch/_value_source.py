@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from onnxbench.backends import in_batches
 from onnxbench.captures import Feeds, Port, Value
 from onnxbench.errors import FeedsError, NotFoundError, did_you_mean
 from onnxbench.provenance import Provenance
@@ -115,18 +116,12 @@ class TorchValues(ABC):
 
     def batches(self, max_bytes: int, names: Collection[str] | None = None) -> list[list[str]]:
         """Returns values, in order, in batches that take about so many bytes for the example inputs."""
-        found: list[list[str]] = []
-        room = 0
-        for name, value in self.values.items():
-            if names is not None and name not in names:
-                continue
-            size = math.prod(each or 1 for each in value.shape) * (8 if "64" in value.dtype else 4)
-            if not found or size > room:
-                found.append([])
-                room = max_bytes
-            found[-1].append(name)
-            room -= size
-        return found
+        sizes = {
+            name: math.prod(each or 1 for each in value.shape) * (8 if "64" in value.dtype else 4)
+            for name, value in self.values.items()
+            if names is None or name in names
+        }
+        return in_batches(sizes, sizes, max_bytes)
 
     def call(self, name: str) -> str:
         """Returns how a value is computed, in words: ``aten.gelu.default(linear)``, or the class of the module."""

@@ -555,7 +555,8 @@ def read_fields(kind: type[Any], item: Item, what: str) -> Any:
 
 def inner_kind(hint: Any) -> type[Any] | None:
     """Returns the dataclass of this module that a field holds, itself or several of, or None."""
-    return next((each for each in (hint, *get_args(hint)) if dataclasses.is_dataclass(each)), None)  # type: ignore[return-value]
+    kinds = (each for each in (hint, *get_args(hint)) if isinstance(each, type))
+    return next((each for each in kinds if dataclasses.is_dataclass(each)), None)
 
 
 def _is_needed(each: dataclasses.Field[Any]) -> bool:
