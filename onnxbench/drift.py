@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ _DEFAULTS = {
 }
 
 
+@cache
 def default_tolerance(dtype: np.dtype[Any]) -> Tolerance:
     """Returns the tolerance that an element type has unless told otherwise; exact for integers and strings.
 

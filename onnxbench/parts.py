@@ -11,8 +11,7 @@ Graph optimizations are off in all parts, so a part computes what the same nodes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -105,21 +104,11 @@ class Parts:
         Raises:
             ExecutionError: They do not run on these values.
         """
-        return self._open(nodes, given, outputs, unpacked=unpacked)(given)
-
-    def _open(
-        self, nodes: Collection[int], given: Mapping[str, Value], outputs: Sequence[str], *, unpacked: bool = False
-    ) -> Callable[[Mapping[str, Value]], dict[str, Value]]:
-        """Returns what runs nodes once; ``given`` tells of what kind values will be."""
         proto, made = self.proto(nodes, given, outputs)
         session = self.open(self.model.derive(proto), unpacked=unpacked)
-
-        def run(values: Mapping[str, Value]) -> dict[str, Value]:
-            found = session.run({info.name: values[info.name] for info in proto.graph.input})
-            session.close()
-            return {name: found[made[name]] for name in outputs}
-
-        return run
+        found = session.run({info.name: given[info.name] for info in proto.graph.input})
+        session.close()
+        return {name: found[made[name]] for name in outputs}
 
     def open(self, model: Model, *, unpacked: bool = False) -> backends.Session:
         """Returns a session for a model that is a part of this one."""
@@ -195,37 +184,19 @@ class Parts:
             steps.append(Step(tuple(sorted(nodes)), tuple(self.in_order(kept)), tuple(batch), over))
         return steps
 
-    def stream(
-        self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]], *, opener: Executor | None = None
-    ) -> Iterator[dict[str, Value]]:
+    def stream(self, feeds: Mapping[str, Value], batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Value]]:
         """Yields the values of tensors, batch after batch (see ``plan``).
 
         Args:
             feeds: The inputs of the model.
             batches: The tensors.
-            opener: What opens the first part's session now, before the first batch is asked for; None: opened then.
 
         Raises:
             ExecutionError: The run failed.
         """
-        steps = self.plan(batches)
-        opened: Future[Callable[[Mapping[str, Value]], dict[str, Value]]] | None = None
-        if opener is not None and steps and steps[0].outputs:
-            opened = opener.submit(self._open, steps[0].nodes, feeds, steps[0].outputs)
-        return self._stream(feeds, steps, opened)
-
-    def _stream(
-        self,
-        feeds: Mapping[str, Value],
-        steps: Sequence[Step],
-        opened: Future[Callable[[Mapping[str, Value]], dict[str, Value]]] | None,
-    ) -> Iterator[dict[str, Value]]:
         held: dict[str, Value] = dict(feeds)
-        for step in steps:
-            if opened is not None:
-                made, opened = opened.result()(held), None
-            else:
-                made = self.run(step.nodes, held, step.outputs) if step.outputs else {}
+        for step in self.plan(batches):
+            made = self.run(step.nodes, held, step.outputs) if step.outputs else {}
             held.update((name, value) for name, value in made.items() if name in self.varying)
             asked = {name: made[name] if name in made else held.get(name) for name in step.asked}
             asked.update((name, self.stored(name)) for name in step.asked if name not in made and name not in held)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from onnxbench import backends, captures
 from onnxbench.bisection import Bisection, bisect, parse_place
 from onnxbench.bisection._finding import Finding
 from onnxbench.bisection._measures import Distance, measure
+from onnxbench.drift import Tolerance
 from onnxbench.errors import BenchError, FeedsError, OutputError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions
 from onnxbench.graph import GraphIndex, node_bodies
@@ -80,6 +80,34 @@ def test_measure_takes_every_kind_of_number(dtype: str) -> None:
     assert measure(np.array(["a", "b"], object), np.array(["a", "c"], object)).rel == 0.5
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int32", "complex64"])
+@pytest.mark.parametrize("size", [1, 7, 1000, 300_001])
+@pytest.mark.parametrize("atol", [0.0, 1e-5, 1e-2])
+def test_distances_are_what_their_definitions_say(dtype: str, size: int, atol: float) -> None:
+    random = np.random.default_rng(size)
+    wide = np.where(random.random(size) < 0.3, 0, random.normal(scale=10, size=size))
+    off = np.where(
+        random.random(size) < 0.2, random.normal(scale=0.05, size=size), random.normal(scale=1e-4, size=size)
+    )
+    scale = 20 if dtype.startswith("int") else 1
+    one, other = (wide.astype(dtype), (wide + scale * off).astype(dtype))
+    found = measure(one, other, Tolerance(atol, 1e-3))
+    e, a = (each.astype(complex).view(float).reshape(-1) for each in (one, other))
+    if dtype != "complex64":
+        e, a = e[::2], a[::2]
+    difference = np.abs(a - e)
+    at = int(difference.argmax())
+    assert found.equal == (not difference.any())
+    assert found.max_abs == pytest.approx(difference[at], rel=1e-6)
+    assert found.at == ((at // 2 if dtype == "complex64" else at,) if difference.any() else ())
+    assert found.failing == pytest.approx(np.count_nonzero(difference > atol + 1e-3 * np.abs(e)), abs=2)
+    if e.any():
+        assert found.rel == pytest.approx(np.linalg.norm(a - e) / np.linalg.norm(e), rel=1e-5)
+    if size >= 1000:  # the typical size is that of a sample
+        typical = np.median(np.abs(one.astype(complex))[one != 0])
+        assert found.peak == pytest.approx((difference / (np.abs(e) + typical)).max(), rel=0.15)
+
+
 # ---------------------------------------------------------------- parts
 
 
@@ -101,17 +129,16 @@ def test_a_run_in_parts_gives_the_same_bits(name: str, corpus: Corpus) -> None:
             np.testing.assert_array_equal(whole[tensor], found[tensor])
 
 
-def test_a_session_that_is_opened_early_gives_the_same_and_unpacked_weights_change_the_rounding(corpus: Corpus) -> None:
+def test_a_stream_gives_what_a_run_gives_and_unpacked_weights_change_the_rounding(corpus: Corpus) -> None:
     path, entry = corpus("attacut_sc")
     feeds = fetch.seeded_feeds(path, entry)
     parts = Parts(load(path), "ort", backends.Options(threads=1))
     names = parts.in_order(name for names in parts.scope.writes for name in names if name in parts.varying)
     nodes = range(len(parts.scope.nodes))
     packed, unpacked = (parts.run(nodes, feeds, names, unpacked=each) for each in (False, True))
-    with ThreadPoolExecutor(1) as pool:
-        (early,) = parts.stream(feeds, [names], opener=pool)
+    (streamed,) = parts.stream(feeds, [names])
     for name in names:
-        np.testing.assert_array_equal(early[name], packed[name])
+        np.testing.assert_array_equal(streamed[name], packed[name])
         apart = measure(packed[name], unpacked[name])
         assert not apart.problem
         assert apart.rel < 1e-5

@@ -32,12 +32,10 @@ batches may be is worked out before (``_budget``).
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from onnxbench.bisection._budget import Budget, Side
 from onnxbench.bisection._calibrating import calibrated
@@ -56,9 +54,6 @@ if TYPE_CHECKING:
     from onnx import NodeProto, TypeProto
 
     from onnxbench.bisection._sides import Reference, Suspect
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 _ENOUGH = 12
 _FEW = 8
@@ -161,14 +156,6 @@ class Search:
         Raises:
             ExecutionError: A side failed.
         """
-        place = self.suspect.place
-        early = place.backend == "ort" and not (self._strict or place.options.operators or place.options.isolate)
-        with ThreadPoolExecutor(1) as pool:  # whatever happens, its thread has ended afterwards
-            self._take(feeds, number, advance, pool if early else None)
-
-    def _take(
-        self, feeds: Mapping[str, Value], number: int, advance: Callable[[int], None], opener: Executor | None
-    ) -> None:
         batches = self._split(feeds)
         partners = [[self.match.tensors[name] for name in batch] for batch in batches]
         last = self._last_reads(batches)
@@ -178,7 +165,7 @@ class Search:
         seen = Kept(number, room=self._max_bytes // 8)
         constants: set[str] = set()  # constants that differ: they are fed the reference's value like other tensors
         expected = self.reference.stream(feeds, partners, number=number)
-        actual = self.parts.stream(feeds, batches, opener=opener)
+        actual = self.parts.stream(feeds, batches)
         others = self._other_rounding(feeds, partners, number)
         for at, (batch, wanted, got, other) in enumerate(zip(batches, expected, actual, others, strict=True)):
             references = {name: wanted[self.match.tensors[name]] for name in batch}
@@ -239,12 +226,10 @@ class Search:
 
     def _distances(self, references: Mapping[str, Value], got: Mapping[str, Value]) -> dict[str, Distance]:
         """Returns how far the suspect's values are from the reference's."""
-
-        def distance(name: str) -> Distance:
-            reference, value = references[name], got[name]
-            return measure(reference, value, self._allowed(name, reference, value))
-
-        return dict(zip(references, _in_threads(distance, references), strict=True))
+        return {
+            name: measure(reference, got[name], self._allowed(name, reference, got[name]))
+            for name, reference in references.items()
+        }
 
     def _drifts(self, references: Mapping[str, Value], got: Mapping[str, Value]) -> dict[str, TensorDrift]:
         """Returns all that there is to know of how far the suspect's values are from the reference's."""
@@ -254,8 +239,7 @@ class Search:
             allowed = self._allowed(name, reference, value)
             return compare_values(name, reference, value, check_dtype=False, tolerance=allowed)[0]
 
-        found = map(drift, references) if self._strict else _in_threads(drift, references)
-        return dict(zip(references, found, strict=True))
+        return {name: drift(name) for name in references}
 
     def _split(self, feeds: Mapping[str, Value]) -> list[list[str]]:
         """Returns the matched tensors in batches: as the budget says, or of a quarter of the memory each.
@@ -442,18 +426,13 @@ class Search:
         (``unpacked``). Their kernels are not quite the suspect's then: what looks odd is run again as it is.
         """
         held, got = known.held, known.got
-        forced = list(self._forced_values(found, known.given, unpacked=unpacked))
-
-        def distances(pair: tuple[Finding, _Value | None]) -> tuple[Distance, Distance] | None:
-            name, value = pair[0].tensor, pair[1]
-            return None if value is None else (measure(held[name], value.array), measure(value.array, got[name]))
-
-        for (finding, value), apart in zip(forced, _in_threads(distances, forced), strict=True):
-            if value is None or apart is None:
+        for finding, value in self._forced_values(found, known.given, unpacked=unpacked):
+            name = finding.tensor
+            if value is None:
                 finding.note = finding.note or "its nodes do not run on the reference's values"
                 continue
-            finding.own, finding.inherited = apart
-            seen.add(finding, held, got[finding.tensor], value.array)
+            finding.own, finding.inherited = measure(held[name], value.array), measure(value.array, got[name])
+            seen.add(finding, held, got[name], value.array)
 
     def _multiplies(self, finding: Finding) -> bool:
         return any(self.parts.scope.nodes[at].op_type in _PRODUCTS for at in finding.nodes)
@@ -689,12 +668,6 @@ def _move(value: Value, name: str) -> Value:
             block = slice(start, start + _BLOCK)
             made[block] = (flat[block].astype(wide) * (1 + unit * ups[block])).astype(value.dtype)
     return moved
-
-
-def _in_threads(function: Callable[[_T], _R], given: Iterable[_T]) -> list[_R]:
-    """Returns what a function makes of each item; numpy lets several threads work."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return list(pool.map(function, given))
 
 
 def _dtype(value: Value) -> int:
