@@ -26,9 +26,9 @@ from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.backends import Options
-    from onnxbench.drift import TensorStats
     from onnxbench.nonfinite import NonFinite, Origin
     from onnxbench.running import Latency, RunResult
+    from onnxbench.tensorstats import TensorStats
 
 
 @means_nothing_without(atol="expect", rtol="expect", bitwise="expect", warmup="bench", fill="feeds", cast="feeds")
