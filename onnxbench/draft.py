@@ -577,6 +577,14 @@ def rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
                 entry.value = names[entry.value]
 
 
+def rename_made(scope: Scope, old: str, new: str) -> None:
+    """Renames a tensor at the node that makes it, and nowhere else."""
+    node = scope.nodes[scope.producers[old]]
+    for number, name in enumerate(node.output):
+        if name == old:
+            node.output[number] = new
+
+
 def require_free(draft: Draft, scope: Scope, name: str) -> None:
     """Raises RefusedResultError if a tensor name is taken around a graph already."""
     if not name:

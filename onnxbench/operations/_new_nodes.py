@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.draft import require_free
-from onnxbench.errors import RefusedResultError, did_you_mean
+from onnxbench.errors import NotFoundError, RefusedResultError, UsageError, did_you_mean
+from onnxbench.graph import home_of
 from onnxbench.modelspec import fill_attribute, make_tensor
 from onnxbench.operations._base import parse_operator
 from onnxbench.schemas import attribute_type, find_schema
@@ -101,3 +102,20 @@ def make_constants(draft: Draft, scope: Scope, constants: Mapping[str, Any]) -> 
 def path_in(scope: Scope, name: str) -> str:
     """Returns the path of what has a name in a graph, as ``If_3/then/x``."""
     return f"{scope.path}/{name}" if scope.path else name
+
+
+def require_known(scope: Scope, names: Iterable[str], constants: Mapping[str, Any]) -> None:
+    """Raises NotFoundError if what new nodes shall read is neither a tensor that the graph sees nor a constant."""
+    for name in names:
+        if name and name not in constants and home_of(scope, name) is None:
+            hint = did_you_mean(name, [*constants, *scope.tensor_names()])
+            raise NotFoundError(f"there is no tensor {name!r}", hint=hint)
+
+
+def refuse_unread(constants: Mapping[str, Any], read_names: Iterable[str]) -> None:
+    """Raises UsageError if a constant is given that nothing would read."""
+    known = list(dict.fromkeys(read_names))
+    for name in constants:
+        if name not in known:
+            said = f"What is read: {', '.join(known)}." if known else f"inputs: [_, {name}] reads it."
+            raise UsageError(f"nothing reads the constant {name!r}", hint=did_you_mean(name, known) or said)
