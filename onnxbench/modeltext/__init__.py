@@ -55,10 +55,11 @@ from onnxbench.modeltext._originals import (
     keyed_tensors,
     owner_name,
 )
-from onnxbench.modeltext._printer import Printer, Weights
+from onnxbench.modeltext._printer import Printer
 from onnxbench.modeltext._reader import Marks, Reader
 from onnxbench.modeltext._syntax import ATTRIBUTE_WORDS, MAX_BODY_DEPTH, type_word
 from onnxbench.modeltext._tokens import quoted
+from onnxbench.modeltext._values import Weights
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
