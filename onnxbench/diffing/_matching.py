@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from enum import IntEnum
+from functools import partial
 from typing import Any, TypeAlias
 
 from onnxbench.diffing import _tensors
@@ -43,18 +44,16 @@ from onnxbench.diffing._neighbours import (
     MOST_BEYOND,
     MOST_NEAR,
     alone,
-    first_place,
     groups_of,
     join,
     joined,
-    made_names,
     next_node,
-    node_names,
     nodes_beyond,
     type_key,
     uses_of,
 )
 from onnxbench.diffing._sides import Ids, Side, output_number
+from onnxbench.diffing._traits import Traits
 
 Item: TypeAlias = "tuple[int, int] | tuple[str, str]"
 """A pair that was found: positions of two nodes, or names of two tensors that no node makes."""
@@ -103,9 +102,10 @@ class Matching:
         self.tensors_b: dict[str, str] = {}
         self._open = min(len(self.nodes), len(self.nodes_b))
         self._queues: list[deque[Item]] = [deque() for _ in _Ask]
-        self._samples: tuple[dict[str, Hashable], dict[str, Hashable]] = ({}, {})
-        self._names_a, self._names_b = made_names(a), made_names(b)
-        self._node_names_a, self._node_names_b = node_names(a), node_names(b)
+        self._ends_a, self._ends_b = self._output_keys()
+        self._traits_a, self._traits_b = Traits(a, self._ends_a), Traits(b, self._ends_b)
+        self._names_a, self._names_b = self._traits_a.made_names, self._traits_b.made_names
+        self._node_names_a, self._node_names_b = self._traits_a.node_names, self._traits_b.node_names
         shared = not set(filter(None, self._names_a)).isdisjoint(self._names_b) or not set(
             filter(None, self._node_names_a)
         ).isdisjoint(self._node_names_b)
@@ -113,10 +113,6 @@ class Matching:
         self._set_questions(names=shared)
         self._forward: tuple[list[int], list[int]]
         self._backward: tuple[list[int], list[int]]
-        self._ends_a, self._ends_b = self._output_keys()
-        self._output_places = tuple(
-            {name: place for place, name in enumerate(side.scope.outputs)} for side in (self.a, self.b)
-        )
         places = {key: name for name, key in self._ends_b.items()}
         self._ends = [(name, places[key]) for name, key in self._ends_a.items() if key in places and key != ("?",)]
         self._pair_inputs()
@@ -317,7 +313,7 @@ class Matching:
             if not left_a or not left_b:
                 continue
             if len(left_a) > 1 or len(left_b) > 1:
-                for pair in self._alike(left_a, left_b, self._sample_a, self._sample_b):
+                for pair in self._alike(left_a, left_b, self._traits_a.sample, self._traits_b.sample):
                     if self._match_nodes(*pair):
                         self._drain(_Ask.EXACT)
                 left_a, left_b = self._unmatched(left_a, left_b)
@@ -348,14 +344,7 @@ class Matching:
         return all(keys[other] in known for other in near)
 
     def _pair_by_names(self, ones: Iterable[int], others: Iterable[int]) -> None:
-        for key_a, key_b in (
-            (self._all_names_a, self._all_names_b),
-            (self._weight_names_a, self._weight_names_b),
-            (self._names_a.__getitem__, self._names_b.__getitem__),
-            (self._node_names_a.__getitem__, self._node_names_b.__getitem__),
-            (self._place_a, self._place_b),
-            (self._details_a, self._details_b),
-        ):
+        for key_a, key_b in zip(self._traits_a.names(), self._traits_b.names(), strict=True):
             ones, others = self._unmatched(ones, others)
             if not ones or not others:
                 return
@@ -372,47 +361,6 @@ class Matching:
         """Returns the pairs of nodes that alone among these have a key; None is no key."""
         keys_a, keys_b = {one: key_a(one) for one in ones}, {other: key_b(other) for other in others}
         return alone(groups_of(ones, keys_a, others, keys_b))
-
-    def _all_names_a(self, position: int) -> Hashable:
-        node = self.a.scope.nodes[position]
-        return (node.name, *node.output)
-
-    def _all_names_b(self, position: int) -> Hashable:
-        node = self.b.scope.nodes[position]
-        return (node.name, *node.output)
-
-    def _weight_names_a(self, position: int) -> Hashable:
-        return tuple(name for name in self.a.inputs[position] if name in self.a.stored) or None
-
-    def _weight_names_b(self, position: int) -> Hashable:
-        return tuple(name for name in self.b.inputs[position] if name in self.b.stored) or None
-
-    def _place_a(self, position: int) -> Hashable:
-        return first_place(self.a, position, self._ends_a, self._output_places[0])
-
-    def _place_b(self, position: int) -> Hashable:
-        return first_place(self.b, position, self._ends_b, self._output_places[1])
-
-    def _details_a(self, position: int) -> Hashable:
-        return self.a.details(position)
-
-    def _details_b(self, position: int) -> Hashable:
-        return self.b.details(position)
-
-    def _sample_a(self, position: int) -> Hashable:
-        return self._node_sample(self.a, position, self._samples[0])
-
-    def _sample_b(self, position: int) -> Hashable:
-        return self._node_sample(self.b, position, self._samples[1])
-
-    def _node_sample(self, side: Side, position: int, known: dict[str, Hashable]) -> Hashable:
-        names = [name for name in side.inputs[position] if name in side.stored]
-        tensors = [attribute.t for attribute in side.scope.nodes[position].attribute if attribute.type == 4]
-        for name in names:
-            if name not in known:
-                known[name] = _tensors.sample(side.model, side.stored[name])
-        found = (*(known[name] for name in names), *(_tensors.sample(side.model, tensor) for tensor in tensors))
-        return found or None
 
     # ---- pairs from pairs
 
@@ -615,7 +563,7 @@ class Matching:
         if question == _Ask.EXACT:
             self._pair_by_names(ones, others)
         ones, others = self._unmatched(ones, others)
-        for one, other in self._alike(ones, others, self._sample_a, self._sample_b):
+        for one, other in self._alike(ones, others, self._traits_a.sample, self._traits_b.sample):
             self._match_nodes(one, other)
         if question == _Ask.IN_ORDER:
             self._pair_by_names(ones, others)
@@ -755,15 +703,11 @@ class Matching:
         for name, name_b in self._ends:
             if name in a.stored and name_b in b.stored and name not in self.tensors and name_b not in self.tensors_b:
                 self._match_tensors(name, name_b)
-        for key_a, key_b in (
-            (self._use_and_values_a, self._use_and_values_b),
-            (self._use_a, self._use_b),
-            (self._values_a, self._values_b),
-        ):
+        for key, takes_several in ((self._use_and_values, True), (self._used, True), (self._values, False)):
             stored = [name for name in a.stored if name not in self.tensors]
             stored_b = [name for name in b.stored if name not in self.tensors_b]
-            for ones, others in join(stored, key_a, stored_b, key_b):
-                if len(ones) == len(others) and (len(ones) == 1 or key_a != self._values_a):
+            for ones, others in join(stored, partial(key, True), stored_b, partial(key, False)):
+                if len(ones) == len(others) and (len(ones) == 1 or takes_several):
                     for one, other in zip(ones, others, strict=True):
                         self._match_tensors(one, other)
         self._pair_by_name_alone()
@@ -778,30 +722,19 @@ class Matching:
             if name in b.scope.producers or name in b.stored or name in b.given:
                 self.tensors[name] = self.tensors_b[name] = name
 
-    def _values_a(self, name: str) -> Hashable:
-        return _tensors.sample(self.a.model, self.a.stored[name])
+    def _values(self, first: bool, name: str) -> Hashable:
+        side = self.a if first else self.b
+        return _tensors.sample(side.model, side.stored[name])
 
-    def _values_b(self, name: str) -> Hashable:
-        return _tensors.sample(self.b.model, self.b.stored[name])
+    def _use_and_values(self, first: bool, name: str) -> Hashable:
+        return self._use_of(first, name), self._values(first, name)
 
-    def _use_and_values_a(self, name: str) -> Hashable:
-        return self._use_of(name, True), self._values_a(name)
-
-    def _use_and_values_b(self, name: str) -> Hashable:
-        return self._use_of(name, False), self._values_b(name)
-
-    def _use_a(self, name: str) -> Hashable:
-        return self._used(name, True)
-
-    def _use_b(self, name: str) -> Hashable:
-        return self._used(name, False)
-
-    def _used(self, name: str, first: bool) -> Hashable:
+    def _used(self, first: bool, name: str) -> Hashable:
         """Returns who reads a weight of some shape; None if nobody does."""
-        use = self._use_of(name, first)
+        use = self._use_of(first, name)
         return (use, tuple((self.a if first else self.b).stored[name].dims)) if use else None
 
-    def _use_of(self, name: str, first: bool) -> Hashable:
+    def _use_of(self, first: bool, name: str) -> Hashable:
         """Returns which nodes read a weight, as positions in ``b``."""
         if first:
             return tuple(sorted({(self.nodes[reader], slot) for reader, slot in self.a.consumers.get(name, ())}))
