@@ -16,8 +16,12 @@ from onnxbench.cli._options import (
     FeedsOption,
     Fill,
     ModelArgument,
+    OnPlace,
+    PluginBundles,
     Quiet,
     RangeOption,
+    ReferenceDtype,
+    RelativeTolerances,
     Seed,
     ShapeOption,
 )
@@ -58,12 +62,7 @@ def bisect(
             help="The PyTorch model that is right, as 'onnxbench export' takes it; its example inputs are the inputs.",
         ),
     ] = None,
-    reference_dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--reference-dtype", metavar="TYPE", show_default=False, help="What PyTorch computes in, say float64."
-        ),
-    ] = None,
+    reference_dtype: ReferenceDtype = None,
     by: Annotated[
         str,
         typer.Option(
@@ -101,15 +100,7 @@ def bisect(
             help="Recorded values that are right, of any tensors: .npz, Polygraphy .json, a folder.",
         ),
     ] = None,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            "--on",
-            metavar="PLACE",
-            show_default=False,
-            help="What runs MODEL: ort:all, ort:none,threads=1, ort:extended,provider=cuda, reference, trt.",
-        ),
-    ] = None,
+    on: OnPlace = None,
     reference_on: Annotated[
         str | None,
         typer.Option(
@@ -156,10 +147,7 @@ def bisect(
             help="What outputs may be off: 1e-5, out:1e-3 (by element type; rounding alone is no drift then).",
         ),
     ] = None,
-    rtol: Annotated[
-        list[str] | None,
-        typer.Option("--rtol", "--rel", metavar="TOL...", show_default=False, help="Relative tolerance, likewise."),
-    ] = None,
+    rtol: RelativeTolerances = None,
     auto_tolerance: Annotated[
         bool,
         typer.Option(
@@ -254,15 +242,7 @@ def bisect(
         float,
         typer.Option("--baseline-factor", metavar="X", help="Worse is more than X times the baseline's error."),
     ] = 2.0,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--plugin",
-            metavar="PATH...",
-            show_default=False,
-            help="Custom operators: bundles by name or folder (they are code and are run).",
-        ),
-    ] = None,
+    plugin: PluginBundles = None,
     limit: Annotated[
         int, typer.Option("--limit", min=0, metavar="N", help="In text: culprits and amplifiers listed (0: all).")
     ] = 10,

@@ -16,8 +16,11 @@ from onnxbench.cli._options import (
     FeedsOption,
     Fill,
     ModelArgument,
+    OnPlace,
+    OperatorLibraries,
     Quiet,
     RangeOption,
+    ReferenceDtype,
     Seed,
     ShapeOption,
 )
@@ -51,12 +54,7 @@ def reduce(
             help="The failure is drift from this PyTorch model, as for bisect.",
         ),
     ] = None,
-    reference_dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--reference-dtype", metavar="TYPE", show_default=False, help="What PyTorch computes in, say float64."
-        ),
-    ] = None,
+    reference_dtype: ReferenceDtype = None,
     load_outputs: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,15 +65,7 @@ def reduce(
             help="The failure is drift from these recorded values of any tensors; parts are cut at these.",
         ),
     ] = None,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            "--on",
-            metavar="PLACE",
-            show_default=False,
-            help="What runs MODEL, as for bisect (ort:all; ort:none with --against).",
-        ),
-    ] = None,
+    on: OnPlace = None,
     reference_on: Annotated[
         str | None,
         typer.Option(
@@ -152,15 +142,7 @@ def reduce(
             help="Seconds that a run of a model that crashes or hangs, or the command, may take.",
         ),
     ] = 60.0,
-    custom_ops: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--custom-ops",
-            metavar="LIB...",
-            show_default=False,
-            help="Libraries with custom operators (they are code).",
-        ),
-    ] = None,
+    custom_ops: OperatorLibraries = None,
     anonymize: Annotated[
         bool,
         typer.Option(
@@ -174,10 +156,10 @@ def reduce(
     """Reduce a model to the smallest part that still shows a failure: drift, NaN, a crash, or what a command says.
 
     Without a reference (--against, --torch, --load-outputs, --reference-on), --nonfinite and --check, the failure is
-    that the model does not run or, if it runs, that it makes NaN. Real values flow into the part: they are recorded
-    from the whole. Beside OUT.onnx lie its inputs (OUT.feeds.npz), what should come out where that is known
-    (OUT.expected.npz), and OUT.reproduce.py. Ctrl-C ends the search and writes the smallest part so far. Exit code 1:
-    the whole model shows no failure.
+    that the model does not run or, if it runs, that it makes NaN. MODEL runs on ort:all, with --against on ort:none,
+    unless --on names a place. Real values flow into the part: they are recorded from the whole. Beside OUT.onnx lie its
+    inputs (OUT.feeds.npz), what should come out where that is known (OUT.expected.npz), and OUT.reproduce.py. Ctrl-C
+    ends the search and writes the smallest part so far. Exit code 1: the whole model shows no failure.
 
     \b
     Examples:
