@@ -17,7 +17,7 @@ from onnxbench.boundary import Reach, missing_at_rim, reach_back, smallest_cut
 from onnxbench.errors import CutError, NotFoundError, Proposal, UnsupportedError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, Scope, TensorRef, home_of, node_bodies, root_of, topological_order
 from onnxbench.inference import TypeFinder, TypeSource, bare, inferred, inferred_types
-from onnxbench.messages import copy_of, set_plain_fields
+from onnxbench.messages import copy_of, delete_named, set_plain_fields
 from onnxbench.model import Model
 from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import format_type, make_value_info, tensor_shape
@@ -582,9 +582,7 @@ def expose(
     graph = proto.graph
     graph.output.extend(infos[name] for name in new)
     named = set(new)
-    for position in reversed(range(len(graph.value_info))):
-        if graph.value_info[position].name in named:
-            del graph.value_info[position]
+    delete_named(graph.value_info, named)
     already = len(dict.fromkeys(outputs)) - len(new)
     if already:
         notes.append(f"{already} of the tensors {'were outputs' if already > 1 else 'was an output'} already")

@@ -20,7 +20,7 @@ from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, home_of, root_of, tree_of
 from onnxbench.handover import correct_sizes
 from onnxbench.inference import TypeFinder, TypeSource
-from onnxbench.messages import copy_of
+from onnxbench.messages import copy_of, delete_named
 from onnxbench.model import Model
 from onnxbench.schemas import default_version, find_schema, plain_domain
 from onnxbench.tensortype import format_type
@@ -450,25 +450,17 @@ class Draft:
             return
         graph = scope.graph
         for repeated in (graph.initializer, graph.input, graph.value_info):
-            for position in reversed(range(len(repeated))):
-                if repeated[position].name in names:
-                    del repeated[position]
-        for position in reversed(range(len(graph.sparse_initializer))):
-            if graph.sparse_initializer[position].values.name in names:
-                del graph.sparse_initializer[position]
+            delete_named(repeated, names)
+        delete_named(graph.sparse_initializer, names, by="values.name")
         self.touch()
 
     def forget(self, scope: Scope, names: Iterable[str], *, annotations: bool = True) -> None:
         """Removes value infos, and unless told otherwise quantization annotations, of tensors of a graph."""
         gone = set(names)
         graph = scope.graph
-        for position in reversed(range(len(graph.value_info))):
-            if graph.value_info[position].name in gone:
-                del graph.value_info[position]
+        delete_named(graph.value_info, gone)
         if annotations and not scope.is_function:
-            for position in reversed(range(len(graph.quantization_annotation))):
-                if graph.quantization_annotation[position].tensor_name in gone:
-                    del graph.quantization_annotation[position]
+            delete_named(graph.quantization_annotation, gone, by="tensor_name")
 
     # -- types --------------------------------------------------------------------------------------------------
 

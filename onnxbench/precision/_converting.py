@@ -12,7 +12,7 @@ from onnxbench.draft import Draft
 from onnxbench.errors import BenchError, RefusedResultError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, NodeRef, Scope, sort_nodes, topological_order
 from onnxbench.inference import TypeFinder, TypeSource
-from onnxbench.messages import copy_of
+from onnxbench.messages import copy_of, delete_named
 from onnxbench.model import Model
 from onnxbench.opsets import convert_opset, standard_opset
 from onnxbench.precision import Converted, Kept, Lost, Reason
@@ -287,9 +287,7 @@ def _asked(index: GraphIndex) -> dict[Scope, dict[int, tuple[str, str]]]:
 def _untag(proto: ModelProto) -> None:
     for ref in GraphIndex(proto).nodes():
         props = ref.node.metadata_props
-        for at in reversed(range(len(props))):
-            if props[at].key == _TAG:
-                del props[at]
+        delete_named(props, {_TAG}, by="key")
 
 
 def _kept(plan: Plan) -> tuple[Kept, ...]:
