@@ -221,22 +221,14 @@ class Draft:
 
     def fresh(self, scope: Scope, base: str) -> str:
         """Returns a tensor name made from ``base`` that nothing around a graph has, and keeps it reserved."""
-        names, name, number = self.taken(scope), base, 1
-        while name in names:
-            name, number = f"{base}_{number}", number + 1
-        names.add(name)
-        return name
+        return distinct(base, self.taken(scope))
 
     def fresh_node(self, scope: Scope, base: str) -> str:
         """Returns a node name made from ``base`` that no node of a graph has, and keeps it reserved."""
         names = self._node_names.get(scope.path)
         if names is None:
             names = self._node_names[scope.path] = {node.name for node in scope.nodes}
-        name, number = base, 1
-        while name in names:
-            name, number = f"{base}_{number}", number + 1
-        names.add(name)
-        return name
+        return distinct(base, names)
 
     # -- changing -----------------------------------------------------------------------------------------------
 
@@ -567,6 +559,15 @@ def rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
         for entry in annotation.quant_parameter_tensor_names:
             if entry.value in names:
                 entry.value = names[entry.value]
+
+
+def distinct(base: str, taken: set[str]) -> str:
+    """Returns a name made from ``base`` that is not taken (``base``, ``base_1``, ...), and keeps it reserved."""
+    name, number = base, 1
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    taken.add(name)
+    return name
 
 
 def rename_made(scope: Scope, old: str, new: str) -> None:

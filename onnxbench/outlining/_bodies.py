@@ -216,15 +216,6 @@ def say(message: Any, position: int, name: str) -> None:
         message.input[position] = name
 
 
-def distinct(base: str, taken: set[str]) -> str:
-    """Returns a name made from ``base`` that is not taken, and keeps it reserved."""
-    name, number = base, 1
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    taken.add(name)
-    return name
-
-
 def names_in_bodies(function: FunctionProto) -> set[str]:
     """Returns every tensor name that stands in the bodies of a function's nodes."""
     import onnx
