@@ -232,7 +232,19 @@ def assemble(
     finder: TypeFinder,
     types: Mapping[str, TypeProto] | None = None,
 ) -> Piece:
-    """Returns the model that a cut describes (see ``extract``)."""
+    """Returns the model that a cut describes, with what is known of its inputs and outputs.
+
+    Args:
+        model: The model; it is not changed.
+        index: Its index.
+        scope: The graph that is cut.
+        cut: The cut.
+        finder: What finds the types of inputs and outputs.
+        types: Types that replace what is known of a tensor; what follows from those of inputs is inferred anew.
+
+    Raises:
+        UnsupportedError: An element type cannot be found out.
+    """
     infos, boundaries, notes = _boundary_infos(scope, cut, finder, types or {})
     nodes, remade = _without_given(index, scope, cut)
     notes += remade

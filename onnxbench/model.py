@@ -90,7 +90,11 @@ class Model:
         return where
 
     def place(self, tensor: TensorProto) -> weights.ByteRange | None:
-        """Returns what ``byte_range`` does, but the bytes may be promised alone: only ``copy`` is sure to have them."""
+        """Returns what ``byte_range`` does, but the bytes may be promised alone: only ``copy`` is sure to have them.
+
+        Raises:
+            ExternalDataError: As for ``byte_range``.
+        """
         where = weights.byte_range(tensor, self.folder, real_folder=self.real_folder, allow_outside=self.allow_outside)
         if where is not None:
             now = _fingerprint(where.file)

@@ -21,10 +21,12 @@ MOST_BEYOND, MOST_NEAR = 64, 8
 
 
 def joined(names: Sequence[str | None], numbers: Sequence[int]) -> list[Hashable]:
+    """Returns names with numbers as keys; None, which is no key, for what has no name."""
     return [None if name is None else (name, number) for name, number in zip(names, numbers, strict=True)]
 
 
 def type_key(value: TypeProto | None) -> Hashable:
+    """Returns what is equal for equal types; None for none."""
     return None if value is None else value.SerializeToString(deterministic=True)
 
 

@@ -31,7 +31,23 @@ def make_nodes(
     constants: Mapping[str, Any] | None = None,
     name: str | None = None,
 ) -> list[NodeProto]:
-    """Returns a node for a graph, its domain imported, behind the nodes of its constants if these are nodes."""
+    """Returns a node for a graph, its domain imported, behind the nodes of its constants if these are nodes.
+
+    Args:
+        draft: The model.
+        scope: The graph.
+        op: The operator: ``Add``, ``com.microsoft::Gelu``.
+        inputs: What it reads, by name.
+        outputs: What it makes.
+        attributes: Its attributes, as in a build specification.
+        constants: Values of inputs that are new, likewise: they become initializers, in functions Constant nodes.
+        name: Its name; None: one made from its first output.
+
+    Raises:
+        RefusedResultError: The name is taken, or the operator has no such attribute, or needs more than is given.
+        UsageError: ``op`` is no operator.
+        SpecError: An attribute or constant cannot be read.
+    """
     from onnx import NodeProto
 
     domain, op_type = parse_operator(op)

@@ -198,7 +198,19 @@ def _key_names(results: Any) -> list[str]:
 def export_torchscript(
     source: Source, leaves: Sequence[Leaf], folder: Path, *, opset: int | None, dynamic: Mapping[str, Axes]
 ) -> RawExport:
-    """Returns what the TorchScript exporter makes of a model (see ``export_program``)."""
+    """Returns what the TorchScript exporter makes of a model.
+
+    Args:
+        source: The model, with example inputs.
+        leaves: Its example inputs one by one; numbers among them become inputs too.
+        folder: Where the file is written.
+        opset: The opset; None: the default of PyTorch.
+        dynamic: Open dimensions by input.
+
+    Raises:
+        UnsupportedError: The source is an exported program, or an input is no example input.
+        ExecutionError: The model cannot be exported; the user's own line is named.
+    """
     torch = require_torch()
     if source.kind == "program":
         raise UnsupportedError("the TorchScript exporter takes no exported program", hint="Leave --exporter out.")
