@@ -250,7 +250,12 @@ def load(path: str | os.PathLike[str], *, allow_outside: bool = False, require_w
 
 
 def from_proto(proto: ModelProto, *, folder: str | os.PathLike[str] | None = None) -> Model:
-    """Returns a model made of a ``ModelProto`` in memory; external data is looked for in ``folder``."""
+    """Returns a model made of a ``ModelProto`` in memory.
+
+    Args:
+        proto: The model, which is not copied.
+        folder: Where its external data lies; None: the current folder. Nothing is looked for yet.
+    """
     return Model(proto, Path(folder) if folder is not None else Path.cwd())
 
 

@@ -290,14 +290,14 @@ def bisect(
     place = _place(on, level, "--optimization-level")
     said = FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast)
     most = None if memory is None else specs.parse_memory(memory)
+    answers = {"--against": against, "--torch": torch, "--load-outputs": load_outputs, "--repro": repro}
+    records = {"--report": report, "--baseline": baseline, "--save-baseline": save_baseline}
     if record is not None:
         from onnxbench.cli._recording import write_recording
 
         write_recording(
             model, record, on=place, feeds=said, memory=most, plugins=plugin or (), allow_outside=allow_outside,
-            unused={"--against": against, "--torch": torch, "--load-outputs": load_outputs, "--repro": repro,
-                    "--over": over, "--report": report, "--baseline": baseline, "--save-baseline": save_baseline},
-            as_json=as_json, quiet=quiet,
+            unused={**answers, "--over": over, **records}, as_json=as_json, quiet=quiet,
         )  # fmt: skip
         return
     other = _place(reference_on, reference_level, "--reference-level")
@@ -307,11 +307,8 @@ def bisect(
         search_over(
             model, over, on=place, reference_on=other, feeds=said, atol=atol or (), rtol=rtol or (),
             isolate=timeout if isolate else 0.0, allow_outside=allow_outside,
-            unused={"--against": against, "--torch": torch, "--load-outputs": load_outputs, "--repro": repro,
-                    "--memory": memory,
-                    "--report": report, "--baseline": baseline, "--save-baseline": save_baseline,
-                    "--auto-tolerance": auto_tolerance or None, "--keep-fusions": keep_fusions or None,
-                    "--plugin": plugin},
+            unused={**answers, "--memory": memory, **records, "--auto-tolerance": auto_tolerance or None,
+                    "--keep-fusions": keep_fusions or None, "--plugin": plugin},
             as_json=as_json, quiet=quiet,
         )  # fmt: skip
     before = bisection.open_baseline(baseline, save_to=save_baseline, factor=baseline_factor)

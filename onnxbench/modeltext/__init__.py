@@ -99,7 +99,7 @@ def show(
     metadata: bool = True,
     notes: list[str] | None = None,
 ) -> str:
-    """Returns a model, or part of it, as text; the arguments are those of ``lines``."""
+    """Returns a model, or part of it, as text, each line ended; arguments and errors are those of ``lines``."""
     found = lines(
         model,
         selectors,
@@ -139,6 +139,7 @@ def lines(
 
     Raises:
         NotFoundError: A selector or function name matches nothing.
+        UsageError: Selectors and a function are given.
         ModelError: The model has names that are not text.
         ExternalDataError: Values that must be printed cannot be read.
     """
