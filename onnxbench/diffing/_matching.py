@@ -36,16 +36,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from enum import IntEnum
-from functools import partial
 from typing import Any, TypeAlias
 
-from onnxbench.diffing import _tensors
+from onnxbench.diffing._leaves import Leaves
 from onnxbench.diffing._neighbours import (
     MOST_BEYOND,
     MOST_NEAR,
     alone,
     groups_of,
-    join,
     joined,
     next_node,
     nodes_beyond,
@@ -100,6 +98,7 @@ class Matching:
         self.nodes, self.nodes_b = [-1] * len(a.inputs), [-1] * len(b.inputs)
         self.tensors: dict[str, str] = {}
         self.tensors_b: dict[str, str] = {}
+        self._leaf_pairs = Leaves(a, b, self.nodes, self.tensors, self.tensors_b)
         self._open = min(len(self.nodes), len(self.nodes_b))
         self._queues: list[deque[Item]] = [deque() for _ in _Ask]
         self._ends_a, self._ends_b = self._output_keys()
@@ -117,7 +116,7 @@ class Matching:
         self._ends = [(name, places[key]) for name, key in self._ends_a.items() if key in places and key != ("?",)]
         self._pair_inputs()
         self._run()
-        self._pair_rest()
+        self._leaf_pairs.pair_rest(self._ends)
 
     # ---- what a name means, graphs around included
 
@@ -648,8 +647,9 @@ class Matching:
         self.nodes[one], self.nodes_b[other] = other, one
         self._open -= 1
         for name, name_b in zip(self.a.inputs[one], self.b.inputs[other], strict=False):
-            if name and name_b and name not in self.tensors and name_b not in self.tensors_b:
-                self._match_leaves(name, name_b)
+            is_open = name and name_b and name not in self.tensors and name_b not in self.tensors_b
+            if is_open and self._leaf_pairs.can_be_one(name, name_b):
+                self._match_tensors(name, name_b)
         for name, name_b in zip(self.a.outputs[one], self.b.outputs[other], strict=False):
             if name and name_b:
                 self.tensors[name], self.tensors_b[name_b] = name_b, name
@@ -659,83 +659,3 @@ class Matching:
     def _match_tensors(self, name: str, name_b: str) -> None:
         self.tensors[name], self.tensors_b[name_b] = name_b, name
         self._queues[0].append((name, name_b))
-
-    def _match_leaves(self, name: str, name_b: str) -> None:
-        """Pairs two inputs or two weights that nodes which are the same read at the same place, if they can be one."""
-        a, b = self.a, self.b
-        if name in a.given and name_b in b.given:
-            if name not in b.given and name_b not in a.given:
-                self._match_tensors(name, name_b)
-        elif (
-            name in a.stored and name_b in b.stored and name not in a.given and name_b not in b.given
-            and (name == name_b or self._may_be_renamed(name, name_b))
-        ):  # fmt: skip
-            self._match_tensors(name, name_b)
-
-    def _may_be_renamed(self, name: str, name_b: str) -> bool:
-        a, b = self.a, self.b
-        if list(a.stored[name].dims) != list(b.stored[name_b].dims):
-            return False
-        return (name not in b.stored and name_b not in a.stored) or self._was_renamed(name, name_b)
-
-    def _was_renamed(self, name: str, name_b: str) -> bool:
-        """Tells whether a weight has another name although its old name is in use: by samples of the values."""
-        one = _tensors.sample(self.a.model, self.a.stored[name])
-        if one != _tensors.sample(self.b.model, self.b.stored[name_b]):
-            return False
-        return name not in self.b.stored or one != _tensors.sample(self.b.model, self.b.stored[name])
-
-    def _pair_rest(self) -> None:
-        """Pairs inputs and weights that no node has settled: by name, then by type or value."""
-        a, b = self.a, self.b
-        inputs = [name for name in a.given if name not in self.tensors]
-        inputs_b = [name for name in b.given if name not in self.tensors_b]
-        if inputs and inputs_b and not a.scope.is_function:
-            types = {info.name: type_key(info.type) for info in a.scope.graph.input}
-            types_b = {info.name: type_key(info.type) for info in b.scope.graph.input}
-            for ones, others in join(inputs, types.get, inputs_b, types_b.get):
-                if len(ones) == len(others):
-                    for one, other in zip(ones, others, strict=True):
-                        self._match_tensors(one, other)
-        for name in a.stored:
-            if name not in self.tensors and name in b.stored and name not in self.tensors_b:
-                self._match_tensors(name, name)
-        for name, name_b in self._ends:
-            if name in a.stored and name_b in b.stored and name not in self.tensors and name_b not in self.tensors_b:
-                self._match_tensors(name, name_b)
-        for key, takes_several in ((self._use_and_values, True), (self._used, True), (self._values, False)):
-            stored = [name for name in a.stored if name not in self.tensors]
-            stored_b = [name for name in b.stored if name not in self.tensors_b]
-            for ones, others in join(stored, partial(key, True), stored_b, partial(key, False)):
-                if len(ones) == len(others) and (len(ones) == 1 or takes_several):
-                    for one, other in zip(ones, others, strict=True):
-                        self._match_tensors(one, other)
-        self._pair_by_name_alone()
-
-    def _pair_by_name_alone(self) -> None:
-        """Pairs tensors that are made otherwise now and are called the same: who reads them was not changed."""
-        a, b = self.a, self.b
-        made = [name for one, other in enumerate(self.nodes) if other < 0 for name in a.scope.writes[one]]
-        for name in (*made, *a.stored, *a.given):
-            if name in self.tensors or name in self.tensors_b:
-                continue
-            if name in b.scope.producers or name in b.stored or name in b.given:
-                self.tensors[name] = self.tensors_b[name] = name
-
-    def _values(self, first: bool, name: str) -> Hashable:
-        side = self.a if first else self.b
-        return _tensors.sample(side.model, side.stored[name])
-
-    def _use_and_values(self, first: bool, name: str) -> Hashable:
-        return self._use_of(first, name), self._values(first, name)
-
-    def _used(self, first: bool, name: str) -> Hashable:
-        """Returns who reads a weight of some shape; None if nobody does."""
-        use = self._use_of(first, name)
-        return (use, tuple((self.a if first else self.b).stored[name].dims)) if use else None
-
-    def _use_of(self, first: bool, name: str) -> Hashable:
-        """Returns which nodes read a weight, as positions in ``b``."""
-        if first:
-            return tuple(sorted({(self.nodes[reader], slot) for reader, slot in self.a.consumers.get(name, ())}))
-        return tuple(sorted(set(self.b.consumers.get(name, ()))))
