@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxbench.cli._command import means_nothing_without
+from onnxbench.cli._edits import required_target
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
@@ -23,6 +24,7 @@ from onnxbench.cli._options import (
     ReferenceDtype,
     Seed,
     ShapeOption,
+    ShortOutput,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +36,9 @@ _INTERRUPTED = 130
 @means_nothing_without(fill="feeds", cast="feeds", check_exit="check", reference_dtype="torch")
 def reduce(
     model: ModelArgument,
-    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT.onnx", help="The file to write.", show_default=False)
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -149,6 +153,7 @@ def reduce(
             "--anonymize", help="Replace names and metadata of what is left, and values where the failure still shows."
         ),
     ] = False,
+    short_o: ShortOutput = None,
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -173,6 +178,7 @@ def reduce(
     """
     from onnxbench import feeding, reduction, specs
 
+    target = required_target(out, short_o)
     reference: Any = against
     if torch is not None:
         from onnxbench.errors import UsageError
@@ -182,7 +188,7 @@ def reduce(
             raise UsageError("--torch and --against both name a reference")
         reference = torch_reference(torch, dtype=reference_dtype)
     found = reduction.reduce_failure(
-        model, out, against=reference, recorded=load_outputs or (), on=on, reference_on=reference_on,
+        model, target, against=reference, recorded=load_outputs or (), on=on, reference_on=reference_on,
         nonfinite=nonfinite, check=check, check_exit=check_exit,
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
         atol=atol, rtol=rtol, memory=None if memory is None else specs.parse_memory(memory), max_runs=max_runs,
