@@ -106,6 +106,9 @@ def describe_unknown(domain: str, op_type: str, version: int) -> tuple[str, str 
     same = [name for name in names if name.lower() == op_type.lower()]
     if same:
         hint = f"Did you mean {same[0]!r}?"
+    if hint is None and not home:
+        whole = f"{'TRT' if 'TRT' in op_type else 'custom'}::{op_type}"
+        hint = f"A custom operator has a domain: onnxbench edit IN OUT --set-op 'op:{op_type}={whole}' gives it one."
     return f"there is no operator {op_type!r} in {home or 'ai.onnx'} {version}", hint
 
 

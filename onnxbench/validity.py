@@ -14,6 +14,7 @@ looked at here.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,13 +25,14 @@ from onnxbench.errors import ModelError, RefusedResultError
 from onnxbench.graph import node_bodies
 from onnxbench.inference import slim
 from onnxbench.repair import repair
-from onnxbench.schemas import plain_domain
+from onnxbench.schemas import describe_unknown, plain_domain
 from onnxbench.tensortype import dtype_bits, make_type, make_value_info, raw_size, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 _MOST_COMPLAINTS = 12
+_UNKNOWN_OPERATOR = re.compile(r"No Op registered for (\S+) with domain_version of (\d+)")
 _TENSOR, _TENSORS, _GRAPHS = 4, 9, (5, 10)  # AttributeProto types
 Complete = Callable[["ModelProto"], "ModelProto"]
 
@@ -56,7 +58,11 @@ def make_valid(proto: ModelProto, *, complete: Complete | None = None) -> list[s
     if repairs:
         complaints = find_complaints(proto, complete=complete)
     if complaints:
-        raise RefusedResultError("the result is not a valid ONNX model, so it was not written", details=complaints)
+        raise RefusedResultError(
+            "the result is not a valid ONNX model, so it was not written",
+            hint=_way_out(complaints),
+            details=complaints,
+        )
     return repairs
 
 
@@ -64,7 +70,13 @@ def validate(proto: ModelProto) -> None:
     """Raises RefusedResultError if a model is not valid."""
     complaints = find_complaints(proto)
     if complaints:
-        raise RefusedResultError("the model is not valid ONNX", details=complaints)
+        raise RefusedResultError("the model is not valid ONNX", hint=_way_out(complaints), details=complaints)
+
+
+def _way_out(complaints: Iterable[str]) -> str | None:
+    """Returns what helps against an operator that the standard domain does not have, where that is the complaint."""
+    found = next(filter(None, map(_UNKNOWN_OPERATOR.search, complaints)), None)
+    return None if found is None else describe_unknown("", found[1], int(found[2]))[1]
 
 
 def find_complaints(proto: ModelProto, *, complete: Complete | None = None) -> list[str]:

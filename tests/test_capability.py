@@ -17,6 +17,7 @@ from onnxbench.capability import RUNTIME, TENSORRT, Capability, allot, find_capa
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
 from onnxbench.engine import BuildSpec, Range
+from onnxbench.errors import ModelError
 from onnxbench.feeding import FeedOptions
 from onnxbench.graph import GraphIndex
 from onnxbench.model import from_proto, load
@@ -107,6 +108,12 @@ def test_pieces_are_convex_disjoint_and_cover_the_model(seed):
 
 class TestCapability:
     pytestmark = needs_trt
+
+    def test_a_model_that_is_not_valid_is_told_as_such(self):
+        proto = model_of([helper.make_node("Convv", ["x"], ["y"])], [info("x", 1, [1])], [info("y", 1, [1])])
+        with pytest.raises(ModelError, match="the model is not valid ONNX") as caught:
+            find_capability(from_proto(proto), SM89)
+        assert caught.value.hint == "Did you mean 'Conv'?"
 
     def test_what_parses_and_does_not_build_is_found_by_building(self, tmp_path):
         spec = BuildSpec(

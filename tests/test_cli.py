@@ -466,7 +466,13 @@ def test_second_names_mean_the_same(run, typed, meant):
     ("words", "said"),
     [
         (("surgeon", "extract"), "onnxbench extract, edit, expose, check"),
+        (("trtexec", "--onnx=m.onnx"), "onnxbench build-trt takes its options"),
+        (("sanitize", WHOLE), "onnxbench edit IN OUT --clean"),
+        (("benchmark", WHOLE), "onnxbench run MODEL --bench 20"),
         (("run", WHOLE, "--onnxrt"), "onnxbench run is on ONNX Runtime"),
+        (("run", WHOLE, "--int-min", "0"), "--val-range [0,9]"),
+        (("inspect", "model", WHOLE), f"onnxbench inspect {WHOLE}"),
+        (("inspect", "capability", WHOLE), f"onnxbench capability {WHOLE}"),
         (("precision", WHOLE, "o.onnx", "--layerPrecisions=28:fp32"), "onnxbench precision --keep-fp32 SEL"),
     ],
 )
@@ -479,10 +485,12 @@ def test_every_second_name_is_an_option_of_some_command():
     import typer
 
     from onnxbench.cli._command import SECOND_NAMES
+    from onnxbench.operations import OPERATIONS
 
     group = typer.main.get_command(app)
     commands = [group.get_command(None, name) for name in group.list_commands(None)]
     options = {name for command in commands for param in command.params for name in param.opts}
+    options |= {f"--{word.replace('_', '-')}" for word in OPERATIONS}  # flags of edit
     for name, first in SECOND_NAMES.items():
         assert first[0] in options
         assert name not in options

@@ -823,8 +823,8 @@ def test_mistakes_in_yaml_say_what_is_wanted(run, tmp_path, text, said):
     ("words", "said"),
     [
         (("--set-opp", "x"), "no such option: --set-opp"),
-        (("--strip-weights",), "--strip-weights '{}' stands for its defaults"),
-        (("--set-op",), "'onnxbench edit --help' shows what there is"),
+        (("--set-op",), "--set-op AT=TO"),
+        (("--set-tensor",), "no such option: --set-tensor"),
         (("--sort", "file", "--seed", "-1"), "invalid value for '--seed'"),
     ],
 )
@@ -834,6 +834,26 @@ def test_mistakes_on_the_command_line_are_told_like_all_others(run, words, said)
     assert (code, error["kind"], error["exit_code"]) == (2, "usage", 2)
     assert said in f"{error['message']} {error['hint']}"
     assert err.startswith(f"onnxbench: error: {error['message']}")
+
+
+def test_operations_that_need_nothing_are_flags_that_stand_alone(run):
+    code, out, err = run("edit", LINEAR, "--clean", "-o", "o.onnx", "--cleanup", "--toposort")
+    assert code == 0, err
+    assert [line.split(":")[1].strip() for line in out.splitlines() if line.startswith("step")] == [
+        "clean", "remove_dead", "sort"
+    ]  # fmt: skip
+    assert Path("o.onnx").exists()
+
+
+def test_a_custom_operator_without_a_domain_gets_one(run):
+    Path("m.onnxtxt").write_text(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y)'
+        " { a = Relu (x)  y = EfficientNMS_TRT (a) }"
+    )
+    mend = "op:EfficientNMS_TRT=TRT::EfficientNMS_TRT"
+    code, _, err = run("edit", "m.onnxtxt", "o.onnx", "--rename-tensor", "a=b")
+    assert (code, f"--set-op '{mend}'" in err) == (5, True), err
+    assert run("edit", "m.onnxtxt", "o.onnx", "--set-op", mend)[0] == 0
 
 
 @pytest.mark.corpus

@@ -84,6 +84,10 @@ SECOND_NAMES: dict[str, tuple[str, ...]] = {
     "--tiling-optimization-level": ("--tiling-level",),
     "--directIO": ("--direct-io",),
     "--saveEngine": ("--output",),
+    "--override-input-shapes": ("--set-shape",),
+    "--overwrite-input-shape": ("--set-shape",),
+    "--toposort": ("--sort", "{}"),
+    "--cleanup": ("--remove-dead", "{}"),
 }
 """What users of Polygraphy, trtexec, onnxsim, onnxslim and sne4onnx type, where a command has that option.
 
@@ -91,17 +95,64 @@ They are not in a command's ``--help``, which shows what is best typed, but in d
 """
 _MODEL_OPTION = "--onnx"
 """How trtexec takes the model, which is the first argument here."""
+_SIMPLER = "onnxbench edit IN OUT --clean folds constants and removes what is dead; --simplify onnxsim runs that tool."
+_FASTER = "onnxbench run MODEL --bench 20 measures how fast a model or an engine is."
+_HALF = "onnxbench precision IN OUT --to fp16 (or bf16) converts a model; onnxbench build-trt has this option."
+_TYPED = "Types are in the model: onnxbench precision --keep-fp32 SEL."
+_DRAWN = "--val-range [0,9], or x:[0,9], says what is drawn."
+_BUILD_ONLY = "onnxbench build-trt only builds; onnxbench run ENGINE --bench 20 measures an engine."
 _ELSEWHERE = {
     "surgeon": "Here they are commands: onnxbench extract, edit, expose, check.",
     "convert": "onnxbench build-trt makes engines, onnxbench precision converts to fp16.",
     "debug": "onnxbench bisect finds where a model drifts, onnxbench reduce the smallest part that fails.",
-    "simplify": "onnxbench edit IN OUT --simplify TOOL, or --fold-constants.",
+    "trtexec": "onnxbench build-trt takes its options, onnxbench run --bench measures; migrate reads scripts.",
+    "polygraphy": "Its tools are commands here: onnxbench run, inspect, extract, edit, bisect, reduce, build-trt.",
+    "template": "onnxbench edit takes recipes, onnxbench build-trt --config a YAML file; scripts are not made.",
+    "simplify": _SIMPLER,
+    "sanitize": _SIMPLER,
+    "optimize": _SIMPLER,
+    "onnxsim": _SIMPLER,
+    "onnxslim": _SIMPLER,
+    "benchmark": _FASTER,
+    "bench": _FASTER,
+    "profile": _FASTER,
+    "perf": _FASTER,
+    "compare": "onnxbench diff A B compares two models as graphs, onnxbench bisect A --against B by running them.",
+    "visualize": "onnxbench show and inspect --nodes print a model; onnxbench bisect --report draws where it drifts.",
+    "netron": "onnxbench show and inspect --nodes print a model; onnxbench bisect --report draws where it drifts.",
+    "opset": "onnxbench edit IN OUT --set-opset 17 converts a model.",
+    "version_converter": "onnxbench edit IN OUT --set-opset 17 converts a model.",
+    "version": "onnxbench --version; onnxbench doctor lists all versions.",
+    "help": "onnxbench COMMAND --help",
     "--onnxrt": "onnxbench run is on ONNX Runtime; onnxbench bisect compares it with others.",
     "--trt": "onnxbench build-trt makes an engine; onnxbench bisect --on trt compares with it.",
     "--fail-fast": "onnxbench bisect names the first node that goes wrong.",
-    "--layerPrecisions": "Types are in the model: onnxbench precision --keep-fp32 SEL.",
-    "--layer-precisions": "Types are in the model: onnxbench precision --keep-fp32 SEL.",
-    "--precisionConstraints": "Types are in the model: onnxbench precision --keep-fp32 SEL.",
+    "--trt-outputs": "onnxbench build-trt makes an engine; onnxbench bisect --on trt compares with it.",
+    "--gen-script": "onnxbench bisect --repro DIR and onnxbench reduce write a script with the model.",
+    "--int-min": _DRAWN,
+    "--int-max": _DRAWN,
+    "--float-min": _DRAWN,
+    "--float-max": _DRAWN,
+    "--fp16": _HALF,
+    "--bf16": _HALF,
+    "--int8": "onnxbench quantize IN OUT --feeds DATA makes an int8 model.",
+    "--layerPrecisions": _TYPED,
+    "--layer-precisions": _TYPED,
+    "--precisionConstraints": _TYPED,
+    "--stronglyTyped": "Types are those of the model, unless --weakly-typed says otherwise.",
+    "--strongly-typed": "Types are those of the model, unless --weakly-typed says otherwise.",
+    "--tf32": "TF32 is on; --no-tf32 turns it off.",
+    "--warmUp": "trtexec warms up for milliseconds; --warmup counts runs.",
+    "--skipInference": _BUILD_ONLY,
+    "--buildOnly": _BUILD_ONLY,
+    "--useCudaGraph": _BUILD_ONLY,
+    "--noDataTransfers": _BUILD_ONLY,
+    "--duration": _BUILD_ONLY,
+    "--avgRuns": _BUILD_ONLY,
+    "--loadEngine": "onnxbench run ENGINE runs an engine, onnxbench inspect ENGINE shows what it is.",
+    "--calib": "--calibration takes inputs to calibrate with, not a cache.",
+    "--calibration-cache": "--calibration takes inputs to calibrate with, not a cache.",
+    "--sarif": "--format sarif",
 }
 """Commands and options of other tools that have no counterpart of the same kind: what does the same here."""
 _VALUE_OPTIONAL = {"--save-external-data": "auto", "--external-data": "auto"}
@@ -202,9 +253,14 @@ class BenchCommand(TyperCommand):
                 words += [f"{first[0]}{sign}{value}", *first[1:]]
                 continue
             words.append(word)
-            if word in _VALUE_OPTIONAL and word in options and (args[at + 1 : at + 2] or ["-"])[0].startswith("-"):
-                words.append(_VALUE_OPTIONAL[word])
+            left_out = self.value_left_out(word) if word in options else None
+            if left_out is not None and (args[at + 1 : at + 2] or ["-"])[0].startswith("-"):
+                words.append(left_out)
         return [*model, *words]
+
+    def value_left_out(self, option: str) -> str | None:
+        """Returns what an option means that no value follows; None if it needs one."""
+        return _VALUE_OPTIONAL.get(option)
 
     def _require_companions(self, ctx: Any) -> None:
         """Raises UsageError for an option that was typed without one of those it is for."""

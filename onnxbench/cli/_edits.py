@@ -17,6 +17,7 @@ from onnxbench.wording import plural
 if TYPE_CHECKING:
     from onnxbench.draft import Change
     from onnxbench.drift import DriftReport
+    from onnxbench.operations import Operation
     from onnxbench.recipe import Recipe, Step
     from onnxbench.surgery import DoneStep, EditedFile
     from onnxbench.writer import SaveOptions
@@ -35,16 +36,28 @@ class EditCommand(BenchCommand):
         self.params += [option for option in _operation_options(general) if known.isdisjoint(option.opts)]
         return super().parse_args(ctx, args)
 
-    def usage_hint(self, error: Exception) -> str:
-        """Returns how an operation is written that needs nothing to be said, where its flag stands alone."""
-        from onnxbench.operations import OPERATIONS
+    def value_left_out(self, option: str) -> str | None:
+        """Returns the defaults of an operation that needs nothing to be said, for a flag that stands alone."""
         from onnxbench.recipe import needs_fields
 
-        flag = str(getattr(error, "option_name", ""))
-        operation = OPERATIONS.get(flag.removeprefix("--").replace("-", "_"))
+        operation = _operation_of(option)
         if operation is not None and not needs_fields(operation):
-            return f"{flag} '{{}}' stands for its defaults."
-        return super().usage_hint(error)
+            return "{}"
+        return super().value_left_out(option)
+
+    def usage_hint(self, error: Exception) -> str:
+        """Returns how an operation is written, where its flag stands alone and needs a value."""
+        from onnxbench.operations import spelled_form
+
+        flag = str(getattr(error, "option_name", ""))
+        operation = _operation_of(flag)
+        return super().usage_hint(error) if operation is None else f"{flag} {spelled_form(operation) or '{...}'}"
+
+
+def _operation_of(flag: str) -> type[Operation] | None:
+    from onnxbench.operations import OPERATIONS
+
+    return OPERATIONS.get(flag[2:].replace("-", "_")) if flag.startswith("--") else None
 
 
 def _operation_options(general: Any) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,7 @@ from onnxbench.cli._records import (
     type_sources,
 )
 from onnxbench.cli._tables import NBSP, Column, plain, print_fields, print_heading, print_table
+from onnxbench.errors import UsageError
 from onnxbench.wording import plural
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ _SPELLINGS = {
     "layers": "nodes", "layer": "nodes", "ops": "nodes", "attrs": "attributes", "attr": "attributes",
     "scopes": "modules", "scope": "modules", "initializers": "weights",
 }  # fmt: skip
+
+
+_KINDS = {"model", "engine", "capability"}
 
 
 @means_nothing_without(
@@ -118,6 +123,7 @@ def inspect(
     from onnxbench.inspection import inspect as take_apart
     from onnxbench.model import load
 
+    _refuse_kind(model, selectors or ())
     if _engines.print_engine(model, nodes=nodes or "layers" in (show or ()), as_json=as_json, quiet=quiet):
         return
     loaded = load(model, allow_outside=allow_outside, require_weights=False)
@@ -141,6 +147,13 @@ def inspect(
         _render.print_json("inspect", found)
     else:
         _print(found, with_attributes="attributes" in asked)
+
+
+def _refuse_kind(model: Path, selectors: Sequence[str]) -> None:
+    """Raises UsageError where a word stands before the file, as Polygraphy wants it: ``inspect model FILE``."""
+    if str(model) in _KINDS and selectors and not model.exists() and Path(selectors[0]).is_file():
+        command = "capability" if str(model) == "capability" else "inspect"
+        raise UsageError(f"there is no file {model}", hint=f"onnxbench {command} {selectors[0]}")
 
 
 def _print(found: Inspection, *, with_attributes: bool) -> None:

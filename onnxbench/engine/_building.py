@@ -34,7 +34,15 @@ from onnxbench.engine._record import (
     record_path,
 )
 from onnxbench.engine._spec import BuildSpec, check_spec
-from onnxbench.errors import BenchError, EngineError, ExecutionError, OutputError, UsageError
+from onnxbench.errors import (
+    BenchError,
+    EngineError,
+    ExecutionError,
+    ModelError,
+    OutputError,
+    RefusedResultError,
+    UsageError,
+)
 from onnxbench.graph import GraphIndex
 from onnxbench.model import TEXT_FORMATS, Model, load
 from onnxbench.schemas import plain_domain
@@ -396,7 +404,11 @@ class ModelFile:
 
     def __enter__(self) -> ModelFile:
         if self._folder is not None:
-            save(self.model, self.path, options=SaveOptions())
+            try:
+                save(self.model, self.path, options=SaveOptions())
+            except RefusedResultError as error:
+                hint = error.hint or "onnxbench check lists what is wrong with it."
+                raise ModelError("the model is not valid ONNX", hint=hint, details=error.details) from None
             self.model = load(self.path)
         return self
 

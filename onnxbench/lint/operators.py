@@ -27,7 +27,8 @@ UNKNOWN_OPERATOR = Rule(
     summary="The operator set that is imported has no such operator.",
     why="The name is misspelt (case counts), the operator came with a later opset, or it is custom and stands in "
     "the standard domain.",
-    mend="Raise the opset import to the version in the message, correct the name, or give custom operators a domain.",
+    mend="Raise the opset import to the version in the message, correct the name, or give custom operators a domain: "
+    "onnxbench edit IN OUT --set-op op:NAME=custom::NAME.",
     example="""
         <opset_import: ["" : 17]>   y = Gelu (x)               # Gelu came with opset 20
         """,
