@@ -63,6 +63,7 @@ from onnxbench.bisection._sides import (
     as_dtype,
     parse_place,
 )
+from onnxbench.bisection._unexercised import UnrunBody, told_of, unrun_bodies
 from onnxbench.captures import Capture, Port, Value, check_feeds, input_ports
 from onnxbench.datafiles import load as load_values
 from onnxbench.drift import TensorDrift, Tolerance, are_nan, compare_values
@@ -85,7 +86,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Amplifier", "Baseline", "Bisection", "Culprit", "Evidence", "FailingPiece", "Judgement", "Match",
     "ModelReference", "ModuleError", "Place", "RecordedReference", "Recording", "Reference", "Row", "Suspect",
-    "Worse", "as_dtype", "bisect", "epsilon", "failing_search", "free_memory", "measure", "model_digest",
+    "UnrunBody", "Worse", "as_dtype", "bisect", "epsilon", "failing_search", "free_memory", "measure", "model_digest",
     "open_baseline", "parse_place", "recorded_reference", "shrink_failing", "value_digest", "write_bisection",
     "write_recording",
 ]  # fmt: skip
@@ -554,6 +555,8 @@ class _Bisector:
         rows = tuple(telling.rows(median))
         judged = sum(row.is_judged for row in rows)
         self._add_notes(rows, outputs, bool(culprits))
+        unrun, told = unrun_bodies(self._suspect, self._reference, self._feeds)
+        self._notes += told
         if repro is not None and ordered:
             first = ordered[0]
             worst = next(f for f in finding[first.tensor] if f.tensor == first.tensor)
@@ -567,8 +570,9 @@ class _Bisector:
             reference=self._reference.label,
             kind=kind,
             passed=passed,
-            verdict=verdict(
-                kind, tuple(ordered), outputs, median, judged, self._unstable(telling), telling.furthest_off()
+            verdict=told_of(
+                verdict(kind, tuple(ordered), outputs, median, judged, self._unstable(telling), telling.furthest_off()),
+                unrun if passed else (),
             ),
             how=search.match.how,
             matched=len(search.names),
@@ -585,6 +589,7 @@ class _Bisector:
             notes=tuple(self._notes),
             worst_sets=tuple(self._worst[drift.name] for drift in outputs),
             evidence=None if sources is None else self._evidence(ordered, finding, sources),
+            unrun=unrun,
         )
 
     def _unstable(self, telling: Telling) -> str:
