@@ -267,7 +267,7 @@ def _failing(
     own = getattr(reference, "inputs", None)
     if isinstance(feeds, Mapping):
         sets: list[Mapping[str, Value]] = [check_feeds(feeds, input_ports(model.proto.graph))]
-    elif own is not None and (feeds is None or feeds.says_nothing):
+    elif own is not None and (feeds is None or feeds.says_nothing) and own(0):
         count = 1 if feeds is None or feeds.iterations is None else feeds.iterations
         sets = [check_feeds(own(number), input_ports(model.proto.graph)) for number in range(count)]
     elif isinstance(reference, RecordedReference) and (feeds is None or not feeds.sources):
