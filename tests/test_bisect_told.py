@@ -17,7 +17,7 @@ from onnx.parser import parse_model
 from onnxbench.bisection import bisect, open_baseline
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
-from onnxbench.errors import SpecError, UnsupportedError, UsageError
+from onnxbench.errors import ModelError, SpecError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions
 from onnxbench.model import Model, from_proto
 from onnxbench.precision import convert
@@ -40,6 +40,21 @@ def test_the_set_on_which_an_output_is_worst(tmp_path: Path) -> None:
     found = bisect(scaled("Softsign"), against=scaled("Tanh"), feeds=FeedOptions((str(tmp_path / "data"),)))
     assert (found.sets, found.worst_sets, [each.number for each in found.culprits]) == (3, (1,), [1])
     assert json.loads(json.dumps(found.to_json()["worst_sets"])) == [1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("a = Neg(x) b = Abs(nobody) y = Relu(b)", "Abs#1: reads 'nobody', which nothing makes"),
+        ("a = Neg(x) b = Abs(a) z = Relu(b)", "y: graph output 'y' is made by nothing"),
+    ],
+)
+@pytest.mark.parametrize("on", ["ort", "reference"])
+def test_a_model_whose_nodes_do_not_meet_is_no_part_that_fails(names: str, message: str, on: str) -> None:
+    broken = from_proto(parse_model(f"{_HEAD} (float[4] x) => (float[4] y) {{ {names} }}"))
+    for sides in ((broken, scaled("Relu")), (scaled("Relu"), broken)):
+        with pytest.raises(ModelError, match=f"the model is no valid model: {message}"):
+            bisect(sides[0], against=sides[1], on=on, reference_on=on)
 
 
 def test_what_differs_is_told_by_the_labels_of_the_whole_model() -> None:

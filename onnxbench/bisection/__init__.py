@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from onnxbench.backends import Options
 from onnxbench.bisection._baseline import Baseline, Judgement, Worse, open_baseline
 from onnxbench.bisection._bodies import body_run
-from onnxbench.bisection._budget import returned_memory
+from onnxbench.bisection._budget import free_memory, returned_memory
 from onnxbench.bisection._effects import Telling, ranked
 from onnxbench.bisection._engines import lacks_gpu, names_engine, open_engine_side, without_gpu
 from onnxbench.bisection._evidence import Evidence, gather, model_digest, value_digest
@@ -31,6 +31,7 @@ from onnxbench.bisection._failing import (
     FailingPiece,
     failing_search,
     find_failing,
+    require_sound,
     shrink_failing,
 )
 from onnxbench.bisection._finding import FACTOR
@@ -96,7 +97,6 @@ _LARGE = 1e-3
 _MOST_NAMED = 8
 _ENGINE_FACTOR = 10.0
 """In units of TF32: what the outputs of a finished engine may be off without a search."""
-_DEFAULT_MEMORY = 2 << 30
 
 
 def bisect(
@@ -153,6 +153,7 @@ def bisect(
         allow_outside: For model files: follow external data that leaves their folder.
 
     Raises:
+        ModelError: A side is no valid model: a node reads what nothing makes, say.
         UsageError: The sides contradict each other, tolerances cannot be calibrated, there are no fusions to keep,
             ``memory`` is too little for one node, or a process of its own cannot be taught ``operators``.
         UnsupportedError: No tensor of the suspect is known to the reference.
@@ -217,6 +218,8 @@ def bisect(
     except ExecutionError as error:
         told = _failing(model, place, reference, feeds, timeout, repro, anonymize)
         if told is None:
+            if isinstance(reference, ModelReference):
+                require_sound(reference.side.model)
             error.details += (f"the suspect by itself runs; what fails is {reference.label}, or parts on its values",)
             raise
         return told
@@ -295,16 +298,6 @@ def _fails_too(reference: Reference, sets: Sequence[Mapping[str, Value]], second
         return False
     outcome = attempt(model, sets, place.backend, replace(place.options, isolate=seconds))
     return outcome is not None and outcome.how == "failed"
-
-
-def free_memory() -> int:
-    """Returns a quarter of the memory that is free now, in bytes (512 MiB where that cannot be told)."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            found = {line.split(":")[0]: line.split()[1] for line in file}
-        return int(found["MemAvailable"]) * 1024 // 4
-    except (OSError, KeyError, IndexError, ValueError):
-        return _DEFAULT_MEMORY // 4
 
 
 def _place(given: Place | str | None, level: str, what: str, operators: Sequence[Operator]) -> Place:
@@ -396,6 +389,9 @@ class _Bisector:
             calibrate=auto_tolerance,
             thorough=thorough,
         )
+        if any(name not in self._search.match.tensors for name in suspect.parts.scope.outputs):
+            for side in (suspect, *([reference.side] if isinstance(reference, ModelReference) else [])):
+                require_sound(side.model)
         self._notes: list[str] = [*getattr(reference, "notes", ())]
         if not self._search.names:
             hint = "Are these two forms of one model? 'onnxbench diff' shows what they have in common."
