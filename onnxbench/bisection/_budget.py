@@ -33,8 +33,7 @@ from onnxbench.tensortype import raw_size
 if TYPE_CHECKING:
     from onnxbench.parts import Parts, Step
 
-_DEFAULT_MEMORY = 2 << 30
-
+_DEFAULT_MEMORY = 512 << 20
 _SHARE = 8
 """One part in so many is for what is kept of suspicious tensors."""
 WORKSPACE = 8 << 20
@@ -50,7 +49,7 @@ def free_memory() -> int:
             found = {line.split(":")[0]: line.split()[1] for line in file}
         return int(found["MemAvailable"]) * 1024 // 4
     except (OSError, KeyError, IndexError, ValueError):
-        return _DEFAULT_MEMORY // 4
+        return _DEFAULT_MEMORY
 
 
 @contextmanager
