@@ -133,9 +133,9 @@ def test_a_redundant_input_is_reported_and_dropped(run):
         (
             ("extract", WHOLE, "out.onnx", "-o", "other.onnx"),
             2,
-            "two files to write are named, out.onnx and other.onnx",
+            "named, out.onnx and other.onnx",
         ),
-        (("expose", WHOLE, "out.onnx", "-o", "other.onnx"), 2, "two files to write are named, out.onnx and other.onnx"),
+        (("expose", WHOLE, "out.onnx", "-o", "other.onnx"), 2, "named, out.onnx and other.onnx"),
         (("extract", "no_such.onnx", "out.onnx", "--outputs", "28"), 4, "no file"),
         (("extract", WHOLE, "out.onnx", "--outputs", "28", "--lift", "x"), 2, "stands alone"),
         (("extract", WHOLE, "out.onnx", "--lift", "x"), 4, "no bodies"),
