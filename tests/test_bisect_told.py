@@ -143,10 +143,22 @@ def test_options_that_cannot_be_heeded(tmp_path: Path, capsys: pytest.CaptureFix
         open_baseline(tmp_path)
 
 
+def test_another_program_that_calls_the_app_is_not_forked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fork takes over locks of threads that it lacks (ONNX Runtime's), and returns to the caller, a second time."""
+    for name, operator in (("a", "Relu"), ("b", "Tanh")):
+        save(scaled(operator), tmp_path / f"{name}.onnx")
+    bisect(tmp_path / "a.onnx", against=tmp_path / "b.onnx")
+    before = os.getpid()
+    status = bounded(app, ["bisect", f"{tmp_path}/a.onnx", "--against", f"{tmp_path}/b.onnx"])
+    assert (os.getpid(), status) == (before, 1)
+    assert capsys.readouterr().out.count("drift starts at Relu#2") == 1
+
+
 _SUPERVISED = """
 import sys, time, typer
-from onnxbench.cli._supervision import after_a_crash
+from onnxbench.cli._supervision import after_a_crash, own_process
 try:
+    own_process()
     after_a_crash(60)
     print("ready", flush=True)
     while True:
