@@ -111,7 +111,7 @@ def folder(tmp_path_factory):
         "import torch\n\n\nclass Square(torch.nn.Module):\n    def forward(self, x):\n"
         "        return -(x + torch.tensor([1.0, 2.0, 3.0, 4.0])) ** 2\n\n\n"
         "def make():\n    return Square(), (torch.randn(2, 4),)\n\n\n"
-        "def linear():\n    return torch.nn.Linear(4, 3), (torch.randn(2, 4),)\n\n\n"
+        "def linear():\n    torch.manual_seed(0)\n    return torch.nn.Linear(4, 3), (torch.randn(2, 4),)\n\n\n"
         "def wrong():\n    return torch.nn.Identity(), (torch.randn(2, 4),)\n",
         encoding="utf-8",
     )
