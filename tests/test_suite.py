@@ -631,9 +631,8 @@ def test_reports_take_the_place_of_nothing_that_is_read(tmp_path, capsys):
     (tmp_path / "steps.yaml").write_text("- set_producer: me\n")
     for file in WITH_WEIGHTS.iterdir():
         shutil.copy(file, tmp_path)
-    suite = suite_of(
-        tmp_path, models=["net.onnx", "model.onnx"], pipelines={"p": {"recipe": "steps.yaml", "against": "right.onnx"}}
-    )
+    pipelines = {"p": {"recipe": "steps.yaml", "against": "right.onnx"}}
+    suite = suite_of(tmp_path, models=["net.onnx", "model.onnx"], pipelines=pipelines)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     assert tmp_path / "model.onnx.data" in before
     for file in before:
@@ -642,6 +641,11 @@ def test_reports_take_the_place_of_nothing_that_is_read(tmp_path, capsys):
     assert bounded(app, ["suite", str(suite), "--junit", str(tmp_path / "no" / "results.xml")]) == 7
     assert "[1/2]" not in capsys.readouterr().err
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    shutil.copy(NET, tmp_path / "net.p.onnx")
+    suite_of(tmp_path, models=["net.onnx", "net.p.onnx"], pipelines=pipelines)
+    assert bounded(app, ["suite", str(suite), "--keep", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'net.p.onnx'} is an input, and a converted model" in capsys.readouterr().err
+    assert (tmp_path / "net.p.onnx").read_bytes() == NET.read_bytes()
 
 
 def test_models_without_their_weights_are_told_first_and_once(tmp_path, capsys):

@@ -21,6 +21,7 @@ from onnxbench.bundles import load_bundles, operators_of, registered
 from onnxbench.errors import NotFoundError, OutputError, UsageError, did_you_mean
 from onnxbench.suite._cells import ModelRuns, Settings, can_be_loaded, chosen, weights_of
 from onnxbench.suite._file import Limits, Pipeline, Suite, SuiteModel, load_suite
+from onnxbench.suite._next import file_name
 from onnxbench.suite._reports import junit_report, support_table
 from onnxbench.suite._results import STATUSES, Cell, Status, SuiteResult, SuiteTable
 from onnxbench.suite._schema import suite_schema
@@ -67,7 +68,8 @@ def run_suite(
     Raises:
         NotFoundError: A suite, or a file that it names, is not there; or a pattern matches nothing in any suite.
         SpecError: A suite has a mistake.
-        UsageError: There is no such backend, a suite is named twice, or times are asked for of processes of their own.
+        UsageError: There is no such backend, a suite is named twice, times are asked for of processes of their own, or
+            ``keep`` would have a file in the place of one that is read.
         OutputError: The folder for ``keep`` cannot be made.
     """
     if time and isolate:
@@ -82,6 +84,8 @@ def run_suite(
     _require_some(read, narrowed, models, pipelines, wanted)
     bundles = load_bundles(plugins)
     options = backends.Options(operators=operators_of(bundles), isolate=isolate)
+    if keep is not None:
+        _refuse_kept(read, Path(keep))
     kept = None if keep is None else _made(Path(keep))
     settings = Settings(time, warmup, options, allow_outside, kept, tuple(plugins))
     total, done = sum(len(suite.models) * len(suite.stages) for suite in narrowed), 0
@@ -114,8 +118,7 @@ def require_targets(suites: Sequence[Suite], *targets: Path | None) -> None:
     """
     if not any(targets):
         return
-    named = {file.resolve() for suite in suites for file in suite.read_files()}
-    read = named | {file.resolve() for model in named for file in weights_of(model)}
+    read = _read(suites)
     seen: set[Path] = set()
     for target in filter(None, targets):
         place = target.resolve()
@@ -123,6 +126,21 @@ def require_targets(suites: Sequence[Suite], *targets: Path | None) -> None:
             raise UsageError(f"{target} is {'to be written twice' if place in seen else 'an input'}; name another file")
         require_place(target)
         seen.add(place)
+
+
+def _read(suites: Sequence[Suite]) -> set[Path]:
+    """Returns the files that suites read, those with weights of their models among them."""
+    named = {file.resolve() for suite in suites for file in suite.read_files()}
+    return named | {file.resolve() for model in named for file in weights_of(model)}
+
+
+def _refuse_kept(suites: Sequence[Suite], keep: Path) -> None:
+    """Raises UsageError if a converted model would be written over what a suite reads."""
+    read = _read(suites)
+    for suite in suites:
+        for kept in (keep / file_name(model, stage) for model in suite.models for stage in suite.stages):
+            if kept.resolve() in read:
+                raise UsageError(f"{kept} is an input, and a converted model is kept by that name", hint="--keep kept")
 
 
 def _refuse_twice(files: Sequence[Path]) -> None:
