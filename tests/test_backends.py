@@ -457,7 +457,10 @@ def test_models_that_the_runtime_refuses(text, words, hint):
 def test_errors_of_the_reference_evaluator():
     error = failure(f"{head()} g (float[2] x, int64[1] i) => (float[1] z) {{ z = Gather(x, i) }}",
                     {"x": np.ones(2, np.float32), "i": np.array([7])}, "reference")  # fmt: skip
-    assert "the reference evaluator failed while it ran the model: IndexError" in error.message
+    assert (
+        "the reference evaluator failed while it ran the model in the node that makes 'z' (Gather): IndexError"
+        in error.message
+    )
 
 
 def test_feeds_are_checked_before_they_reach_a_runtime():

@@ -5,6 +5,7 @@ It runs what ONNX Runtime has no kernel for, and it is the second opinion in tes
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,4 +93,19 @@ def _as_value(value: Any) -> Value:
 
 def _translate(error: Exception, doing: str) -> ExecutionError:
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return ExecutionError(f"the reference evaluator {doing}: {type(error).__name__}: {text}"[:600])
+    where = _failed_node(error)
+    at = f" in {where}" if where else ""
+    return ExecutionError(f"the reference evaluator {doing}{at}: {type(error).__name__}: {text}"[:600])
+
+
+def _failed_node(error: Exception) -> str:
+    """Returns the innermost node that was running, in words; ``""`` if none was. Only the traceback knows it."""
+    from onnx.reference.op_run import OpRun
+
+    running = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
+    nodes = [each.onnx_node for each in running if isinstance(each, OpRun)]
+    if not nodes:
+        return ""
+    node = nodes[-1]
+    which = f"node {node.name!r}" if node.name else f"the node that makes {next(filter(None, node.output), '')!r}"
+    return f"{which} ({node.op_type})"
