@@ -64,6 +64,37 @@ def test_what_differs_is_told_by_the_labels_of_the_whole_model() -> None:
     assert found.culprits[0].why == ("op Tanh#2 op_type: Tanh -> Softsign",)
 
 
+def test_what_onnx_runtime_puts_around_a_fused_node_is_not_named() -> None:
+    """It makes a MatMul and an Add a Gemm between two Reshapes, of which the last has the name of the Add's result."""
+    text = "(float[2,3,2] x) => (float[2,3,2] y) <float[2,2] w = {{1,2,3,4}}, float[2] b = {{{bias},2}}> "
+    sides = [f"{_HEAD} {text.format(bias=bias)} {{ a = MatMul(x, w) y = Add(a, b) }}" for bias in (1, 2)]
+    wrong, right = (from_proto(parse_model(side)) for side in sides)
+    (culprit,) = bisect(wrong, against=right, keep_fusions=True).culprits
+    assert (culprit.op_type, len(culprit.region)) == ("Gemm", 3)
+
+
+_RESHAPED = f"{_HEAD} (float[4] x) => (float[2,2] y) <int64[2] s = {{2,2}}> {{ y = Reshape(x, s) }}"
+_TURNED = _RESHAPED.replace("y = Reshape(x, s)", "a = Reshape(x, s) y = Transpose(a)")
+
+
+@pytest.mark.parametrize(
+    ("suspect", "reference", "culprit"), [(_RESHAPED, _TURNED, "Reshape#0"), (_TURNED, _RESHAPED, "Transpose#1")]
+)
+def test_an_output_is_compared_with_the_output_of_its_name(suspect: str, reference: str, culprit: str) -> None:
+    """What a node computes is the other side's inner tensor, where the last node is missing on one side."""
+    found = bisect(from_proto(parse_model(suspect)), against=from_proto(parse_model(reference)))
+    assert [each.node for each in found.culprits] == [culprit]
+    assert any("Transpose" in why for why in found.culprits[0].why)
+
+
+def test_an_output_that_is_an_inner_tensor_of_the_reference_is_told() -> None:
+    whole = from_proto(parse_model(_TURNED.replace("y", "z")))
+    found = bisect(from_proto(parse_model(_RESHAPED)), against=whole)
+    said = "output 'y' is compared with 'a', which is no output of the reference"
+    assert (found.passed, said in found.notes) == (True, True)
+    assert found.verdict == f"no drift: outputs are equal bit for bit; but {said}"
+
+
 def test_the_node_that_is_furthest_off_where_none_is_to_blame() -> None:
     """Recorded values that are off by the last bit at one node."""
     x = np.array([0.5, 1.0, 2.0, 4.0], np.float32)

@@ -64,7 +64,7 @@ from onnxbench.bisection._sides import (
     as_dtype,
     parse_place,
 )
-from onnxbench.bisection._unexercised import UnrunBody, told_of, unrun_bodies
+from onnxbench.bisection._unexercised import UnrunBody, doubt_about, unrun_bodies
 from onnxbench.captures import Capture, Port, Value, check_feeds, input_ports
 from onnxbench.datafiles import load as load_values
 from onnxbench.drift import TensorDrift, Tolerance, are_nan, compare_values
@@ -561,15 +561,13 @@ class _Bisector:
             )
         elif repro is not None:
             self._notes.append("no culprit was found, so nothing was written")
+        said = verdict(kind, tuple(ordered), outputs, median, judged, self._unstable(telling), telling.furthest_off())
         return Bisection(
             suspect=self._suspect.label,
             reference=self._reference.label,
             kind=kind,
             passed=passed,
-            verdict=told_of(
-                verdict(kind, tuple(ordered), outputs, median, judged, self._unstable(telling), telling.furthest_off()),
-                unrun if passed else (),
-            ),
+            verdict="; but ".join([said, *self._doubts(unrun)] if passed else [said]),
             how=search.match.how,
             matched=len(search.names),
             unmatched=search.unmatched,
@@ -587,6 +585,11 @@ class _Bisector:
             evidence=None if sources is None else self._evidence(ordered, finding, sources),
             unrun=unrun,
         )
+
+    def _doubts(self, unrun: Sequence[UnrunBody]) -> list[str]:
+        """Returns what was not compared although there is something to compare, for the verdict that all is well."""
+        inner = self._reference.notes if isinstance(self._reference, ModelReference) else ()
+        return [*inner, *doubt_about(unrun)]
 
     def _unstable(self, telling: Telling) -> str:
         found = self._search.unstable()

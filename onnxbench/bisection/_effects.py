@@ -36,8 +36,8 @@ _DECIDING = {
     "Equal", "NonMaxSuppression", "Hardmax", "Unique", "QuantizeLinear", "DynamicQuantizeLinear", "Cast", "Mod",
 }  # fmt: skip
 """Operators that jump: two results of rounding may be a whole step apart behind them."""
-_LAYOUT = {"ReorderInput", "ReorderOutput"}
-"""Operators of ONNX Runtime that compute nothing: they lay out channels in blocks, and back."""
+_LAYOUT = {"ReorderInput", "ReorderOutput", "Reshape", "Transpose"}
+"""Operators that compute nothing, and that ONNX Runtime puts around what it fuses."""
 
 
 class Telling:
@@ -101,10 +101,10 @@ class Telling:
         )
 
     def _computing(self, finding: Finding) -> int:
-        """Returns the last node of a region that does more than lay out what it is given."""
+        """Returns the last node of a region, but not one that the runtime added and that computes nothing."""
         at = finding.maker
-        while self._scope.nodes[at].op_type in _LAYOUT:
-            before = self._scope.producers.get(self._scope.nodes[at].input[0])
+        while (node := self._scope.nodes[at]).op_type in _LAYOUT and self._plain_node(at).op_type != node.op_type:
+            before = self._scope.producers.get(node.input[0])
             if before not in finding.nodes:
                 break
             at = before

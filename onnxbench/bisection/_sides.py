@@ -279,6 +279,7 @@ class ModelReference:
         self.side = Suspect(model, place, engine=engine)
         self.label = self.side.label
         self.unit, self.engine = place.unit, engine
+        self.notes: tuple[str, ...] = ()
         self._inputs: dict[str, str] = {}
         self._shaken: Parts | None = None
 
@@ -294,8 +295,13 @@ class ModelReference:
 
             tensors, how = match_tensors(suspect.plain, self.side.plain), "structure"
             tensors = {one: two for one, two in tensors.items() if other.defines(one) and own.defines(two)}
-            same = [name for name in other.outputs if name in own.outputs and name not in tensors]
+            outputs = set(own.outputs)
+            same = [name for name in other.outputs if name in outputs and tensors.get(name) not in outputs]
             tensors.update((name, name) for name in same if name in other.producers)
+        inner = [name for name in other.outputs if name in tensors and tensors[name] not in own.outputs]
+        self.notes = tuple(
+            f"output {name!r} is compared with {tensors[name]!r}, which is no output of the reference" for name in inner
+        )
         self._inputs = self._match_inputs(suspect, tensors)
         return Match(tensors, how)
 

@@ -71,12 +71,12 @@ def unrun_bodies(
     ]
 
 
-def told_of(verdict: str, unrun: Sequence[UnrunBody]) -> str:
-    """Returns a verdict that says where the files differ and nothing was run."""
+def doubt_about(unrun: Sequence[UnrunBody]) -> list[str]:
+    """Returns what a verdict that finds no drift has to add, if anything."""
     if not unrun:
-        return verdict
+        return []
     where = unrun[0].body if len(unrun) == 1 else f"{len(unrun):,} bodies, {unrun[0].body} the first"
-    return f"{verdict}; but the files differ in {where}, which these inputs never ran"
+    return [f"the files differ in {where}, which these inputs never ran"]
 
 
 def _listed(names: Sequence[str]) -> str:
