@@ -588,8 +588,8 @@ class _Bisector:
 
     def _doubts(self, unrun: Sequence[UnrunBody]) -> list[str]:
         """Returns what was not compared although there is something to compare, for the verdict that all is well."""
-        inner = self._reference.notes if isinstance(self._reference, ModelReference) else ()
-        return [*inner, *doubt_about(unrun)]
+        left = self._reference.notes if isinstance(self._reference, ModelReference) else ()
+        return [*left, *doubt_about(unrun)]
 
     def _unstable(self, telling: Telling) -> str:
         found = self._search.unstable()

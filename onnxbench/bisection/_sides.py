@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _ACTIVATIONS = ("Relu", "Clip")
 _NAMES_AGREE = 0.9
+_MOST_NAMED = 4
 _TF32 = 2.0**-10
 _SETTINGS = {"threads": "N", "provider": "EP", "level": "L"}
 _ENGINE_SETTINGS = {"device": "N", "tf32": "off"}
@@ -298,10 +299,10 @@ class ModelReference:
             outputs = set(own.outputs)
             same = [name for name in other.outputs if name in outputs and tensors.get(name) not in outputs]
             tensors.update((name, name) for name in same if name in other.producers)
-        inner = [name for name in other.outputs if name in tensors and tensors[name] not in own.outputs]
-        self.notes = tuple(
-            f"output {name!r} is compared with {tensors[name]!r}, which is no output of the reference" for name in inner
-        )
+        compared = {tensors.get(name) for name in other.outputs}
+        left = [repr(name) for name in own.outputs if name not in compared]
+        some = ", ".join(left[:_MOST_NAMED]) + (f" and {len(left) - _MOST_NAMED:,} more" * (len(left) > _MOST_NAMED))
+        self.notes = (f"no output of the suspect is compared with {some} of the reference",) if left else ()
         self._inputs = self._match_inputs(suspect, tensors)
         return Match(tensors, how)
 
