@@ -8,7 +8,7 @@ node (or one of the nodes that were put in), and nothing else is accused; of two
 
 With ``--torch`` the models are those of ``exporting.py``, exported from PyTorch, and PyTorch is the reference. It knows
 no value between the nodes that one of its operators became, so there a fault counts as found, too, if it lies in the
-nodes that are named together; how many that are is counted.
+nodes that are named together; how often the node in the verdict is the changed one (or one that was put in) is counted.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def measure_torch(model: str, kinds: tuple[str, ...], seed: int) -> dict[str, An
         hit = next((truth for truth in left if named & truth), None)
         if hit is not None:
             left.remove(hit)
-            sizes.append(1 if culprit.tensor in hit else len(culprit.region))
+            sizes.append(1 if makers.get(culprit.node, {culprit.tensor}) & hit else len(culprit.region))
     named = [{c.tensor}.union(*(makers.get(node, {node}) for node in c.region)) for c in result.culprits]
     innocent = [each for each in named if not any(each & truth for truth in injected.truths)]
     return {
@@ -202,7 +202,7 @@ def main() -> None:
         if group:
             together = [size for line in group for size in line.get("together", ())]
             if together:
-                print(f"{name}: named alone {together.count(1)} times, else among up to {max(together)} nodes")
+                print(f"{name}: the very node {together.count(1)} times, else among up to {max(together)} nodes")
             print(f"{name}: {hits} of {total} faults named, {both} of {len(group)} runs whole, {accused} accuse others")
     runs = [line for line in lines if "place" in line]
     if runs:

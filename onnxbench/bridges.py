@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from onnxbench import weights
 from onnxbench.errors import ExecutionError, MissingDependencyError, RefusedResultError, UnsupportedError
 from onnxbench.graph import GraphIndex, Scope
-from onnxbench.messages import carry_field, carry_unknown, copy_of
+from onnxbench.messages import carry_field, carry_unknown, copy_of, delete_named
 from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import initializer_type
 
@@ -145,9 +145,7 @@ def _take_weights_back(model: Model, returned: ModelProto, away: set[str], befor
     """Makes weights of the inputs that stood for some, and the original ones of those that did not change."""
     original = {tensor.name: tensor for tensor in model.proto.graph.initializer}
     graph = returned.graph
-    for position in reversed(range(len(graph.input))):
-        if graph.input[position].name in away:
-            del graph.input[position]
+    delete_named(graph.input, away)
     index = GraphIndex(returned)
     for name in sorted(away):
         if index.main.consumers.get(name) or name in index.main.outputs:

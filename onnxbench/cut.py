@@ -17,7 +17,7 @@ from onnxbench.boundary import Reach, missing_at_rim, reach_back, smallest_cut
 from onnxbench.errors import CutError, NotFoundError, Proposal, UnsupportedError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, Scope, TensorRef, home_of, node_bodies, root_of, topological_order
 from onnxbench.inference import TypeFinder, TypeSource, bare, inferred, inferred_types
-from onnxbench.messages import copy_of, set_plain_fields
+from onnxbench.messages import copy_of, delete_named, set_plain_fields
 from onnxbench.model import Model
 from onnxbench.schemas import plain_domain
 from onnxbench.tensortype import format_type, make_value_info, tensor_shape
@@ -232,7 +232,19 @@ def assemble(
     finder: TypeFinder,
     types: Mapping[str, TypeProto] | None = None,
 ) -> Piece:
-    """Returns the model that a cut describes (see ``extract``)."""
+    """Returns the model that a cut describes, with what is known of its inputs and outputs.
+
+    Args:
+        model: The model; it is not changed.
+        index: Its index.
+        scope: The graph that is cut.
+        cut: The cut.
+        finder: What finds the types of inputs and outputs.
+        types: Types that replace what is known of a tensor; what follows from those of inputs is inferred anew.
+
+    Raises:
+        UnsupportedError: An element type cannot be found out.
+    """
     infos, boundaries, notes = _boundary_infos(scope, cut, finder, types or {})
     nodes, remade = _without_given(index, scope, cut)
     notes += remade
@@ -582,9 +594,7 @@ def expose(
     graph = proto.graph
     graph.output.extend(infos[name] for name in new)
     named = set(new)
-    for position in reversed(range(len(graph.value_info))):
-        if graph.value_info[position].name in named:
-            del graph.value_info[position]
+    delete_named(graph.value_info, named)
     already = len(dict.fromkeys(outputs)) - len(new)
     if already:
         notes.append(f"{already} of the tensors {'were outputs' if already > 1 else 'was an output'} already")

@@ -144,7 +144,15 @@ def load_division(path: str | os.PathLike[str]) -> Division:
 
 
 def parse_division(text: str, *, source: str = "the configuration") -> Division:
-    """Returns the pieces that a YAML text names (see ``load_division``)."""
+    """Returns the pieces that a YAML text names.
+
+    Args:
+        text: The text.
+        source: What errors call it.
+
+    Raises:
+        SpecError: It has a mistake; the message names the line.
+    """
     root = from_yaml(text, source)
     whole = None
     if root.kind != "list":

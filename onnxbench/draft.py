@@ -20,7 +20,7 @@ from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, TensorRef, home_of, root_of, tree_of
 from onnxbench.handover import correct_sizes
 from onnxbench.inference import TypeFinder, TypeSource
-from onnxbench.messages import copy_of
+from onnxbench.messages import copy_of, delete_named
 from onnxbench.model import Model
 from onnxbench.schemas import default_version, find_schema, plain_domain
 from onnxbench.tensortype import format_type
@@ -221,22 +221,14 @@ class Draft:
 
     def fresh(self, scope: Scope, base: str) -> str:
         """Returns a tensor name made from ``base`` that nothing around a graph has, and keeps it reserved."""
-        names, name, number = self.taken(scope), base, 1
-        while name in names:
-            name, number = f"{base}_{number}", number + 1
-        names.add(name)
-        return name
+        return distinct(base, self.taken(scope))
 
     def fresh_node(self, scope: Scope, base: str) -> str:
         """Returns a node name made from ``base`` that no node of a graph has, and keeps it reserved."""
         names = self._node_names.get(scope.path)
         if names is None:
             names = self._node_names[scope.path] = {node.name for node in scope.nodes}
-        name, number = base, 1
-        while name in names:
-            name, number = f"{base}_{number}", number + 1
-        names.add(name)
-        return name
+        return distinct(base, names)
 
     # -- changing -----------------------------------------------------------------------------------------------
 
@@ -450,25 +442,17 @@ class Draft:
             return
         graph = scope.graph
         for repeated in (graph.initializer, graph.input, graph.value_info):
-            for position in reversed(range(len(repeated))):
-                if repeated[position].name in names:
-                    del repeated[position]
-        for position in reversed(range(len(graph.sparse_initializer))):
-            if graph.sparse_initializer[position].values.name in names:
-                del graph.sparse_initializer[position]
+            delete_named(repeated, names)
+        delete_named(graph.sparse_initializer, names, by="values.name")
         self.touch()
 
     def forget(self, scope: Scope, names: Iterable[str], *, annotations: bool = True) -> None:
         """Removes value infos, and unless told otherwise quantization annotations, of tensors of a graph."""
         gone = set(names)
         graph = scope.graph
-        for position in reversed(range(len(graph.value_info))):
-            if graph.value_info[position].name in gone:
-                del graph.value_info[position]
+        delete_named(graph.value_info, gone)
         if annotations and not scope.is_function:
-            for position in reversed(range(len(graph.quantization_annotation))):
-                if graph.quantization_annotation[position].tensor_name in gone:
-                    del graph.quantization_annotation[position]
+            delete_named(graph.quantization_annotation, gone, by="tensor_name")
 
     # -- types --------------------------------------------------------------------------------------------------
 
@@ -575,6 +559,23 @@ def rename_annotations(graph: GraphProto, names: Mapping[str, str]) -> None:
         for entry in annotation.quant_parameter_tensor_names:
             if entry.value in names:
                 entry.value = names[entry.value]
+
+
+def distinct(base: str, taken: set[str]) -> str:
+    """Returns a name made from ``base`` that is not taken (``base``, ``base_1``, ...), and keeps it reserved."""
+    name, number = base, 1
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    taken.add(name)
+    return name
+
+
+def rename_made(scope: Scope, old: str, new: str) -> None:
+    """Renames a tensor at the node that makes it, and nowhere else."""
+    node = scope.nodes[scope.producers[old]]
+    for number, name in enumerate(node.output):
+        if name == old:
+            node.output[number] = new
 
 
 def require_free(draft: Draft, scope: Scope, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What is in a tensor, and how far two are apart: all the numerics, in blocks, so that memory stays bounded.
+"""How far two tensors are apart: measured in blocks, so that memory stays bounded, and judged.
 
 The order of judgement matters. Shapes and element types come first. Then values that are not finite: a NaN or an
 infinity on one side only is a failure whatever the tolerance, since ``abs(nan) > tolerance`` is false and would
@@ -18,18 +18,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
+
+from onnxbench import elements
 
 if TYPE_CHECKING:
     import numpy as np
 
-    Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+    from onnxbench.elements import Array
 
-_NARROW = {
-    "int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4_e2m1fn": 4, "float6_e2m3fn": 6, "float6_e3m2fn": 6,
-}  # fmt: skip
-BLOCK = 1 << 17
-"""Elements that are looked at in one go."""
 _P99_BITS = 16
 
 
@@ -203,6 +200,14 @@ def _badness(drift: TensorDrift) -> tuple[bool, bool, float, float]:
     return not drift.passed, shapes_differ or bool(drift.nonfinite), share, noise
 
 
+def summarize(report: DriftReport, *, limit: int = 5) -> list[str]:
+    """Returns lines that say what failed, worst first, at most ``limit`` tensors."""
+    failed = sorted((drift for drift in report.tensors if not drift.passed), key=_badness, reverse=True)
+    lines = [f"{name}: missing" for name in report.missing]
+    lines += [f"{drift.name}: {drift.reason}" for drift in failed]
+    return [*lines[:limit], *([f"and {len(lines) - limit} more"] if len(lines) > limit else [])]
+
+
 def compare_all(
     expected: Mapping[str, Any],
     actual: Mapping[str, Any],
@@ -238,7 +243,7 @@ def compare_values(
     if isinstance(expected, (list, tuple)) and isinstance(actual, (list, tuple)) and len(expected) == len(actual):
         pairs = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(expected, actual, strict=True))]
     elif isinstance(expected, Mapping) and isinstance(actual, Mapping) and set(expected) == set(actual):
-        pairs = [(f"{name}[{key!r}]", *_narrow([expected[key], actual[key]])) for key in expected]
+        pairs = [(f"{name}[{key!r}]", *elements.as_in_runtime([expected[key], actual[key]])) for key in expected]
     else:
         plain = not any(isinstance(value, (list, tuple, Mapping)) or value is None for value in (expected, actual))
         return [
@@ -251,15 +256,6 @@ def compare_values(
         for inner, one, other in pairs
         for drift in compare_values(inner, one, other, tolerance=tolerance, check_dtype=check_dtype)
     ]
-
-
-def _narrow(numbers: list[Any]) -> list[Any]:
-    """Returns the numbers of a map as they were in the runtime, where Python's floats were float32."""
-    import numpy as np
-
-    if all(isinstance(number, float) and float(np.float32(number)) == number for number in numbers):
-        return [np.float32(number) for number in numbers]
-    return numbers
 
 
 def _other_kinds(name: str, expected: Any, actual: Any) -> TensorDrift:
@@ -301,7 +297,7 @@ def compare(
     if tolerance is None and not check_dtype and actual.dtype.name in _DEFAULTS:
         coarser = default_tolerance(actual.dtype)
         allowed = Tolerance(max(allowed.atol, coarser.atol), max(allowed.rtol, coarser.rtol))
-    heads = (_dtype_word(expected), _dtype_word(actual), tuple(expected.shape), tuple(actual.shape))
+    heads = (elements.dtype_word(expected), elements.dtype_word(actual), tuple(expected.shape), tuple(actual.shape))
     if expected.shape != actual.shape:
         reason = f"the shape is {list(actual.shape)}, expected {list(expected.shape)}"
         return TensorDrift(name, False, reason, False, *heads, elements=0, tolerance=allowed)
@@ -342,7 +338,7 @@ def _reason(tally: _Tally, allowed: Tolerance, failing: int) -> str:
         return f"{failing:,} of {total:,} elements differ in some bit"
     if tally.nonfinite:
         at = tally.first_nonfinite
-        one, other = (_plain(flat[at]) for flat in tally.flat)
+        one, other = (elements.to_plain(flat[at]) for flat in tally.flat)
         return (
             f"{tally.nonfinite:,} of {total:,} elements are NaN or infinite on one side only "
             f"(first at {list(tally.index(at))}: {one} expected, {other} got)"
@@ -356,20 +352,21 @@ def _of_equals(array: Array) -> dict[str, Any]:
     """Returns the measures of an array against itself, without measuring."""
     import numpy as np
 
-    both_nan, first = 0, -1
-    for start, (block,) in zip(range(0, array.size, BLOCK), _blocks(array.reshape(-1)), strict=True):
-        if _is_integral(array.dtype):
+    both_nan, first, start = 0, -1, 0
+    for (block,) in elements.in_blocks(array.reshape(-1)):
+        if elements.is_integral(array.dtype):
             first = 0
             break
-        wide = _wide(block)
+        wide = elements.widen(block)
         both_nan += int(np.count_nonzero(np.isnan(wide)))
         finite = np.isfinite(wide)
         if first < 0 and finite.any():
             first = start + int(np.argmax(finite))
+        start += block.size
     if first < 0:
         return {"both_nan": both_nan}
-    value = _plain(array.reshape(-1)[first])
-    ranked = not _is_integral(array.dtype) and array.dtype.kind != "c"
+    value = elements.to_plain(array.reshape(-1)[first])
+    ranked = not elements.is_integral(array.dtype) and array.dtype.kind != "c"
     return {
         "both_nan": both_nan,
         "max_abs": 0.0,
@@ -383,10 +380,6 @@ def _of_equals(array: Array) -> dict[str, Any]:
         "cosine": 1.0,
         "sqnr_db": math.inf,
     }
-
-
-def _dtype_word(array: Array) -> str:
-    return "string" if array.dtype.kind in "OUS" else array.dtype.newbyteorder("=").name
 
 
 def _compare_texts(
@@ -422,41 +415,8 @@ def _same_bits(expected: Array, actual: Array) -> bool:
 
 
 def _bit_blocks(expected: Array, actual: Array) -> Iterator[tuple[Array, Array]]:
-    for one, other in _blocks(expected.reshape(-1), actual.reshape(-1)):
-        yield _bits(one), _bits(other)
-
-
-def _blocks(*flats: Array) -> Iterator[tuple[Array, ...]]:
-    for start in range(0, flats[0].size, BLOCK):
-        yield tuple(flat[start : start + BLOCK] for flat in flats)
-
-
-def _bits(block: Array) -> Array:
-    """Returns the bits of a block as unsigned integers (rows of them for elements of more than 8 bytes)."""
-    import numpy as np
-
-    block = np.ascontiguousarray(block)
-    if not block.dtype.isnative:
-        block = block.astype(block.dtype.newbyteorder("="))
-    size = block.dtype.itemsize
-    if _odd_bits(block.dtype):
-        return block.view(np.uint8) & ((1 << _odd_bits(block.dtype)) - 1)
-    return block.view(f"u{size}") if size <= 8 else block.view(np.uint64).reshape(-1, size // 8)
-
-
-def _odd_bits(dtype: np.dtype[Any]) -> int:
-    """Returns the bits of an element type that takes less than its byte; 0 for all others."""
-    return _NARROW.get(dtype.name, 0)
-
-
-def _is_integral(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind in "iub" or dtype.name in ("int4", "uint4", "int2", "uint2")
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "dtype") and value.dtype.kind == "V":
-        value = value.astype("int32" if _is_integral(value.dtype) else "float32")
-    return value.item() if hasattr(value, "item") else value
+    for one, other in elements.in_blocks(expected.reshape(-1), actual.reshape(-1)):
+        yield elements.bits_of(one), elements.bits_of(other)
 
 
 class _Tally:
@@ -466,7 +426,7 @@ class _Tally:
         self.expected = expected
         self.flat = (expected.reshape(-1), actual.reshape(-1))
         self.allowed = allowed
-        self.integral = _is_integral(expected.dtype) and _is_integral(actual.dtype)
+        self.integral = elements.is_integral(expected.dtype) and elements.is_integral(actual.dtype)
         self.ranked = expected.dtype == actual.dtype and not self.integral and expected.dtype.kind != "c"
         self.failing = self.nonfinite = self.both_nan = self.bit_mismatches = self.counted = 0
         self.first_nonfinite = -1
@@ -481,7 +441,7 @@ class _Tally:
 
         start = 0
         with np.errstate(all="ignore"):
-            for one, other in _blocks(*self.flat):
+            for one, other in elements.in_blocks(*self.flat):
                 self._add(one, other, start)
                 start += one.size
             self.p99 = self._percentile(0.99)
@@ -490,9 +450,9 @@ class _Tally:
         import numpy as np
 
         if self.flat[0].dtype == self.flat[1].dtype:
-            unlike = _bits(one) != _bits(other)
+            unlike = elements.bits_of(one) != elements.bits_of(other)
             self.bit_mismatches += int(np.count_nonzero(unlike if unlike.ndim == 1 else unlike.any(axis=1)))
-        e, a = _wide(one), _wide(other)
+        e, a = elements.widen(one), elements.widen(other)
         finite = np.isfinite(e) & np.isfinite(a)
         if not finite.all():
             odd = np.flatnonzero(~finite)
@@ -518,7 +478,7 @@ class _Tally:
         scaled = d[size > 0] / size[size > 0]
         self.max_rel = max(self.max_rel, float(scaled.max(initial=0.0)))
         if self.ranked:
-            self.max_ulp = max(self.max_ulp, _ulp(one, other))
+            self.max_ulp = max(self.max_ulp, elements.steps_between(one, other))
         for at, (left, right) in enumerate(((e, e), (a, a), (e, a), (d, d))):
             self.dots[at] += float(np.vdot(left, right).real)
 
@@ -546,7 +506,7 @@ class _Tally:
         if not self.counted:
             return None
         rank = max(1, math.ceil(share * self.counted))
-        if self.flat[0].size <= BLOCK:
+        if self.flat[0].size <= elements.BLOCK:
             differences = next(self._differences())
             return float(np.partition(differences, rank - 1)[rank - 1])
         prefix, below = 0, 0
@@ -567,8 +527,8 @@ class _Tally:
     def _differences(self) -> Iterator[Array]:
         import numpy as np
 
-        for one, other in _blocks(*self.flat):
-            e, a = _wide(one), _wide(other)
+        for one, other in elements.in_blocks(*self.flat):
+            e, a = elements.widen(one), elements.widen(other)
             finite = np.isfinite(e) & np.isfinite(a)
             if not finite.all():
                 e, a, one, other = e[finite], a[finite], one[finite], other[finite]
@@ -597,8 +557,8 @@ class _Tally:
         return found | {
             "max_abs": self.max_abs,
             "max_abs_index": self.index(self.max_at),
-            "expected_at": _plain(self.flat[0][self.max_at]),
-            "actual_at": _plain(self.flat[1][self.max_at]),
+            "expected_at": elements.to_plain(self.flat[0][self.max_at]),
+            "actual_at": elements.to_plain(self.flat[1][self.max_at]),
             "mean_abs": self.sum_abs / self.counted,
             "p99_abs": self.p99,
             "max_rel": self.max_rel,
@@ -606,182 +566,3 @@ class _Tally:
             "cosine": None if cosine is None else max(-1.0, min(1.0, cosine)),
             "sqnr_db": noise,
         }
-
-
-def _wide(block: Array) -> Array:
-    import numpy as np
-
-    if block.dtype.kind == "c":
-        return block.astype(np.complex128)
-    return block.astype(np.float64) if block.dtype.kind != "V" else block.astype(np.float32).astype(np.float64)
-
-
-def _ulp(one: Array, other: Array) -> int:
-    """Returns the largest number of steps from one representable number to the next between two blocks of one type.
-
-    Floating-point numbers are sign and magnitude, so the magnitudes' bits count the steps from zero; numbers of
-    unlike sign are as far apart as both magnitudes together.
-    """
-    import numpy as np
-
-    a, b = _bits(one), _bits(other)
-    bits = _odd_bits(one.dtype) or one.dtype.itemsize * 8
-    if one.dtype.name == "float8_e8m0fnu":
-        low, high = np.minimum(a, b), np.maximum(a, b)
-        return int((high - low).max(initial=0))
-    sign = np.uint64(1 << (bits - 1))
-    a, b = a.astype(np.uint64), b.astype(np.uint64)
-    left, right = a & (sign - np.uint64(1)), b & (sign - np.uint64(1))
-    apart = np.where((a ^ b) & sign != 0, left + right, np.maximum(left, right) - np.minimum(left, right))
-    return int(apart.max(initial=0))
-
-
-def summarize(report: DriftReport, *, limit: int = 5) -> list[str]:
-    """Returns lines that say what failed, worst first, at most ``limit`` tensors."""
-    failed = sorted((drift for drift in report.tensors if not drift.passed), key=_badness, reverse=True)
-    lines = [f"{name}: missing" for name in report.missing]
-    lines += [f"{drift.name}: {drift.reason}" for drift in failed]
-    return [*lines[:limit], *([f"and {len(lines) - limit} more"] if len(lines) > limit else [])]
-
-
-# ---------------------------------------------------------------- what is in one tensor
-
-
-@dataclass(frozen=True, slots=True)
-class TensorStats:
-    """What is in a value. Numbers are over the finite elements, in float64; None where there are none.
-
-    Attributes:
-        name: The tensor.
-        dtype: Its element type; ``sequence``, ``map`` or ``absent`` for what is no tensor.
-        shape: Its shape (of a sequence: its length).
-        elements: How many elements it has (in all sets of inputs together).
-        bytes: The memory that they take.
-        min: Smallest element.
-        max: Largest element.
-        mean: Mean.
-        std: Standard deviation (of the population).
-        zeros: How many elements are zero.
-        nans: How many are NaN.
-        infs: How many are infinite.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    elements: int
-    bytes: int
-    min: float | None = None
-    max: float | None = None
-    mean: float | None = None
-    std: float | None = None
-    zeros: int = 0
-    nans: int = 0
-    infs: int = 0
-
-    @property
-    def finite(self) -> bool:
-        """Whether no element is NaN or infinite."""
-        return not self.nans and not self.infs
-
-
-def statistics(name: str, value: Any) -> TensorStats:
-    """Returns what is in a value; the elements of a sequence are taken together."""
-    gathered = Gathered(name)
-    gathered.add(value)
-    return gathered.stats()
-
-
-def _numbers(value: Mapping[Any, Any]) -> list[Any]:
-    return _narrow(list(value.values()))
-
-
-class Gathered:
-    """Statistics of one tensor over several values of it (one per set of inputs)."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._dtype = ""
-        self._shape: tuple[int, ...] = ()
-        self._low: float | None = None
-        self._high: float | None = None
-        self._count = self._elements = self._bytes = self._zeros = self._nans = self._infs = 0
-        self._mean = self._squares = 0.0
-
-    @property
-    def finite(self) -> bool:
-        """Whether no element so far was NaN or infinite."""
-        return not self._nans and not self._infs
-
-    def add(self, value: Any) -> None:
-        """Takes in one more value."""
-        import numpy as np
-
-        parts: list[Any]
-        shape: tuple[int, ...]
-        if value is None:
-            dtype, shape, parts = "absent", (), []
-        elif isinstance(value, (list, tuple)):
-            dtype, shape = "sequence", (len(value),)
-            parts = [_numbers(part) if isinstance(part, Mapping) else part for part in value]
-        elif isinstance(value, Mapping):
-            dtype, shape, parts = "map", (len(value),), [_numbers(value)]
-        else:
-            array = np.asarray(value)
-            dtype, shape, parts = _dtype_word(array), tuple(array.shape), [array]
-        if not self._dtype:
-            self._dtype, self._shape = dtype, shape
-        for part in parts:
-            self._add_array(np.asarray(part))
-
-    def _add_array(self, array: Array) -> None:
-        import numpy as np
-
-        self._elements += array.size
-        bits = _odd_bits(array.dtype)
-        self._bytes += (array.size * bits + 7) // 8 if bits else array.nbytes
-        if array.dtype.kind in "OUS":
-            return
-        with np.errstate(all="ignore"):
-            for (block,) in _blocks(array.reshape(-1)):
-                self._add_block(_wide(block))
-
-    def _add_block(self, wide: Array) -> None:
-        """Merges a block's moments into the running ones (Chan's formula, which does not cancel)."""
-        import numpy as np
-
-        self._zeros += int(np.count_nonzero(wide == 0))
-        finite = np.isfinite(wide)
-        if not finite.all():
-            nans = int(np.count_nonzero(np.isnan(wide)))
-            self._nans += nans
-            self._infs += wide.size - int(np.count_nonzero(finite)) - nans
-            wide = wide[finite]
-        if not wide.size or wide.dtype.kind == "c":
-            return
-        low, high, mean = float(wide.min()), float(wide.max()), float(wide.mean())
-        self._low = low if self._low is None else min(self._low, low)
-        self._high = high if self._high is None else max(self._high, high)
-        squares = float(np.square(wide - mean).sum())
-        apart, total = mean - self._mean, self._count + wide.size
-        self._squares += squares + apart * apart * self._count * wide.size / total
-        self._mean += apart * wide.size / total
-        self._count = total
-
-    def stats(self) -> TensorStats:
-        """Returns what was found."""
-        some = self._count > 0
-        return TensorStats(
-            name=self._name,
-            dtype=self._dtype or "absent",
-            shape=self._shape,
-            elements=self._elements,
-            bytes=self._bytes,
-            min=self._low,
-            max=self._high,
-            mean=self._mean if some else None,
-            std=math.sqrt(max(0.0, self._squares / self._count)) if some else None,
-            zeros=self._zeros,
-            nans=self._nans,
-            infs=self._infs,
-        )

@@ -12,7 +12,11 @@ from onnxbench.version import SCHEMA_VERSION, __version__
 
 
 def jsonable(value: Any) -> Any:
-    """Returns a result as plain JSON values: dataclasses become objects, NaN and infinities strings."""
+    """Returns a result as plain JSON values: dataclasses as objects, NaN and infinities as strings, sets sorted.
+
+    Raises:
+        TypeError: Something in it has no JSON form: a bug.
+    """
     if value is None or type(value) in (str, bool, int):  # most values are
         return value
     if hasattr(value, "to_json"):

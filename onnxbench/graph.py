@@ -16,7 +16,7 @@ graph have too, is called by its position, ``Conv#12``.
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +24,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from onnxbench.errors import ModelError
+from onnxbench.messages import copy_of
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto
@@ -472,13 +473,21 @@ def sort_nodes(proto: ModelProto) -> list[tuple[int, list[int]]]:
         order = topological_order(scope)
         if order is None:
             continue
-        ordered = [type(scope.nodes[position])() for position in order]
-        for copy, position in zip(ordered, order, strict=True):
-            copy.CopyFrom(scope.nodes[position])
-        del scope.graph.node[:]
-        scope.graph.node.extend(ordered)
+        reorder(scope, order)
         done.append((number, order))
     return done
+
+
+def reorder(scope: Scope, order: Sequence[int]) -> None:
+    """Puts the nodes of a graph into another order, in place; they are copied, with their bodies.
+
+    Args:
+        scope: The graph. What it knows of positions no longer holds.
+        order: Their present positions.
+    """
+    ordered = [copy_of(scope.nodes[position]) for position in order]
+    del scope.graph.node[:]
+    scope.graph.node.extend(ordered)
 
 
 def refuse_duplicates(scope: Scope) -> None:

@@ -22,6 +22,7 @@ from onnxbench.draft import Draft
 from onnxbench.errors import ModelError, NotFoundError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, tree_of
 from onnxbench.inlining import inline_functions, remove_uncalled
+from onnxbench.messages import delete_named
 from onnxbench.model import Model, load
 from onnxbench.tensortype import make_type, tensor_shape
 
@@ -298,9 +299,7 @@ def _remove_functions(draft: Draft, domains: Collection[tuple[str, str]]) -> Non
     for function in proto.functions:
         scope = draft.index.functions[function.domain, function.name, function.overload]
         used = {node.domain for inner in tree_of(scope) for node in inner.nodes}
-        for position in reversed(range(len(function.opset_import))):
-            if function.opset_import[position].domain in words - used:
-                del function.opset_import[position]
+        delete_named(function.opset_import, words - used, by="domain")
     held = {function.domain for function in proto.functions}
     held.update(opset.domain for function in proto.functions for opset in function.opset_import)
     for domain in draft.unused_imports():

@@ -1,4 +1,4 @@
-"""Copies of protobuf messages, and parts of them carried over to others, whatever is in them.
+"""Copies of protobuf messages, parts of them carried over to others whatever is in them, and lists cut short.
 
 A text field of a model may hold bytes that are no UTF-8. Protobuf reads and writes them, and copies them along with
 their message, but refuses to set them; and fields that the installed onnx does not know have no name to be set by.
@@ -7,8 +7,9 @@ Both are carried over by merging a message that has nothing else in it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Collection, MutableSequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -21,6 +22,20 @@ def copy_of(message: _Message) -> _Message:
     copy: _Message = type(message)()
     copy.CopyFrom(message)
     return copy
+
+
+def delete_named(messages: MutableSequence[Any], names: Collection[str], *, by: str = "name") -> None:
+    """Deletes those of a list of messages that have one of the names; the others stay in place, uncopied.
+
+    Args:
+        messages: A repeated field.
+        names: The names.
+        by: The field that is looked at: ``tensor_name``, ``values.name``.
+    """
+    name_of = attrgetter(by)
+    for position in reversed(range(len(messages))):
+        if name_of(messages[position]) in names:
+            del messages[position]
 
 
 def as_text(value: str | bytes) -> str:

@@ -90,7 +90,11 @@ class Model:
         return where
 
     def place(self, tensor: TensorProto) -> weights.ByteRange | None:
-        """Returns what ``byte_range`` does, but the bytes may be promised alone: only ``copy`` is sure to have them."""
+        """Returns what ``byte_range`` does, but the bytes may be promised alone: only ``copy`` is sure to have them.
+
+        Raises:
+            ExternalDataError: As for ``byte_range``.
+        """
         where = weights.byte_range(tensor, self.folder, real_folder=self.real_folder, allow_outside=self.allow_outside)
         if where is not None:
             now = _fingerprint(where.file)
@@ -246,7 +250,12 @@ def load(path: str | os.PathLike[str], *, allow_outside: bool = False, require_w
 
 
 def from_proto(proto: ModelProto, *, folder: str | os.PathLike[str] | None = None) -> Model:
-    """Returns a model made of a ``ModelProto`` in memory; external data is looked for in ``folder``."""
+    """Returns a model made of a ``ModelProto`` in memory.
+
+    Args:
+        proto: The model, which is not copied.
+        folder: Where its external data lies; None: the current folder. Nothing is looked for yet.
+    """
     return Model(proto, Path(folder) if folder is not None else Path.cwd())
 
 

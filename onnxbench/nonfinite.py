@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 from onnxbench import backends
 from onnxbench.bodies import body_model
 from onnxbench.captures import Value
-from onnxbench.drift import TensorStats, statistics
 from onnxbench.errors import BenchError, UnsupportedError
 from onnxbench.graph import GraphIndex, NodeRef, Scope, declared_types, topological_order
 from onnxbench.inlining import inline_functions
 from onnxbench.model import Model
 from onnxbench.provenance import provenance
+from onnxbench.tensorstats import TensorStats, statistics
 from onnxbench.tensortype import elem_type, is_complete
 
 if TYPE_CHECKING:

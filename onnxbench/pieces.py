@@ -444,7 +444,22 @@ def expose_file(
     options: SaveOptions | None = None,
     allow_outside: bool = False,
 ) -> Extracted:
-    """Writes a model with further outputs (see ``expose``); ``out`` None writes nothing."""
+    """Writes a model with further outputs, and returns it with what was written.
+
+    Args:
+        source: A model or a model file.
+        out: The file to write; None writes nothing.
+        outputs: Selectors of the tensors that become outputs.
+        exclude: Selectors of tensors that do not.
+        inline: Inline local functions first.
+        feeds: What is said of the inputs: a run on them may find out types that nothing else tells.
+        options: How weights are stored.
+        allow_outside: For a model file: follow external data that leaves its folder.
+
+    Raises:
+        OutputError: The file cannot be written.
+        BenchError: As for ``expose``.
+    """
     model = source if isinstance(source, Model) else load(source, allow_outside=allow_outside)
     first = first_set(model, feeds) if tells_more(feeds) else FeedSet({})
     piece = expose(model, outputs, exclude=exclude, inline=inline, feeds=first.feeds or None)

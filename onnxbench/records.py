@@ -576,15 +576,10 @@ def tensor_selector(ref: TensorRef) -> str:
     """Returns a selector that means just this tensor."""
     # An exact name is tried before anything else, so only what a file of selectors would take apart needs quotes.
     name = ref.path
-    return name if name == name.strip() and not name.startswith("#") else _quoted(name)
+    return name if name == name.strip() and not name.startswith("#") else select.quoted(name)
 
 
 def node_selector(ref: NodeRef) -> str:
     """Returns a selector that means just this node."""
     path = ref.path
-    return f"node:{path if _SPECIAL.isdisjoint(path) and path == path.strip() else _quoted(path)}"
-
-
-def _quoted(name: str) -> str:
-    quote = "'" if '"' in name else '"'
-    return f"{quote}{name}{quote}"
+    return f"node:{path if _SPECIAL.isdisjoint(path) and path == path.strip() else select.quoted(path)}"

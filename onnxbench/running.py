@@ -20,7 +20,7 @@ from onnxbench import backends, select
 from onnxbench.captures import Capture, CaptureWriter, Port, Value, check_feeds, input_ports
 from onnxbench.cut import require_main
 from onnxbench.datafiles import load
-from onnxbench.drift import BITWISE, DriftReport, Gathered, TensorDrift, TensorStats, Tolerance, compare_values
+from onnxbench.drift import BITWISE, DriftReport, TensorDrift, Tolerance, compare_values
 from onnxbench.errors import (
     ExecutionError,
     FeedsError,
@@ -37,6 +37,7 @@ from onnxbench.model import load as load_model
 from onnxbench.nonfinite import NonFinite, find_nonfinite
 from onnxbench.progress import track
 from onnxbench.specs import parse_tolerances
+from onnxbench.tensorstats import Gathered, TensorStats
 from onnxbench.timing import Latency as Latency
 from onnxbench.timing import summarize
 

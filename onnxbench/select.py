@@ -165,6 +165,12 @@ def nodes_named(index: GraphIndex, name: str) -> list[NodeRef]:
     return [ref for ref in index.nodes() if name in (ref.node.name, ref.path)]
 
 
+def quoted(name: str) -> str:
+    """Returns a name in quotes, so that nothing in it is taken for a word of the selector language."""
+    quote = "'" if '"' in name else '"'
+    return f"{quote}{name}{quote}"
+
+
 def in_order(index: GraphIndex, refs: Iterable[TensorRef]) -> list[TensorRef]:
     """Returns tensors in the order of the graph."""
     refs = list(refs)

@@ -163,7 +163,20 @@ def write_split(
     feeds: Mapping[str, Value] | None = None,
     options: SaveOptions | None = None,
 ) -> Split:
-    """Writes the pieces of a plan, and a manifest of their wiring (see ``split``)."""
+    """Writes the pieces of a plan, and a manifest of their wiring; returns what was written.
+
+    Args:
+        model: The model.
+        index: Its index.
+        plan: The pieces.
+        folder: Where they go; it is made if it is not there. All files are written, or none.
+        feeds: Values of the inputs: a run on them may find out types that nothing else tells.
+        options: How weights are stored.
+
+    Raises:
+        UnsupportedError: A tensor's element type cannot be found out.
+        OutputError: The folder cannot be written.
+    """
     finder = TypeFinder(model, index, type_sources(feeds))
     finder.find(index.main, [name for planned in plan.pieces for name in (*planned.cut.inputs, *planned.cut.outputs)])
     base = model.origin.stem if model.origin else (model.proto.graph.name or "model")

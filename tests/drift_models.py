@@ -95,3 +95,22 @@ class Ids(nn.Module):
 def ids():
     torch.manual_seed(0)
     return Ids().eval(), (torch.tensor([[0, 3, 7, 29, 11], [1, 2, 8, 9, 10]]),)
+
+
+class Gated(nn.Module):
+    """Operators of PyTorch that are several nodes each: linear layers, SiLU, attention whose keys are square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.keys, self.values = (nn.Linear(16, 16) for _ in range(3))
+        self.gate, self.up, self.down = nn.Linear(16, 24), nn.Linear(16, 24), nn.Linear(24, 16)
+
+    def forward(self, x):
+        parts = [each(x).view(1, 8, 2, 8).transpose(1, 2) for each in (self.queries, self.keys, self.values)]
+        x = x + nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2).reshape(1, 8, 16)
+        return x + self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+
+def gated():
+    torch.manual_seed(0)
+    return Gated().eval(), (torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(1)),)

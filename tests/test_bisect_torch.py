@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from injections import nan_branch
+from injections import FAULTS as ALL_FAULTS
+from injections import inject, nan_branch
 from onnx import numpy_helper
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install onnxbench[torch]")
@@ -21,6 +22,7 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip insta
 
 from onnxbench.bisection import Bisection, bisect  # noqa: E402
 from onnxbench.errors import FeedsError, NotFoundError, UnsupportedError, UsageError  # noqa: E402
+from onnxbench.graph import GraphIndex  # noqa: E402
 from onnxbench.model import from_proto  # noqa: E402
 from onnxbench.pytorch.exporting import ExportOptions, export  # noqa: E402
 from onnxbench.pytorch.reference import TorchReference, torch_reference  # noqa: E402
@@ -43,7 +45,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, source, exporter in (
         ("torch.export", "net", "torch.export"), ("torchscript", "net", "torchscript"), ("ids", "ids", "torch.export"),
         ("branching", "branching", "torchscript"), ("small_biases", "small_biases", "torchscript"),
-        ("small_biases_told", "small_biases", "torch.export"),
+        ("small_biases_told", "small_biases", "torch.export"), ("gated", "gated", "torch.export"),
     ):  # fmt: skip
         made[name] = folder / f"{name}.onnx"
         assert export(spelled(source), made[name], options=ExportOptions(exporter=exporter)).passed
@@ -162,6 +164,25 @@ def test_a_later_step_that_undoes_a_fault_is_not_taken_for_it(files):
     assert nan_branch(model, at, np.random.default_rng(0))
     (culprit,) = found_in(model).culprits
     assert culprit.region == ("Sqrt#1", "Mul#2")
+
+
+ELSEWHERE = {"gelu by tanh", "wrong epsilon", "shifted pad", "wrong resize"}  # there is no place for these in it
+
+
+@pytest.mark.parametrize("kind", sorted(set(ALL_FAULTS) - ELSEWHERE))
+def test_a_fault_among_the_nodes_of_one_operator_is_found_to_the_node(files, kind):
+    """PyTorch has no value between these, but computes some: the steps of a call, and what nodes were put behind."""
+    model = onnx.load(files["gated"])
+    assert found_in(model, "gated").passed
+    feeds = reference("gated", None).inputs(0)
+    assert feeds
+    for seed in range(2):
+        injected = inject(model, (kind,), feeds, seed)
+        assert injected is not None
+        found = found_in(injected.model, "gated")
+        makers = dict(zip(GraphIndex(injected.model).main.labels(), injected.model.graph.node, strict=True))
+        (culprit,) = found.culprits
+        assert injected.truths[0].intersection(makers[culprit.node].output), (injected.words, found.verdict)
 
 
 def test_an_anonymous_repro_is_computed_anew_in_pytorch(files, tmp_path):

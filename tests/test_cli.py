@@ -67,6 +67,18 @@ def test_spellings_of_one_extraction(run, words):
     assert ([i.name for i in graph.input], [o.name for o in graph.output]) == (["25", "27"], ["28"])
 
 
+def test_build_and_reduce_take_o_for_what_they_write_and_one_file_alone(run):
+    Path("m.txt").write_text('<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Log (x) }')
+    assert run("build", "m.txt", "-o", "m.onnx")[0] == 0
+    for command in (("build", "m.txt"), ("reduce", "m.onnx")):
+        code, _, err = run(*command)
+        assert (code, "no file to write is named" in err) == (2, True)
+        code, _, err = run(*command, "a.onnx", "-o", "b.onnx")
+        assert (code, "two files to write are named: a.onnx and b.onnx" in err) == (2, True)
+    assert run("reduce", "m.onnx", "--output", "small.onnx", "--nonfinite", "--val-range", "[-2,-1]")[0] == 0
+    assert {path.name for path in Path().glob("*.onnx")} == {"m.onnx", "small.onnx"}
+
+
 def test_missing_inputs_end_with_3_and_commands_that_work(run):
     code, out, err = run("extract", WHOLE, "out.onnx", "--inputs", "24", "--outputs", "28", "--json")
     error = json.loads(out)["error"]

@@ -11,20 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxbench import drift
+from onnxbench import elements
 from onnxbench.drift import (
     BITWISE,
     EXACT,
     DriftReport,
-    Gathered,
     Tolerance,
     compare,
     compare_all,
     compare_values,
     default_tolerance,
-    statistics,
     summarize,
 )
+from onnxbench.tensorstats import Gathered, statistics
 
 INF = math.inf
 EVERYTHING = Tolerance(atol=INF)
@@ -210,7 +209,7 @@ def test_blocks_against_plain_numpy(monkeypatch, data, expected, atol, rtol):
     change = data.draw(hnp.arrays(np.float32, expected.shape, elements=st.sampled_from([0.0, 0.0, 1.0, -0.25, np.nan])))
     with np.errstate(all="ignore"):
         actual = (expected + change).astype(np.float32)
-    monkeypatch.setattr(drift, "BLOCK", 7)
+    monkeypatch.setattr(elements, "BLOCK", 7)
     found = compare(expected, actual, Tolerance(atol, rtol))
     e, a = expected.astype(np.float64), actual.astype(np.float64)
     finite = np.isfinite(e) & np.isfinite(a)
@@ -233,7 +232,7 @@ def test_blocks_against_plain_numpy(monkeypatch, data, expected, atol, rtol):
 
 @given(value=arrays)
 def test_statistics_in_blocks(monkeypatch, value):
-    monkeypatch.setattr(drift, "BLOCK", 7)
+    monkeypatch.setattr(elements, "BLOCK", 7)
     found = statistics("x", value)
     wide = value.astype(np.float64)
     finite = wide[np.isfinite(wide)]

@@ -354,7 +354,16 @@ def quantize_by_modelopt(
     external: bool,
     method: Literal["minmax", "entropy", "percentile"] = "minmax",
 ) -> None:
-    """Writes a model whose operators take int8 as TensorRT wants it, by NVIDIA's modelopt (see ``quantize``).
+    """Writes a model whose operators take int8 as TensorRT wants it, by NVIDIA's modelopt.
+
+    Args:
+        model: The model's file.
+        target: The file to write.
+        sets: Inputs to calibrate with.
+        operators: Types of the operators whose inputs are quantized.
+        exclude: Names of nodes that stay in float.
+        external: Write weights to a file of their own.
+        method: How ranges are taken from the values that a tensor had; modelopt has no ``percentile``.
 
     Raises:
         ExecutionError: The quantizer fails.
@@ -443,7 +452,21 @@ def stream_outputs(
     """Yields the values of tensors of the main graph, holding about ``max_bytes`` of them at a time.
 
     What they take is found out first, in a run that yields shapes alone. If it is too much, the model runs once per
-    batch, each time up to the batch's last tensor. See ``run_with_outputs`` for the rest.
+    batch, each time up to the batch's last tensor.
+
+    Args:
+        model: The model; it is not changed.
+        feeds: Its inputs.
+        names: The tensors, which come in this order, each once.
+        backend: What runs it.
+        options: How it is set up.
+        optimization: In place of that of ``options`` (see ``run_with_outputs``).
+        max_bytes: How many bytes a batch's values take at most, if one tensor does not take more; None: one batch.
+
+    Raises:
+        NotFoundError: There is no such tensor.
+        FeedsError: The feeds do not fit.
+        ExecutionError: A run failed.
     """
     chosen = options or Options()
     if optimization is not None:

@@ -23,7 +23,12 @@ def quantize(
     external: bool,
     method: str,
 ) -> None:
-    """Writes a model with QuantizeLinear and DequantizeLinear around operators (see ``onnxbench.backends``)."""
+    """Writes a model with QuantizeLinear and DequantizeLinear around operators (arguments: ``onnxbench.backends``).
+
+    Raises:
+        ExecutionError: modelopt fails.
+        BenchError: As ``sets`` raises it, which is read in there.
+    """
     with quiet():
         try:
             from modelopt.onnx.quantization import quantize as modelopt_quantize

@@ -29,7 +29,7 @@ from onnxbench.backends._operators import Taught, failure
 from onnxbench.backends._structure import distinct_node_names, expose, inline_weights, require_tensors
 from onnxbench.captures import Feeds, Port, Value, check_feeds, input_ports, numpy_dtype
 from onnxbench.errors import ExecutionError, MissingDependencyError, OutputError, UnsupportedError, UsageError
-from onnxbench.messages import copy_of
+from onnxbench.messages import copy_of, delete_named
 from onnxbench.tensortype import dtype_number, elem_type, initializer_type, is_complete, make_type
 
 if TYPE_CHECKING:
@@ -365,9 +365,7 @@ def _written_types(model: Model, names: Sequence[str], *, as_outputs: bool) -> d
     for info in graph.output:
         if info.name in wanted:
             info.ClearField("type")
-    for position in reversed(range(len(graph.value_info))):
-        if graph.value_info[position].name in wanted:
-            del graph.value_info[position]
+    delete_named(graph.value_info, wanted)
     outputs = {info.name for info in graph.output}
     for name in names:
         if name not in outputs:

@@ -31,7 +31,12 @@ def quantize(
     percentile: float | None,
     per_channel: bool,
 ) -> None:
-    """Writes a model with QuantizeLinear and DequantizeLinear around operators (see ``onnxbench.backends``)."""
+    """Writes a model with QuantizeLinear and DequantizeLinear around operators (arguments: ``onnxbench.backends``).
+
+    Raises:
+        ExecutionError: ONNX Runtime's quantizer fails.
+        BenchError: As ``sets`` raises it, which is read in there.
+    """
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,

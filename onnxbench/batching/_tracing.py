@@ -466,7 +466,11 @@ class Step:
         self.tracer.mends.append(Mend(self.position, kind, **fields))
 
     def need(self, slot: int, spread: Spread) -> None:
-        """Sees to it that an input carries the batch in a certain way: it does, or is mended to."""
+        """Sees to it that an input carries the batch in a certain way: it does, or is mended to.
+
+        Raises:
+            Blocked: It carries the batch in another way, or holds what cannot be repeated for any number of samples.
+        """
         if not self.name(slot):
             return
         has = self.spread(slot)

@@ -2,10 +2,11 @@
 
 A wrong value is like none of the reference's, so it finds no partner, and neither does what is made of it, down to the
 next value that is known. What is known there is what should come out. So each of the reference's values of the right
-shape is put in the place of each tensor within: if the region's result is right then, that tensor should have been
+size is put in the place of each tensor within: if the region's result is right then, that tensor should have been
 that value, and what makes it is to blame. Where the reference makes the result by one call, these are the values that
-PyTorch computes within it. If this is so for a tensor that the region only reads, which is right by
-itself, then the reference computes something in between that the suspect does not.
+PyTorch computes within it. What the region reads is such a value too: nodes that it has to be put behind should not be
+there. If this is so for a tensor that the region only reads, which is right by itself, then the reference computes
+something in between that the suspect does not.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _MOST_TRIES = 200
 _LEAST_ELEMENTS = 4
+_SHAPING = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+"""Operators that give what they are given, in another shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def narrowed(
         return culprit
     result = f"{finding.tensor} ({finding.partner})"
     note = f"with PyTorch's {place.value} in place of {place.tensor}, {result} is right"
-    if place.value in region.within:
+    if place.value in region.hints:
         if not place.nodes:  # a step that has no node of its own here says nothing
             return culprit
         at = search.parts.scope.producers[place.tensor]
@@ -91,7 +94,8 @@ class _Region:
     """A region on the reference's values, with one of its tensors replaced at a time.
 
     Attributes:
-        within: What the steps of the call give that the reference makes the region's result by.
+        hints: Values that tell something only where they take the place of a wrong tensor: what the steps of the call
+            give that the reference makes the region's result by, and what the region reads.
     """
 
     def __init__(self, search: Search, finding: Finding, feeds: Mapping[str, Value], steps: Sequence[str]) -> None:
@@ -103,8 +107,10 @@ class _Region:
             iter(search.reference.stream(feeds, [asked], number=finding.number))
         )
         self._wanted = values[finding.partner]
-        self.within = self._within(search, values, feeds)
-        self._steps = {**{name: values[name] for name in steps}, **self.within}
+        within = self._steps_within(search, values, feeds)
+        self._steps = {**{name: values[name] for name in steps}, **within}
+        self._read = {tensors[name]: values[tensors[name]] for name in inputs}
+        self.hints = within.keys() | self._read.keys()
         kinds = parts.kinds(inputs, stated=True)
         self._given = {name: feeds[name] for name in finding.inputs if name in feeds}
         self._given.update(
@@ -116,7 +122,9 @@ class _Region:
     def _run(self, given: Mapping[str, Value], outputs: Sequence[str]) -> dict[str, Value]:
         return self._parts.run(self._finding.nodes, given, outputs, unpacked=True)  # more than rounding is asked for
 
-    def _within(self, search: Search, values: Mapping[str, Value], feeds: Mapping[str, Value]) -> dict[str, Value]:
+    def _steps_within(
+        self, search: Search, values: Mapping[str, Value], feeds: Mapping[str, Value]
+    ) -> dict[str, Value]:
         """Returns what the steps of the one call make that the reference makes its value by."""
         within = getattr(search.reference, "within", None)
         partner = self._finding.partner
@@ -134,33 +142,52 @@ class _Region:
     def place(self) -> _Place | None:
         """Returns the first tensor that should have been another; None if nothing is told."""
         right = {name for name, value in self._inner.items() if self._is_known(value)} - {self._finding.tensor}
-        for name, step in self._pairs(right):
-            if self._is_right({**self._given, name: step[1]}):
-                return _Place(name, step[0], self._upstream(name, right))
+        for name, step, value in self._pairs(right):
+            if self._is_right({**self._given, name: value}):
+                return _Place(name, step, self._upstream(name, right))
         if right:
             return _Place(self._finding.tensor, self._finding.partner, self._upstream(self._finding.tensor, right))
         return None
 
-    def _pairs(self, right: Collection[str]) -> Iterator[tuple[str, tuple[str, Value]]]:
+    def _pairs(self, right: Collection[str]) -> Iterator[tuple[str, str, Value]]:
         """Yields tensors, from front to back, with values that they could have been meant to be, and are not.
 
-        In the place of one that is right, a value shows that what makes it is missing here. The steps of a call are no
-        such values: a later one of them may well undo the fault.
+        In the place of one that is right, a value shows that what makes it is missing here. Hints are no such values: a
+        later step of a call may well undo the fault. What is right but for its shape can only be wrong in that.
         """
+        shaped_only = self._shaped_only(right)
         tensors = {
             **self._given,
             **{name: value for name, value in self._inner.items() if name != self._finding.tensor},
         }
         tries = 0
         for name, own in tensors.items():
-            for step, value in self._steps.items():
-                says_nothing = step in self.within and (name in self._given or name in right)
-                if says_nothing or not _is_of_a_kind(own, value) or self._agrees(own, value):
+            tried = [own]
+            is_right = name in self._given or name in right
+            for step, value in {**self._steps, **self._read}.items():
+                if is_right and step in self.hints:
                     continue
-                tries += 1
-                if tries > _MOST_TRIES:
-                    return
-                yield name, (step, _as_kind_of(own, value))
+                for shaped in _fitting(own, value):
+                    if name in shaped_only and not self._agrees(own.reshape(shaped.shape), shaped):
+                        continue
+                    if any(shaped.shape == each.shape and self._agrees(each, shaped) for each in tried):
+                        continue
+                    tried.append(shaped)
+                    tries += 1
+                    if tries > _MOST_TRIES:
+                        return
+                    yield name, step, _as_kind_of(own, shaped)
+
+    def _shaped_only(self, right: Collection[str]) -> set[str]:
+        """Returns tensors that are one that is right, or that the region reads, in another shape."""
+        scope = self._parts.scope
+        found: set[str] = set()
+        for at in self._finding.nodes:
+            node = scope.nodes[at]
+            source = node.input[0] if node.op_type in _SHAPING else ""
+            if source in self._given or source in right or source in found:
+                found.update(node.output)
+        return found
 
     def _is_right(self, given: Mapping[str, Value]) -> bool:
         try:
@@ -181,7 +208,11 @@ class _Region:
             hasattr(value, "dtype")
             and value.size >= _LEAST_ELEMENTS
             and len(np.unique(value)) > 1
-            and any(_is_of_a_kind(value, each) and self._agrees(value, each) for each in self._steps.values())
+            and any(
+                each.shape == value.shape and self._agrees(value, each)
+                for step in self._steps.values()
+                for each in _fitting(value, step)
+            )
         )
 
     def _upstream(self, tensor: str, right: set[str]) -> tuple[int, ...]:
@@ -215,10 +246,20 @@ def _kept(
 
 
 def _is_of_a_kind(one: Value, other: Value) -> bool:
-    """Tells whether two arrays have one shape, and hold numbers of one kind: floating, whole, or truth values."""
-    if not hasattr(one, "dtype") or not hasattr(other, "dtype") or one.shape != other.shape:
-        return False
-    return _kind(one) == _kind(other)
+    """Tells whether two arrays hold numbers of one kind, floating, whole, or truth values, and as many of them."""
+    return hasattr(one, "dtype") and hasattr(other, "dtype") and one.size == other.size and _kind(one) == _kind(other)
+
+
+def _fitting(own: Value, value: Value) -> Iterator[Value]:
+    """Yields what a tensor could have been meant to be: a value of its size, and that in the tensor's shape.
+
+    The shape may be what is wrong. Else PyTorch takes leading dimensions as one, for products of matrices.
+    """
+    if not _is_of_a_kind(own, value):
+        return
+    if value.shape != own.shape and value.shape[-1:] == own.shape[-1:]:
+        yield value.reshape(own.shape)
+    yield value
 
 
 def _kind(value: Value) -> str:

@@ -56,7 +56,11 @@ def element_type(bundle: Bundle, output: str, typed: np.dtype[Any]) -> np.dtype[
 
 
 def function_of(bundle: Bundle, attributes: Mapping[str, Any], opset: int, inputs: int) -> FunctionProto | None:
-    """Returns the bundle's body as a function of so many inputs."""
+    """Returns the bundle's body as a function of so many inputs; None if it has none for these attributes and opset.
+
+    Raises:
+        SpecError: It is no ONNX text, or has other inputs or outputs than the operator.
+    """
     from onnx import parser
 
     if bundle.body is None:

@@ -34,6 +34,17 @@ def show(
     as_json: bool,
     quiet: bool,
 ) -> None:
+    """Prints what was found: culprits, amplifiers, outputs, a baseline's judgement, and what was written.
+
+    Args:
+        found: What was found.
+        judgement: How it compares with a baseline, if there is one.
+        model: The suspect, as the user named it.
+        wrote: What was written.
+        limit: Culprits and amplifiers that are listed in text; 0 lists all.
+        as_json: Print JSON.
+        quiet: Leave out notes on stderr.
+    """
     from onnxbench.cli._render import chosen, note, print_json
 
     note(*found.notes, *chosen(found.choices), *(judgement.notes if judgement else ()), quiet=quiet)

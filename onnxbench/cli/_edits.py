@@ -61,11 +61,19 @@ def _operation_options(general: Any) -> Iterator[Any]:
 
 def one_target(out: Path | None, short: Path | None, *, dry_run: bool) -> Path | None:
     """Returns the file to write, of OUT and ``-o``; None for a dry run."""
+    if dry_run and (out is None or short is None):
+        return None
+    return required_target(out, short, instead=", or use --dry-run")
+
+
+def required_target(out: Path | None, short: Path | None, *, instead: str = "") -> Path:
+    """Returns the file to write, of OUT and ``-o``; ``instead`` says what else can be done, for the hint."""
     if out is not None and short is not None:
         raise UsageError(f"two files to write are named: {out} and {short}")
-    if out is None and short is None and not dry_run:
-        raise UsageError("no file to write is named", hint="Give OUT after the model (or -o OUT), or use --dry-run.")
-    return None if dry_run else out or short
+    target = out or short
+    if target is None:
+        raise UsageError("no file to write is named", hint=f"Give OUT after the model (or -o OUT){instead}.")
+    return target
 
 
 def refuse_idle(dry_run: bool, save_recipe: Path | None, save_undo: Path | None) -> None:

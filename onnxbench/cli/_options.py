@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxbench.writer import SaveOptions
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="The model file.", show_default=False)]
+OutArgument = Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON (with a schema_version).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", "--silent", help="No notes on stderr, only errors.")]
 AllowOutside = Annotated[
@@ -50,6 +51,32 @@ FeedsOption = Annotated[
         help="Inputs: .npz, .npy, .pb, Polygraphy .json, x:f.bin, a folder, or script.py:func (which is run).",
     ),
 ]  # fmt: skip
+OnPlace = Annotated[
+    str | None,
+    typer.Option(
+        "--on", metavar="PLACE", show_default=False,
+        help="What runs MODEL: ort:all, ort:none,threads=1, ort:extended,provider=cuda, reference, trt,tf32=off.",
+    ),
+]  # fmt: skip
+ReferenceDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--reference-dtype", metavar="TYPE", show_default=False, help="What PyTorch computes in, say float64."
+    ),
+]
+OperatorLibraries = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--custom-ops", metavar="LIB...", show_default=False, help="Libraries with custom operators (they are code)."
+    ),
+]
+PluginBundles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", metavar="PATH...", show_default=False,
+        help="Custom operators: bundles by name or folder (they are code and are run).",
+    ),
+]  # fmt: skip
 CustomOps = Annotated[
     list[Path] | None,
     typer.Option(
@@ -82,6 +109,27 @@ Cast = Annotated[
     typer.Option("--cast", help="Convert element types of the data to the model's, but not floats to integers."),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn values.")]
+AbsoluteTolerance = Annotated[
+    float | None, typer.Option("--atol", "--abs", min=0, help="Absolute tolerance.", show_default=False)
+]
+RelativeTolerance = Annotated[
+    float | None, typer.Option("--rtol", "--rel", min=0, help="Relative tolerance.", show_default=False)
+]
+RelativeTolerances = Annotated[
+    list[str] | None,
+    typer.Option("--rtol", "--rel", metavar="TOL...", show_default=False, help="Relative tolerance, likewise."),
+]
+Warmup = Annotated[int, typer.Option("--warmup", "--warm-up", min=0, help="Runs before the timed ones.")]
+Prove = Annotated[bool, typer.Option("--prove", help="Run the pieces in a chain and compare them with the whole.")]
+Infer = Annotated[
+    bool | None,
+    typer.Option(
+        "--infer/--no-infer",
+        help="Work out types that the model does not state, with ONNX Runtime's help. Default: without it, up to "
+        "50,000 nodes.",
+        show_default=False,
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
 
 Expect = Annotated[
@@ -110,6 +158,13 @@ NoStamp = Annotated[bool, typer.Option("--no-stamp", help="Do not name the recip
 ShortOutput = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="OUT", help="The same as OUT.", show_default=False)
 ]
+OutOrOutputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-o", "--output", metavar="OUT|SEL...", show_default=False,
+        help="OUT, or (if OUT is given) the same as --outputs.",
+    ),
+]  # fmt: skip
 
 
 def refuse_given(options: Mapping[str, Any], why: str) -> None:

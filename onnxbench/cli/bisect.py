@@ -16,8 +16,12 @@ from onnxbench.cli._options import (
     FeedsOption,
     Fill,
     ModelArgument,
+    OnPlace,
+    PluginBundles,
     Quiet,
     RangeOption,
+    ReferenceDtype,
+    RelativeTolerances,
     Seed,
     ShapeOption,
 )
@@ -58,12 +62,7 @@ def bisect(
             help="The PyTorch model that is right, as 'onnxbench export' takes it; its example inputs are the inputs.",
         ),
     ] = None,
-    reference_dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--reference-dtype", metavar="TYPE", show_default=False, help="What PyTorch computes in, say float64."
-        ),
-    ] = None,
+    reference_dtype: ReferenceDtype = None,
     by: Annotated[
         str,
         typer.Option(
@@ -101,15 +100,7 @@ def bisect(
             help="Recorded values that are right, of any tensors: .npz, Polygraphy .json, a folder.",
         ),
     ] = None,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            "--on",
-            metavar="PLACE",
-            show_default=False,
-            help="What runs MODEL: ort:all, ort:none,threads=1, ort:extended,provider=cuda, reference, trt.",
-        ),
-    ] = None,
+    on: OnPlace = None,
     reference_on: Annotated[
         str | None,
         typer.Option(
@@ -156,10 +147,7 @@ def bisect(
             help="What outputs may be off: 1e-5, out:1e-3 (by element type; rounding alone is no drift then).",
         ),
     ] = None,
-    rtol: Annotated[
-        list[str] | None,
-        typer.Option("--rtol", "--rel", metavar="TOL...", show_default=False, help="Relative tolerance, likewise."),
-    ] = None,
+    rtol: RelativeTolerances = None,
     auto_tolerance: Annotated[
         bool,
         typer.Option(
@@ -254,15 +242,7 @@ def bisect(
         float,
         typer.Option("--baseline-factor", metavar="X", help="Worse is more than X times the baseline's error."),
     ] = 2.0,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--plugin",
-            metavar="PATH...",
-            show_default=False,
-            help="Custom operators: bundles by name or folder (they are code and are run).",
-        ),
-    ] = None,
+    plugin: PluginBundles = None,
     limit: Annotated[
         int, typer.Option("--limit", min=0, metavar="N", help="In text: culprits and amplifiers listed (0: all).")
     ] = 10,
@@ -310,14 +290,14 @@ def bisect(
     place = _place(on, level, "--optimization-level")
     said = FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast)
     most = None if memory is None else specs.parse_memory(memory)
+    answers = {"--against": against, "--torch": torch, "--load-outputs": load_outputs, "--repro": repro}
+    records = {"--report": report, "--baseline": baseline, "--save-baseline": save_baseline}
     if record is not None:
         from onnxbench.cli._recording import write_recording
 
         write_recording(
             model, record, on=place, feeds=said, memory=most, plugins=plugin or (), allow_outside=allow_outside,
-            unused={"--against": against, "--torch": torch, "--load-outputs": load_outputs, "--repro": repro,
-                    "--over": over, "--report": report, "--baseline": baseline, "--save-baseline": save_baseline},
-            as_json=as_json, quiet=quiet,
+            unused={**answers, "--over": over, **records}, as_json=as_json, quiet=quiet,
         )  # fmt: skip
         return
     other = _place(reference_on, reference_level, "--reference-level")
@@ -327,11 +307,8 @@ def bisect(
         search_over(
             model, over, on=place, reference_on=other, feeds=said, atol=atol or (), rtol=rtol or (),
             isolate=timeout if isolate else 0.0, allow_outside=allow_outside,
-            unused={"--against": against, "--torch": torch, "--load-outputs": load_outputs, "--repro": repro,
-                    "--memory": memory,
-                    "--report": report, "--baseline": baseline, "--save-baseline": save_baseline,
-                    "--auto-tolerance": auto_tolerance or None, "--keep-fusions": keep_fusions or None,
-                    "--plugin": plugin},
+            unused={**answers, "--memory": memory, **records, "--auto-tolerance": auto_tolerance or None,
+                    "--keep-fusions": keep_fusions or None, "--plugin": plugin},
             as_json=as_json, quiet=quiet,
         )  # fmt: skip
     before = bisection.open_baseline(baseline, save_to=save_baseline, factor=baseline_factor)

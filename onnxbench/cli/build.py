@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxbench.cli._command import means_nothing_without
+from onnxbench.cli._edits import required_target
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
@@ -17,6 +18,7 @@ from onnxbench.cli._options import (
     PerTensor,
     Quiet,
     ShareWeights,
+    ShortOutput,
     save_options,
 )
 from onnxbench.cli._render import note, print_json, print_written
@@ -31,7 +33,7 @@ def build(
     spec: Annotated[
         str, typer.Argument(metavar="SPEC", help="ONNX text, or YAML by its ending; - is stdin.", show_default=False)
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The model to write.", show_default=False)],
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The model to write.", show_default=False)] = None,
     weights_from: Annotated[
         Path | None,
         typer.Option(
@@ -53,6 +55,7 @@ def build(
     per_tensor: PerTensor = False,
     external_threshold: ExternalThreshold = "1K",
     share_weights: ShareWeights = False,
+    short_o: ShortOutput = None,
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -73,10 +76,11 @@ def build(
     """
     from onnxbench import modelspec
 
+    target = required_target(out, short_o)
     text = sys.stdin.buffer.read() if spec == "-" else None
     done = modelspec.build_file(
-        "<stdin>" if spec == "-" else spec, out, text=text, form=modelspec.form_named(form), weights_from=weights_from,
-        opset=opset, allow_outside=allow_outside,
+        "<stdin>" if spec == "-" else spec, target, text=text, form=modelspec.form_named(form),
+        weights_from=weights_from, opset=opset, allow_outside=allow_outside,
         options=save_options(external_data, per_tensor, external_threshold, share_weights),
     )  # fmt: skip
     note(*done.notes, quiet=quiet)

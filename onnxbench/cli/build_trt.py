@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnxbench.cli._command import TYPED, means_nothing_without
+from onnxbench.cli._building import ComputeCapability, EngineName, capabilities_of, shape_option, shape_words
+from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
 
 if TYPE_CHECKING:
@@ -20,12 +22,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 8
 """Problems of one operator that are printed."""
-_SHAPE_FLAGS = {"--min-shapes": "min", "--opt-shapes": "opt", "--max-shapes": "max", "--shapes": "all",
-                "--profile": "profile"}  # fmt: skip
-
-
-def _shape_option(name: str, words: str) -> Any:
-    return typer.Option(name, metavar="SPEC...", help=words, show_default=False)
 
 
 @means_nothing_without(
@@ -48,16 +44,16 @@ def build_trt(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The same.", show_default=False)
     ] = None,
     min_shapes: Annotated[
-        list[str] | None, _shape_option("--min-shapes", "Smallest shapes: x:[1,3,224,224], x:1x3x224x224.")
+        list[str] | None, shape_option("--min-shapes", "Smallest shapes: x:[1,3,224,224], x:1x3x224x224.")
     ] = None,
     opt_shapes: Annotated[
-        list[str] | None, _shape_option("--opt-shapes", "Shapes that the engine is tuned for.")
+        list[str] | None, shape_option("--opt-shapes", "Shapes that the engine is tuned for.")
     ] = None,
     max_shapes: Annotated[
         list[str] | None,
-        _shape_option("--max-shapes", "Largest shapes. An input named once more begins the next profile."),
+        shape_option("--max-shapes", "Largest shapes. An input named once more begins the next profile."),
     ] = None,
-    shapes: Annotated[list[str] | None, _shape_option("--shapes", "Smallest, tuned and largest shape at once.")] = None,
+    shapes: Annotated[list[str] | None, shape_option("--shapes", "Smallest, tuned and largest shape at once.")] = None,
     profile: Annotated[
         list[int] | None,
         typer.Option("--profile", metavar="N", help="The shapes behind it are of profile N.", show_default=False),
@@ -83,19 +79,8 @@ def build_trt(
             help="A YAML file with all of this, or an MMDeploy configuration; flags go before it.",
         ),
     ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option("--engine", metavar="NAME", help="tensorrt or tensorrt-rtx.", show_default="what is installed"),
-    ] = None,
-    compute_capability: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--compute-capability",
-            metavar="CC...",
-            show_default="TensorRT's own",
-            help="GPUs to build for: 8.9 12.0.",
-        ),
-    ] = None,
+    engine: EngineName = None,
+    compute_capability: ComputeCapability = None,
     plugin: Annotated[
         list[str] | None,
         typer.Option(
@@ -287,7 +272,7 @@ def build_trt(
         observed = _observed(loaded, from_feeds, config, quiet=quiet)
         flags = {
             "engine": engine, "propose": None if propose else False, "embed_plugins": embed_plugins,
-            "compute_capabilities": _capabilities(compute_capability or []),
+            "compute_capabilities": capabilities_of(compute_capability),
             "pools": _pools(pool_limit or [], mem_pool_size or [], workspace), "optimization_level": optimization_level,
             "timing_cache": timing_cache, "refit": refit, "strip_weights": strip_weights,
             "precisions": types.flags, "strongly_typed": False if weakly_typed or types.flags else None,
@@ -299,17 +284,18 @@ def build_trt(
             "max_aux_streams": max_aux_streams, "max_tactics": max_tactics, "avg_timing": avg_timing,
             "tiling_level": tiling_level,
         }  # fmt: skip
+        spec_for = partial(_spec, config=config, flags=flags, observed=observed)
         plugins = _plugins([*map(str, named.get("plugins", ())), *(plugin or [])])
         prepared = engines.prepare(
             loaded, fix=fix or (), engine=engine, plugins=plugins, precision=types.graph,
             keep=_search(types.graph, tolerance, from_feeds, quiet=quiet),
             calibration=FeedOptions(data) if data else None,
-            spec_for=(lambda now: _spec(now, config, flags, observed)) if apply_ else None,
+            spec_for=spec_for if apply_ else None,
         )  # fmt: skip
         edited = prepared.model
         source = model if edited is loaded else edited
         _keep(prepared, save_model, save_recipe, quiet=quiet)
-        spec = _spec(edited, config, flags, observed)
+        spec = spec_for(edited)
         if doctor:
             found = prepared.diagnosis if not no_trial else None
             found = found or engines.diagnose(
@@ -432,7 +418,7 @@ def _observed(model: Model, sources: list[str] | None, config: Path | None, *, q
     return found
 
 
-def _spec(model: Model, config: Path | None, flags: dict[str, Any], observed: Observed | None = None) -> BuildSpec:
+def _spec(model: Model, *, config: Path | None, flags: dict[str, Any], observed: Observed | None) -> BuildSpec:
     """Returns what the flags and the configuration file say together."""
     from onnxbench.captures import input_ports
     from onnxbench.engine import BuildSpec, load_config, parse_profiles, without_missing
@@ -452,25 +438,6 @@ def _spec(model: Model, config: Path | None, flags: dict[str, Any], observed: Ob
     if profiles:
         fields["profiles"] = tuple(profiles)
     return BuildSpec(**fields)
-
-
-def shape_words() -> list[tuple[str, str]]:
-    """Returns the options on shapes in the order in which they were typed, which is what tells profiles apart."""
-    words, found = TYPED.get(), []
-    for at, word in enumerate(words):
-        name, sign, value = word.partition("=")
-        if word == "--":
-            break
-        if name in _SHAPE_FLAGS:
-            text = value if sign else words[at + 1] if at + 1 < len(words) else ""
-            found.append((_SHAPE_FLAGS[name], text))
-    return found
-
-
-def _capabilities(words: list[str]) -> tuple[str, ...]:
-    from onnxbench.engine import parse_capability
-
-    return tuple(sm for word in words for sm in parse_capability(word))
 
 
 def _pools(limits: list[str], megabytes: list[str], workspace: str | None) -> dict[str, int]:

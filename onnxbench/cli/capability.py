@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onnxbench.cli._building import ComputeCapability, EngineName, capabilities_of, shape_option, shape_words
 from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
     AllowOutside,
@@ -33,10 +34,6 @@ _SHOWN = 4
 _PLACES = 6
 
 
-def _shape_option(name: str, words: str) -> object:
-    return typer.Option(name, metavar="SPEC...", help=words, show_default=False)
-
-
 @means_nothing_without(
     prove="partition", external_threshold=("external_data", "per_tensor"), external_data="partition",
     per_tensor="partition", share_weights="partition",
@@ -57,21 +54,13 @@ def capability(
         bool, typer.Option("--no-trial", help="Take the parser's word; only builds prove anything.")
     ] = False,
     min_shapes: Annotated[
-        list[str] | None, _shape_option("--min-shapes", "Smallest shapes of the whole model's inputs.")
+        list[str] | None, shape_option("--min-shapes", "Smallest shapes of the whole model's inputs.")
     ] = None,
-    opt_shapes: Annotated[list[str] | None, _shape_option("--opt-shapes", "Shapes that engines are tuned for.")] = None,
-    max_shapes: Annotated[list[str] | None, _shape_option("--max-shapes", "Largest shapes.")] = None,
-    shapes: Annotated[list[str] | None, _shape_option("--shapes", "Smallest, tuned and largest shape at once.")] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option("--engine", metavar="NAME", help="tensorrt or tensorrt-rtx.", show_default="what is installed"),
-    ] = None,
-    compute_capability: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--compute-capability", metavar="CC...", show_default="TensorRT's own", help="GPUs to build for: 8.9 12.0."
-        ),
-    ] = None,
+    opt_shapes: Annotated[list[str] | None, shape_option("--opt-shapes", "Shapes that engines are tuned for.")] = None,
+    max_shapes: Annotated[list[str] | None, shape_option("--max-shapes", "Largest shapes.")] = None,
+    shapes: Annotated[list[str] | None, shape_option("--shapes", "Smallest, tuned and largest shape at once.")] = None,
+    engine: EngineName = None,
+    compute_capability: ComputeCapability = None,
     plugin: Annotated[
         list[str] | None,
         typer.Option(
@@ -110,15 +99,14 @@ def capability(
     from onnxbench.bundles import find_plugins
     from onnxbench.capability import allot
     from onnxbench.captures import input_ports
-    from onnxbench.cli.build_trt import shape_words
     from onnxbench.model import load
 
     loaded = load(model, allow_outside=allow_outside)
     names = [port.name for port in input_ports(loaded.proto.graph) if port.required]
-    capabilities = tuple(sm for word in compute_capability or () for sm in engines.parse_capability(word))
     spec = engines.BuildSpec(
-        engine=engine, compute_capabilities=capabilities, profiles=tuple(engines.parse_profiles(shape_words(), names))
-    )
+        engine=engine, compute_capabilities=capabilities_of(compute_capability),
+        profiles=tuple(engines.parse_profiles(shape_words(), names)),
+    )  # fmt: skip
     done = allot(
         loaded, partition, spec, plugins=find_plugins(plugin or []), min_nodes=min_nodes, trial=not no_trial,
         prove=prove,

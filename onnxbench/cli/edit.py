@@ -22,6 +22,7 @@ from onnxbench.cli._options import (
     Interactive,
     ModelArgument,
     NoStamp,
+    OutArgument,
     PerTensor,
     Quiet,
     RangeOption,
@@ -45,7 +46,7 @@ COMMAND_CLASS = _edits.EditCommand
 )  # fmt: skip
 def edit(
     model: ModelArgument,
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
+    out: OutArgument = None,
     recipe: Annotated[
         list[Path] | None,
         typer.Option("--recipe", "-r", metavar="FILE...", help="Recipes (YAML), applied in turn.", show_default=False),

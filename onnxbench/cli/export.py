@@ -9,13 +9,17 @@ import typer
 
 from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
+    AbsoluteTolerance,
     AsJson,
     DryRun,
     ExternalData,
     ExternalThreshold,
+    OutArgument,
     PerTensor,
     Quiet,
+    RelativeTolerance,
     Seed,
+    ShortOutput,
     save_options,
 )
 
@@ -36,10 +40,8 @@ def export(
             show_default=False,
         ),
     ],
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
-    short_o: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="The same as OUT.", show_default=False)
-    ] = None,
+    out: OutArgument = None,
+    short_o: ShortOutput = None,
     exporter: Annotated[
         str, typer.Option("--exporter", metavar="NAME", help="PyTorch's exporter: torch.export or torchscript.")
     ] = "torch.export",
@@ -137,12 +139,8 @@ def export(
         ),
     ] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with PyTorch.")] = False,
-    atol: Annotated[
-        float | None, typer.Option("--atol", "--abs", min=0, help="Absolute tolerance.", show_default=False)
-    ] = None,
-    rtol: Annotated[
-        float | None, typer.Option("--rtol", "--rel", min=0, help="Relative tolerance.", show_default=False)
-    ] = None,
+    atol: AbsoluteTolerance = None,
+    rtol: RelativeTolerance = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse the result if anything was frozen or baked.")
     ] = False,

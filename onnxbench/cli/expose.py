@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +18,8 @@ from onnxbench.cli._options import (
     FeedsOption,
     InlineFunctions,
     ModelArgument,
+    OutArgument,
+    OutOrOutputs,
     PerTensor,
     Quiet,
     RangeOption,
@@ -35,7 +36,7 @@ from onnxbench.cli._options import (
 )
 def expose(
     model: ModelArgument,
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
+    out: OutArgument = None,
     outputs: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,16 +59,7 @@ def expose(
             "--exclude-outputs", "--onnx-exclude-outputs", metavar="SEL...", help="But not these.", show_default=False
         ),
     ] = None,
-    short_o: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT|SEL...",
-            help="OUT, or (if OUT is given) the same as --outputs.",
-            show_default=False,
-        ),
-    ] = None,
+    short_o: OutOrOutputs = None,
     inline_functions: InlineFunctions = False,
     feeds: FeedsOption = None,
     shape: ShapeOption = None,

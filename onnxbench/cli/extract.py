@@ -19,6 +19,8 @@ from onnxbench.cli._options import (
     FeedsOption,
     InlineFunctions,
     ModelArgument,
+    OutArgument,
+    OutOrOutputs,
     PerTensor,
     Quiet,
     RangeOption,
@@ -58,19 +60,10 @@ Outputs = Annotated[
 )
 def extract(
     model: ModelArgument,
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
+    out: OutArgument = None,
     inputs: Inputs = None,
     outputs: Outputs = None,
-    short_o: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT|SEL...",
-            help="OUT, or (if OUT is given) the same as --outputs.",
-            show_default=False,
-        ),
-    ] = None,
+    short_o: OutOrOutputs = None,
     node: Annotated[
         list[str] | None,
         typer.Option(

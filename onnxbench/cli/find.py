@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from onnxbench.cli import _render
-from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument
+from onnxbench.cli._options import AllowOutside, AsJson, Infer, ModelArgument
 from onnxbench.cli._records import (
     NODE_COLUMNS,
     TENSOR_COLUMNS,
@@ -48,15 +48,7 @@ def find(
             show_default=False,
         ),
     ] = None,
-    infer: Annotated[
-        bool | None,
-        typer.Option(
-            "--infer/--no-infer",
-            help="Work out types that the model does not state, with ONNX Runtime's help. Default: without it, up to "
-            "50,000 nodes.",
-            show_default=False,
-        ),
-    ] = None,
+    infer: Infer = None,
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,
 ) -> None:

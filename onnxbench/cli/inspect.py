@@ -9,7 +9,7 @@ import typer
 
 from onnxbench.cli import _engines, _render
 from onnxbench.cli._command import means_nothing_without
-from onnxbench.cli._options import AllowOutside, AsJson, ModelArgument, Quiet
+from onnxbench.cli._options import AllowOutside, AsJson, Infer, ModelArgument, Quiet
 from onnxbench.cli._records import (
     MOST_LISTED,
     NODE_COLUMNS,
@@ -91,15 +91,7 @@ def inspect(
     depth: Annotated[
         int | None, typer.Option("--depth", min=0, help="Modules and bodies nested no deeper.", show_default=False)
     ] = None,
-    infer: Annotated[
-        bool | None,
-        typer.Option(
-            "--infer/--no-infer",
-            help="Work out types that the model does not state, with ONNX Runtime's help. Default: without it, up to "
-            "50,000 nodes.",
-            show_default=False,
-        ),
-    ] = None,
+    infer: Infer = None,
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,
     quiet: Quiet = False,

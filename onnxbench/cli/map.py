@@ -10,6 +10,7 @@ import typer
 
 from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import (
+    AbsoluteTolerance,
     AllowOutside,
     AsJson,
     ExternalData,
@@ -18,6 +19,7 @@ from onnxbench.cli._options import (
     ModelArgument,
     PerTensor,
     Quiet,
+    RelativeTolerance,
     save_options,
 )
 
@@ -71,12 +73,8 @@ def map(
         bool, typer.Option("--modules", help="Compare with outputs of modules (forward hooks), without torch.export.")
     ] = False,
     feeds: FeedsOption = None,
-    atol: Annotated[
-        float | None, typer.Option("--atol", "--abs", min=0, help="Absolute tolerance.", show_default=False)
-    ] = None,
-    rtol: Annotated[
-        float | None, typer.Option("--rtol", "--rel", min=0, help="Relative tolerance.", show_default=False)
-    ] = None,
+    atol: AbsoluteTolerance = None,
+    rtol: RelativeTolerance = None,
     least: Annotated[
         float,
         typer.Option("--least", min=0, max=1, metavar="SHARE", help="Exit code 1 if fewer values have a module: 0.98."),

@@ -17,12 +17,14 @@ from onnxbench.cli._options import (
     ExternalData,
     ExternalThreshold,
     FeedsOption,
+    OutArgument,
     PerTensor,
     Quiet,
     RangeOption,
     Seed,
     ShapeOption,
     ShareWeights,
+    ShortOutput,
     feed_options,
     save_options,
 )
@@ -32,7 +34,7 @@ from onnxbench.cli._options import (
 def merge(
     a: Annotated[Path, typer.Argument(metavar="A", help="The model whose outputs are connected.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="The model whose inputs they feed.", show_default=False)],
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
+    out: OutArgument = None,
     mapping: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,9 +82,7 @@ def merge(
     dim: DimOption = None,
     val_range: RangeOption = None,
     seed: Seed = 0,
-    short_o: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="The same as OUT.", show_default=False)
-    ] = None,
+    short_o: ShortOutput = None,
     dry_run: DryRun = False,
     external_data: ExternalData = None,
     per_tensor: PerTensor = False,

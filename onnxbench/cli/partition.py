@@ -19,6 +19,7 @@ from onnxbench.cli._options import (
     InlineFunctions,
     ModelArgument,
     PerTensor,
+    Prove,
     Quiet,
     RangeOption,
     Seed,
@@ -34,9 +35,7 @@ def partition(
     model: ModelArgument,
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The pieces.", show_default=False)],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder for all files.", show_default=False)],
-    prove: Annotated[
-        bool, typer.Option("--prove", help="Run the pieces in a chain and compare them with the whole.")
-    ] = False,
+    prove: Prove = False,
     calibration: Annotated[
         list[str] | None,
         typer.Option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onnxbench.cli._building import EngineName
 from onnxbench.cli._options import AsJson, Quiet
 
 if TYPE_CHECKING:
@@ -29,10 +30,7 @@ def plugins(
         typer.Option("--op", metavar="DOMAIN::OP", help="With new: the operator's name.", show_default=False),
     ] = None,
     cpp: Annotated[bool, typer.Option("--cpp", help="With new: also the plugin in C++, in the folder cpp.")] = False,
-    engine: Annotated[
-        str | None,
-        typer.Option("--engine", metavar="NAME", help="tensorrt or tensorrt-rtx.", show_default="what is installed"),
-    ] = None,
+    engine: EngineName = None,
     tensorrt: Annotated[
         bool, typer.Option("--tensorrt", help="With list: also the plugins that TensorRT itself has.")
     ] = False,

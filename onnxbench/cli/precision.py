@@ -19,6 +19,7 @@ from onnxbench.cli._options import (
     ExternalThreshold,
     FeedsOption,
     ModelArgument,
+    OutArgument,
     PerTensor,
     Quiet,
     RangeOption,
@@ -48,7 +49,7 @@ _SHOWN = 12
 )
 def precision(
     model: ModelArgument,
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
+    out: OutArgument = None,
     to: Annotated[
         str, typer.Option("--to", "--low-precision-type", metavar="TYPE", help="fp16, bf16, fp32 or fp64.")
     ] = "fp16",

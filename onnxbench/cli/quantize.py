@@ -20,6 +20,7 @@ from onnxbench.cli._options import (
     ExternalThreshold,
     FeedsOption,
     ModelArgument,
+    OutArgument,
     PerTensor,
     Quiet,
     RangeOption,
@@ -44,7 +45,7 @@ _ALL = "--json and --report have all"
 )
 def quantize(
     model: ModelArgument,
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
+    out: OutArgument = None,
     target: Annotated[
         str, typer.Option("--target", metavar="tensorrt|onnxruntime", help="What will run it, and so its form.")
     ] = "tensorrt",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxbench.cli._command import means_nothing_without
+from onnxbench.cli._edits import required_target
 from onnxbench.cli._options import (
     AllowOutside,
     AsJson,
@@ -16,10 +17,14 @@ from onnxbench.cli._options import (
     FeedsOption,
     Fill,
     ModelArgument,
+    OnPlace,
+    OperatorLibraries,
     Quiet,
     RangeOption,
+    ReferenceDtype,
     Seed,
     ShapeOption,
+    ShortOutput,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +36,9 @@ _INTERRUPTED = 130
 @means_nothing_without(fill="feeds", cast="feeds", check_exit="check", reference_dtype="torch")
 def reduce(
     model: ModelArgument,
-    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT.onnx", help="The file to write.", show_default=False)
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -51,12 +58,7 @@ def reduce(
             help="The failure is drift from this PyTorch model, as for bisect.",
         ),
     ] = None,
-    reference_dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--reference-dtype", metavar="TYPE", show_default=False, help="What PyTorch computes in, say float64."
-        ),
-    ] = None,
+    reference_dtype: ReferenceDtype = None,
     load_outputs: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,15 +69,7 @@ def reduce(
             help="The failure is drift from these recorded values of any tensors; parts are cut at these.",
         ),
     ] = None,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            "--on",
-            metavar="PLACE",
-            show_default=False,
-            help="What runs MODEL, as for bisect (ort:all; ort:none with --against).",
-        ),
-    ] = None,
+    on: OnPlace = None,
     reference_on: Annotated[
         str | None,
         typer.Option(
@@ -152,21 +146,14 @@ def reduce(
             help="Seconds that a run of a model that crashes or hangs, or the command, may take.",
         ),
     ] = 60.0,
-    custom_ops: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--custom-ops",
-            metavar="LIB...",
-            show_default=False,
-            help="Libraries with custom operators (they are code).",
-        ),
-    ] = None,
+    custom_ops: OperatorLibraries = None,
     anonymize: Annotated[
         bool,
         typer.Option(
             "--anonymize", help="Replace names and metadata of what is left, and values where the failure still shows."
         ),
     ] = False,
+    short_o: ShortOutput = None,
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -174,10 +161,10 @@ def reduce(
     """Reduce a model to the smallest part that still shows a failure: drift, NaN, a crash, or what a command says.
 
     Without a reference (--against, --torch, --load-outputs, --reference-on), --nonfinite and --check, the failure is
-    that the model does not run or, if it runs, that it makes NaN. Real values flow into the part: they are recorded
-    from the whole. Beside OUT.onnx lie its inputs (OUT.feeds.npz), what should come out where that is known
-    (OUT.expected.npz), and OUT.reproduce.py. Ctrl-C ends the search and writes the smallest part so far. Exit code 1:
-    the whole model shows no failure.
+    that the model does not run or, if it runs, that it makes NaN. MODEL runs on ort:all, with --against on ort:none,
+    unless --on names a place. Real values flow into the part: they are recorded from the whole. Beside OUT.onnx lie its
+    inputs (OUT.feeds.npz), what should come out where that is known (OUT.expected.npz), and OUT.reproduce.py. Ctrl-C
+    ends the search and writes the smallest part so far. Exit code 1: the whole model shows no failure.
 
     \b
     Examples:
@@ -191,6 +178,7 @@ def reduce(
     """
     from onnxbench import feeding, reduction, specs
 
+    target = required_target(out, short_o)
     reference: Any = against
     if torch is not None:
         from onnxbench.errors import UsageError
@@ -200,7 +188,7 @@ def reduce(
             raise UsageError("--torch and --against both name a reference")
         reference = torch_reference(torch, dtype=reference_dtype)
     found = reduction.reduce_failure(
-        model, out, against=reference, recorded=load_outputs or (), on=on, reference_on=reference_on,
+        model, target, against=reference, recorded=load_outputs or (), on=on, reference_on=reference_on,
         nonfinite=nonfinite, check=check, check_exit=check_exit,
         feeds=feeding.FeedOptions(feeds or (), shape or (), dim or (), val_range or (), seed, samples, fill, cast),
         atol=atol, rtol=rtol, memory=None if memory is None else specs.parse_memory(memory), max_runs=max_runs,

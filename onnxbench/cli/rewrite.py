@@ -21,6 +21,7 @@ from onnxbench.cli._options import (
     FeedsOption,
     Interactive,
     NoStamp,
+    OutArgument,
     PerTensor,
     Quiet,
     RangeOption,
@@ -45,7 +46,7 @@ def rewrite(
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="The model file; not with --list.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
+    out: OutArgument = None,
     rule: Annotated[
         list[str] | None,
         typer.Option(

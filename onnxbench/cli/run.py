@@ -17,18 +17,22 @@ from onnxbench.cli._options import (
     FeedsOption,
     Fill,
     ModelArgument,
+    OnPlace,
+    OperatorLibraries,
     Quiet,
     RangeOption,
+    RelativeTolerances,
     Seed,
     ShapeOption,
+    Warmup,
 )
 from onnxbench.wording import plural
 
 if TYPE_CHECKING:
     from onnxbench.backends import Options
-    from onnxbench.drift import TensorStats
     from onnxbench.nonfinite import NonFinite, Origin
     from onnxbench.running import Latency, RunResult
+    from onnxbench.tensorstats import TensorStats
 
 
 @means_nothing_without(atol="expect", rtol="expect", bitwise="expect", warmup="bench", fill="feeds", cast="feeds")
@@ -105,16 +109,7 @@ def run(
             help="Absolute tolerance: 1e-5, out:1e-3.",
         ),
     ] = None,
-    rtol: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rtol",
-            "--rel",
-            metavar="TOL...",
-            show_default=False,
-            help="Relative tolerance, likewise.",
-        ),
-    ] = None,
+    rtol: RelativeTolerances = None,
     bitwise: Annotated[bool, typer.Option("--bitwise", help="Every bit must agree.")] = False,
     find_nan: Annotated[
         bool | None,
@@ -137,15 +132,7 @@ def run(
             help="ort (the default), reference (onnx's evaluator), trt, or one of another package.",
         ),
     ] = None,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            "--on",
-            metavar="PLACE",
-            show_default=False,
-            help="The same with settings, as for bisect: ort:none,threads=1, ort,provider=cuda, trt,tf32=off.",
-        ),
-    ] = None,
+    on: OnPlace = None,
     provider: Annotated[
         list[str] | None,
         typer.Option(
@@ -167,15 +154,7 @@ def run(
     threads: Annotated[
         int, typer.Option("--threads", min=0, help="Threads within an operator; 0: as many as suit.")
     ] = 0,
-    custom_ops: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--custom-ops",
-            metavar="LIB...",
-            show_default=False,
-            help="Libraries with custom operators (they are code).",
-        ),
-    ] = None,
+    custom_ops: OperatorLibraries = None,
     plugin: Annotated[
         list[str] | None,
         typer.Option(
@@ -186,7 +165,7 @@ def run(
         ),
     ] = None,
     bench: Annotated[int, typer.Option("--bench", min=0, help="Time this many runs.")] = 0,
-    warmup: Annotated[int, typer.Option("--warmup", "--warm-up", min=0, help="Runs before the timed ones.")] = 5,
+    warmup: Warmup = 5,
     profile: Annotated[
         Path | None,
         typer.Option("--profile", metavar="F.json", show_default=False, help="Save the runtime's own trace."),

@@ -19,6 +19,7 @@ from onnxbench.cli._options import (
     InlineFunctions,
     ModelArgument,
     PerTensor,
+    Prove,
     Quiet,
     RangeOption,
     Seed,
@@ -58,9 +59,7 @@ def split(
             "--by-scopes", metavar="DEPTH", min=1, help="Cut along PyTorch modules, to this depth.", show_default=False
         ),
     ] = None,
-    prove: Annotated[
-        bool, typer.Option("--prove", help="Run the pieces in a chain and compare them with the whole.")
-    ] = False,
+    prove: Prove = False,
     inline_functions: InlineFunctions = False,
     feeds: FeedsOption = None,
     shape: ShapeOption = None,

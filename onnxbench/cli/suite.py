@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxbench.cli._command import means_nothing_without
-from onnxbench.cli._options import AllowOutside, AsJson, Quiet, refuse_given
+from onnxbench.cli._options import AllowOutside, AsJson, PluginBundles, Quiet, Warmup, refuse_given
 
 if TYPE_CHECKING:
     from onnxbench.suite import Cell, SuiteResult, SuiteTable
@@ -39,7 +39,7 @@ def suite(
     time: Annotated[
         int, typer.Option("--time", "--bench", metavar="N", min=0, help="Time this many runs of each cell.")
     ] = 0,
-    warmup: Annotated[int, typer.Option("--warmup", "--warm-up", min=0, help="Runs before the timed ones.")] = 5,
+    warmup: Warmup = 5,
     markdown: Annotated[
         Path | None,
         typer.Option("--markdown", metavar="FILE.md", show_default=False, help="Write the support table."),
@@ -59,13 +59,7 @@ def suite(
             help="Run models in a process of its own, which may crash; one call may take S seconds (0: in this one).",
         ),
     ] = 0.0,
-    plugin: Annotated[
-        Patterns,
-        typer.Option(
-            "--plugin", metavar="PATH...", show_default=False,
-            help="Custom operators: bundles by name or folder (they are code and are run).",
-        ),
-    ] = None,
+    plugin: PluginBundles = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and run nothing.")] = False,
     allow_outside: AllowOutside = False,
     as_json: AsJson = False,

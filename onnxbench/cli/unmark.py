@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,12 +17,15 @@ from onnxbench.cli._options import (
     ExternalThreshold,
     FeedsOption,
     ModelArgument,
+    NoStamp,
+    OutArgument,
     PerTensor,
     Quiet,
     RangeOption,
     Seed,
     ShapeOption,
     ShareWeights,
+    ShortOutput,
     feed_options,
     save_options,
 )
@@ -34,7 +36,7 @@ from onnxbench.cli._options import (
 )
 def unmark(
     model: ModelArgument,
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)] = None,
+    out: OutArgument = None,
     at: Annotated[
         str | None,
         typer.Option(
@@ -48,12 +50,8 @@ def unmark(
     verify: Annotated[
         bool, typer.Option("--verify", "--validate", help="Run the model before and after; it must stay the same.")
     ] = False,
-    no_stamp: Annotated[
-        bool, typer.Option("--no-stamp", help="Do not name the recipe's digest in the model's metadata.")
-    ] = False,
-    short_o: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="The same as OUT.", show_default=False)
-    ] = None,
+    no_stamp: NoStamp = False,
+    short_o: ShortOutput = None,
     feeds: FeedsOption = None,
     shape: ShapeOption = None,
     dim: DimOption = None,

@@ -38,23 +38,20 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from enum import IntEnum
 from typing import Any, TypeAlias
 
-from onnxbench.diffing import _tensors
+from onnxbench.diffing._leaves import Leaves
 from onnxbench.diffing._neighbours import (
     MOST_BEYOND,
     MOST_NEAR,
     alone,
-    first_place,
     groups_of,
-    join,
     joined,
-    made_names,
     next_node,
-    node_names,
     nodes_beyond,
     type_key,
     uses_of,
 )
 from onnxbench.diffing._sides import Ids, Side, output_number
+from onnxbench.diffing._traits import Traits
 
 Item: TypeAlias = "tuple[int, int] | tuple[str, str]"
 """A pair that was found: positions of two nodes, or names of two tensors that no node makes."""
@@ -101,11 +98,13 @@ class Matching:
         self.nodes, self.nodes_b = [-1] * len(a.inputs), [-1] * len(b.inputs)
         self.tensors: dict[str, str] = {}
         self.tensors_b: dict[str, str] = {}
+        self._leaf_pairs = Leaves(a, b, self.nodes, self.tensors, self.tensors_b)
         self._open = min(len(self.nodes), len(self.nodes_b))
         self._queues: list[deque[Item]] = [deque() for _ in _Ask]
-        self._samples: tuple[dict[str, Hashable], dict[str, Hashable]] = ({}, {})
-        self._names_a, self._names_b = made_names(a), made_names(b)
-        self._node_names_a, self._node_names_b = node_names(a), node_names(b)
+        self._ends_a, self._ends_b = self._output_keys()
+        self._traits_a, self._traits_b = Traits(a, self._ends_a), Traits(b, self._ends_b)
+        self._names_a, self._names_b = self._traits_a.made_names, self._traits_b.made_names
+        self._node_names_a, self._node_names_b = self._traits_a.node_names, self._traits_b.node_names
         shared = not set(filter(None, self._names_a)).isdisjoint(self._names_b) or not set(
             filter(None, self._node_names_a)
         ).isdisjoint(self._node_names_b)
@@ -113,15 +112,11 @@ class Matching:
         self._set_questions(names=shared)
         self._forward: tuple[list[int], list[int]]
         self._backward: tuple[list[int], list[int]]
-        self._ends_a, self._ends_b = self._output_keys()
-        self._output_places = tuple(
-            {name: place for place, name in enumerate(side.scope.outputs)} for side in (self.a, self.b)
-        )
         places = {key: name for name, key in self._ends_b.items()}
         self._ends = [(name, places[key]) for name, key in self._ends_a.items() if key in places and key != ("?",)]
         self._pair_inputs()
         self._run()
-        self._pair_rest()
+        self._leaf_pairs.pair_rest(self._ends)
 
     # ---- what a name means, graphs around included
 
@@ -317,7 +312,7 @@ class Matching:
             if not left_a or not left_b:
                 continue
             if len(left_a) > 1 or len(left_b) > 1:
-                for pair in self._alike(left_a, left_b, self._sample_a, self._sample_b):
+                for pair in self._alike(left_a, left_b, self._traits_a.sample, self._traits_b.sample):
                     if self._match_nodes(*pair):
                         self._drain(_Ask.EXACT)
                 left_a, left_b = self._unmatched(left_a, left_b)
@@ -348,14 +343,7 @@ class Matching:
         return all(keys[other] in known for other in near)
 
     def _pair_by_names(self, ones: Iterable[int], others: Iterable[int]) -> None:
-        for key_a, key_b in (
-            (self._all_names_a, self._all_names_b),
-            (self._weight_names_a, self._weight_names_b),
-            (self._names_a.__getitem__, self._names_b.__getitem__),
-            (self._node_names_a.__getitem__, self._node_names_b.__getitem__),
-            (self._place_a, self._place_b),
-            (self._details_a, self._details_b),
-        ):
+        for key_a, key_b in zip(self._traits_a.names(), self._traits_b.names(), strict=True):
             ones, others = self._unmatched(ones, others)
             if not ones or not others:
                 return
@@ -372,47 +360,6 @@ class Matching:
         """Returns the pairs of nodes that alone among these have a key; None is no key."""
         keys_a, keys_b = {one: key_a(one) for one in ones}, {other: key_b(other) for other in others}
         return alone(groups_of(ones, keys_a, others, keys_b))
-
-    def _all_names_a(self, position: int) -> Hashable:
-        node = self.a.scope.nodes[position]
-        return (node.name, *node.output)
-
-    def _all_names_b(self, position: int) -> Hashable:
-        node = self.b.scope.nodes[position]
-        return (node.name, *node.output)
-
-    def _weight_names_a(self, position: int) -> Hashable:
-        return tuple(name for name in self.a.inputs[position] if name in self.a.stored) or None
-
-    def _weight_names_b(self, position: int) -> Hashable:
-        return tuple(name for name in self.b.inputs[position] if name in self.b.stored) or None
-
-    def _place_a(self, position: int) -> Hashable:
-        return first_place(self.a, position, self._ends_a, self._output_places[0])
-
-    def _place_b(self, position: int) -> Hashable:
-        return first_place(self.b, position, self._ends_b, self._output_places[1])
-
-    def _details_a(self, position: int) -> Hashable:
-        return self.a.details(position)
-
-    def _details_b(self, position: int) -> Hashable:
-        return self.b.details(position)
-
-    def _sample_a(self, position: int) -> Hashable:
-        return self._node_sample(self.a, position, self._samples[0])
-
-    def _sample_b(self, position: int) -> Hashable:
-        return self._node_sample(self.b, position, self._samples[1])
-
-    def _node_sample(self, side: Side, position: int, known: dict[str, Hashable]) -> Hashable:
-        names = [name for name in side.inputs[position] if name in side.stored]
-        tensors = [attribute.t for attribute in side.scope.nodes[position].attribute if attribute.type == 4]
-        for name in names:
-            if name not in known:
-                known[name] = _tensors.sample(side.model, side.stored[name])
-        found = (*(known[name] for name in names), *(_tensors.sample(side.model, tensor) for tensor in tensors))
-        return found or None
 
     # ---- pairs from pairs
 
@@ -615,7 +562,7 @@ class Matching:
         if question == _Ask.EXACT:
             self._pair_by_names(ones, others)
         ones, others = self._unmatched(ones, others)
-        for one, other in self._alike(ones, others, self._sample_a, self._sample_b):
+        for one, other in self._alike(ones, others, self._traits_a.sample, self._traits_b.sample):
             self._match_nodes(one, other)
         if question == _Ask.IN_ORDER:
             self._pair_by_names(ones, others)
@@ -700,8 +647,9 @@ class Matching:
         self.nodes[one], self.nodes_b[other] = other, one
         self._open -= 1
         for name, name_b in zip(self.a.inputs[one], self.b.inputs[other], strict=False):
-            if name and name_b and name not in self.tensors and name_b not in self.tensors_b:
-                self._match_leaves(name, name_b)
+            is_open = name and name_b and name not in self.tensors and name_b not in self.tensors_b
+            if is_open and self._leaf_pairs.can_be_one(name, name_b):
+                self._match_tensors(name, name_b)
         for name, name_b in zip(self.a.outputs[one], self.b.outputs[other], strict=False):
             if name and name_b:
                 self.tensors[name], self.tensors_b[name_b] = name_b, name
@@ -711,98 +659,3 @@ class Matching:
     def _match_tensors(self, name: str, name_b: str) -> None:
         self.tensors[name], self.tensors_b[name_b] = name_b, name
         self._queues[0].append((name, name_b))
-
-    def _match_leaves(self, name: str, name_b: str) -> None:
-        """Pairs two inputs or two weights that nodes which are the same read at the same place, if they can be one."""
-        a, b = self.a, self.b
-        if name in a.given and name_b in b.given:
-            if name not in b.given and name_b not in a.given:
-                self._match_tensors(name, name_b)
-        elif (
-            name in a.stored and name_b in b.stored and name not in a.given and name_b not in b.given
-            and (name == name_b or self._may_be_renamed(name, name_b))
-        ):  # fmt: skip
-            self._match_tensors(name, name_b)
-
-    def _may_be_renamed(self, name: str, name_b: str) -> bool:
-        a, b = self.a, self.b
-        if list(a.stored[name].dims) != list(b.stored[name_b].dims):
-            return False
-        return (name not in b.stored and name_b not in a.stored) or self._was_renamed(name, name_b)
-
-    def _was_renamed(self, name: str, name_b: str) -> bool:
-        """Tells whether a weight has another name although its old name is in use: by samples of the values."""
-        one = _tensors.sample(self.a.model, self.a.stored[name])
-        if one != _tensors.sample(self.b.model, self.b.stored[name_b]):
-            return False
-        return name not in self.b.stored or one != _tensors.sample(self.b.model, self.b.stored[name])
-
-    def _pair_rest(self) -> None:
-        """Pairs inputs and weights that no node has settled: by name, then by type or value."""
-        a, b = self.a, self.b
-        inputs = [name for name in a.given if name not in self.tensors]
-        inputs_b = [name for name in b.given if name not in self.tensors_b]
-        if inputs and inputs_b and not a.scope.is_function:
-            types = {info.name: type_key(info.type) for info in a.scope.graph.input}
-            types_b = {info.name: type_key(info.type) for info in b.scope.graph.input}
-            for ones, others in join(inputs, types.get, inputs_b, types_b.get):
-                if len(ones) == len(others):
-                    for one, other in zip(ones, others, strict=True):
-                        self._match_tensors(one, other)
-        for name in a.stored:
-            if name not in self.tensors and name in b.stored and name not in self.tensors_b:
-                self._match_tensors(name, name)
-        for name, name_b in self._ends:
-            if name in a.stored and name_b in b.stored and name not in self.tensors and name_b not in self.tensors_b:
-                self._match_tensors(name, name_b)
-        for key_a, key_b in (
-            (self._use_and_values_a, self._use_and_values_b),
-            (self._use_a, self._use_b),
-            (self._values_a, self._values_b),
-        ):
-            stored = [name for name in a.stored if name not in self.tensors]
-            stored_b = [name for name in b.stored if name not in self.tensors_b]
-            for ones, others in join(stored, key_a, stored_b, key_b):
-                if len(ones) == len(others) and (len(ones) == 1 or key_a != self._values_a):
-                    for one, other in zip(ones, others, strict=True):
-                        self._match_tensors(one, other)
-        self._pair_by_name_alone()
-
-    def _pair_by_name_alone(self) -> None:
-        """Pairs tensors that are made otherwise now and are called the same: who reads them was not changed."""
-        a, b = self.a, self.b
-        made = [name for one, other in enumerate(self.nodes) if other < 0 for name in a.scope.writes[one]]
-        for name in (*made, *a.stored, *a.given):
-            if name in self.tensors or name in self.tensors_b:
-                continue
-            if name in b.scope.producers or name in b.stored or name in b.given:
-                self.tensors[name] = self.tensors_b[name] = name
-
-    def _values_a(self, name: str) -> Hashable:
-        return _tensors.sample(self.a.model, self.a.stored[name])
-
-    def _values_b(self, name: str) -> Hashable:
-        return _tensors.sample(self.b.model, self.b.stored[name])
-
-    def _use_and_values_a(self, name: str) -> Hashable:
-        return self._use_of(name, True), self._values_a(name)
-
-    def _use_and_values_b(self, name: str) -> Hashable:
-        return self._use_of(name, False), self._values_b(name)
-
-    def _use_a(self, name: str) -> Hashable:
-        return self._used(name, True)
-
-    def _use_b(self, name: str) -> Hashable:
-        return self._used(name, False)
-
-    def _used(self, name: str, first: bool) -> Hashable:
-        """Returns who reads a weight of some shape; None if nobody does."""
-        use = self._use_of(name, first)
-        return (use, tuple((self.a if first else self.b).stored[name].dims)) if use else None
-
-    def _use_of(self, name: str, first: bool) -> Hashable:
-        """Returns which nodes read a weight, as positions in ``b``."""
-        if first:
-            return tuple(sorted({(self.nodes[reader], slot) for reader, slot in self.a.consumers.get(name, ())}))
-        return tuple(sorted(set(self.b.consumers.get(name, ()))))

@@ -1,11 +1,11 @@
-"""What ``_matching`` asks of one graph, or of two lists of nodes: names, keys in common, readers, nodes further on.
+"""What ``_matching`` asks of one graph, or of two lists of nodes: keys in common, readers, nodes further on.
 
 Nothing here knows what was matched but what it is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxbench.diffing._sides import Side
@@ -20,30 +20,13 @@ MOST_BEYOND, MOST_NEAR = 64, 8
 """So many readers of one tensor, and nodes next to one place, are looked at."""
 
 
-def first_place(side: Side, position: int, ends: Mapping[str, Hashable], places: Mapping[str, int]) -> Hashable:
-    """Returns at which place the graph returns a tensor of a node; None if it returns none."""
-    return next((places[name] for name in side.scope.writes[position] if name in ends), None)
-
-
-def made_names(side: Side) -> list[str | None]:
-    """Returns of each node the name of the first tensor it makes."""
-    return [writes[0] if writes else None for writes in side.scope.writes]
-
-
-def node_names(side: Side) -> list[str | None]:
-    """Returns of each node its name, if it has one and no other node of the graph has it."""
-    names = [node.name for node in side.scope.nodes]
-    seen: dict[str, int] = {}
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-    return [name if name and seen[name] == 1 else None for name in names]
-
-
 def joined(names: Sequence[str | None], numbers: Sequence[int]) -> list[Hashable]:
+    """Returns names with numbers as keys; None, which is no key, for what has no name."""
     return [None if name is None else (name, number) for name, number in zip(names, numbers, strict=True)]
 
 
 def type_key(value: TypeProto | None) -> Hashable:
+    """Returns what is equal for equal types; None for none."""
     return None if value is None else value.SerializeToString(deterministic=True)
 
 

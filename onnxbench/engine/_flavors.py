@@ -67,7 +67,12 @@ def choose(wanted: str | None = None) -> Flavor:
 
 
 def choose_name(wanted: str | None = None) -> str:
-    """Returns the name of the TensorRT to use, as ``choose`` does, without a look at its version."""
+    """Returns the name of the TensorRT to use, as ``choose`` does, without a look at its version.
+
+    Raises:
+        UsageError: There is no engine of that name.
+        MissingDependencyError: It is not installed.
+    """
     name = None if wanted is None else wanted.lower().replace("_", "-")
     if name is not None and name not in MODULES:
         hint = did_you_mean(name, MODULES) or f"Engines: {', '.join(ENGINES)}."

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from onnxbench import captures, datafiles
-from onnxbench.drift import DriftReport, TensorStats, Tolerance, compare_all, statistics
+from onnxbench.drift import DriftReport, Tolerance, compare_all
 from onnxbench.engine import _standalone
 from onnxbench.engine._flavors import choose
 from onnxbench.engine._observed import inputs_at
@@ -24,6 +24,7 @@ from onnxbench.engine._record import read_engine
 from onnxbench.errors import DeviceError, FeedsError, SpecError, UsageError
 from onnxbench.feeding import FeedOptions, FeedSet, first_set
 from onnxbench.specs import parse_tolerances
+from onnxbench.tensorstats import TensorStats, statistics
 from onnxbench.timing import Latency, summarize
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.captures import Value, input_ports
-from onnxbench.drift import BLOCK
+from onnxbench.elements import BLOCK
 from onnxbench.ranges import values_of
 
 if TYPE_CHECKING:

@@ -25,7 +25,13 @@ from onnxbench.inference import has_long_vector, without_made_up_dims
 from onnxbench.lint.data import is_element_type, is_sound
 from onnxbench.messages import copy_of
 from onnxbench.schemas import plain_domain
-from onnxbench.tensortype import elem_type, initializer_type, is_complete, make_type, make_value_info, tensor_shape
+from onnxbench.tensortype import (
+    agree,
+    initializer_type,
+    is_complete,
+    make_type,
+    make_value_info,
+)
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
@@ -250,7 +256,7 @@ def _settle_inputs(graph: GraphProto) -> None:
         for position in range(len(graph.initializer) - 1, -1, -1):
             tensor = graph.initializer[position]
             given = inputs.get(tensor.name)
-            if given is not None and not can_agree(given.type, initializer_type(tensor)):
+            if given is not None and not agree(given.type, initializer_type(tensor)):
                 given.ClearField("type")
                 del graph.initializer[position]
 
@@ -419,27 +425,13 @@ def _correct_conflicts(probe: ModelProto, index: GraphIndex) -> list[Conflict]:
         for is_output, infos in ((False, graph.value_info), (True, outputs)):
             for info in infos:
                 found = known.get(info.name)
-                if found is None or not is_complete(found) or can_agree(info.type, found):
+                if found is None or not is_complete(found) or agree(info.type, found):
                     continue
                 stated = copy_of(info.type)
                 right = copy_of(without_made_up_dims(found))
                 conflicts.append(Conflict(number, info.name, stated, right, is_output))
                 info.type.CopyFrom(right)
     return conflicts
-
-
-def can_agree(stated: TypeProto, known: TypeProto) -> bool:
-    """Tells whether two types can both be true: same kind, same element type, no dimension of two sizes."""
-    if stated.WhichOneof("value") != known.WhichOneof("value"):
-        return not is_complete(stated) or not is_complete(known)
-    if 0 not in (elem_type(stated), elem_type(known)) and elem_type(stated) != elem_type(known):
-        return False
-    first, second = tensor_shape(stated), tensor_shape(known)
-    if first is None or second is None:
-        return True
-    return len(first) == len(second) and all(
-        a == b or not isinstance(a, int) or not isinstance(b, int) for a, b in zip(first, second, strict=True)
-    )
 
 
 def _types(typed: ModelProto, probe: ModelProto, index: GraphIndex) -> dict[str, dict[str, TypeProto]]:

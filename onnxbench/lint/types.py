@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from onnxbench.graph import Scope, root_of
-from onnxbench.lint.checker import Complaint, can_agree, is_ranked
+from onnxbench.lint.checker import Complaint, is_ranked
 from onnxbench.lint.data import is_element_type
 from onnxbench.lint.facts import Facts, graph_of, listed, operator
 from onnxbench.lint.rules import Checks, Finding, NotRun, Rule, Severity
-from onnxbench.tensortype import dtype_name, elem_type, format_type, initializer_type, is_complete, tensor_shape
+from onnxbench.tensortype import agree, dtype_name, elem_type, format_type, initializer_type, is_complete, tensor_shape
 
 if TYPE_CHECKING:
     from onnx import TypeProto, ValueInfoProto
@@ -183,7 +183,7 @@ def _conflicts(facts: Facts) -> Iterator[Finding | NotRun]:
         yield facts.find(rule, message, scope=scope, tensor=conflict.name, mendable=scope is main)
     given = {info.name: info.type for info in facts.proto.graph.input}
     for info in facts.proto.graph.output:
-        if info.name in given and info.name not in told and not can_agree(info.type, given[info.name]):
+        if info.name in given and info.name not in told and not agree(info.type, given[info.name]):
             stated, known = format_type(info.type), format_type(given[info.name])
             message = f"output {info.name!r} says {stated}, and the input of that name {known}"
             yield facts.find(OUTPUT_CONFLICT, message, scope=main, tensor=info.name)
@@ -299,7 +299,7 @@ def _statements(facts: Facts) -> Iterator[Finding | NotRun]:
         seen: dict[str, TypeProto] = {}
         for info in scope.graph.value_info:
             first = seen.get(info.name, ports.get(info.name))
-            if first is not None and not can_agree(first, info.type):
+            if first is not None and not agree(first, info.type):
                 where = "another value info" if info.name in seen else "the graph"
                 message = f"value info {info.name!r} says {format_type(info.type)}, and {where} {format_type(first)}"
                 yield facts.find(DUPLICATE_VALUE_INFO, message, scope=scope, tensor=info.name, severity=Severity.ERROR)
@@ -311,7 +311,7 @@ def _statements(facts: Facts) -> Iterator[Finding | NotRun]:
         for given in graph.input if graph is not None and stored else ():
             if given.name in stored:
                 kind = initializer_type(stored[given.name])
-                if not can_agree(given.type, kind):
+                if not agree(given.type, kind):
                     message = f"input {given.name!r} is {format_type(given.type)}, its initializer {format_type(kind)}"
                     yield facts.find(INITIALIZER_CONFLICT, message, scope=scope, tensor=given.name)
 

@@ -19,7 +19,7 @@ from onnxbench.graph import GraphIndex, topological_order
 from onnxbench.merging._equal import equal_weights, same_messages
 from onnxbench.merging._links import Link, misfit
 from onnxbench.merging._naming import FunctionKey, Part, function_key, rename, symbols_of
-from onnxbench.messages import carry_field, copy_of
+from onnxbench.messages import carry_field, copy_of, delete_named
 from onnxbench.model import Model
 from onnxbench.opsets import standard_opset
 from onnxbench.schemas import plain_domain
@@ -401,9 +401,7 @@ class Joiner:
         here = {info.name for info in graph.output}
         for info in theirs.output:
             origins.setdefault(info.name, "b")
-        for at in reversed(range(len(theirs.output))):
-            if theirs.output[at].name in here:
-                del theirs.output[at]
+        delete_named(theirs.output, here)
         origins.update((info.name, "b") for info in theirs.input)
         self._merge_words(proto, other)
         if "" not in {plain_domain(one.domain) for one in proto.opset_import} and (casts or passed):
@@ -423,12 +421,8 @@ class Joiner:
                 if info.name == names_b[name]:
                     info.name = new
         for held in (theirs.input, theirs.initializer, theirs.value_info):
-            for at in reversed(range(len(held))):
-                if held[at].name in theirs_only:
-                    del held[at]
-        for at in reversed(range(len(theirs.sparse_initializer))):
-            if theirs.sparse_initializer[at].values.name in theirs_only:
-                del theirs.sparse_initializer[at]
+            delete_named(held, theirs_only)
+        delete_named(theirs.sparse_initializer, theirs_only, by="values.name")
         if self._shared_nodes:
             copies = [copy_of(node) for at, node in enumerate(theirs.node) if at not in self._shared_nodes]
             del theirs.node[:]

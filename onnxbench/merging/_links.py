@@ -66,6 +66,19 @@ class Side:
 def find_links(
     a: Side, b: Side, connections: Sequence[str] | Mapping[str, str], *, cast: bool
 ) -> tuple[Link, ...]:  # fmt: skip
+    """Returns what feeds which inputs of B, each connection with the types of its ends, none twice.
+
+    Args:
+        a: The model that is fed from.
+        b: The model that is fed.
+        connections: ``OUT=IN`` words, or outputs of A by input of B; none: equal names, or the only ends there are.
+        cast: Let a Cast stand between ends that differ in their element type only.
+
+    Raises:
+        NotFoundError: A model has no such end.
+        UsageError: An input is fed twice, or nothing says what to connect.
+        RefusedResultError: The types of two ends do not fit.
+    """
     if isinstance(connections, Mapping):
         pairs = [(_known(a, output), _known(b, name)) for name, output in connections.items()]
     elif connections:

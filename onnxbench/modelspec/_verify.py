@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from onnxbench import weights
 from onnxbench.conformity import Complaint, Flaw, Located, called, find_flaws, inside
 from onnxbench.errors import ModelError, RefusedResultError, SpecError
-from onnxbench.graph import GraphIndex, Scope, root_of, topological_order
+from onnxbench.graph import GraphIndex, Scope, reorder, root_of, topological_order
 from onnxbench.inference import has_long_vector, inferred, inferred_types, slim, without_made_up_dims
 from onnxbench.messages import copy_of
 from onnxbench.model import Model
@@ -123,11 +123,7 @@ def _sort(index: GraphIndex, marks: Marks) -> None:
         lines = marks.nodes.get(key)
         if lines:
             marks.nodes[key] = [lines[position] for position in order]
-        ordered = [type(scope.nodes[position])() for position in order]
-        for copy, position in zip(ordered, order, strict=True):
-            copy.CopyFrom(scope.nodes[position])
-        del scope.graph.node[:]
-        scope.graph.node.extend(ordered)
+        reorder(scope, order)
 
 
 def _cycle_error(scope: Scope, marks: Marks, error: ModelError) -> SpecError:

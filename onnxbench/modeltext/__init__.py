@@ -55,10 +55,11 @@ from onnxbench.modeltext._originals import (
     keyed_tensors,
     owner_name,
 )
-from onnxbench.modeltext._printer import Printer, Weights
+from onnxbench.modeltext._printer import Printer
 from onnxbench.modeltext._reader import Marks, Reader
 from onnxbench.modeltext._syntax import ATTRIBUTE_WORDS, MAX_BODY_DEPTH, type_word
 from onnxbench.modeltext._tokens import quoted
+from onnxbench.modeltext._values import Weights
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
@@ -98,7 +99,7 @@ def show(
     metadata: bool = True,
     notes: list[str] | None = None,
 ) -> str:
-    """Returns a model, or part of it, as text; the arguments are those of ``lines``."""
+    """Returns a model, or part of it, as text, each line ended; arguments and errors are those of ``lines``."""
     found = lines(
         model,
         selectors,
@@ -138,6 +139,7 @@ def lines(
 
     Raises:
         NotFoundError: A selector or function name matches nothing.
+        UsageError: Selectors and a function are given.
         ModelError: The model has names that are not text.
         ExternalDataError: Values that must be printed cannot be read.
     """

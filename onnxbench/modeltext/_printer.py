@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from onnxbench import literals, weights
-from onnxbench.errors import ExternalDataError, ModelError
+from onnxbench import literals
+from onnxbench.errors import ModelError
 from onnxbench.graph import GraphIndex, Scope
 from onnxbench.messages import copy_of
 from onnxbench.model import Model
@@ -31,17 +28,17 @@ from onnxbench.modeltext._syntax import (
     TENSOR,
     TENSORS,
     TYPE,
-    TYPE_NAMES,
     TYPE_WORDS,
     TYPES,
     VALUE_FIELDS,
     WRAPPERS,
     is_repeated,
     leftover_fields,
+    printable,
     type_word,
 )
+from onnxbench.modeltext._values import ValuePrinter, Weights
 from onnxbench.tensortype import format_type
-from onnxbench.wire import STUB_PREFIX
 
 if TYPE_CHECKING:
     from onnx import (
@@ -56,10 +53,6 @@ if TYPE_CHECKING:
         ValueInfoProto,
     )
 
-Weights = Literal["elided", "inline", "stats"]
-"""What is printed of large weights: nothing but type and place, every value, or statistics."""
-
-_WRAP = 16  # values on a line, when they do not fit on the line of their tensor
 _WIDE = 110  # characters; longer signatures get one line per value
 
 
@@ -78,20 +71,6 @@ class _Names(dict[str, str]):
         return text
 
 
-@dataclass(slots=True)
-class _Values:
-    """The text of a tensor's values.
-
-    Attributes:
-        rows: The literals, a row per line; a single row is put on the line of the tensor.
-        comment: What stands in a comment beside it.
-    """
-
-    rows: Iterable[str]
-    comment: str = ""
-    is_long: bool = False
-
-
 class Printer:
     """Prints one model; see ``onnxbench.modeltext.lines``."""
 
@@ -99,14 +78,12 @@ class Printer:
         self, model: Model, mode: Weights, max_elements: int, notes: list[str], *, metadata: bool = True
     ) -> None:
         self._model = model
-        self._mode = mode
         self._metadata = metadata
-        self._max_elements = max_elements
         self._notes = notes
         self._names = _Names()
         self._ops: dict[tuple[str, str], str] = {}
         self._one_line = False
-        self._left_out = self._left_out_bytes = 0
+        self._values = ValuePrinter(model, mode, max_elements, notes)
         self.undescribed = 0
         """How many doc strings and metadata entries were left out, as asked."""
 
@@ -121,12 +98,12 @@ class Printer:
         for function in proto.functions:
             yield ""
             yield from self.function(function)
-        if self._left_out:
+        count, size = self._values.left_out, self._values.left_out_bytes
+        if count:
             origin = self._model.origin
-            name = _printable(origin.name) if origin else "MODEL"
-            plural = "s" if self._left_out > 1 else ""
+            name = printable(origin.name) if origin else "MODEL"
             yield (
-                f"# The values of {self._left_out:,} tensor{plural} ({self._left_out_bytes:,} bytes) are left out:"
+                f"# The values of {count:,} tensor{'s' if count > 1 else ''} ({size:,} bytes) are left out:"
                 f" build with --weights-from {name}"
             )
 
@@ -253,7 +230,7 @@ class Printer:
 
     def _initializer(self, tensor: TensorProto, indent: str, separator: str) -> Iterator[str]:
         head = f"{indent}{self._tensor_type(tensor)} {self._names[tensor.name]} = "
-        values = self._values(tensor)
+        values = self._values.text_of(tensor)
         tail = self._tail(self._extras(tensor)) + separator + self._comment(values.comment)
         if values.is_long:
             yield f"{head}{{"
@@ -474,70 +451,12 @@ class Printer:
         return f"{word}[{','.join(map(str, tensor.dims))}]" if tensor.dims else word
 
     def _inline_tensor(self, tensor: TensorProto, name: str, label: str, comments: list[str]) -> str:
-        values = self._values(tensor)
+        values = self._values.text_of(tensor)
         if values.comment:
             comments.append(f"{label}: {values.comment}")
         shown = f" {self._names[name]} =" if name else ""
         extras = self._tail(self._extras(tensor))
         return f"{self._tensor_type(tensor)}{shown} {{{', '.join(values.rows)}}}{extras}"
-
-    def _values(self, tensor: TensorProto) -> _Values:
-        """Returns what stands between the braces of a tensor."""
-        count = math.prod(tensor.dims)
-        problem = _data_problem(tensor, count)
-        if problem:
-            self._notes.append(f"tensor {tensor.name!r}: {problem}; its data is not in the text")
-            return _Values(["..."], problem)
-        is_large = count > self._max_elements
-        if is_large and self._mode != "inline":
-            return self._leave_out(tensor)
-        if tensor.data_type == 8:
-            texts: Iterable[str] = map(literals.quote, tensor.string_data)
-            return _Values(_rows(list(texts)) if is_large else texts, is_long=is_large)
-        try:
-            array = self._model.array(tensor).reshape(-1)
-        except (ExternalDataError, ModelError) as error:
-            if self._mode == "inline" and isinstance(error, ExternalDataError):
-                raise
-            self._notes.append(f"{error.message}; the text has no values for it")
-            return _Values(["..."], self._place(tensor))
-        if is_large:
-            return _Values(_array_rows(array, tensor.data_type), is_long=True)
-        return _Values(literals.array_texts(array, tensor.data_type))
-
-    def _leave_out(self, tensor: TensorProto) -> _Values:
-        self._left_out += 1
-        self._left_out_bytes += weights.tensor_bytes(tensor)
-        return _Values(["..."], self._place(tensor) + (self._statistics(tensor) if self._mode == "stats" else ""))
-
-    def _place(self, tensor: TensorProto) -> str:
-        """Returns the size of a tensor's data and where it lies, in words."""
-        size = f"{weights.tensor_bytes(tensor):,} bytes"
-        said = weights.entries(tensor)
-        if not weights.is_outside(tensor):
-            origin = self._model.origin
-            return f"{size} in {_printable(origin.name)}" if origin else size
-        where = said.get("location", "")
-        name = Path(where.removeprefix(STUB_PREFIX)).name if where.startswith(STUB_PREFIX) else where
-        offset = said.get("offset", "0")
-        return f"{size} at {int(offset) if offset.isdigit() else 0:,} of {_printable(name)}"
-
-    def _statistics(self, tensor: TensorProto) -> str:
-        import numpy as np
-
-        if tensor.data_type == 8 or tensor.data_type in (14, 15):
-            return ""
-        array = self._model.array(tensor).reshape(-1)
-        values = array.astype(np.float64)
-        finite = values[np.isfinite(values)]
-        words = []
-        if finite.size:
-            words.append(f"min {finite.min():.4g}, max {finite.max():.4g}")
-            words.append(f"mean {finite.mean():.4g}, std {finite.std():.4g}")
-        for word, number in (("NaN", int(np.isnan(values).sum())), ("Inf", int(np.isinf(values).sum()))):
-            if number:
-                words.append(f"{number:,} {word}")
-        return f": {', '.join(words)}"
 
     # -- what stands beside things ------------------------------------------------------------------------------
 
@@ -595,7 +514,7 @@ class Printer:
             if scope in chosen:
                 names, positions = chosen[scope]
                 if scope.path:
-                    yield f"# {_printable(scope.path)}"
+                    yield f"# {printable(scope.path)}"
                 yield from self._declared(scope, set(names))
                 for position in sorted(set(positions)):
                     yield from self._node(scope.nodes[position], "", scope.path)
@@ -678,48 +597,3 @@ def _leftovers(message: Any) -> list[str]:
 
     text = text_format.MessageToString(part, as_one_line=True)
     return [f"textproto: {literals.quote(text, one_line=True)}"]
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else ascii(text)
-
-
-def _rows(texts: list[str]) -> Iterator[str]:
-    for at in range(0, len(texts), _WRAP):
-        yield ", ".join(texts[at : at + _WRAP])
-
-
-def _array_rows(array: Any, number: int) -> Iterator[str]:
-    block = _WRAP << 12  # some megabytes of text at a time
-    for start in range(0, len(array), block):
-        yield from _rows(literals.array_texts(array[start : start + block], number))
-
-
-def _data_problem(tensor: TensorProto, count: int) -> str:
-    """Returns what is wrong with a tensor's own data, or "" (data outside is judged when it is read)."""
-    number = tensor.data_type
-    if number == 0 or number not in TYPE_NAMES:
-        return f"element type {type_word(number)} has no values"
-    if count < 0 or any(dim < 0 for dim in tensor.dims):
-        return f"shape {list(tensor.dims)} has a negative size"
-    if weights.is_outside(tensor):
-        return ""
-    if number == 8:
-        held, wanted = len(tensor.string_data), count
-    elif tensor.HasField("raw_data"):
-        held, wanted = len(tensor.raw_data), weights.tensor_bytes(tensor)
-    else:
-        held, wanted = _typed_length(tensor), _typed_length_wanted(number, count)
-    return "" if held == wanted else f"it holds {held:,} where {type_word(number)}{list(tensor.dims)} takes {wanted:,}"
-
-
-def _typed_length(tensor: TensorProto) -> int:
-    from onnx import helper
-
-    return len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
-
-
-def _typed_length_wanted(number: int, count: int) -> int:
-    if number in (21, 22, 23):
-        return (count + 1) // 2
-    return (count + 3) // 4 if number in (25, 26) else count * literals.literals_per_element(number)

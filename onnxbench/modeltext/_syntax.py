@@ -74,3 +74,8 @@ def is_repeated(field: Any) -> bool:
 def type_word(number: int) -> str:
     """Returns an element type as the text spells it; one that is unknown by its number."""
     return TYPE_NAMES.get(number) or f"dtype{number}"
+
+
+def printable(text: str) -> str:
+    """Returns a text that fits on one line of a terminal: what does not print is escaped."""
+    return text if text.isprintable() else ascii(text)

@@ -32,6 +32,7 @@ from onnxbench.operations._constants import ToConstant, ToInitializer, store_con
 from onnxbench.operations._dimensions import MakeBatchDynamic, MakeDynamic, NameDim, SetDim, SetShape
 from onnxbench.operations._files import content_digest, files_of
 from onnxbench.operations._functions import InlineFunctions, Move, Outline
+from onnxbench.operations._insertion import AddNodes, Insert
 from onnxbench.operations._interface import (
     AddInput,
     AddOutput,
@@ -60,6 +61,7 @@ from onnxbench.operations._model import (
 from onnxbench.operations._nodes import DeleteAttribute, RenameNode, SetAttribute, SetOp
 from onnxbench.operations._precision import SetPrecision
 from onnxbench.operations._quantization import Dequantize, SymmetricQuantization
+from onnxbench.operations._removal import Delete, Replace
 from onnxbench.operations._retyping import RetypeInput, RetypeOutput
 from onnxbench.operations._rewrite import Rewrite
 from onnxbench.operations._sizes import ResizeBySizes
@@ -67,7 +69,7 @@ from onnxbench.operations._stored import Externalize, InlineWeights, ShareEqualW
 from onnxbench.operations._tensors import RenameNodes, RenameTensor, RenameTensors
 from onnxbench.operations._transposition import TransposeWeight
 from onnxbench.operations._values import CastWeight, SetWeight
-from onnxbench.operations._wiring import AddNodes, Delete, Duplicate, Insert, Redirect, Replace, Rewire
+from onnxbench.operations._wiring import Duplicate, Redirect, Rewire
 
 __all__ = [
     "OPERATIONS",

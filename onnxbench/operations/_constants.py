@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from onnxbench.draft import Draft, require_dense
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError
 from onnxbench.graph import NodeRef, Scope, TensorRef, home_of, root_of
-from onnxbench.messages import as_text
+from onnxbench.messages import as_text, delete_named
 from onnxbench.operations._base import NodeOperation, TensorOperation, describe_tensor
 from onnxbench.operations._weights import (
     Weight,
@@ -78,12 +78,8 @@ class ToConstant(TensorOperation):
                     ref = TensorRef(scope, sparse.values.name)
                     workshop.insert(Weight(ref, sparse.values), node, end="Constant")
             for repeated in (graph.initializer, graph.input):
-                for position in reversed(range(len(repeated))):
-                    if repeated[position].name in names:
-                        del repeated[position]
-            for position in reversed(range(len(graph.sparse_initializer))):
-                if graph.sparse_initializer[position].values.name in names:
-                    del graph.sparse_initializer[position]
+                delete_named(repeated, names)
+            delete_named(graph.sparse_initializer, names, by="values.name")
         workshop.finish()
 
 

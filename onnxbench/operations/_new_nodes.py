@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxbench.draft import require_free
-from onnxbench.errors import RefusedResultError, did_you_mean
+from onnxbench.errors import NotFoundError, RefusedResultError, UsageError, did_you_mean
+from onnxbench.graph import home_of
 from onnxbench.modelspec import fill_attribute, make_tensor
 from onnxbench.operations._base import parse_operator
 from onnxbench.schemas import attribute_type, find_schema
@@ -30,7 +31,23 @@ def make_nodes(
     constants: Mapping[str, Any] | None = None,
     name: str | None = None,
 ) -> list[NodeProto]:
-    """Returns a node for a graph, its domain imported, behind the nodes of its constants if these are nodes."""
+    """Returns a node for a graph, its domain imported, behind the nodes of its constants if these are nodes.
+
+    Args:
+        draft: The model.
+        scope: The graph.
+        op: The operator: ``Add``, ``com.microsoft::Gelu``.
+        inputs: What it reads, by name.
+        outputs: What it makes.
+        attributes: Its attributes, as in a build specification.
+        constants: Values of inputs that are new, likewise: they become initializers, in functions Constant nodes.
+        name: Its name; None: one made from its first output.
+
+    Raises:
+        RefusedResultError: The name is taken, or the operator has no such attribute, or needs more than is given.
+        UsageError: ``op`` is no operator.
+        SpecError: An attribute or constant cannot be read.
+    """
     from onnx import NodeProto
 
     domain, op_type = parse_operator(op)
@@ -101,3 +118,20 @@ def make_constants(draft: Draft, scope: Scope, constants: Mapping[str, Any]) -> 
 def path_in(scope: Scope, name: str) -> str:
     """Returns the path of what has a name in a graph, as ``If_3/then/x``."""
     return f"{scope.path}/{name}" if scope.path else name
+
+
+def require_known(scope: Scope, names: Iterable[str], constants: Mapping[str, Any]) -> None:
+    """Raises NotFoundError if what new nodes shall read is neither a tensor that the graph sees nor a constant."""
+    for name in names:
+        if name and name not in constants and home_of(scope, name) is None:
+            hint = did_you_mean(name, [*constants, *scope.tensor_names()])
+            raise NotFoundError(f"there is no tensor {name!r}", hint=hint)
+
+
+def refuse_unread(constants: Mapping[str, Any], read_names: Iterable[str]) -> None:
+    """Raises UsageError if a constant is given that nothing would read."""
+    known = list(dict.fromkeys(read_names))
+    for name in constants:
+        if name not in known:
+            said = f"What is read: {', '.join(known)}." if known else f"inputs: [_, {name}] reads it."
+            raise UsageError(f"nothing reads the constant {name!r}", hint=did_you_mean(name, known) or said)

@@ -13,7 +13,7 @@ from onnxbench.draft import Draft
 from onnxbench.errors import ExternalDataError, NotFoundError, UnsupportedError, UsageError
 from onnxbench.graph import GraphIndex, Scope, TensorRef, root_of
 from onnxbench.imitation import imitate
-from onnxbench.messages import copy_of
+from onnxbench.messages import copy_of, delete_named
 from onnxbench.operations._base import Effect, Operation, describe_tensor
 from onnxbench.schemas import FIRST_IR_WITH_WEIGHTS_APART, plain_domain
 from onnxbench.steering import is_quantized_data, steering
@@ -176,12 +176,8 @@ def _replace_by_twins(draft: Draft, scope: Scope, renamed: dict[str, str]) -> No
         for entry in annotation.quant_parameter_tensor_names:
             entry.value = renamed.get(entry.value, entry.value)
     for repeated in (graph.initializer, graph.input, graph.value_info):
-        for position in reversed(range(len(repeated))):
-            if repeated[position].name in renamed:
-                del repeated[position]
-    for position in reversed(range(len(graph.quantization_annotation))):
-        if graph.quantization_annotation[position].tensor_name in renamed:
-            del graph.quantization_annotation[position]
+        delete_named(repeated, renamed)
+    delete_named(graph.quantization_annotation, renamed, by="tensor_name")
 
 
 # -- strip -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.draft import Draft, require_dense
+from onnxbench.draft import Draft, distinct, require_dense
 from onnxbench.errors import RefusedResultError, UnsupportedError
 from onnxbench.graph import NodeRef, Scope, TensorRef, home_of
 from onnxbench.operations._base import TensorOperation
@@ -217,12 +217,8 @@ class Workshop:
             raise UnsupportedError(f"this model has a function of its own called {node.op_type}, which would be called")
         if not self.draft.opset(scope):
             self.draft.import_domain(scope, "")
-        home, base, number = self.home(scope), f"{weight.ref.name}_{end}", 1
-        name = base
-        while name in home.labels:
-            name, number = f"{base}_{number}", number + 1
-        home.labels.add(name)
-        node.name = name
+        home = self.home(scope)
+        node.name = name = distinct(f"{weight.ref.name}_{end}", home.labels)
         readers = scope.consumers.get(weight.ref.name, ())
         position = weight.node + 1 if weight.node >= 0 else min(readers, default=len(scope.nodes))
         home.inserted.setdefault(position, []).append(node)

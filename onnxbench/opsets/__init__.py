@@ -28,7 +28,7 @@ from onnxbench import weights
 from onnxbench.errors import ModelError, RefusedResultError, UnsupportedError, UsageError
 from onnxbench.graph import GraphIndex, Scope, home_of
 from onnxbench.inference import TypeFinder
-from onnxbench.messages import copy_of
+from onnxbench.messages import copy_of, delete_named
 from onnxbench.model import SMALL_WEIGHT, Model
 from onnxbench.opsets._problems import (
     CONSTANT_SCALARS,
@@ -511,9 +511,7 @@ def _drop_unread(proto: ModelProto, names: Iterable[tuple[int, str]]) -> int:
             if graph.node[at].op_type == "Constant" and unread.issuperset(graph.node[at].output):
                 del graph.node[at]
         for held in (getattr(graph, "initializer", []), graph.value_info):
-            for at in reversed(range(len(held))):
-                if held[at].name in unread:
-                    del held[at]
+            delete_named(held, unread)
     return sum(map(len, drops.values()))
 
 

@@ -37,6 +37,13 @@ _VALUES_SINCE = {
 
 
 def bring_up(problems: Sequence[Problem], source: int, target: int) -> None:
+    """Puts into each problem the nodes that it is in a later opset, or why there are none (``failure``).
+
+    Args:
+        problems: The nodes, each as it is in ``source``.
+        source: The opset that they are of.
+        target: The later one.
+    """
     asked = []
     for problem in problems:
         node = problem.main

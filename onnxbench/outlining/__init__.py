@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.draft import rename_annotations
+from onnxbench.draft import distinct, rename_annotations
 from onnxbench.errors import NotFoundError, RefusedResultError, UnsupportedError, UsageError, did_you_mean
 from onnxbench.graph import NodeRef, Scope, TensorRef, home_of, root_of
 from onnxbench.messages import copy_of
@@ -28,7 +28,6 @@ from onnxbench.outlining._bodies import (
     Body,
     Instance,
     attribute_digest,
-    distinct,
     is_constant,
     names_in_bodies,
     read_body,
@@ -201,7 +200,7 @@ def outline(
         UnsupportedError: A weight that would have to move inside can be overridden by a caller.
     """
     domain, base = _function_name(draft, name)
-    _requiredistinct(instances)
+    _require_distinct(instances)
     types: dict[int, dict[str, Any]] = {}
     for instance in instances:
         types.setdefault(id(instance.scope), {i.name: i.type for i in instance.scope.graph.value_info})
@@ -242,7 +241,7 @@ def _function_name(draft: Draft, name: str) -> tuple[str, str]:
     return domain, base
 
 
-def _requiredistinct(instances: Sequence[Instance]) -> None:
+def _require_distinct(instances: Sequence[Instance]) -> None:
     owners: dict[tuple[int, int], Instance] = {}
     for instance in instances:
         for position in instance.positions:

@@ -88,6 +88,15 @@ class Body:
 def read_body(
     draft: Draft, instance: Instance, nodes: list[int], outer_types: dict[str, Any], parameters: bool
 ) -> Body:
+    """Returns what nodes of an instance do, comparable with what those of others do by its skeleton.
+
+    Args:
+        draft: The model, which says the opsets.
+        instance: The instance.
+        nodes: Positions of the nodes, ascending.
+        outer_types: Types of tensors of the graph around, by name.
+        parameters: Whether numbers and strings in attributes of its own nodes are left out of the skeleton.
+    """
     import onnx
 
     holder = onnx.ModelProto()
@@ -182,6 +191,7 @@ def _digest_graph(
 
 
 def is_constant(node: NodeProto) -> bool:
+    """Tells whether a node is a Constant whose value stands in it, and is not the caller's."""
     return (
         node.op_type == "Constant"
         and plain_domain(node.domain) == ""
@@ -202,6 +212,7 @@ def attribute_digest(attribute: Any) -> tuple[str, Any, bytes]:
 
 
 def tensor_digest(tensor: TensorProto) -> bytes:
+    """Returns the sha256 of a tensor's type, shape and values, or of where these lie; its name does not count."""
     copy = copy_of(tensor)
     copy.ClearField("name")
     copy.ClearField("doc_string")
@@ -214,15 +225,6 @@ def say(message: Any, position: int, name: str) -> None:
         message.name = name
     else:
         message.input[position] = name
-
-
-def distinct(base: str, taken: set[str]) -> str:
-    """Returns a name made from ``base`` that is not taken, and keeps it reserved."""
-    name, number = base, 1
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    taken.add(name)
-    return name
 
 
 def names_in_bodies(function: FunctionProto) -> set[str]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnxbench.draft import distinct
 from onnxbench.errors import RefusedResultError, UnsupportedError
 from onnxbench.graph import NodeRef, Scope, root_of
-from onnxbench.outlining._bodies import Body, Instance, distinct, names_in_bodies, read_body, say
+from onnxbench.outlining._bodies import Body, Instance, names_in_bodies, read_body, say
 from onnxbench.outlining._contraction import contracted
 from onnxbench.schemas import find_schema, plain_domain
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxbench.draft import Draft
+from onnxbench.draft import Draft, distinct
 from onnxbench.errors import RefusedResultError, UnsupportedError
 from onnxbench.graph import Scope, home_of, root_of
 from onnxbench.messages import carry_field, copy_of
@@ -257,19 +257,11 @@ class Replacer:
         names = self._taken.get(top.path)
         if names is None:
             names = self._taken[top.path] = set(self.draft.taken(scope))
-        name, number = base, 1
-        while name in names:
-            name, number = f"{base}_{number}", number + 1
-        names.add(name)
-        return name
+        return distinct(base, names)
 
     def fresh_node(self, scope: Scope, base: str) -> str:
         """Returns a node name that no node of a graph has or had."""
-        names, name, number = self._names_of(scope), base, 1
-        while name in names:
-            name, number = f"{base}_{number}", number + 1
-        names.add(name)
-        return name
+        return distinct(base, self._names_of(scope))
 
     def _node(self, node: NodeProto, names: Mapping[str, Any], match: Match) -> NodeProto:
         new = type(node)()

@@ -107,6 +107,18 @@ def make_rule(
 ) -> Rule:
     """Returns a rule whose parts fit together.
 
+    Args:
+        name: Its name.
+        patterns: Functions whose nodes are looked for; each may stand for several variants.
+        replacement: The function whose nodes take their place.
+        doc: What it is for; the first line is a summary.
+        constants: A function that calculates constants for the replacement from those of the match.
+        functions: Local functions that the replacement calls.
+        let: Expressions by the name that attributes of the replacement and conditions use.
+        where: Conditions, as expressions.
+        keep: Let nodes of the match that others read stay.
+        effect: What the replacement may change (``RuleEffect``).
+
     Raises:
         SpecError: They do not.
     """

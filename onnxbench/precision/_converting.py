@@ -12,7 +12,7 @@ from onnxbench.draft import Draft
 from onnxbench.errors import BenchError, RefusedResultError, UsageError, did_you_mean
 from onnxbench.graph import GraphIndex, NodeRef, Scope, sort_nodes, topological_order
 from onnxbench.inference import TypeFinder, TypeSource
-from onnxbench.messages import copy_of
+from onnxbench.messages import copy_of, delete_named
 from onnxbench.model import Model
 from onnxbench.opsets import convert_opset, standard_opset
 from onnxbench.precision import Converted, Kept, Lost, Reason
@@ -52,10 +52,22 @@ def convert_model(
     sources: Sequence[TypeSource],
     defers: bool = False,
 ) -> tuple[Converted, Callable[[], tuple[Lost, ...]]]:
-    """See ``onnxbench.precision.convert``.
+    """Returns the model in another precision, and what tells which weights lost values (``Converted.lost``).
 
-    With ``defers``, large weights are converted when the model is written: then one that does not fit is refused, and
-    what is returned beside the model tells ``Converted.lost`` only afterwards.
+    Args:
+        model: The model; it is not changed.
+        to: The precision, and all else as for ``onnxbench.precision.convert``.
+        keep: Nodes that stay in float32, with why.
+        io: Whether inputs and outputs keep their types.
+        weights: What is done with weights that the type does not hold.
+        opset: Whether the opset may be raised where operators need it.
+        sources: Where else to ask for types.
+        defers: Convert large weights when the model is written: then one that does not fit is refused, and what is
+            returned beside the model tells the truth only afterwards.
+
+    Raises:
+        UsageError: A word is none of those that an argument takes.
+        BenchError: As for ``onnxbench.precision.convert``.
     """
     number = dtype_number(to)
     if number not in FLOATS:
@@ -287,9 +299,7 @@ def _asked(index: GraphIndex) -> dict[Scope, dict[int, tuple[str, str]]]:
 def _untag(proto: ModelProto) -> None:
     for ref in GraphIndex(proto).nodes():
         props = ref.node.metadata_props
-        for at in reversed(range(len(props))):
-            if props[at].key == _TAG:
-                del props[at]
+        delete_named(props, {_TAG}, by="key")
 
 
 def _kept(plan: Plan) -> tuple[Kept, ...]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxbench.errors import UnsupportedError, UsageError
-from onnxbench.pytorch import _symbolics
+from onnxbench.pytorch import _symbolics, _torchscript
 
 _NAMESPACE = "onnxbench_functions"
 _SCHEMA = "(Tensor[] tensors, SymInt[] ints, float[] floats, str layout) -> Tensor[]"
@@ -199,6 +199,6 @@ def function_symbolic(
             return previous(g, *args)
         body, fire = found
         fire()
-        return _symbolics.scripted(g, body, body.values(args, {}))
+        return _torchscript.scripted(g, body, body.values(args, {}))
 
     return translate

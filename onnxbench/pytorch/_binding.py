@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from onnxbench.captures import Feeds, Port, Value
 from onnxbench.errors import FeedsError, NotFoundError, did_you_mean
 from onnxbench.pytorch._dynamic import Axes
 from onnxbench.pytorch._verification import as_array
 from onnxbench.pytorch.sources import Leaf
-
-if TYPE_CHECKING:
-    pass
 
 
 def similar_inputs(examples: Mapping[str, Value], number: int) -> Feeds:
@@ -37,6 +33,20 @@ def similar_inputs(examples: Mapping[str, Value], number: int) -> Feeds:
 
 
 def bound_inputs(ports: Sequence[Port], leaves: Sequence[Leaf], said: Mapping[str, str], label: str) -> dict[str, str]:
+    """Returns which argument each input is, by the input's name, in the order of the inputs.
+
+    What is said comes first, then equal names; the inputs left are the arguments left, in order, by kind and shape.
+
+    Args:
+        ports: The inputs of the ONNX model; none: nothing is bound.
+        leaves: The arguments, with example values.
+        said: Arguments by input, as the user names them; those of other inputs are an error.
+        label: The PyTorch model, for messages.
+
+    Raises:
+        NotFoundError: An input or argument that is named does not exist.
+        FeedsError: An input does not fit its argument, or more than one way is left.
+    """
     known = {leaf.name: leaf for leaf in leaves}
     names = {port.name for port in ports}
     for name, leaf in said.items():

@@ -83,17 +83,8 @@ def export_program(
         UnsupportedError: A dimension cannot be open, or an operator has no translation.
         ExecutionError: The model cannot be exported; the user's own line is named.
     """
-    torch = require_torch()
-    shapes = None if source.kind == "program" else _dynamic_shapes(source, dynamic)
-    with _quietly() as heard:
-        try:
-            program = torch.onnx.export(
-                source.module, _positional(source), kwargs=dict(source.kwargs) or None, dynamo=True, verbose=False,
-                opset_version=None if opset is None else max(opset, _LEAST_OPSET), dynamic_shapes=shapes,
-                optimize=optimize, custom_translation_table=dict(translations) or None,
-            )  # fmt: skip
-        except Exception as error:  # PyTorch's exporter, and the user's module in it, raise anything
-            raise _explained(error, source, dynamic, heard.symbols) from None
+    opset = None if opset is None else max(opset, _LEAST_OPSET)
+    with _exported(source, dynamic, translations, opset=opset, optimize=optimize) as (program, heard):
         file = folder / "exported.onnx"
         size = sum(each.numel() * each.element_size() for each in program.exported_program.state_dict.values())
         program.save(file, external_data=size > _LARGE)
@@ -121,17 +112,32 @@ def exported_program(
         UnsupportedError: A dimension cannot be open, or an operator has no translation.
         ExecutionError: The model cannot be exported.
     """
+    with _exported(source, dynamic, translations, opset=None, optimize=False) as (program, _):
+        return program.exported_program
+
+
+@contextlib.contextmanager
+def _exported(
+    source: Source,
+    dynamic: Mapping[str, Axes],
+    translations: Mapping[Callable[..., Any], Callable[..., Any]],
+    *,
+    opset: int | None,
+    optimize: bool,
+) -> Iterator[tuple[Any, _Heard]]:
+    """Runs the default exporter; yields its ``ONNXProgram`` and what was said, which is collected until the end."""
     torch = require_torch()
     shapes = None if source.kind == "program" else _dynamic_shapes(source, dynamic)
     with _quietly() as heard:
         try:
             program = torch.onnx.export(
                 source.module, _positional(source), kwargs=dict(source.kwargs) or None, dynamo=True, verbose=False,
-                dynamic_shapes=shapes, optimize=False, custom_translation_table=dict(translations) or None,
+                opset_version=opset, dynamic_shapes=shapes, optimize=optimize,
+                custom_translation_table=dict(translations) or None,
             )  # fmt: skip
         except Exception as error:  # PyTorch's exporter, and the user's module in it, raise anything
             raise _explained(error, source, dynamic, heard.symbols) from None
-    return program.exported_program
+        yield program, heard
 
 
 def _positional(source: Source) -> tuple[Any, ...]:
@@ -192,7 +198,19 @@ def _key_names(results: Any) -> list[str]:
 def export_torchscript(
     source: Source, leaves: Sequence[Leaf], folder: Path, *, opset: int | None, dynamic: Mapping[str, Axes]
 ) -> RawExport:
-    """Returns what the TorchScript exporter makes of a model (see ``export_program``)."""
+    """Returns what the TorchScript exporter makes of a model.
+
+    Args:
+        source: The model, with example inputs.
+        leaves: Its example inputs one by one; numbers among them become inputs too.
+        folder: Where the file is written.
+        opset: The opset; None: the default of PyTorch.
+        dynamic: Open dimensions by input.
+
+    Raises:
+        UnsupportedError: The source is an exported program, or an input is no example input.
+        ExecutionError: The model cannot be exported; the user's own line is named.
+    """
     torch = require_torch()
     if source.kind == "program":
         raise UnsupportedError("the TorchScript exporter takes no exported program", hint="Leave --exporter out.")

@@ -37,7 +37,7 @@ _COPIES = frozenset({"aten.clone.default", "aten.alias.default", "aten.detach.de
 _TRACE_LINE = re.compile(r"^(.+?)\((\d+)\): (\S+)$", re.MULTILINE)
 _OWN_FRAME = re.compile(
     r'\s*File "[^"]*[/\\]onnxbench[/\\]pytorch[/\\]'
-    r'(?:_autograd|_patching|_symbolics|rewrite_context|_stand_ins)\.py", line \d+, in \S+'
+    r'(?:_autograd|_patching|_symbolics|_torchscript|rewrite_context|_stand_ins)\.py", line \d+, in \S+'
     r"(?:\n    [^\n]*)?"
 )
 """What calls a rewrite: no code of the model."""

@@ -79,10 +79,12 @@ class ProgramValues(TorchValues):
         return found
 
     def outputs(self) -> list[str]:
+        """Returns the names of what the model returns (see ``ValueSource``)."""
         said = [each.arg for each in self.program.graph_signature.output_specs if each.kind.name == "USER_OUTPUT"]
         return [arg.name for arg in said if hasattr(arg, "name")]
 
     def recompute(self, names: Sequence[str], given: Mapping[str, Value]) -> dict[str, Value] | None:
+        """Returns values computed anew from given ones (see ``ValueSource``); None too where PyTorch fails on them."""
         from torch.fx import Interpreter
 
         runner = Interpreter(self.program.graph_module, garbage_collect_values=False)
@@ -123,6 +125,7 @@ class ProgramValues(TorchValues):
         return {name: as_array(env[self._nodes[name]]) for name in names}
 
     def call(self, name: str) -> str:
+        """Returns the call that gives a value, in words: ``aten.gelu.default(linear)``, its part in brackets."""
         node, part = self._nodes[name], ""
         if getattr(node.target, "__name__", "") == "getitem":
             node, part = node.args[0], f"[{node.args[1]}]"

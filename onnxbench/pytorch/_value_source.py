@@ -206,7 +206,16 @@ class TorchValues(ABC):
 
 
 def as_leaf(name: str, value: Any, example: Any) -> Any:
-    """Returns an array as the argument that an example shows: a tensor of its type and place, or a number."""
+    """Returns an array as the argument that an example shows: a tensor of its type and place, or a number.
+
+    Args:
+        name: The input, for messages.
+        value: The array.
+        example: The argument as the example has it.
+
+    Raises:
+        FeedsError: It has another rank, or more than one element where a number is wanted.
+    """
     import numpy as np
 
     torch = require_torch()

@@ -14,7 +14,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from onnxbench.errors import NotFoundError, UsageError
-from onnxbench.pytorch import _autograd, _patching, _stand_ins, _symbolics, require_torch
+from onnxbench.pytorch import _autograd, _patching, _stand_ins, _symbolics, _torchscript, require_torch
 from onnxbench.pytorch._findings import Finding
 from onnxbench.pytorch.rewriters import SHIPPED, Rewrite, RewriteInfo, RewriteWarning, load_rewrites, require_backend
 
@@ -319,7 +319,7 @@ class RewriteContext:
             self.translations[operator] = _symbolics.translation(chosen[1], self._firing(chosen[2]))
         name = operator._schema.name
         if name not in self._bodies:
-            self._undo.append(_symbolics.register_symbolic(name, _active_body))
+            self._undo.append(_torchscript.register_symbolic(name, _active_body))
         self._bodies.setdefault(name, []).extend(bodies)
 
     def _translate_functions(self, functions: Mapping[Any, Sequence[Rewrite]], opset: int) -> None:

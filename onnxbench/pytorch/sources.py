@@ -103,7 +103,11 @@ class Source:
             return run(*given[0], **given[1])
 
     def arguments(self) -> dict[str, Any]:
-        """Returns the example inputs by the parameter that takes them, in order; ``*args`` as a tuple."""
+        """Returns the example inputs by the parameter that takes them, in order; ``*args`` as a tuple.
+
+        Raises:
+            FeedsError: They do not fit the signature of ``forward``.
+        """
         signature = self._signature()
         if signature is None:
             return {**{f"input_{at}": value for at, value in enumerate(self.args)}, **self.kwargs}

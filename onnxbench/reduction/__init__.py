@@ -29,7 +29,7 @@ from onnxbench.bisection import (
     recorded_reference,
 )
 from onnxbench.captures import Value, check_feeds, input_ports
-from onnxbench.drift import Tolerance, statistics
+from onnxbench.drift import Tolerance
 from onnxbench.errors import BenchError, FeedsError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions, feed_sets, refuse_to_overwrite
 from onnxbench.graph import GraphIndex
@@ -61,6 +61,7 @@ from onnxbench.shrinking import (
     without_values,
     write_files,
 )
+from onnxbench.tensorstats import statistics
 from onnxbench.writer import require_place
 
 if TYPE_CHECKING:

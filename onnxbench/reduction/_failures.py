@@ -31,7 +31,7 @@ from onnxbench.bisection import (
 )
 from onnxbench.boundary import reach_back
 from onnxbench.captures import Value
-from onnxbench.drift import Tolerance, compare_values, statistics
+from onnxbench.drift import Tolerance, compare_values
 from onnxbench.errors import UnsupportedError, UsageError
 from onnxbench.nonfinite import NonFinite
 from onnxbench.parts import Parts
@@ -47,6 +47,7 @@ from onnxbench.shrinking import (
     check_fails,
     check_nonfinite,
 )
+from onnxbench.tensorstats import statistics
 from onnxbench.writer import save as save_model
 
 _SHARE = 4

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxbench.captures import Value, onnx_dtype
 from onnxbench.inference import bare, inferred, inferred_types
-from onnxbench.messages import copy_of
+from onnxbench.messages import copy_of, delete_named
 from onnxbench.model import Model
 from onnxbench.shrinking import Specimen
 from onnxbench.tensortype import make_type, make_value_info, tensor_shape
@@ -124,9 +124,7 @@ def fix_inputs(specimen: Specimen, shows: Try) -> Iterator[Specimen]:
             continue
         proto = copy_of(current.model.proto)
         graph = proto.graph
-        for at in reversed(range(len(graph.input))):
-            if graph.input[at].name == name:
-                del graph.input[at]
+        delete_named(graph.input, {name})
         proto.ir_version = max(proto.ir_version, 4)  # before, initializers had to be listed as inputs
         graph.initializer.append(numpy_helper.from_array(value, name))
         candidate = replace(
