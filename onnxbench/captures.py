@@ -284,9 +284,16 @@ def _fit_dtype(name: str, array: Array, wanted: int, cast: bool, *, typed: bool)
         if kept.all():
             return made
         raise FeedsError(f"input {name!r} has values that {dtype_name(wanted)} cannot hold")
+    given = dtype_name(mine) if mine else array.dtype
+    if same_kind:
+        raise FeedsError(
+            f"input {name!r} is {given}, the model wants {dtype_name(wanted)}",
+            hint="Convert it, or allow conversion with --cast.",
+        )
+    why = "turns no floats into integers" if mine in FLOATS else "does not convert that"
     raise FeedsError(
-        f"input {name!r} is {dtype_name(mine) if mine else array.dtype}, the model wants {dtype_name(wanted)}",
-        hint="Convert it, or allow conversion with --cast." if same_kind else None,
+        f"input {name!r} is {given}, the model wants {dtype_name(wanted)}" + (f", and --cast {why}" if cast else ""),
+        hint="Round the data first, or give other data." if mine in FLOATS else "Convert the data first.",
     )
 
 

@@ -17,7 +17,7 @@ from onnx.parser import parse_model
 from onnxbench.bisection import bisect, open_baseline
 from onnxbench.cli import app
 from onnxbench.cli._boundary import bounded
-from onnxbench.errors import SpecError, UnsupportedError, UsageError
+from onnxbench.errors import ModelError, SpecError, UnsupportedError, UsageError
 from onnxbench.feeding import FeedOptions
 from onnxbench.model import Model, from_proto
 from onnxbench.precision import convert
@@ -42,11 +42,60 @@ def test_the_set_on_which_an_output_is_worst(tmp_path: Path) -> None:
     assert json.loads(json.dumps(found.to_json()["worst_sets"])) == [1]
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("a = Neg(x) b = Abs(nobody) y = Relu(b)", "Abs#1: reads 'nobody', which nothing makes"),
+        ("a = Neg(x) b = Abs(a) z = Relu(b)", "y: graph output 'y' is made by nothing"),
+    ],
+)
+@pytest.mark.parametrize("on", ["ort", "reference"])
+def test_a_model_whose_nodes_do_not_meet_is_no_part_that_fails(names: str, message: str, on: str) -> None:
+    broken = from_proto(parse_model(f"{_HEAD} (float[4] x) => (float[4] y) {{ {names} }}"))
+    for sides in ((broken, scaled("Relu")), (scaled("Relu"), broken)):
+        with pytest.raises(ModelError, match=f"the model is no valid model: {message}"):
+            bisect(sides[0], against=sides[1], on=on, reference_on=on)
+
+
 def test_what_differs_is_told_by_the_labels_of_the_whole_model() -> None:
     """Nodes without names are called by their place, which is another one in the piece that is looked at."""
     found = bisect(scaled("Softsign"), against=scaled("Tanh"), feeds={"x": np.ones(4, np.float32)})
     assert found.culprits[0].node == "Softsign#2"
     assert found.culprits[0].why == ("op Tanh#2 op_type: Tanh -> Softsign",)
+
+
+def test_what_onnx_runtime_puts_around_a_fused_node_is_not_named() -> None:
+    """It makes a MatMul and an Add a Gemm between two Reshapes, of which the last has the name of the Add's result."""
+    text = "(float[2,3,2] x) => (float[2,3,2] y) <float[2,2] w = {{1,2,3,4}}, float[2] b = {{{bias},2}}> "
+    sides = [f"{_HEAD} {text.format(bias=bias)} {{ a = MatMul(x, w) y = Add(a, b) }}" for bias in (1, 2)]
+    wrong, right = (from_proto(parse_model(side)) for side in sides)
+    (culprit,) = bisect(wrong, against=right, keep_fusions=True).culprits
+    assert (culprit.op_type, len(culprit.region)) == ("Gemm", 3)
+
+
+_RESHAPED = f"{_HEAD} (float[4] x) => (float[2,2] y) <int64[2] s = {{2,2}}> {{ y = Reshape(x, s) }}"
+_TURNED = _RESHAPED.replace("y = Reshape(x, s)", "a = Reshape(x, s) y = Transpose(a)")
+
+
+@pytest.mark.parametrize(
+    ("suspect", "reference", "culprit"), [(_RESHAPED, _TURNED, "Reshape#0"), (_TURNED, _RESHAPED, "Transpose#1")]
+)
+def test_an_output_is_compared_with_the_output_of_its_name(suspect: str, reference: str, culprit: str) -> None:
+    """What a node computes is the other side's inner tensor, where the last node is missing on one side."""
+    found = bisect(from_proto(parse_model(suspect)), against=from_proto(parse_model(reference)))
+    assert [each.node for each in found.culprits] == [culprit]
+    assert any("Transpose" in why for why in found.culprits[0].why)
+
+
+def test_an_output_of_the_reference_that_is_not_compared_is_told() -> None:
+    whole, piece = (from_proto(parse_model(text)) for text in (_TURNED.replace("y", "z"), _RESHAPED))
+    found = bisect(piece, against=whole)
+    said = "no output of the suspect is compared with 'z' of the reference"
+    assert (found.passed, found.matched, said in found.notes) == (True, 1, True)
+    assert found.verdict == f"no drift: outputs are equal bit for bit; but {said}"
+    exposed = from_proto(parse_model(_TURNED.replace("[2,2] y)", "[2,2] y, float[2,2] a)")))
+    more = bisect(exposed, against=from_proto(parse_model(_TURNED)))
+    assert more.verdict == "no drift: outputs are equal bit for bit"
 
 
 def test_the_node_that_is_furthest_off_where_none_is_to_blame() -> None:
@@ -128,10 +177,22 @@ def test_options_that_cannot_be_heeded(tmp_path: Path, capsys: pytest.CaptureFix
         open_baseline(tmp_path)
 
 
+def test_another_program_that_calls_the_app_is_not_forked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fork takes over locks of threads that it lacks (ONNX Runtime's), and returns to the caller, a second time."""
+    for name, operator in (("a", "Relu"), ("b", "Tanh")):
+        save(scaled(operator), tmp_path / f"{name}.onnx")
+    bisect(tmp_path / "a.onnx", against=tmp_path / "b.onnx")
+    before = os.getpid()
+    status = bounded(app, ["bisect", f"{tmp_path}/a.onnx", "--against", f"{tmp_path}/b.onnx"])
+    assert (os.getpid(), status) == (before, 1)
+    assert capsys.readouterr().out.count("drift starts at Relu#2") == 1
+
+
 _SUPERVISED = """
 import sys, time, typer
-from onnxbench.cli._supervision import after_a_crash
+from onnxbench.cli._supervision import after_a_crash, own_process
 try:
+    own_process()
     after_a_crash(60)
     print("ready", flush=True)
     while True:

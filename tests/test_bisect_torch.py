@@ -223,6 +223,26 @@ def test_what_pytorch_calls_shows_the_cause(files):
     )  # fmt: skip
 
 
+def test_kept_fusions_accuse_no_weight_that_was_folded(files):
+    """The exporter folds a normalization into a convolution, and ONNX Runtime this and what follows into its own."""
+    model = onnx.load(files["torch.export"])
+    node(model, "Relu", 0).op_type = "Gelu"
+    found = bisect(from_proto(model), against=reference("net"), keep_fusions=True)
+    (culprit,) = found.culprits
+    assert (culprit.op_type, culprit.why) == ("Gelu", ())
+    assert f"at {culprit.node} (Gelu" in found.verdict
+    one_bias(wrong := onnx.load(files["torch.export"]))
+    (culprit,) = bisect(from_proto(wrong), against=reference("net"), keep_fusions=True).culprits
+    assert culprit.why == ("weight blocks.1.up.bias: 1 of 64 elements are not the reference's, by up to 5.0e-02",)
+
+
+def test_a_refused_suspect_has_no_inputs_of_pytorch(files):
+    model = onnx.load(files["torch.export"])
+    node(model, "Relu", 0).attribute.append(onnx.helper.make_attribute("no_such", 1))
+    failure = bisect(from_proto(model), against=torch_reference(spelled("net"))).failure
+    assert (failure.how, failure.op_type) == ("refused", "Relu")
+
+
 def test_a_file_that_tells_nothing_of_pytorch(files):
     """Names and metadata are gone: values alone tell which tensor is which, and PyTorch tells module and line."""
     model = onnx.load(files["torch.export"])

@@ -192,8 +192,10 @@ def test_conversion_only_when_asked_and_only_without_loss_of_kind():
         check_feeds({"x": X.astype(np.int64) + 300}, ints, cast=True)
     with pytest.raises(FeedsError, match="cannot hold"):
         check_feeds({"x": X.astype(np.float64) * 1e300}, ports, cast=True)
-    with pytest.raises(FeedsError, match="the model wants int8"):
+    with pytest.raises(FeedsError, match="is float32, the model wants int8, and --cast turns no floats into integers"):
         check_feeds({"x": X}, ints, cast=True)
+    with pytest.raises(FeedsError, match="is complex64, the model wants float32, and --cast does not convert that"):
+        check_feeds({"x": X.astype(np.complex64)}, ports, cast=True)
 
 
 def test_sequences_and_optionals_are_checked():

@@ -142,6 +142,12 @@ def test_a_redundant_input_is_reported_and_dropped(run):
         (("run", WHOLE, "--shape", "[1,3,10,10]"), 10, "fixes dimension 2 at 20"),
         (("extract", WHOLE, WHOLE, "--outputs", "28"), 2, "never changed"),
         (("extract", WHOLE, "no/such/out.onnx", "--outputs", "28"), 7, "no folder"),
+        (
+            ("extract", WHOLE, "out.onnx", "-o", "other.onnx"),
+            2,
+            "named, out.onnx and other.onnx",
+        ),
+        (("expose", WHOLE, "out.onnx", "-o", "other.onnx"), 2, "named, out.onnx and other.onnx"),
         (("extract", "no_such.onnx", "out.onnx", "--outputs", "28"), 4, "no file"),
         (("extract", WHOLE, "out.onnx", "--outputs", "28", "--lift", "x"), 2, "stands alone"),
         (("extract", WHOLE, "out.onnx", "--lift", "x"), 4, "no bodies"),

@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from cases import ROOT, named
 
 import onnxbench
 from onnxbench import backends, environment
+from onnxbench.backends import FileBackend
 from onnxbench.bisection import parse_place
 from onnxbench.bundles import operators_of
 from onnxbench.cli import app
@@ -96,6 +99,35 @@ def site(tmp_path_factory):
     sys.path.insert(0, str(folder))
     yield folder
     sys.path.remove(str(folder))
+
+
+class Failing(FileBackend):
+    """A backend that cannot convert or load anything."""
+
+    name = "failing"
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+
+    def version(self) -> str:
+        return "1"
+
+    def convert(self, model: Path, folder: Path, options: backends.Options) -> Path:
+        if self.step == "convert":
+            raise RuntimeError(f"{self.step} failed with {model.stat().st_size} bytes")
+        return model
+
+    def load(self, file: Path, options: backends.Options) -> Any:
+        raise RuntimeError(f"{self.step} failed with {file.stat().st_size} bytes")
+
+
+@pytest.mark.parametrize("step", ["convert", "load"])
+def test_no_file_is_left_where_a_model_cannot_be_loaded(step, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(RuntimeError, match=f"{step} failed with [1-9]") as failed:
+        Failing(step).open(load(MODEL), outputs=None, options=backends.Options())
+    assert failed.value.__traceback__ is not None  # it holds what it passed through, so nothing was collected
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_backend_of_the_page_runs_a_model(site):

@@ -35,6 +35,7 @@ from onnxbench.suite import junit_report, load_suite, run_suite, suite_schema, s
 EXAMPLE = ROOT / "examples" / "suite" / "suite.yaml"
 PAGE = (ROOT / "docs" / "suite.md").read_text(encoding="utf-8")
 NET = named("whole_model_small").path
+WITH_WEIGHTS = ROOT / "fixtures" / "models" / "external_one_file"
 TEXT = """<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => (float[N,4] z) <float[4] w = {1, 2, 3, 4}>
     { a = Add(x, w) b = Mul(a, a) z = Neg(b) }"""
 
@@ -110,6 +111,7 @@ def folder(tmp_path_factory):
         "import torch\n\n\nclass Square(torch.nn.Module):\n    def forward(self, x):\n"
         "        return -(x + torch.tensor([1.0, 2.0, 3.0, 4.0])) ** 2\n\n\n"
         "def make():\n    return Square(), (torch.randn(2, 4),)\n\n\n"
+        "def linear():\n    torch.manual_seed(0)\n    return torch.nn.Linear(4, 3), (torch.randn(2, 4),)\n\n\n"
         "def wrong():\n    return torch.nn.Identity(), (torch.randn(2, 4),)\n",
         encoding="utf-8",
     )
@@ -372,6 +374,56 @@ def test_int8_is_judged_by_noise(cell_of):
     assert more.message == f"31: {noise:.1f} dB signal to noise, and {noise + 1:g} dB are asked for"
 
 
+@pytest.fixture(scope="module")
+def sets(folder):
+    """A folder with three sets of inputs of the net; each has a range of its own."""
+    home = folder / "sets"
+    home.mkdir()
+    made = [np.random.default_rng(at).normal(0, at + 1, (1, 1, 17, 17)).astype(np.float32) for at in range(3)]
+    for at, value in enumerate(made):
+        save_values(home / f"{at}.npz", {"input.1": value})
+    return [{"input.1": value} for value in made]
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "calibrated", "judged"),
+    [
+        ({"feeds": "sets"}, "the first 1 of 3 sets of inputs, and judged on the others", [0], [1, 2]),
+        ({"feeds": "sets", "samples": 2}, "1 set of inputs behind those that are judged", [2], [0, 1]),
+        ({"feeds": "sets/0.npz", "calibration": "sets/2.npz"}, "1 set of inputs from sets/2.npz", [2], [0]),
+        (
+            {"feeds": "sets/1.npz"},
+            "the one set of inputs that it is judged on; the model's 'calibration:' names others", [1], [1],
+        ),
+    ],
+)  # fmt: skip
+def test_int8_is_calibrated_on_what_is_not_judged(cell_of, folder, sets, said, text, calibrated, judged):
+    cell = cell_of({"file": "net.onnx", **said}, precision="int8", on="ort:none", tolerance={"sqnr": 1})
+    assert (cell.sets, cell.notes) == (len(judged), (f"int8 is calibrated on {text}",))
+    net = load(folder / "net.onnx")
+    how = {"target": "onnxruntime", "method": "minmax"}
+    made = onnxbench.quantize(net, feeds=[sets[at] for at in calibrated], **how).model
+    plain = backends.Options("none")
+    (name,) = (info.name for info in net.proto.graph.output)
+    right, found = (
+        [run(model, sets[at], options=plain).values[0][name] for at in judged] for model in (net, made)
+    )  # fmt: skip
+    off = [float(np.abs(one - other).max()) for one, other in zip(right, found, strict=True)]
+    assert cell.worst.max_abs in [pytest.approx(each) for each in off]
+
+
+def test_int8_is_calibrated_on_other_draws_than_those_that_are_judged(cell_of, folder):
+    cell = cell_of({"file": "net.onnx", "seed": 4}, precision="int8", on="ort:none", tolerance={"sqnr": 1})
+    assert cell.notes == ("int8 is calibrated on 8 sets of inputs drawn with seed 5",)
+    others = onnxbench.FeedOptions(seed=5, iterations=8)
+    made = onnxbench.quantize(folder / "net.onnx", feeds=others, target="onnxruntime", method="minmax").model
+    plain, judged = backends.Options("none"), onnxbench.FeedOptions(seed=4)
+    (right,), (found,) = (
+        run(model, judged, options=plain).values[0].values() for model in (load(folder / "net.onnx"), made)
+    )  # fmt: skip
+    assert cell.worst.max_abs == pytest.approx(float(np.abs(right - found).max()))
+
+
 def test_recipes_with_variables_and_what_they_include(folder):
     (folder / "recipes").mkdir()
     (folder / "parts.yaml").write_text("steps: [name_nodes]\n", encoding="utf-8")
@@ -474,6 +526,15 @@ def test_a_pytorch_model_as_what_is_right(folder):
 
 
 @pytest.mark.torch
+def test_int8_of_a_pytorch_model_is_calibrated_on_inputs_like_its_examples(cell_of):
+    pytest.importorskip("torch", reason="torch is not installed: pip install onnxbench[torch]")
+    model = {"file": "square.py:linear", "export": {"exporter": "torchscript", "opset": 17}}
+    cell = cell_of(model, precision="int8", on="ort:none", tolerance={"sqnr": 1})
+    assert (cell.status, cell.sets) == ("pass", 1)
+    assert cell.notes == ("int8 is calibrated on 8 sets of inputs like the example inputs",)
+
+
+@pytest.mark.torch
 def test_a_pytorch_model_is_exported_and_compared_with_itself(folder, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="torch is not installed: pip install onnxbench[torch]")
     model = {"file": "square.py:make", "export": {"exporter": "torchscript", "opset": 17, "dynamic": "x:0=batch"}}
@@ -568,14 +629,55 @@ def test_reports_take_the_place_of_nothing_that_is_read(tmp_path, capsys):
     for name in ("net.onnx", "right.onnx"):
         shutil.copy(NET, tmp_path / name)
     (tmp_path / "steps.yaml").write_text("- set_producer: me\n")
-    suite = suite_of(tmp_path, models=["net.onnx"], pipelines={"p": {"recipe": "steps.yaml", "against": "right.onnx"}})
+    for file in WITH_WEIGHTS.iterdir():
+        shutil.copy(file, tmp_path)
+    pipelines = {"p": {"recipe": "steps.yaml", "against": "right.onnx"}}
+    suite = suite_of(tmp_path, models=["net.onnx", "model.onnx"], pipelines=pipelines)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    assert tmp_path / "model.onnx.data" in before
     for file in before:
         assert bounded(app, ["suite", str(suite), "--markdown", str(file)]) == 2
         assert f"{file} is an input" in capsys.readouterr().err
     assert bounded(app, ["suite", str(suite), "--junit", str(tmp_path / "no" / "results.xml")]) == 7
-    assert "[1/1]" not in capsys.readouterr().err
+    assert "[1/2]" not in capsys.readouterr().err
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    shutil.copy(NET, tmp_path / "net.p.onnx")
+    suite_of(tmp_path, models=["net.onnx", "net.p.onnx"], pipelines=pipelines)
+    assert bounded(app, ["suite", str(suite), "--keep", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'net.p.onnx'} is an input, and a converted model" in capsys.readouterr().err
+    assert (tmp_path / "net.p.onnx").read_bytes() == NET.read_bytes()
+
+
+def test_models_without_their_weights_are_told_first_and_once(tmp_path, capsys):
+    shutil.copy(NET, tmp_path / "net.onnx")
+    shutil.copy(WITH_WEIGHTS / "model.onnx", tmp_path)
+    suite = suite_of(tmp_path, models=["net.onnx", "model.onnx"], pipelines={"a": {"on": "ort"}, "b": {"on": "ort"}})
+    assert bounded(app, ["suite", str(suite)]) == 1
+    said = capsys.readouterr()
+    assert [line.split("] ")[1] for line in said.err.splitlines()] == [
+        "model, a: ERROR", "model, b: ERROR", "net, a: pass", "net, b: pass",
+    ]  # fmt: skip
+    message = f"the external data 'model.onnx.data' of tensor 'w0' is missing from {tmp_path}"
+    assert said.out.count(message) == said.out.count(f"model, a, b: ERROR (step load): {message}") == 1
+    assert said.out.index("\nnet ") < said.out.index("\nmodel   ERROR")  # the table keeps the order of the suite
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{suite}", "{suite}"], "is named twice"),
+        (["{suite}", "{folder}/../{name}/suite.yaml"], "is named twice"),
+        (["{suite}", "--dry-run", "--markdown", "{folder}/m.md"], "--markdown means nothing with --dry-run"),
+        (["{suite}", "--dry-run", "--junit", "{folder}/j.xml"], "--junit means nothing with --dry-run"),
+    ],
+)
+def test_what_would_run_twice_or_not_at_all_is_refused(tmp_path, capsys, words, message):
+    write(tmp_path / "square.onnx", TEXT)
+    suite = suite_of(tmp_path, models=["square.onnx"], pipelines={"plain": {}})
+    names = {"suite": suite, "folder": tmp_path, "name": tmp_path.name}
+    assert bounded(app, ["suite", *(word.format(**names) for word in words)]) == 2
+    assert message in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} == {"square.onnx", "suite.yaml"}
 
 
 def test_patterns_and_names(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -66,10 +67,12 @@ class FileBackend(ABC):
         repair(proto)
         exposed = plain.derive(proto)
         _give_types(exposed)
-        folder = tempfile.TemporaryDirectory(prefix="onnxbench-")
-        file = Path(folder.name, "model.onnx")
-        save(exposed, file, is_valid=True)
-        return FileSession(exposed, self.load(self.convert(file, Path(folder.name), options), options), folder)
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxbench-")))
+            file = folder / "model.onnx"
+            save(exposed, file, is_valid=True)
+            run = self.load(self.convert(file, folder, options), options)
+            return FileSession(exposed, run, stack.pop_all().close)
 
 
 def _give_types(model: Model) -> None:
@@ -84,8 +87,8 @@ def _give_types(model: Model) -> None:
 class FileSession:
     """A model that was loaded from a file; the file goes when it is closed."""
 
-    def __init__(self, model: Model, run: RunsFile, folder: tempfile.TemporaryDirectory[str]) -> None:
-        self._model, self._run, self._folder = model, run, folder
+    def __init__(self, model: Model, run: RunsFile, remove: Callable[[], None]) -> None:
+        self._model, self._run, self._remove = model, run, remove
         graph = model.proto.graph
         self.inputs = input_ports(graph)
         self.outputs = [Port(info.name, info.type if info.HasField("type") else None, False) for info in graph.output]
@@ -98,4 +101,4 @@ class FileSession:
 
     def close(self) -> None:
         """Removes the file."""
-        self._folder.cleanup()
+        self._remove()

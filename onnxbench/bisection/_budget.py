@@ -33,12 +33,23 @@ from onnxbench.tensortype import raw_size
 if TYPE_CHECKING:
     from onnxbench.parts import Parts, Step
 
+_DEFAULT_MEMORY = 512 << 20
 _SHARE = 8
 """One part in so many is for what is kept of suspicious tensors."""
 WORKSPACE = 8 << 20
 """What comparing takes: a few arrays of one block, in several threads."""
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _OWN_MAPPING, _LARGEST_ON_HEAP = 1 << 18, 32 << 20
+
+
+def free_memory() -> int:
+    """Returns a quarter of the memory that is free now, in bytes (512 MiB where that cannot be told)."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            found = {line.split(":")[0]: line.split()[1] for line in file}
+        return int(found["MemAvailable"]) * 1024 // 4
+    except (OSError, KeyError, IndexError, ValueError):
+        return _DEFAULT_MEMORY
 
 
 @contextmanager

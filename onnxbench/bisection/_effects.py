@@ -36,6 +36,8 @@ _DECIDING = {
     "Equal", "NonMaxSuppression", "Hardmax", "Unique", "QuantizeLinear", "DynamicQuantizeLinear", "Cast", "Mod",
 }  # fmt: skip
 """Operators that jump: two results of rounding may be a whole step apart behind them."""
+_LAYOUT = {"ReorderInput", "ReorderOutput", "Reshape", "Transpose"}
+"""Operators that compute nothing, and that ONNX Runtime puts around what it fuses."""
 
 
 class Telling:
@@ -75,7 +77,7 @@ class Telling:
         worst = max(findings, key=lambda finding: (finding.excess(median), finding.own.rel if finding.own else 0.0))
         assert worst.own is not None
         reasons, changed, theirs = self.reasons(worst)
-        position = changed[0] if changed else worst.maker
+        position = changed[0] if changed else self._computing(worst)
         whence = self._whence(position, worst.partner)
         function = self._search.suspect.functions.get(worst.tensor, "").rpartition("/")[0]
         return Culprit(
@@ -97,6 +99,16 @@ class Telling:
             number=worst.number,
             attributes=self._attributes(position),
         )
+
+    def _computing(self, finding: Finding) -> int:
+        """Returns the last node of a region, but not one that the runtime added and that computes nothing."""
+        at = finding.maker
+        while (node := self._scope.nodes[at]).op_type in _LAYOUT and self._plain_node(at).op_type != node.op_type:
+            before = self._scope.producers.get(node.input[0])
+            if before not in finding.nodes:
+                break
+            at = before
+        return at
 
     def _is_right_constant(self, position: int) -> bool:
         """Tells whether a node makes constants that are the reference's, bit for bit."""
@@ -238,23 +250,34 @@ class Telling:
     def _weight_reasons(self, finding: Finding) -> tuple[str, ...]:
         """Returns which weights of a region are not what the reference has under the same name.
 
-        A node that was made of several by an exporter has other weights than any of them.
+        A node that was made of several by an exporter has other weights than any of them. So do nodes that a runtime
+        made, so weights are those of the model before it was optimized.
         """
         find = getattr(self._search.reference, "weight", None)
         if find is None:
             return ()
-        parts, found = self._search.parts, []
-        made = {at for at in finding.nodes if any(entry.key == RULE for entry in self._plain_node(at).metadata_props)}
-        names = dict.fromkeys(name for at in finding.nodes if at not in made for name in parts.scope.reads[at])
-        for name in names:
-            wanted = find(name) if name in parts.scope.constants else None
+        found = []
+        nodes = self._main.nodes
+        said = [at for at in self._plain_region(finding) if all(e.key != RULE for e in nodes[at].metadata_props)]
+        stored = {tensor.name: tensor for tensor in self._main.graph.initializer}
+        for name in dict.fromkeys(name for at in said for name in self._main.reads[at]):
+            wanted = find(name) if name in stored else None
             if wanted is None:
                 continue
-            value = parts.stored(name)
+            value = self._search.suspect.plain.array(stored[name])
             if value.shape == wanted.shape and (apart := measure(wanted, value, Tolerance())).failing:
                 many = f"{apart.failing:,} of {apart.elements:,} elements"
                 found.append(f"weight {name}: {many} are not the reference's, by up to {apart.max_abs:.1e}")
         return tuple(found[:_MOST_REASONS])
+
+    def _plain_region(self, finding: Finding) -> Iterable[int]:
+        """Returns the nodes before optimization that do what a region does."""
+        if not self._search.suspect.place.optimizes:
+            return finding.nodes
+        start = self._main.producers.get(finding.tensor)
+        if start is None:
+            return ()
+        return sorted({start, *reach_back(self._main, self._main.reads[start], set(finding.inputs)).nodes})
 
     def rows(self, median: float) -> list[Row]:
         """Returns a row for every tensor that was compared."""

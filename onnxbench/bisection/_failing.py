@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from onnxbench.bisection._sides import Place
 from onnxbench.captures import Value
-from onnxbench.errors import OutputError, UnsupportedError
+from onnxbench.errors import ModelError, OutputError, UnsupportedError
 from onnxbench.graph import GraphIndex
 from onnxbench.inlining import inline_functions
 from onnxbench.parts import Parts
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from onnxbench.model import Model
 
 _MOST_RUNS = 150
+_UNSOUND = ("OB101", "OB102", "OB103", "OB104")
+"""Rules of ``check``: a tensor that nothing makes, an output likewise, a tensor that is made twice, a cycle."""
 SECONDS = 300.0
 """How long opening the suspect, or one run of it, may take unless told otherwise."""
 
@@ -115,12 +117,15 @@ def find_failing(
         anonymize: Replace names, texts, metadata, weights and inputs in what is written.
 
     Raises:
+        ModelError: Its nodes do not fit together, which is not a matter of any part.
         UnsupportedError: The failure needs the values of a weight that was to be replaced.
         RefusedResultError: The part is no valid model, so it cannot be written.
     """
     outcome = attempt(model, sets, place.backend, replace(place.options, isolate=seconds))
     if outcome is None:
         return None
+    if not outcome.kills:
+        require_sound(model)
     inlined, moved = inline_functions(model)
     functions = {new: path for path, names in moved.items() for new in names}
     shrinker, records = failing_search(inlined, outcome, place, sets, seconds=seconds, max_runs=_MOST_RUNS)
@@ -143,6 +148,21 @@ def find_failing(
     finally:
         records.close()
     return piece, tuple(notes)
+
+
+def require_sound(model: Model) -> None:
+    """Raises ModelError for a model in which a tensor that is read is made by no node, or by two."""
+    from onnxbench import lint
+
+    found = lint.check(model, select=_UNSOUND).findings
+    if not found:
+        return
+    name = model.origin.name if model.origin is not None else "the model"
+    said = [f"{each.where.path}: {each.message}" for each in found]
+    raise ModelError(
+        f"{name} is no valid model: {said[0]}", details=said[1:],
+        hint=f"'onnxbench check {model.origin or 'MODEL'}' says more, and what to do about it.",
+    )  # fmt: skip
 
 
 def _write(

@@ -12,6 +12,7 @@ from onnxbench.drift import TensorDrift, Tolerance, are_nan
 
 if TYPE_CHECKING:
     from onnxbench.bisection._evidence import Evidence
+    from onnxbench.bisection._unexercised import UnrunBody
 
 CLEAN, ROUNDING, DRIFT, SPREAD, FAILED = "clean", "rounding", "drift", "spread", "failed"
 _NEAR = 4
@@ -195,6 +196,7 @@ class Bisection:
         evidence: Digests of all that was compared, and values around the culprits; None unless asked for.
         failure: Which part makes the suspect fail, where it does not run; nothing was compared then.
         worst_sets: The set of inputs that each of ``outputs`` is about, the one on which it is furthest off.
+        unrun: Bodies of If, Loop and Scan in which two files differ and that no set of inputs ran.
     """
 
     suspect: str
@@ -218,6 +220,7 @@ class Bisection:
     evidence: Evidence | None = None
     failure: FailingPiece | None = None
     worst_sets: tuple[int, ...] = ()
+    unrun: tuple[UnrunBody, ...] = ()
 
     @property
     def unjudged(self) -> tuple[Row, ...]:

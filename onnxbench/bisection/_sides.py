@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _ACTIVATIONS = ("Relu", "Clip")
 _NAMES_AGREE = 0.9
+_MOST_NAMED = 4
 _TF32 = 2.0**-10
 _SETTINGS = {"threads": "N", "provider": "EP", "level": "L"}
 _ENGINE_SETTINGS = {"device": "N", "tf32": "off"}
@@ -279,6 +280,7 @@ class ModelReference:
         self.side = Suspect(model, place, engine=engine)
         self.label = self.side.label
         self.unit, self.engine = place.unit, engine
+        self.notes: tuple[str, ...] = ()
         self._inputs: dict[str, str] = {}
         self._shaken: Parts | None = None
 
@@ -294,8 +296,13 @@ class ModelReference:
 
             tensors, how = match_tensors(suspect.plain, self.side.plain), "structure"
             tensors = {one: two for one, two in tensors.items() if other.defines(one) and own.defines(two)}
-            same = [name for name in other.outputs if name in own.outputs and name not in tensors]
+            outputs = set(own.outputs)
+            same = [name for name in other.outputs if name in outputs and tensors.get(name) not in outputs]
             tensors.update((name, name) for name in same if name in other.producers)
+        compared = {tensors.get(name) for name in other.outputs}
+        left = [repr(name) for name in own.outputs if name not in compared]
+        some = ", ".join(left[:_MOST_NAMED]) + (f" and {len(left) - _MOST_NAMED:,} more" * (len(left) > _MOST_NAMED))
+        self.notes = (f"no output of the suspect is compared with {some} of the reference",) if left else ()
         self._inputs = self._match_inputs(suspect, tensors)
         return Match(tensors, how)
 

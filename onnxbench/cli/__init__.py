@@ -18,6 +18,7 @@ import typer
 
 from onnxbench.cli._boundary import bounded
 from onnxbench.cli._command import BenchCommand, BenchGroup
+from onnxbench.cli._supervision import own_process
 from onnxbench.version import __version__
 
 # Command name -> module of onnxbench.cli that holds a function of the same name (with "_" for "-"), and as
@@ -108,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def entry() -> None:
     """The console command: ``main``, and then out at once, without taking a hundred thousand objects apart."""
+    own_process()
     try:
         main()
     except SystemExit as end:

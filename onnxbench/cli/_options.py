@@ -104,7 +104,10 @@ RangeOption = Annotated[
     ),
 ]
 Fill = Annotated[bool, typer.Option("--fill", help="Draw the inputs that the data lacks.")]
-Cast = Annotated[bool, typer.Option("--cast", help="Convert element types of the data to the model's.")]
+Cast = Annotated[
+    bool,
+    typer.Option("--cast", help="Convert element types of the data to the model's, but not floats to integers."),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn values.")]
 AbsoluteTolerance = Annotated[
     float | None, typer.Option("--atol", "--abs", min=0, help="Absolute tolerance.", show_default=False)

@@ -45,6 +45,12 @@ def target_and_outputs(
                     hint="A file ends in .onnx; for a tensor, name the file first: onnxbench extract IN OUT -o TENSOR.",
                 )
         else:
+            for word in short if out is not None else ():
+                if Path(word).suffix.lower() in _MODEL_ENDINGS:
+                    raise UsageError(
+                        f"two files to write are named, {out} and {word}",
+                        hint=f"Leave one of them out; a tensor of that name is --outputs {word}.",
+                    )
             outputs = [*(outputs or ()), *short]
     if out is None and not dry_run:
         raise UsageError("no file to write is named", hint="Give OUT after the model (or -o OUT), or use --dry-run.")

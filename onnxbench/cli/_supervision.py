@@ -5,6 +5,9 @@ A runtime in C++ that crashes cannot be caught where it runs. To try the suspect
 loaded, costs 10 ms. If the work dies of a
 signal, the command goes on here, where nothing is lost, and looks for what did it, with sessions in processes of
 their own.
+
+A fork takes over locks of threads that it does not have, and returns into whoever called. So only the console command
+forks, which starts with nothing loaded; where another program calls the app, the work is done as it would be in Python.
 """
 
 from __future__ import annotations
@@ -30,13 +33,20 @@ _CRASHES = {
 }
 
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM)
+_owned = False
 _ECHO = 0.5  # seconds within which a second interrupt is the first one, passed on
+
+
+def own_process() -> None:
+    """Says that this process runs one command and nothing else, so that it may fork."""
+    global _owned
+    _owned = True
 
 
 def after_a_crash(seconds: float) -> bool:
     """Returns False in a forked process that does the work, and True, in another one, once that has crashed or hung.
 
-    This process waits, and ends as the work does.
+    This process waits, and ends as the work does. Where another program called the app, nothing is forked.
 
     Args:
         seconds: How long one call of the runtime may take.
@@ -44,7 +54,7 @@ def after_a_crash(seconds: float) -> bool:
     Raises:
         ExecutionError: The second one crashed too.
     """
-    if not hasattr(os, "fork"):
+    if not _owned or not hasattr(os, "fork"):
         return False
     for attempt in (False, True):
         ending = _ending_of_the_work(seconds)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onnxbench.cli._command import means_nothing_without
-from onnxbench.cli._options import AllowOutside, AsJson, PluginBundles, Quiet, Warmup
+from onnxbench.cli._options import AllowOutside, AsJson, PluginBundles, Quiet, Warmup, refuse_given
 
 if TYPE_CHECKING:
     from onnxbench.suite import Cell, SuiteResult, SuiteTable
@@ -85,6 +87,8 @@ def suite(
     def heard(cell: Cell, number: int, count: int) -> None:
         note(f"[{number}/{count}] {cell.model}, {cell.pipeline}: {_WORDS[cell.status]}", quiet=quiet)
 
+    if dry_run:
+        refuse_given({"--markdown": markdown, "--junit": junit, "--keep": keep}, "--dry-run")
     suites = [load_suite(file, allow_outside=allow_outside) for file in files]
     require_targets(suites, markdown, junit)
     found = run_suite(
@@ -121,14 +125,27 @@ def _shown(cell: Cell) -> str:
     return word if cell.latency is None else f"{word} {cell.latency.median_ms:.3f} ms"
 
 
+def _told_together(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Yields cells one by one, but those of a model that could not be loaded, which all say the same, at once."""
+    for (_, unloaded), group in groupby(cells, key=lambda cell: (cell.model, cell.step == "load")):
+        if unloaded:
+            yield list(group)
+        else:
+            yield from ([cell] for cell in group)
+
+
 def _show_cells(table: SuiteTable) -> None:
     """Prints what is to be said of single cells, and the table of times if there are any."""
     from onnxbench.cli._drift import number
     from onnxbench.cli._render import console
     from onnxbench.cli._render import table as made
 
-    for cell in table.cells:
-        if cell.status == "planned":
+    for cells in _told_together(table.cells):
+        cell = cells[0]
+        if len(cells) > 1:
+            names = ", ".join(each.pipeline for each in cells)
+            print(f"{cell.model}, {names}: {_WORDS[cell.status]} (step {cell.step}): {cell.message}")
+        elif cell.status == "planned":
             print(f"{cell.model}, {cell.pipeline}: {table.pipelines[cell.pipeline] or 'as it is'}; on {cell.on}; "
                   f"against {cell.against}")  # fmt: skip
         elif cell.message:

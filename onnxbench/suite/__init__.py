@@ -19,8 +19,9 @@ from pathlib import Path
 from onnxbench import backends
 from onnxbench.bundles import load_bundles, operators_of, registered
 from onnxbench.errors import NotFoundError, OutputError, UsageError, did_you_mean
-from onnxbench.suite._cells import ModelRuns, Settings, chosen
+from onnxbench.suite._cells import ModelRuns, Settings, can_be_loaded, chosen, weights_of
 from onnxbench.suite._file import Limits, Pipeline, Suite, SuiteModel, load_suite
+from onnxbench.suite._next import file_name
 from onnxbench.suite._reports import junit_report, support_table
 from onnxbench.suite._results import STATUSES, Cell, Status, SuiteResult, SuiteTable
 from onnxbench.suite._schema import suite_schema
@@ -67,7 +68,8 @@ def run_suite(
     Raises:
         NotFoundError: A suite, or a file that it names, is not there; or a pattern matches nothing in any suite.
         SpecError: A suite has a mistake.
-        UsageError: There is no such backend, or times are asked for of processes of their own.
+        UsageError: There is no such backend, a suite is named twice, times are asked for of processes of their own, or
+            ``keep`` would have a file in the place of one that is read.
         OutputError: The folder for ``keep`` cannot be made.
     """
     if time and isolate:
@@ -76,30 +78,35 @@ def run_suite(
     read = [
         each if isinstance(each, Suite) else load_suite(os.fspath(each), allow_outside=allow_outside) for each in given
     ]
+    _refuse_twice([suite.path for suite in read])
     wanted = {backends.backend(name).name if backends.is_known_backend(name) else name for name in on}
     narrowed = [_narrowed(suite, models, pipelines, wanted) for suite in read]
     _require_some(read, narrowed, models, pipelines, wanted)
     bundles = load_bundles(plugins)
     options = backends.Options(operators=operators_of(bundles), isolate=isolate)
+    if keep is not None:
+        _refuse_kept(read, Path(keep))
     kept = None if keep is None else _made(Path(keep))
     settings = Settings(time, warmup, options, allow_outside, kept, tuple(plugins))
     total, done = sum(len(suite.models) * len(suite.stages) for suite in narrowed), 0
-    tables = []
+    jobs = [(suite, entry) for suite in narrowed for entry in suite.models]
+    if not dry_run:  # what has no weights, say, is told before hours of runs
+        jobs.sort(key=lambda job: can_be_loaded(job[0], job[1], settings))
+    cells: dict[tuple[Path, str], list[Cell]] = {}
     with registered(bundles):
-        for suite in narrowed:
-            cells: list[Cell] = []
-            for entry in suite.models:
-                runs = ModelRuns(suite, entry, settings)
-                try:
-                    for stage in suite.stages:
-                        cells.append(runs.planned(stage) if dry_run else runs.cell(stage))
-                        done += 1
-                        if heard is not None and not dry_run:
-                            heard(cells[-1], done, total)
-                finally:
-                    runs.close()
-            tables.append(_table(suite, cells))
-    return SuiteResult(tuple(tables))
+        for suite, entry in jobs:
+            of_model = cells.setdefault((suite.path, entry.name), [])
+            runs = ModelRuns(suite, entry, settings)
+            try:
+                for stage in suite.stages:
+                    of_model.append(runs.planned(stage) if dry_run else runs.cell(stage))
+                    done += 1
+                    if heard is not None and not dry_run:
+                        heard(of_model[-1], done, total)
+            finally:
+                runs.close()
+    tables = ((suite, [cell for entry in suite.models for cell in cells[suite.path, entry.name]]) for suite in narrowed)
+    return SuiteResult(tuple(_table(suite, of_suite) for suite, of_suite in tables))
 
 
 def require_targets(suites: Sequence[Suite], *targets: Path | None) -> None:
@@ -109,7 +116,9 @@ def require_targets(suites: Sequence[Suite], *targets: Path | None) -> None:
         UsageError: A file is read by a suite, or is to be written twice.
         OutputError: There is no folder for it, or something else has its name.
     """
-    read = {file.resolve() for suite in suites for file in suite.read_files()}
+    if not any(targets):
+        return
+    read = _read(suites)
     seen: set[Path] = set()
     for target in filter(None, targets):
         place = target.resolve()
@@ -117,6 +126,29 @@ def require_targets(suites: Sequence[Suite], *targets: Path | None) -> None:
             raise UsageError(f"{target} is {'to be written twice' if place in seen else 'an input'}; name another file")
         require_place(target)
         seen.add(place)
+
+
+def _read(suites: Sequence[Suite]) -> set[Path]:
+    """Returns the files that suites read, those with weights of their models among them."""
+    named = {file.resolve() for suite in suites for file in suite.read_files()}
+    return named | {file.resolve() for model in named for file in weights_of(model)}
+
+
+def _refuse_kept(suites: Sequence[Suite], keep: Path) -> None:
+    """Raises UsageError if a converted model would be written over what a suite reads."""
+    read = _read(suites)
+    for suite in suites:
+        for kept in (keep / file_name(model, stage) for model in suite.models for stage in suite.stages):
+            if kept.resolve() in read:
+                raise UsageError(f"{kept} is an input, and a converted model is kept by that name", hint="--keep kept")
+
+
+def _refuse_twice(files: Sequence[Path]) -> None:
+    seen: set[Path] = set()
+    for file in files:
+        if file.resolve() in seen:
+            raise UsageError(f"the suite {file} is named twice", hint="Its cells would run twice; name it once.")
+        seen.add(file.resolve())
 
 
 def _made(folder: Path) -> Path:

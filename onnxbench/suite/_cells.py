@@ -6,11 +6,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onnxbench import backends
+from onnxbench import backends, weights
 from onnxbench.bisection import Place, parse_place
+from onnxbench.captures import input_ports
 from onnxbench.drift import DriftReport, TensorDrift, are_nan, compare_values
 from onnxbench.engine import has_gpu
 from onnxbench.errors import (
@@ -22,8 +24,10 @@ from onnxbench.errors import (
     RefusedResultError,
 )
 from onnxbench.messages import copy_of
-from onnxbench.model import Model, load
+from onnxbench.model import TEXT_FORMATS, Model, load
 from onnxbench.running import time_session
+from onnxbench.samples import Samples
+from onnxbench.suite._calibration import Calibration, choose_calibration
 from onnxbench.suite._file import INT8, Export, Limits, Stage, Suite, SuiteModel, in_folder, reference_kind
 from onnxbench.suite._next import file_name, next_steps
 from onnxbench.suite._references import References, fitted, paired
@@ -34,8 +38,8 @@ from onnxbench.writer import save
 
 if TYPE_CHECKING:
     from onnxbench.captures import Feeds, Value
-    from onnxbench.feeding import FeedOptions
 
+_MODEL_ENDINGS = (".onnx", *TEXT_FORMATS)
 _OTHERS = {"recorded": "recorded outputs", "torch": "PyTorch"}
 
 
@@ -68,6 +72,7 @@ class ModelRuns:
         self._folder = tempfile.TemporaryDirectory(prefix="onnxbench-")
         self._step: Step = "load"
         self._made: Model | None = None
+        self._calibration: Calibration | None = None
 
     def close(self) -> None:
         """Removes what was kept."""
@@ -105,7 +110,7 @@ class ModelRuns:
             return replace(cell, status="error", step=self._step, kind="memory", message="memory ran out")
 
     def _begin(self) -> None:
-        self._step, self._made = "load", None
+        self._step, self._made, self._calibration = "load", None, None
 
     def _failed(self, cell: Cell, stage: Stage, error: BenchError) -> Cell:
         lines = self._next(stage) if self._step == "run" else ()
@@ -171,7 +176,9 @@ class ModelRuns:
             model = self._made = self._converted(stage, stage.place)
         self._step = "check"
         repairs = self._repairs if model is self._model else check_model(model)
-        cell = replace(cell, notes=tuple(f"the model is not valid as it stands: {repair}" for repair in repairs))
+        notes = [f"the model is not valid as it stands: {repair}" for repair in repairs]
+        notes += [f"int8 is calibrated on {self._calibration.text}"] if self._calibration is not None else []
+        cell = replace(cell, notes=tuple(notes))
         limits = self._suite.limits(self._entry, stage)
         options = replace(
             stage.place.options, operators=self._settings.options.operators, isolate=self._settings.options.isolate
@@ -186,10 +193,11 @@ class ModelRuns:
     def _compared(self, stage: Stage, cell: Cell, session: backends.Session, limits: Limits) -> Cell:
         """Returns the cell with what a session gives, compared with what is right, set by set."""
         drifts: list[TensorDrift] = []
-        number, first = 0, None
+        held_out = 0 if self._calibration is None else self._calibration.held_out
+        number, first = held_out, None
         kind, word = self._suite.against(self._entry, stage)
         same_types = not stage.converts and kind != "model"
-        sets = self._references.expected(kind, word)
+        sets = islice(self._references.expected(kind, word), held_out, None)
         while True:
             self._step = "reference"
             pair = next(sets, None)
@@ -224,7 +232,7 @@ class ModelRuns:
             message = f"{worst.name}: {worst.reason}{several}"
         return replace(
             cell, status="pass" if report.passed else "fail", message=message, worst=worst, outputs=len(drifts),
-            sets=number, latency=latency, next=self._next(stage) if wrong else (),
+            sets=number - held_out, latency=latency, next=self._next(stage) if wrong else (),
         )  # fmt: skip
 
     def _converted(self, stage: Stage, place: Place) -> Model:
@@ -236,11 +244,13 @@ class ModelRuns:
         from onnxbench.int8 import quantize
 
         target: Literal["tensorrt", "onnxruntime"] = "tensorrt" if place.is_engine else "onnxruntime"
-        said: FeedOptions | list[Feeds] = self._entry.feed_options(self._suite.folder)
         kind, word = self._suite.against(self._entry, stage)
-        if kind in ("recorded", "torch"):  # it is compared on inputs that come from there, if no others are told
-            said = [feeds for feeds, _ in self._references.expected(kind, word)]
-        made = quantize(model, feeds=said, target=target, method="minmax").model
+        self._calibration = choose_calibration(
+            self._model, self._entry, self._suite.folder, self._references, kind, word
+        )
+        ports = input_ports(model.proto.graph)
+        sets = Samples(fitted(feeds, ports) for feeds in self._calibration.sets)
+        made = quantize(model, feeds=sets, target=target, method="minmax").model
         assert made is not None, "there is a model where nothing is searched"
         return made
 
@@ -251,6 +261,27 @@ class ModelRuns:
             kept = self._settings.keep / file_name(self._entry, stage)
             save(self._made, kept, is_valid=True)
         return tuple(next_steps(self._suite, self._entry, stage, kept))
+
+
+def can_be_loaded(suite: Suite, entry: SuiteModel, settings: Settings) -> bool:
+    """Tells whether a model file and all that holds its weights is there; of a PyTorch model nothing is known."""
+    try:
+        if not entry.is_torch:
+            load(suite.folder / entry.file, allow_outside=settings.allow_outside)
+    except BenchError:
+        return False
+    return True
+
+
+def weights_of(file: Path) -> set[Path]:
+    """Returns the files that hold weights of a model file; none of any other file, or of one that is broken."""
+    if file.suffix.lower() not in _MODEL_ENDINGS or not file.is_file():
+        return set()
+    try:
+        proto = load(file, allow_outside=True, require_weights=False).proto
+    except BenchError:
+        return set()
+    return {file.parent / name for name in map(weights.location, weights.tensors(proto)) if name}
 
 
 def check_model(model: Model) -> tuple[str, ...]:

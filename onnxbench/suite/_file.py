@@ -129,6 +129,8 @@ class SuiteModel:
         ranges: Ranges of drawn values: ``[0,1]``, ``x:[2,50]``.
         seed: Seed of drawn values.
         samples: Sets of inputs; by default all in the data, or one.
+        calibration: Data that ``precision: int8`` is calibrated with, spelled as ``feeds``; by default inputs that
+            are not judged.
         against: What is right, for pipelines that do not say it themselves (see there).
         tolerance: What its outputs may be off, in place of what pipelines allow.
         cells: What holds in single pipelines, by their names.
@@ -143,6 +145,7 @@ class SuiteModel:
     ranges: tuple[str, ...] = ()
     seed: int = 0
     samples: int | None = None
+    calibration: tuple[str, ...] = ()
     against: str | None = None
     tolerance: Limits | None = None
     cells: dict[str, CellSettings] = field(default_factory=dict)
@@ -166,8 +169,15 @@ class SuiteModel:
 
     def feed_options(self, folder: Path) -> FeedOptions:
         """Returns what is said of its inputs."""
-        sources = tuple(in_folder(word.replace("{model}", self.name), folder) for word in self.feeds)
+        sources = self._files(self.feeds, folder)
         return FeedOptions(sources, self.shapes, self.dims, self.ranges, self.seed, self.samples)
+
+    def calibration_files(self, folder: Path) -> tuple[str, ...]:
+        """Returns the data that int8 is calibrated with, where it is told."""
+        return self._files(self.calibration, folder)
+
+    def _files(self, words: Sequence[str], folder: Path) -> tuple[str, ...]:
+        return tuple(in_folder(word.replace("{model}", self.name), folder) for word in words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +197,7 @@ class Pipeline:
         clean: Fold constants, decide branches, and remove what no output needs.
         simplify: Another project's tool that simplifies the model: ``onnxslim``, ``onnxsim``, ``onnxscript``.
         opset: The standard opset to convert to.
-        precision: ``fp16``, ``bf16``, ``fp32``, ``fp64``, or ``int8`` (calibrated with the model's own inputs).
+        precision: ``fp16``, ``bf16``, ``fp32``, ``fp64``, or ``int8`` (see the model's ``calibration``).
         tolerance: What outputs may be off.
         package: The package that has the backend; without it the pipeline is skipped.
         description: What the pipeline is for.
@@ -297,7 +307,7 @@ class Suite:
             yield from (self.folder / word for word in stage.said.recipe)
             yield from stage.edits.read_files()
         for model in self.models:
-            words = [model.file, *model.feed_options(self.folder).sources]
+            words = [model.file, *model.feed_options(self.folder).sources, *model.calibration_files(self.folder)]
             words += [word for stage in self.stages for kind, word in [self.against(model, stage)] if kind != "place"]
             for word in (in_folder(each, self.folder) for each in words):
                 yield from (Path(part) for part in (word, *word.partition(":")[::2]) if part)
