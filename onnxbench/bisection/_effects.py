@@ -117,19 +117,18 @@ class Telling:
         made = self._scope.writes[position]
         return all(name not in varying and name in findings and findings[name].total.equal for name in made)
 
-    def lacking(self, culprit: Culprit, position: int, partners: Sequence[str], note: str) -> Culprit:
-        """Returns a culprit before whose node something is missing.
+    def lacking(self, culprit: Culprit, nodes: Sequence[int], partners: Sequence[str], note: str) -> Culprit:
+        """Returns a culprit before whose nodes something is missing.
 
         Args:
             culprit: The culprit.
-            position: Its node.
+            nodes: Positions of the nodes that read what should be made first, from front to back.
             partners: What the reference calls what is missing, in its order.
             note: How that is known.
         """
-        whence = self._whence(position, partners[-1])
         explain = getattr(self._search.reference, "explain", str)
-        calls = tuple(explain(each) for each in partners)
-        return replace(culprit, reference_region=calls, source=whence.source, code=whence.code, narrowed=note)
+        moved = self.moved(culprit, nodes, nodes[0], partners[-1], note)
+        return replace(moved, reference_region=tuple(explain(each) for each in partners))
 
     def deciding(self, finding: Finding) -> str:
         """Returns what node of a region rounding makes decide otherwise, in a phrase; else the one that it ends in."""

@@ -32,6 +32,8 @@ _MOST_TRIES = 200
 _LEAST_ELEMENTS = 4
 _SHAPING = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 """Operators that give what they are given, in another shape."""
+_PASSING = _SHAPING | {"Cast", "CastLike", "Dropout"}
+"""Operators that may well give what they are given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,12 @@ def narrowed(
         at = search.parts.scope.producers[place.tensor]
         return telling.moved(culprit, place.nodes, at, finding.partner, note)
     if not place.nodes:
+        idle = region.idle_maker(place.tensor)
+        if idle is not None:
+            return telling.moved(culprit, (idle,), idle, place.value, note)
         missing = [*between(place.value, known), place.value]
-        return telling.lacking(culprit, finding.maker, missing, f"{note}: {', '.join(missing)} missing here")
+        readers = region.readers(place.tensor)
+        return telling.lacking(culprit, readers, missing, f"{note}: {', '.join(missing)} missing here")
     if place.tensor == finding.tensor:
         return replace(culprit, region=tuple(map(telling.label, place.nodes)))
     return telling.moved(culprit, place.nodes, search.parts.scope.producers[place.tensor], place.value, note)
@@ -100,7 +106,7 @@ class _Region:
 
     def __init__(self, search: Search, finding: Finding, feeds: Mapping[str, Value], steps: Sequence[str]) -> None:
         parts, tensors = search.parts, search.match.tensors
-        self._parts, self._finding = parts, finding
+        self._parts, self._finding, self._tensors = parts, finding, tensors
         inputs = [name for name in finding.inputs if name in tensors]
         asked = list(dict.fromkeys([*steps, *(tensors[name] for name in inputs), finding.partner]))
         values = _kept(search, finding, inputs, steps, feeds) or next(
@@ -148,6 +154,24 @@ class _Region:
         if right:
             return _Place(self._finding.tensor, self._finding.partner, self._upstream(self._finding.tensor, right))
         return None
+
+    def readers(self, tensor: str) -> tuple[int, ...]:
+        """Returns the nodes of the region that read a tensor, from front to back."""
+        reads = self._parts.scope.reads
+        found = (at for at in self._finding.nodes if tensor in reads[at])
+        return tuple(sorted(found, key=self._parts.rank.__getitem__))
+
+    def idle_maker(self, tensor: str) -> int | None:
+        """Returns the node that makes a tensor and gives what it is given, although its operator is to change that.
+
+        Then it is this node that should have made another value: a Transpose that leaves everything where it is.
+        """
+        at = self._parts.scope.producers.get(tensor)
+        if at is None or tensor not in self._tensors:
+            return None
+        node, same = self._parts.scope.nodes[at], self._tensors[tensor]
+        is_idle = node.op_type not in _PASSING and any(self._tensors.get(name) == same for name in node.input)
+        return at if is_idle else None
 
     def _pairs(self, right: Collection[str]) -> Iterator[tuple[str, str, Value]]:
         """Yields tensors, from front to back, with values that they could have been meant to be, and are not.
