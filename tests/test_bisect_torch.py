@@ -46,6 +46,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("torch.export", "net", "torch.export"), ("torchscript", "net", "torchscript"), ("ids", "ids", "torch.export"),
         ("branching", "branching", "torchscript"), ("small_biases", "small_biases", "torchscript"),
         ("small_biases_told", "small_biases", "torch.export"), ("gated", "gated", "torch.export"),
+        ("gated_plain", "gated", "torchscript"),
     ):  # fmt: skip
         made[name] = folder / f"{name}.onnx"
         assert export(spelled(source), made[name], options=ExportOptions(exporter=exporter)).passed
@@ -183,6 +184,52 @@ def test_a_fault_among_the_nodes_of_one_operator_is_found_to_the_node(files, kin
         makers = dict(zip(GraphIndex(injected.model).main.labels(), injected.model.graph.node, strict=True))
         (culprit,) = found.culprits
         assert injected.truths[0].intersection(makers[culprit.node].output), (injected.words, found.verdict)
+
+
+def named(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    return next(each for each in model.graph.node if each.name == name)
+
+
+def idle_transpose(model: onnx.ModelProto) -> None:
+    named(model, "/Transpose_3").attribute[0].ints[:] = [0, 1, 2, 3]
+
+
+def wrong_wire(model: onnx.ModelProto) -> None:
+    named(model, "/gate/MatMul").input[0] = "x"
+
+
+def read_by_several(model: onnx.ModelProto) -> None:
+    named(model, "/Add").op_type = "Sub"
+
+
+def wrong_axis_in_a_call(model: onnx.ModelProto) -> None:
+    named(model, "/Softmax").attribute[0].i = 2
+
+
+def casts_in_a_row(model: onnx.ModelProto) -> None:
+    for name, source, made, kind in (("narrow", "/Add_output_0", "half", 10), ("back", "half", "single", 1)):
+        cast = onnx.helper.make_node("Cast", [source], [made], name=name, to=kind)
+        model.graph.node.insert([*model.graph.node].index(named(model, "/gate/MatMul")), cast)
+    named(model, "/gate/MatMul").input[0] = "single"
+
+
+@pytest.mark.parametrize(
+    ("fault", "node"),
+    [
+        (idle_transpose, "/Transpose_3"),
+        (wrong_wire, "/gate/MatMul"),
+        (read_by_several, "/Add"),
+        (wrong_axis_in_a_call, "/Softmax"),
+        (casts_in_a_row, "narrow"),
+    ],
+)
+def test_a_file_without_metadata_is_searched_to_the_node(files, fault, node):
+    model = onnx.load(files["gated_plain"])
+    fault(model)
+    del model.graph.value_info[:]
+    found = found_in(model, "gated")
+    assert [culprit.node for culprit in found.culprits] == [node]
+    assert found.culprits[0].effect > 0.99
 
 
 def test_an_anonymous_repro_is_computed_anew_in_pytorch(files, tmp_path):

@@ -15,7 +15,7 @@ from onnxbench.bisection._evidence import Evidence, gather
 from onnxbench.bisection._failing import require_sound
 from onnxbench.bisection._finding import FACTOR
 from onnxbench.bisection._measures import Distance, measure
-from onnxbench.bisection._narrowing import narrowed
+from onnxbench.bisection._narrowing import narrowed, told_once
 from onnxbench.bisection._report import CLEAN, DRIFT, ROUNDING, SPREAD, Bisection, Culprit, Row, verdict
 from onnxbench.bisection._repro import write_repro
 from onnxbench.bisection._search import Search, make_twins
@@ -231,7 +231,9 @@ class Bisector:
                 "effects on the outputs were not measured: that takes more memory, or the outputs are equal"
             )
         ordered = [self._with_inner(culprit, finding[culprit.tensor]) for culprit in ordered]
-        ordered = [self._narrowed(culprit, finding[culprit.tensor], telling) for culprit in ordered]
+        ordered = told_once(
+            [self._narrowed(culprit, finding[culprit.tensor], telling) for culprit in ordered], explained
+        )
         outputs = tuple(drift for drifts in self._outputs.values() for drift in drifts)
         kind, passed = self._judge(outputs, bool(culprits), median)
         rows = tuple(telling.rows(median))

@@ -82,18 +82,53 @@ def narrowed(
     if place.value in region.hints:
         if not place.nodes:  # a step that has no node of its own here says nothing
             return culprit
-        at = search.parts.scope.producers[place.tensor]
-        return telling.moved(culprit, place.nodes, at, finding.partner, note)
+        return telling.moved(culprit, place.nodes, region.losing(place), finding.partner, note)
     if not place.nodes:
         idle = region.idle_maker(place.tensor)
         if idle is not None:
             return telling.moved(culprit, (idle,), idle, place.value, note)
-        missing = [*between(place.value, known), place.value]
         readers = region.readers(place.tensor)
+        meant = next((name for name, partner in search.match.tensors.items() if partner == place.value), None)
+        if meant is not None:
+            note = f"with {meant} (PyTorch's {place.value}) in place of {place.tensor}, {result} is right"
+            return telling.lacking(culprit, readers, [place.value], note)
+        missing = [*between(place.value, known), place.value]
         return telling.lacking(culprit, readers, missing, f"{note}: {', '.join(missing)} missing here")
     if place.tensor == finding.tensor:
         return replace(culprit, region=tuple(map(telling.label, place.nodes)))
-    return telling.moved(culprit, place.nodes, search.parts.scope.producers[place.tensor], place.value, note)
+    moved = telling.moved(culprit, place.nodes, region.losing(place), place.value, note)
+    beginning = _beginning(search, finding, place)
+    return moved if beginning is None else narrowed(search, telling, moved, beginning, feeds)
+
+
+def told_once(culprits: Sequence[Culprit], explained: float | None) -> list[Culprit]:
+    """Returns culprits without those that are the node of one before, found at another tensor that is made of its own.
+
+    Args:
+        culprits: The culprits, narrowed, the most important first.
+        explained: The share of the outputs' error that all of them have.
+    """
+    kept: dict[tuple[str, tuple[str, ...]], Culprit] = {}
+    for culprit in culprits:
+        kept.setdefault((culprit.node, culprit.region), culprit)
+    if len(kept) == 1 < len(culprits):
+        return [replace(culprit, effect=explained) for culprit in kept.values()]
+    return list(kept.values())
+
+
+def _beginning(search: Search, finding: Finding, place: _Place) -> Finding | None:
+    """Returns the nodes up to a tensor that should have been a value of the reference, as a region of their own.
+
+    One call of the reference may make that value. None if it is one node, or reads what is made within the region.
+    """
+    scope = search.parts.scope
+    made = {name for at in place.nodes for name in scope.writes[at]}
+    read = {name for at in place.nodes for name in scope.reads[at]} - made
+    if len(place.nodes) == 1 or (read & search.parts.varying) - set(finding.inputs):
+        return None
+    inputs = tuple(name for name in finding.inputs if name in read)
+    maker = scope.producers[place.tensor]
+    return replace(finding, tensor=place.tensor, partner=place.value, maker=maker, nodes=place.nodes, inputs=inputs)
 
 
 class _Region:
@@ -172,6 +207,17 @@ class _Region:
         node, same = self._parts.scope.nodes[at], self._tensors[tensor]
         is_idle = node.op_type not in _PASSING and any(self._tensors.get(name) == same for name in node.input)
         return at if is_idle else None
+
+    def losing(self, place: _Place) -> int:
+        """Returns the node that makes a wrong tensor; of Casts in a row the first, which none behind it mends."""
+        scope = self._parts.scope
+        at = scope.producers[place.tensor]
+        while scope.nodes[at].op_type == "Cast":
+            before = scope.producers.get(scope.nodes[at].input[0])
+            if before not in place.nodes or scope.nodes[before].op_type != "Cast":
+                break
+            at = before
+        return at
 
     def _pairs(self, right: Collection[str]) -> Iterator[tuple[str, str, Value]]:
         """Yields tensors, from front to back, with values that they could have been meant to be, and are not.
