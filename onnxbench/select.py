@@ -220,6 +220,8 @@ def _nothing(index: GraphIndex, selector: str) -> NotFoundError:
             some = ", ".join(candidates[:8])
             more = f" and {len(candidates) - 8} more" if len(candidates) > 8 else ""
             hint = f"The model has {len(candidates)} of these: {some}{more}."
+        if prefix == "node" and rest.startswith("#") and rest[1:].isdigit():
+            hint = f"The nodes of the graph are #0 to #{len(index.main.nodes) - 1}."
         elif prefix == "scope" and not candidates:
             hint = "The nodes of the model tell of no modules: 'onnxbench inspect MODEL --scopes' shows what is known."
         return NotFoundError(f"{selector!r} matches nothing in the model", hint=hint)

@@ -385,7 +385,7 @@ def test_files_that_are_no_use(small, tmp_path):
         ("zzz*", "'zzz*'", None),
         ("act & out", "'act & out'", None),
         ("re:xyz", "'re:xyz'", None),
-        ("node:#99", "'node:#99'", None),
+        ("node:#99", "'node:#99'", "#0 to #"),
         ("scope:encoder", "'scope:encoder'", None),
     ],
 )
