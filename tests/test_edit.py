@@ -843,6 +843,8 @@ def test_operations_that_need_nothing_are_flags_that_stand_alone(run):
         "clean", "remove_dead", "sort"
     ]  # fmt: skip
     assert Path("o.onnx").exists()
+    assert run("edit", "--clean", LINEAR, "p.onnx")[0] == 0
+    assert Path("p.onnx").exists()
 
 
 def test_a_custom_operator_without_a_domain_gets_one(run):

@@ -588,3 +588,8 @@ def test_without_torch_one_error_says_what_to_install(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 12
     assert "needs torch, which is not installed\npip install onnxbench[torch]" in done.stderr
+
+
+def test_an_opset_that_is_not_there_is_refused_before_anything_is_loaded():
+    with pytest.raises(UsageError, match="there is no opset 99"):
+        export("nowhere.py:make", None, options=ExportOptions(opset=99))

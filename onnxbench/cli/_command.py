@@ -254,7 +254,8 @@ class BenchCommand(TyperCommand):
                 continue
             words.append(word)
             left_out = self.value_left_out(word) if word in options else None
-            if left_out is not None and (args[at + 1 : at + 2] or ["-"])[0].startswith("-"):
+            following = (args[at + 1 : at + 2] or ["-"])[0]
+            if left_out is not None and (following.startswith("-") or following.endswith(".onnx")):
                 words.append(left_out)
         return [*model, *words]
 

@@ -25,7 +25,7 @@ from onnxbench.errors import OutputError, RefusedResultError, UsageError, did_yo
 from onnxbench.graph import GraphIndex, NodeRef
 from onnxbench.model import Model, from_proto
 from onnxbench.operations import OPERATIONS
-from onnxbench.opsets import convert_opset
+from onnxbench.opsets import convert_opset, opset_number
 from onnxbench.origins import coverage_of
 from onnxbench.provenance import EXPORT, SUMMARY, Coverage, fx_values, set_fx_values
 from onnxbench.pytorch import marks, operators, require_torch
@@ -202,6 +202,8 @@ def export(
     """
     options = options or ExportOptions()
     exporter = _exporter(options.exporter)
+    if options.opset is not None:
+        opset_number(options.opset)
     torch = require_torch("export")
     _require_target(out, options)
     passes = [_as_pass(word) for word in options.passes]
