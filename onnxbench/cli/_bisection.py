@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxbench.bisection import Bisection, Culprit, FailingPiece, Judgement, ModuleError
+    from onnxbench.bisection import Amplifier, Bisection, Culprit, FailingPiece, Judgement, ModuleError
 
 _MOST_MODULES = 24
 
@@ -99,28 +99,46 @@ def _show_failure(failure: FailingPiece, repro: Path | None) -> None:
 
 
 def _show_tables(found: Bisection, limit: int) -> None:
-    from onnxbench.cli._render import console, table
+    from onnxbench.cli._render import console
 
-    screen = console()
     most = limit or len(found.culprits) + len(found.amplifiers)
     if found.culprits:
-        columns = ["culprit", "operator", "module", ">own error", ">inherited", ">x rounding", ">of the outputs' error"]
-        screen.print(table(columns, [_culprit_row(culprit) for culprit in found.culprits[:most]]))
-        for culprit in found.culprits[:most]:
-            for line in _detail_lines(culprit, found.sets):
-                print(line)
-        if len(found.culprits) > most:
-            print(f"and {len(found.culprits) - most:,} more (--limit 0 shows all)")
-        if found.explained is not None and len(found.culprits) > 1:
-            print(f"all of them together: {found.explained:.0%} of the outputs' error")
+        _show_culprits(found, most)
     if found.amplifiers and not found.passed:
-        rows = [
-            (entry.node, entry.op_type, f"{entry.before:.1e}", f"{entry.after:.1e}", f"{entry.growth:,.0f}")
-            for entry in found.amplifiers[:most]
-        ]
-        screen.print(
-            table(["amplifier (right, but makes more of it)", "operator", ">error in", ">out", ">times"], rows)
-        )
+        _show_amplifiers(found.amplifiers[:most])
+    _show_outputs(found)
+    if found.modules and not found.passed:
+        console().print(_module_tree(found.modules))
+
+
+def _show_culprits(found: Bisection, most: int) -> None:
+    from onnxbench.cli._render import console, table
+
+    columns = ["culprit", "operator", "module", ">own error", ">inherited", ">x rounding", ">of the outputs' error"]
+    console().print(table(columns, [_culprit_row(culprit) for culprit in found.culprits[:most]]))
+    for culprit in found.culprits[:most]:
+        for line in _detail_lines(culprit, found.sets):
+            print(line)
+    if len(found.culprits) > most:
+        print(f"and {len(found.culprits) - most:,} more (--limit 0 shows all)")
+    if found.explained is not None and len(found.culprits) > 1:
+        print(f"all of them together: {found.explained:.0%} of the outputs' error")
+
+
+def _show_amplifiers(amplifiers: Sequence[Amplifier]) -> None:
+    from onnxbench.cli._render import console, table
+
+    rows = [
+        (entry.node, entry.op_type, f"{entry.before:.1e}", f"{entry.after:.1e}", f"{entry.growth:,.0f}")
+        for entry in amplifiers
+    ]
+    columns = ["amplifier (right, but makes more of it)", "operator", ">error in", ">out", ">times"]
+    console().print(table(columns, rows))
+
+
+def _show_outputs(found: Bisection) -> None:
+    from onnxbench.cli._render import console, table
+
     several = found.sets > 1
     outputs: list[tuple[str, ...]] = [
         (
@@ -130,9 +148,7 @@ def _show_tables(found: Bisection, limit: int) -> None:
         for drift, number in zip(found.outputs, found.worst_sets, strict=True)
     ]  # fmt: skip
     columns = ["output", "verdict", ">max abs", ">SQNR dB", *([">worst on set"] if several else []), "why"]
-    screen.print(table(columns, outputs))
-    if found.modules and not found.passed:
-        screen.print(_module_tree(found.modules))
+    console().print(table(columns, outputs))
 
 
 def _culprit_row(culprit: Culprit) -> tuple[str, ...]:

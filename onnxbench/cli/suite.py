@@ -13,6 +13,7 @@ from onnxbench.cli._command import means_nothing_without
 from onnxbench.cli._options import AllowOutside, AsJson, PluginBundles, Quiet, Warmup, refuse_given
 
 if TYPE_CHECKING:
+    from onnxbench.drift import TensorDrift
     from onnxbench.suite import Cell, SuiteResult, SuiteTable
 
 _WORDS = {"pass": "pass", "fail": "FAIL", "error": "ERROR", "built": "build only", "skip": "skip", "planned": "planned"}
@@ -117,6 +118,7 @@ def _show(found: SuiteResult) -> None:
         rows = [[model, *(_shown(each.cell(model, name)) for name in each.pipelines)] for model in each.models]
         console().print(table(["model", *each.pipelines], rows))
         _show_cells(each)
+        _show_times(each)
         print(each.verdict)
 
 
@@ -135,26 +137,14 @@ def _told_together(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 
 
 def _show_cells(table: SuiteTable) -> None:
-    """Prints what is to be said of single cells, and the table of times if there are any."""
-    from onnxbench.cli._drift import number
-    from onnxbench.cli._render import console
-    from onnxbench.cli._render import table as made
-
+    """Prints what is to be said of single cells."""
     for cells in _told_together(table.cells):
         cell = cells[0]
-        if len(cells) > 1:
-            names = ", ".join(each.pipeline for each in cells)
-            print(f"{cell.model}, {names}: {_WORDS[cell.status]} (step {cell.step}): {cell.message}")
-        elif cell.status == "planned":
-            print(f"{cell.model}, {cell.pipeline}: {table.pipelines[cell.pipeline] or 'as it is'}; on {cell.on}; "
-                  f"against {cell.against}")  # fmt: skip
-        elif cell.message:
-            step = f" (step {cell.step})" if cell.step else ""
-            print(f"{cell.model}, {cell.pipeline}: {_WORDS[cell.status]}{step}: {cell.message}")
+        headline = _headline(cells, table)
+        if headline:
+            print(headline)
         if cell.status == "fail" and cell.worst is not None:
-            worst = cell.worst
-            measures = {"max abs": worst.max_abs, "max rel": worst.max_rel, "SQNR dB": worst.sqnr_db}
-            print("  " + ", ".join(f"{name} {number(value)}" for name, value in measures.items()))
+            print(f"  {_measures(cell.worst)}")
         for line in cell.details[:_DETAILS]:
             print(f"  {line}")
         for line in cell.notes:
@@ -163,6 +153,30 @@ def _show_cells(table: SuiteTable) -> None:
             print(f"  {cell.hint}")
         for line in cell.next:
             print(f"  next: {line}")
+
+
+def _headline(cells: Sequence[Cell], table: SuiteTable) -> str:
+    """Returns the line that says what became of cells that are told together; ``""`` where that goes without saying."""
+    cell = cells[0]
+    where = f"{cell.model}, {', '.join(each.pipeline for each in cells)}"
+    if cell.status == "planned":
+        return f"{where}: {table.pipelines[cell.pipeline] or 'as it is'}; on {cell.on}; against {cell.against}"
+    step = f" (step {cell.step})" if cell.step else ""
+    return f"{where}: {_WORDS[cell.status]}{step}: {cell.message}" if cell.message else ""
+
+
+def _measures(worst: TensorDrift) -> str:
+    from onnxbench.cli._drift import number
+
+    measures = {"max abs": worst.max_abs, "max rel": worst.max_rel, "SQNR dB": worst.sqnr_db}
+    return ", ".join(f"{name} {number(value)}" for name, value in measures.items())
+
+
+def _show_times(table: SuiteTable) -> None:
+    """Prints the latencies, if any were measured."""
+    from onnxbench.cli._render import console
+    from onnxbench.cli._render import table as made
+
     timed = [(cell, cell.latency) for cell in table.cells if cell.latency is not None]
     rows = [
         (cell.model, cell.pipeline, *(f"{value:.3f}" for value in (t.mean_ms, t.median_ms, t.min_ms, t.max_ms)))
